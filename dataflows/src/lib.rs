@@ -1,0 +1,1 @@
+//! The timely and differential operators, one folder per stage.

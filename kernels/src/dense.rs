@@ -1,0 +1,213 @@
+//! Dense f64 linear algebra: the one door to faer.
+//!
+//! Two rules keep one answer for any machine size (law 1):
+//! * inside dataflow workers every product is sequential ([`SEQUENTIAL`]);
+//! * m x m algebra, computed while workers rest, uses one *logical* parallelism ([`FIXED`]) whatever
+//!   the thread pool holds, since faer's factorisations give other bits for another `Par`.
+//!
+//! Everything heavy is instantiated here once, behind non-generic functions, so that faer is compiled once.
+//! Cost: m^3/3 flops for [`cholesky`], about 9 m^3 for [`symmetric_eigen`], m^2 k for solves.
+
+use faer::diag::Diag;
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt;
+use faer::linalg::evd;
+use faer::linalg::matmul::triangular::BlockStructure;
+use faer::prelude::ReborrowMut;
+use faer::{Accum, Mat, MatMut, MatRef, Par};
+use thiserror::Error;
+
+/// What [`cholesky`] and [`symmetric_eigen`] can report.
+#[derive(Clone, Debug, Error, PartialEq)]
+#[non_exhaustive]
+pub enum DenseError {
+    /// The matrix is not positive definite to working precision.
+    #[error("matrix of order {order} is not positive definite: pivot {index} is not positive")]
+    NonPositivePivot {
+        /// Index of the first pivot that failed.
+        index: usize,
+        /// Order of the matrix.
+        order: usize,
+    },
+    /// The eigensolver did not converge, or the input holds a NaN or an infinity.
+    #[error("the symmetric eigensolver failed on a matrix of order {order}")]
+    NoConvergence {
+        /// Order of the matrix.
+        order: usize,
+    },
+}
+
+/// Parallelism inside dataflow workers.
+pub const SEQUENTIAL: Par = Par::Seq;
+
+/// The fixed logical parallelism of m x m algebra (law 1): a constant, never a core count.
+pub fn fixed_parallelism() -> Par {
+    Par::rayon(crate::constants::LOGICAL_PARALLELISM)
+}
+
+/// `dst = beta dst + alpha a b`, with `accumulate` choosing beta in {0, 1}.
+///
+/// ```
+/// use faer::mat;
+/// use nystream_kernels::dense::{SEQUENTIAL, gemm};
+/// let mut c = mat![[1.0], [1.0]];
+/// gemm(c.as_mut(), true, 2.0, mat![[1.0, 2.0], [3.0, 4.0]].as_ref(), mat![[1.0], [1.0]].as_ref(), SEQUENTIAL);
+/// assert_eq!(c, mat![[7.0], [15.0]]);
+/// ```
+pub fn gemm(dst: MatMut<'_, f64>, accumulate: bool, alpha: f64, a: MatRef<'_, f64>, b: MatRef<'_, f64>, par: Par) {
+    faer::linalg::matmul::matmul(dst, accum(accumulate), a, b, alpha, par);
+}
+
+/// The single-precision form of [`gemm`].
+pub fn gemm_f32(dst: MatMut<'_, f32>, accumulate: bool, alpha: f32, a: MatRef<'_, f32>, b: MatRef<'_, f32>, par: Par) {
+    faer::linalg::matmul::matmul(dst, accum(accumulate), a, b, alpha, par);
+}
+
+/// Lower triangle (with the diagonal) of `dst = beta dst + alpha a b`; the strict upper triangle is left alone.
+pub fn gemm_lower(
+    dst: MatMut<'_, f64>,
+    accumulate: bool,
+    alpha: f64,
+    a: MatRef<'_, f64>,
+    b: MatRef<'_, f64>,
+    par: Par,
+) {
+    faer::linalg::matmul::triangular::matmul(
+        dst,
+        BlockStructure::TriangularLower,
+        accum(accumulate),
+        a,
+        BlockStructure::Rectangular,
+        b,
+        BlockStructure::Rectangular,
+        alpha,
+        par,
+    );
+}
+
+fn accum(accumulate: bool) -> Accum {
+    if accumulate { Accum::Add } else { Accum::Replace }
+}
+
+/// Replaces the lower triangle of the symmetric positive definite `a` (m x m, only its lower triangle is read)
+/// by its Cholesky factor L, a = L L^T, and zeroes the strict upper triangle. No jitter is ever added.
+///
+/// # Errors
+/// [`DenseError::NonPositivePivot`] with the failing pivot; `a` then holds no meaningful value.
+///
+/// ```
+/// use faer::mat;
+/// use nystream_kernels::dense::{SEQUENTIAL, cholesky};
+/// let mut a = mat![[4.0, 0.0], [2.0, 5.0]];
+/// cholesky(a.as_mut(), SEQUENTIAL).unwrap();
+/// assert_eq!(a, mat![[2.0, 0.0], [1.0, 2.0]]);
+/// ```
+pub fn cholesky(mut a: MatMut<'_, f64>, par: Par) -> Result<(), DenseError> {
+    let order = a.nrows();
+    let mut buffer = MemBuffer::new(llt::factor::cholesky_in_place_scratch::<f64>(order, par, Default::default()));
+    llt::factor::cholesky_in_place(a.rb_mut(), Default::default(), par, MemStack::new(&mut buffer), Default::default())
+        .map_err(|llt::factor::LltError::NonPositivePivot { index }| DenseError::NonPositivePivot { index, order })?;
+    for j in 1..order {
+        for i in 0..j {
+            a[(i, j)] = 0.0;
+        }
+    }
+    // A NaN pivot compares as neither positive nor negative; do not let it pass as success.
+    for i in 0..order {
+        if !(a[(i, i)] > 0.0) {
+            return Err(DenseError::NonPositivePivot { index: i, order });
+        }
+    }
+    Ok(())
+}
+
+/// `b <- L^-1 b` for lower-triangular `l` (m x m) and `b` (m x k).
+pub fn solve_lower(l: MatRef<'_, f64>, b: MatMut<'_, f64>, par: Par) {
+    faer::linalg::triangular_solve::solve_lower_triangular_in_place(l, b, par);
+}
+
+/// `b <- L^-T b` for lower-triangular `l` (m x m) and `b` (m x k).
+pub fn solve_lower_transpose(l: MatRef<'_, f64>, b: MatMut<'_, f64>, par: Par) {
+    faer::linalg::triangular_solve::solve_upper_triangular_in_place(l.transpose(), b, par);
+}
+
+/// Eigenvalues (ascending) and eigenvectors (columns) of the symmetric `a` (only its lower triangle is read).
+///
+/// # Errors
+/// [`DenseError::NoConvergence`], also for input that is not finite.
+pub fn symmetric_eigen(a: MatRef<'_, f64>, par: Par) -> Result<(Vec<f64>, Mat<f64>), DenseError> {
+    let order = a.nrows();
+    let mut values = Diag::<f64>::zeros(order);
+    let mut vectors = Mat::<f64>::zeros(order, order);
+    let scratch = evd::self_adjoint_evd_scratch::<f64>(order, evd::ComputeEigenvectors::Yes, par, Default::default());
+    let mut buffer = MemBuffer::new(scratch);
+    evd::self_adjoint_evd(
+        a,
+        values.as_mut(),
+        Some(vectors.as_mut()),
+        par,
+        MemStack::new(&mut buffer),
+        Default::default(),
+    )
+    .map_err(|_| DenseError::NoConvergence { order })?;
+    let values: Vec<f64> = values.column_vector().iter().copied().collect();
+    if values.iter().any(|v| !v.is_finite()) {
+        return Err(DenseError::NoConvergence { order });
+    }
+    Ok((values, vectors))
+}
+
+/// Copies the lower triangle of a square matrix onto its upper triangle.
+pub fn mirror_lower(mut a: MatMut<'_, f64>) {
+    for j in 0..a.ncols() {
+        for i in 0..j {
+            a[(i, j)] = a[(j, i)];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(order: usize) -> Mat<f64> {
+        Mat::from_fn(order, order, |i, j| {
+            (-((i as f64 - j as f64) / 7.0).powi(2)).exp() + if i == j { 0.5 } else { 0.0 }
+        })
+    }
+
+    #[test]
+    fn factor_and_solve_agree_with_the_definition() {
+        for order in [1, 2, 17, 130] {
+            let a = example(order);
+            let mut l = a.clone();
+            cholesky(l.as_mut(), fixed_parallelism()).unwrap();
+            let back = &l * l.transpose();
+            assert!((&back - &a).norm_max() < 1e-12);
+            let b = Mat::from_fn(order, 3, |i, j| (i + 2 * j) as f64 + 1.0);
+            let mut x = b.clone();
+            solve_lower(l.as_ref(), x.as_mut(), SEQUENTIAL);
+            solve_lower_transpose(l.as_ref(), x.as_mut(), SEQUENTIAL);
+            assert!((&a * &x - &b).norm_max() < 1e-9 * order as f64);
+        }
+    }
+
+    #[test]
+    fn eigen_reconstructs_and_refuses_nan() {
+        let a = example(40);
+        let (values, vectors) = symmetric_eigen(a.as_ref(), fixed_parallelism()).unwrap();
+        assert!(values.windows(2).all(|w| w[0] <= w[1]));
+        let scaled = Mat::from_fn(40, 40, |i, j| vectors[(i, j)] * values[j]);
+        assert!((&scaled * vectors.transpose() - &a).norm_max() < 1e-12);
+        let mut bad = a;
+        bad[(3, 1)] = f64::NAN;
+        assert!(symmetric_eigen(bad.as_ref(), fixed_parallelism()).is_err());
+        assert!(cholesky(bad.as_mut(), SEQUENTIAL).is_err());
+    }
+
+    #[test]
+    fn indefinite_matrices_name_their_pivot() {
+        let mut a = Mat::from_fn(3, 3, |i, j| if i == j { [1.0, -1.0, 1.0][i] } else { 0.0 });
+        assert_eq!(cholesky(a.as_mut(), SEQUENTIAL), Err(DenseError::NonPositivePivot { index: 1, order: 3 }));
+    }
+}

@@ -1,0 +1,1 @@
+//! Exact sums (under construction).

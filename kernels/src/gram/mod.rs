@@ -1,0 +1,1 @@
+//! gram (under construction).

@@ -1,0 +1,16 @@
+//! Pure numerics of nystream: kernel functions and their SIMD tiles, exact sums, ridge leverage scores,
+//! Nystrom factors, preconditioners and solvers' algebra.
+//!
+//! No files, no dataflow, no global threads: everything here is testable with arrays alone.
+
+pub mod constants;
+pub mod dense;
+pub mod exact_sum;
+pub mod gram;
+pub mod kernel;
+pub mod nystrom;
+pub mod rows;
+pub mod sampling;
+pub mod solve;
+pub mod tile;
+pub mod tree;

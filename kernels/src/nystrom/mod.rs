@@ -1,0 +1,1 @@
+//! nystrom (under construction).

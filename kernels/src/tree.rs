@@ -1,0 +1,1 @@
+//! Fixed-shape reduction tree (under construction).
