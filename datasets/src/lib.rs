@@ -1,1 +1,3 @@
-//! Arrow and Parquet in and out, encoding, blocks, row ids, cache, synthetic sources.
+//! datasets
+/// err
+#[derive(Debug, thiserror::Error)] #[error("x")] pub struct DataError;
