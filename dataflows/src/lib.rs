@@ -5,5 +5,6 @@
 
 pub mod engine;
 pub mod error;
+pub mod plan;
 
 pub use error::StageError;
