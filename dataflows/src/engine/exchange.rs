@@ -116,6 +116,8 @@ pub enum Audience {
     Everyone,
     /// The first worker of each process; the others get an empty result.
     Leaders,
+    /// The worker that owns the parcel's key: results stay distributed.
+    Owners,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -195,10 +197,7 @@ where
 {
     let me = session.index() as u64;
     let peers = session.peers() as u64;
-    let stride = match audience {
-        Audience::Everyone => 1,
-        Audience::Leaders => session.process.workers() as u64,
-    };
+    let workers = session.process.workers() as u64;
     let process = session.process.clone();
     let collected = Rc::new(RefCell::new(Reassembly::default()));
     let collector = Rc::clone(&collected);
@@ -260,16 +259,18 @@ where
                     };
                     let mut session = output.session(&capability);
                     for (serial, parcel) in outgoing.into_iter().enumerate() {
+                        let key = parcel.key;
                         let pieces = fragments(me, serial as u32, parcel);
-                        for to in (0..peers).step_by(stride as usize) {
+                        // An error must reach every worker, whatever the audience.
+                        let hears = |to: u64| match audience {
+                            _ if key == ERROR_KEY => true,
+                            Audience::Everyone => true,
+                            Audience::Leaders => to % workers == 0,
+                            Audience::Owners => to == key % peers,
+                        };
+                        for to in (0..peers).filter(|to| hears(*to)) {
                             for piece in &pieces {
                                 session.give(Fragment { to, ..piece.clone() });
-                            }
-                        }
-                        // An error must reach every worker, whatever the audience.
-                        if pieces.first().is_some_and(|f| f.key == ERROR_KEY) && stride > 1 {
-                            for to in (0..peers).filter(|to| to % stride != 0) {
-                                pieces.iter().for_each(|piece| session.give(Fragment { to, ..piece.clone() }));
                             }
                         }
                     }

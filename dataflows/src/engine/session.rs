@@ -82,6 +82,12 @@ impl Process {
         self.index
     }
 
+    /// Adds to the counters of kernel entries and flops.
+    pub fn count(&self, kernel_entries: u64, flops: u64) {
+        self.kernel_entries.fetch_add(kernel_entries, Ordering::Relaxed);
+        self.flops.fetch_add(flops, Ordering::Relaxed);
+    }
+
     /// Seconds since the process's session began. Reports and `--time-limit` only: never a decision about the model.
     pub fn elapsed(&self) -> f64 {
         self.started.elapsed().as_secs_f64()
@@ -179,11 +185,5 @@ impl<'w> Session<'w> {
             Ok(value) => Ok(Arc::clone(value)),
             Err(error) => Err(error.clone()),
         }
-    }
-
-    /// Adds to the process's counters of kernel entries and flops.
-    pub fn count(&self, kernel_entries: u64, flops: u64) {
-        self.process.kernel_entries.fetch_add(kernel_entries, Ordering::Relaxed);
-        self.process.flops.fetch_add(flops, Ordering::Relaxed);
     }
 }

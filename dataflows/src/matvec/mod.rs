@@ -52,7 +52,7 @@ struct RowSums<T: Entry, F> {
     scratch: TileScratch<T>,
     tree: SumTree,
     function: F,
-    session: Arc<crate::engine::Process>,
+    process: Arc<crate::engine::Process>,
 }
 
 impl<T, F> Scan for RowSums<T, F>
@@ -68,7 +68,7 @@ where
         let Widths { input, output, extras } = self.widths;
         let rows = self.chunk.rows();
         for block in 0..self.chunk.blocks() {
-            let range = self.chunk.block_range(block);
+            let range = self.chunk.block(block);
             let index = self.feed.global_block(&self.chunk, block);
             if range.is_empty() {
                 self.tree.insert_empty(0, index).map_err(internal)?;
@@ -89,7 +89,7 @@ where
             self.tree.insert(0, index, sums).map_err(internal)?;
         }
         let entries = (rows * m) as u64;
-        self.session.count(entries, entries * 2 * (input + output) as u64);
+        self.process.count(entries, entries * 2 * (input + output) as u64);
         Ok(Step::More { rows: rows as u64 })
     }
 
@@ -129,7 +129,7 @@ where
         chunk: Chunk::default(),
         scratch: TileScratch::default(),
         tree: SumTree::new(blocks),
-        session: Arc::clone(&session.process),
+        process: Arc::clone(&session.process),
         tiles: Arc::clone(tiles),
         feed,
         v,
