@@ -1,0 +1,4 @@
+//! Choosing centers.
+
+pub mod pool;
+pub mod trie;
