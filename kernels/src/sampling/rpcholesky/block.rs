@@ -156,7 +156,7 @@ impl PoolBlock {
         let rounds = pivoting.rounds();
         let columns = pivoting.centers();
         if rounds > self.rounds && !self.ids.is_empty() {
-            let mut scratch = Mat::new();
+            let mut scratch;
             let (factor, from) = match &mut self.factor {
                 Some(factor) => (factor, self.rounds),
                 None => {
