@@ -122,7 +122,8 @@ mod tests {
     #[test]
     fn classes_are_one_hot_and_two_share_a_column() {
         let labels = |n: usize| (0..n).map(|i| i.to_string()).collect::<Vec<_>>();
-        let three = TargetCode { names: vec!["y".into()], classes: labels(3), centres: vec![0.25; 3], exponents: vec![0; 3] };
+        let three =
+            TargetCode { names: vec!["y".into()], classes: labels(3), centres: vec![0.25; 3], exponents: vec![0; 3] };
         let mut out = [0.0; 3];
         three.encode(&[2.0], &mut out);
         assert_eq!(out, [-0.25, -0.25, 0.75]);

@@ -51,8 +51,12 @@ pub fn squeak_trie<O: KernelOracle + Send + Sync + 'static>(
     let expected_depth = (job.expected_rows as f64 / job.shape.capacity.max(1) as f64).max(1.0).log2().ceil() as u32;
     let fine = (expected_depth + 6).min(22);
     let held = Rc::new(RefCell::new(Pool::default()));
-    let counting =
-        CountScan { inner: PoolScan::new(feed, job.pool_key, job.bits), trie: job.shape.hash, fine, held: Rc::clone(&held) };
+    let counting = CountScan {
+        inner: PoolScan::new(feed, job.pool_key, job.bits),
+        trie: job.shape.hash,
+        fine,
+        held: Rc::clone(&held),
+    };
     let parcels = pass(session, "dictionary: rows", counting, SumCounts::default(), Audience::Everyone)?;
     let mut counts = vec![0u64; 1 << fine];
     for parcel in parcels {
@@ -131,6 +135,7 @@ fn dictionary_bytes(prefix: Prefix, dictionary: &Dictionary) -> Vec<u8> {
     out.ids(&dictionary.ids());
     out.f64s(&dictionary.atoms.iter().map(|a| a.p).collect::<Vec<_>>());
     dictionary.atoms.iter().for_each(|a| out.u64(u64::from(a.q)));
+    out.f64s(&[dictionary.jitter]);
     out.0
 }
 
@@ -149,7 +154,8 @@ fn dictionary_from(bytes: &[u8], params: DictionaryParams) -> Result<(Prefix, Di
     for (id, p) in ids.into_iter().zip(p) {
         atoms.push(Atom { id, p, q: u32::try_from(from.u64()?).map_err(|_| damaged())? });
     }
-    Ok((Prefix::of(bits, depth), Dictionary { rows, atoms, gamma: params.gamma, mode: params.mode }))
+    let jitter = from.f64s()?.first().copied().ok_or_else(damaged)?;
+    Ok((Prefix::of(bits, depth), Dictionary { rows, atoms, gamma: params.gamma, mode: params.mode, jitter }))
 }
 
 struct CountScan {

@@ -99,9 +99,11 @@ impl<'a> Reader<'a> {
         let numeric_width = self.u64()? as usize;
         let code_width = self.u64()? as usize;
         let bytes = self.length(4)?;
-        let numeric = self.take(bytes)?.chunks_exact(4).map(|w| f32::from_le_bytes(std::array::from_fn(|k| w[k]))).collect();
+        let numeric =
+            self.take(bytes)?.chunks_exact(4).map(|w| f32::from_le_bytes(std::array::from_fn(|k| w[k]))).collect();
         let bytes = self.length(2)?;
-        let codes = self.take(bytes)?.chunks_exact(2).map(|w| u16::from_le_bytes(std::array::from_fn(|k| w[k]))).collect();
+        let codes =
+            self.take(bytes)?.chunks_exact(2).map(|w| u16::from_le_bytes(std::array::from_fn(|k| w[k]))).collect();
         Ok(RowBuf { numeric, numeric_width, codes, code_width })
     }
 }

@@ -12,9 +12,12 @@
 //! * m x m algebra is computed once per process, by its first worker with all of the process's threads, while the
 //!   others wait ([`Session::once`]).
 
+pub mod bytes;
 pub mod exchange;
+pub mod feed;
 pub mod run;
 pub mod session;
+pub mod sums;
 
 pub use exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
 pub use run::run;

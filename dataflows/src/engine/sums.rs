@@ -6,7 +6,7 @@
 
 use crate::engine::exchange::{Outgoing, Reducer};
 use crate::error::StageError;
-use nystream_kernels::tree::{SumTree, Node};
+use nystream_kernels::tree::{Node, SumTree};
 use std::collections::BTreeMap;
 
 /// Values in one segment (512 KiB).

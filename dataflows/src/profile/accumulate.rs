@@ -261,7 +261,9 @@ pub(super) struct Accumulator {
 impl Accumulator {
     pub(super) fn new(plan: &ColumnPlan, options: &EncoderOptions, total_rows: u64) -> Result<Self, StageError> {
         let wants = |c: &nystream_datasets::PlannedColumn| {
-            c.numeric && ((c.feature && options.scale != Scale::Standard) || (c.split && matches!(options.split, Split::Time { .. })))
+            c.numeric
+                && ((c.feature && options.scale != Scale::Standard)
+                    || (c.split && matches!(options.split, Split::Time { .. })))
         };
         Ok(Accumulator {
             plan: plan.clone(),
@@ -442,4 +444,3 @@ impl Accumulator {
         keep
     }
 }
-
