@@ -314,7 +314,9 @@ fn round_magnitude(limbs: &[i64; LIMBS]) -> f64 {
     let height = 32 * leading as u64 + u64::from(height_in_window) - 64;
     if height < 53 {
         // Multiples of 2^-1074 below 2^-1021 are their own bit patterns.
-        return f64::from_bits(((limb(0) << (32 * leading)) | if leading > 0 { limb(1) << (32 * (leading - 1)) } else { 0 }) as u64);
+        return f64::from_bits(
+            ((limb(0) << (32 * leading)) | if leading > 0 { limb(1) << (32 * (leading - 1)) } else { 0 }) as u64,
+        );
     }
     let shift = height_in_window - 52;
     let fraction = (window >> shift) as u64;
@@ -411,6 +413,7 @@ mod tests {
 
     /// (negative, magnitude, exponent of the last bit), by arithmetic instead of bit fields.
     fn split(x: f64) -> (bool, u64, i32) {
+        assert!(x.is_finite());
         let (mut m, mut e) = (x.abs(), 0);
         while m != m.trunc() || m >= 2f64.powi(53) {
             if m >= 2f64.powi(53) {
@@ -453,8 +456,11 @@ mod tests {
 
         fn round(&self) -> f64 {
             let compare = self.positive.iter().rev().cmp(self.negative.iter().rev());
-            let (sign, large, small) =
-                if compare.is_ge() { (1.0, &self.positive, &self.negative) } else { (-1.0, &self.negative, &self.positive) };
+            let (sign, large, small) = if compare.is_ge() {
+                (1.0, &self.positive, &self.negative)
+            } else {
+                (-1.0, &self.negative, &self.positive)
+            };
             let mut borrow = false;
             let difference: Vec<bool> = large
                 .iter()
@@ -489,8 +495,9 @@ mod tests {
                 let w = key.words(RowId(i as u128));
                 let fraction = 1.0 + f64::from(w[0]) / 2f64.powi(32) + f64::from(w[1]) / 2f64.powi(52);
                 let exponent = if exponents == 0 { 0 } else { (w[2] as i32).rem_euclid(2 * exponents) - exponents };
+                let exponent = exponent.min(1023);
                 let value = fraction * 2f64.powi(exponent / 2) * 2f64.powi(exponent - exponent / 2);
-                if w[3] % 2 == 0 { value } else { -value }
+                if w[3].is_multiple_of(2) { value } else { -value }
             })
             .collect()
     }

@@ -233,7 +233,7 @@ mod tests {
 
     fn leaf(block: u64, length: usize) -> Option<Vec<f64>> {
         let key = StreamKey::new(3, "tree", block);
-        (key.u64(RowId(1 << 90)) % 4 != 0).then(|| {
+        (!key.u64(RowId(1 << 90)).is_multiple_of(4)).then(|| {
             (0..length)
                 .map(|i| (key.uniform(RowId(i as u128)) - 0.5) * 10f64.powi((key.u64(RowId(i as u128)) % 16) as i32))
                 .collect()
@@ -332,10 +332,7 @@ mod tests {
         assert_eq!(tree.insert(9, 0, vec![0.0; 2]), Err(TreeError::OutOfRange { level: 9, index: 0, total: 5 }));
         assert_eq!(tree.insert(0, 3, vec![0.0; 2]), Err(TreeError::Duplicate { level: 0, index: 3 }));
         assert_eq!(tree.insert(2, 0, vec![0.0; 2]), Err(TreeError::Duplicate { level: 2, index: 0 }));
-        assert_eq!(
-            tree.insert(0, 0, vec![0.0]),
-            Err(TreeError::Length { level: 0, index: 0, expected: 2, found: 1 })
-        );
+        assert_eq!(tree.insert(0, 0, vec![0.0]), Err(TreeError::Length { level: 0, index: 0, expected: 2, found: 1 }));
         assert_eq!(tree.clone().finish(), Err(TreeError::Missing { missing: 3, total: 5 }));
         tree.insert_empty(1, 0).unwrap();
         tree.insert(0, 4, vec![1.0, 1.0]).unwrap();

@@ -1,0 +1,50 @@
+//! Exact Gram against a plain f64 GEMM of the same useful size, in one run: rates and the ratio.
+//!
+//! `cargo bench -p nystream-kernels --bench gram -- 2048 4096`
+
+#![allow(clippy::print_stdout)]
+
+use faer::Mat;
+use nystream_kernels::dense::{SEQUENTIAL, gemm};
+use nystream_kernels::gram::{ExactGram, GramScratch, GramShape, Precision};
+use std::time::Instant;
+
+fn main() {
+    let sizes: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
+    let sizes = if sizes.is_empty() { vec![512, 2048, 4096] } else { sizes };
+    let n = 1536;
+    let (a, b) = (Mat::from_fn(n, n, |i, j| (i * j % 7) as f64), Mat::from_fn(n, n, |i, j| (i + j) as f64));
+    let mut c = Mat::zeros(n, n);
+    let gemm_rate =
+        best(3, 2.0 * (n as f64).powi(3), || gemm(c.as_mut(), false, 1.0, a.as_ref(), b.as_ref(), SEQUENTIAL));
+    println!("f64 GEMM {n}: {gemm_rate:.2} GF");
+    for m in sizes {
+        let rows = 2048;
+        let k: Vec<f32> = (0..rows * m)
+            .map(|i| ((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f32 / 16_777_216.0)
+            .collect();
+        let y = vec![0.5; rows];
+        for (precision, products) in [(Precision::Single, 1.0), (Precision::Double, 3.0)] {
+            let gram = ExactGram::new(GramShape { centers: m, targets: 1, precision, scale_log2: 0 });
+            let mut scratch = GramScratch::default();
+            let flops = rows as f64 * (m * (m + 1)) as f64;
+            let rate = best(3, flops, || gram.add(&mut scratch, &k, m, rows, None, &y).expect("entries are in range"));
+            println!(
+                "m {m} {precision:?}: {rate:.2} GF of the Gram, {:.1} % of GEMM at {products} products",
+                100.0 * rate * products / gemm_rate
+            );
+        }
+    }
+}
+
+/// Best rate of a few runs, in Gflop/s.
+fn best(times: usize, flops: f64, mut run: impl FnMut()) -> f64 {
+    run();
+    (0..times)
+        .map(|_| {
+            let start = Instant::now();
+            run();
+            flops / start.elapsed().as_secs_f64() / 1e9
+        })
+        .fold(0.0, f64::max)
+}
