@@ -70,8 +70,8 @@ impl<T: Entry + Into<f64> + Default> Scan for GramScan<T> {
 }
 
 /// Sums the pieces of all processes.
+#[derive(Default)]
 struct PieceReducer {
-    shape: GramShape,
     pieces: BTreeMap<u64, Vec<Vec<u8>>>,
 }
 
@@ -84,7 +84,7 @@ impl Reducer for PieceReducer {
     fn finish(&mut self) -> Result<Vec<Outgoing>, StageError> {
         let mut out = Vec::new();
         for (key, parts) in std::mem::take(&mut self.pieces) {
-            let sum = ExactGram::sum_pieces(self.shape, key as usize, &parts).map_err(internal)?;
+            let sum = ExactGram::sum_pieces(key as usize, &parts).map_err(internal)?;
             out.push(Outgoing { key, bytes: sum });
         }
         Ok(out)
@@ -145,7 +145,7 @@ pub fn exact_gram<T: Entry + Into<f64> + Default>(
         } else {
             Vec::new()
         };
-        let reducer = PieceReducer { shape: job.shape, pieces: BTreeMap::new() };
+        let reducer = PieceReducer::default();
         let sums = pass(session, "gram: exchange", outgoing, reducer, Audience::Leaders)?;
         let total = session.try_once(|| {
             let total = ExactGram::new(job.shape);
