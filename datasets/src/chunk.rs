@@ -100,7 +100,7 @@ pub struct Chunk {
     pub targets: Vec<f64>,
     /// Target columns; 0 for [`Role::Features`].
     pub target_width: usize,
-    /// Row weights, class weights included; at least 0.
+    /// Row weights, at least 0; times the class weight for rows that are not held out.
     pub weights: Vec<f64>,
     /// Whether the split holds the row out.
     pub held_out: Vec<bool>,

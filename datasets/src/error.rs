@@ -306,6 +306,16 @@ pub enum DataError {
         /// Bytes needed when it was refused.
         needed: u64,
     },
+    /// Chunks kept in memory would outgrow their budget.
+    #[error(
+        "the chunks kept in memory need more than the {limit} bytes they may use ({needed} so far): raise --memory"
+    )]
+    MemoryBudget {
+        /// Bytes allowed.
+        limit: u64,
+        /// Bytes needed when it was refused.
+        needed: u64,
+    },
     /// An output file that cannot be written.
     #[error("cannot write '{}': {source}; check that the folder exists and can be written", path.display())]
     Write {

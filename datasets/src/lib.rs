@@ -6,19 +6,24 @@
 //!
 //! This crate knows nothing of kernels or of the dataflow engine; a chunk is plain row-major slices.
 
+mod cache;
 mod catalog;
+pub mod catalogue;
 mod chunk;
 mod column;
 mod encoder;
 mod error;
 mod footer;
+pub mod make;
 mod options;
 mod pread;
 mod scan;
+pub mod sink;
 mod source;
 mod summary;
 pub mod synth;
 
+pub use cache::ChunkCache;
 pub use catalog::{BLOCK_ROWS, BlockRun, Catalog, CatalogFile};
 pub use chunk::{BadReason, BadRow, Chunk, Role};
 pub use column::{ColumnInfo, ColumnKind, NumericColumn, TextColumn};

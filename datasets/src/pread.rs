@@ -24,11 +24,17 @@ pub struct PreadFile {
 
 #[derive(Debug)]
 struct Inner {
+    file: Positioned,
+    len: u64,
+}
+
+/// A file without a position of its own: reads and writes say where.
+#[derive(Debug)]
+pub(crate) struct Positioned {
     #[cfg(unix)]
     file: File,
     #[cfg(not(unix))]
     file: std::sync::Mutex<File>,
-    len: u64,
 }
 
 impl PreadFile {
@@ -40,9 +46,7 @@ impl PreadFile {
             return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder"));
         }
         let len = metadata.len();
-        #[cfg(not(unix))]
-        let file = std::sync::Mutex::new(file);
-        Ok(PreadFile { inner: Arc::new(Inner { file, len }), bytes_read })
+        Ok(PreadFile { inner: Arc::new(Inner { file: Positioned::new(file), len }), bytes_read })
     }
 
     /// Length in bytes when the file was opened.
@@ -52,13 +56,27 @@ impl PreadFile {
 
     /// Reads up to `buffer.len()` bytes at `offset`; 0 at the end of the file.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let read = self.inner.read_at(buffer, offset)?;
+        let read = self.inner.file.read_at(buffer, offset)?;
         self.bytes_read.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)
     }
 
     /// Fills `buffer` from `offset`, or fails.
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.inner.file.read_exact_at(buffer, offset)?;
+        self.bytes_read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Positioned {
+    pub(crate) fn new(file: File) -> Self {
+        #[cfg(not(unix))]
+        let file = std::sync::Mutex::new(file);
+        Positioned { file }
+    }
+
+    pub(crate) fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let mut done = 0;
         while done < buffer.len() {
             match self.read_at(&mut buffer[done..], offset + done as u64) {
@@ -70,12 +88,15 @@ impl PreadFile {
         }
         Ok(())
     }
-}
 
-impl Inner {
     #[cfg(unix)]
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         std::os::unix::fs::FileExt::read_at(&self.file, buffer, offset)
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::write_all_at(&self.file, bytes, offset)
     }
 
     #[cfg(not(unix))]
@@ -84,6 +105,14 @@ impl Inner {
         let mut file = self.file.lock().map_err(|_| io::Error::other("a reader of this file failed"))?;
         file.seek(SeekFrom::Start(offset))?;
         file.read(buffer)
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        use std::io::{Seek, SeekFrom, Write};
+        let mut file = self.file.lock().map_err(|_| io::Error::other("a writer of this file failed"))?;
+        file.seek(SeekFrom::Start(offset))?;
+        file.write_all(bytes)
     }
 }
 

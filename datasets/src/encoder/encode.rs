@@ -38,17 +38,24 @@ impl Encoder {
         chunk.ordinals.extend(raw.first_ordinal..raw.first_ordinal + rows as u64);
         chunk.scratch.status.clear();
         chunk.scratch.status.resize(rows, Status::Kept);
-        self.row_ids(raw, &columns, role, chunk)?;
+        let keys = self.row_ids(raw, &columns, role, chunk)?;
         chunk.weights.resize(rows, 1.0);
         chunk.held_out.resize(rows, false);
         if role != Role::Features {
             self.encode_targets(&columns, chunk)?;
             self.encode_weights(&columns, role, chunk)?;
         }
+        // After the targets: a row without one is skipped, whatever else is wrong with it.
+        if let (Some(name), Some(keys)) = (&self.id_column, keys) {
+            for i in (0..rows).filter(|i| keys.key(*i).is_none()) {
+                mark_bad(chunk, i, name, BadReason::NullId);
+            }
+        }
         self.encode_numeric(&columns, chunk)?;
         self.encode_categorical(&columns, chunk)?;
         if !matches!(role, Role::Features | Role::Evaluation) {
             self.encode_split(&columns, role, chunk)?;
+            self.weigh_classes(chunk);
         }
         squeeze(chunk, rows);
         Ok(())
@@ -62,27 +69,25 @@ impl Encoder {
         self.encode(raw, Role::Features, chunk)
     }
 
-    fn row_ids(&self, raw: &RawBatch, columns: &Columns<'_>, role: Role, chunk: &mut Chunk) -> Result<(), DataError> {
+    /// Fills in the row ids; returns the key column if there is one.
+    fn row_ids<'a>(
+        &self,
+        raw: &RawBatch,
+        columns: &Columns<'a>,
+        role: Role,
+        chunk: &mut Chunk,
+    ) -> Result<Option<TextColumn<'a>>, DataError> {
+        let optional = matches!(role, Role::Features | Role::Evaluation);
         let keys = match &self.id_column {
-            Some(name) if columns.has(name) || !matches!(role, Role::Features | Role::Evaluation) => {
-                Some((name, columns.text(name, "--id-column")?))
-            }
+            Some(name) if columns.has(name) || !optional => Some(columns.text(name, "--id-column")?),
             _ => None,
         };
         for i in 0..raw.batch.num_rows() {
-            let own = raw.file_id.row(raw.first_ordinal + i as u64);
-            let id = match &keys {
-                None => own,
-                Some((_, column)) => column.get(i).map_or(own, RowId::from_key),
-            };
-            chunk.ids.push(id);
+            let key = keys.as_ref().and_then(|column| column.get(i));
+            let own = || raw.file_id.row(raw.first_ordinal + i as u64);
+            chunk.ids.push(key.map_or_else(own, RowId::from_key));
         }
-        if let Some((name, column)) = &keys {
-            for i in (0..column.len()).filter(|i| column.key(*i).is_none()) {
-                mark_bad(chunk, i, name, BadReason::NullId);
-            }
-        }
-        Ok(())
+        Ok(keys)
     }
 
     fn encode_targets(&self, columns: &Columns<'_>, chunk: &mut Chunk) -> Result<(), DataError> {
@@ -146,12 +151,6 @@ impl Encoder {
             }
             chunk.weights = weights;
         }
-        if role != Role::Evaluation && !self.class_weights.is_empty() {
-            for (weight, class) in chunk.weights.iter_mut().zip(&chunk.targets) {
-                // NaN (a row left out) casts to 0.
-                *weight *= self.class_weights[*class as usize];
-            }
-        }
         Ok(())
     }
 
@@ -205,6 +204,18 @@ impl Encoder {
             }
         }
         Ok(())
+    }
+
+    /// Applies class weights to the rows that are learned from; held-out rows are judged without them.
+    fn weigh_classes(&self, chunk: &mut Chunk) {
+        if self.class_weights.is_empty() {
+            return;
+        }
+        let rows = chunk.weights.iter_mut().zip(&chunk.targets).zip(&chunk.held_out);
+        for ((weight, class), _) in rows.filter(|(_, held)| !**held) {
+            // NaN (a row left out) casts to 0.
+            *weight *= self.class_weights[*class as usize];
+        }
     }
 
     fn encode_split(&self, columns: &Columns<'_>, role: Role, chunk: &mut Chunk) -> Result<(), DataError> {
@@ -320,7 +331,7 @@ impl Input<'_> {
 }
 
 /// The encoded value of a number that is not null.
-fn apply(transform: &Transform, x: f64) -> f64 {
+pub(super) fn apply(transform: &Transform, x: f64) -> f64 {
     match transform {
         Transform::Affine { center, scale } => (x - center) / scale,
         Transform::Boolean { .. } => x,
