@@ -87,10 +87,10 @@ pub struct KernelArgs {
     #[arg(long, value_name = "KERNEL", default_value = "gaussian", verbatim_doc_comment)]
     pub kernel: AutoOr<KernelName>,
     /// Bandwidth: a number in encoded units, a multiple of the sample's median distance such as 2.0x, or auto
-    #[arg(long, value_name = "SIGMA", default_value = "auto")]
+    #[arg(long, value_name = "SIGMA", default_value = "auto", allow_negative_numbers = true)]
     pub bandwidth: Bandwidth,
     /// Per-sample regularisation lambda, as in (1/n) sum (y - f)^2 + lambda |f|^2, or auto
-    #[arg(long, value_name = "LAMBDA", default_value = "auto")]
+    #[arg(long, value_name = "LAMBDA", default_value = "auto", allow_negative_numbers = true)]
     pub ridge: AutoOr<Ridge>,
     /// JSON file of per-feature length scales (list, or object by column) or a full matrix (list of rows)
     #[arg(long, value_name = "FILE")]

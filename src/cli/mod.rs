@@ -269,8 +269,8 @@ pub struct MakeArgs {
     #[arg(long, value_name = "N")]
     pub features: Option<Count>,
     /// Standard deviation of the noise on the target, in target units
-    #[arg(long, value_name = "NUMBER")]
-    pub noise: Option<f64>,
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub noise: Option<values::Noise>,
     /// Seed of the rows
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,

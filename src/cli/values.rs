@@ -517,6 +517,26 @@ impl fmt::Display for Positive {
     }
 }
 
+/// The standard deviation of noise: finite and not negative.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct Noise(pub f64);
+
+impl FromStr for Noise {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<f64>() {
+            Ok(value) if value.is_finite() && value >= 0.0 => Ok(Noise(value)),
+            _ => Err("expected a number of at least 0".to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Noise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Gives a fieldless option enum its names: clap's value enum, `as_str` and `Display` agree.
 macro_rules! named_values {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
@@ -673,6 +693,7 @@ mod tests {
         round_trip::<Seconds>(&["90s", "10m", "1.5h", "3"]);
         round_trip::<AllOr>(&["all", "1e6", "1_000"]);
         round_trip::<AutoOr<Count>>(&["auto", "12"]);
+        round_trip::<Noise>(&["0", "0.5", "1e-3"]);
         round_trip::<Positive>(&["2e14", "1e-9"]);
     }
 
@@ -687,6 +708,7 @@ mod tests {
         refused::<ClassWeight>(&["", "a", "a=0", "a=-1", "a=1,a=2", "a=NaN"]);
         refused::<Seconds>(&["", "0", "-1s", "1d", "NaN"]);
         refused::<AllOr>(&["", "0", "-1", "1.5", "1e30"]);
+        refused::<Noise>(&["-0.5", "inf", "NaN", ""]);
         refused::<Positive>(&["0", "-1", "inf", "NaN", ""]);
     }
 

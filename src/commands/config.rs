@@ -1,9 +1,11 @@
 //! `nystream config show`.
 
 use super::Context;
+use crate::cli::values::Format;
 use crate::cli::{ConfigArgs, ConfigCommand};
 use crate::config::{Refusal, Setting, settings};
 use crate::exit::ExitCode;
+use crate::output::Output;
 use crate::report::{Report, text};
 use serde::Serialize;
 use std::ffi::OsString;
@@ -33,6 +35,9 @@ pub fn run(args: ConfigArgs, context: &Context) -> Result<ExitCode, Refusal> {
         ["nystream".to_string()].into_iter().chain(show.line.clone()).map(OsString::from).collect();
     let command = show.line.iter().take_while(|w| !w.starts_with('-')).cloned().collect::<Vec<_>>().join(" ");
     let list = settings(&line, &context.environment)?;
-    context.output.report(&Settings { command, settings: list })?;
+    // `config show fit --format json`: the flag after the command is both shown and obeyed.
+    let json = list.iter().any(|s| s.name == "format" && s.values == [Format::Json.as_str()]);
+    let output = if json { Output { format: Format::Json } } else { context.output };
+    output.report(&Settings { command, settings: list })?;
     Ok(ExitCode::Done)
 }

@@ -32,11 +32,10 @@ impl Pairs {
 
 /// A table with a header; numbers are aligned to the right.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let is_number = |cell: &str| cell.strip_prefix('-').unwrap_or(cell).starts_with(|c: char| c.is_ascii_digit());
     let numeric = |column: usize| {
-        !rows.is_empty()
-            && rows
-                .iter()
-                .all(|r| r[column].is_empty() || r[column].starts_with(|c: char| c.is_ascii_digit() || c == '-'))
+        let mut cells = rows.iter().map(|row| row[column].as_str()).filter(|cell| !cell.is_empty()).peekable();
+        cells.peek().is_some() && cells.all(is_number)
     };
     let widths: Vec<usize> = (0..header.len())
         .map(|c| rows.iter().map(|r| r[c].chars().count()).chain([header[c].chars().count()]).max().unwrap_or(0))
