@@ -11,6 +11,6 @@ mod cost;
 mod fit;
 mod memory;
 
-pub use cost::{CODE_FLOPS, ENTRY_FLOPS, Shape, SolverCost};
+pub use cost::{CODE_FLOPS, ENTRY_FLOPS, PRECONDITIONER_ROWS, Shape, SolverCost};
 pub use fit::{EXPECTED_ITERATIONS, FitPlan, PlanRequest, SELECT_SHARE, Selection};
 pub use memory::{Consumer, MemoryPlan, human};

@@ -29,14 +29,16 @@ pub struct Function {
     pub variance: Option<VarianceFactor>,
 }
 
-/// Factors of the predictive variance: k(x, x) - |P^T k|^2 + |Q^T k|^2, see [`Function::variance`].
+/// What predictive variances need: var(x) = noise + signal (k(x, x) - |F^T k(Z, x)|^2), by target, in raw units squared.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VarianceFactor {
-    /// B, m x m symmetric, row-major: the latent variance is k(x, x) - k^T B k.
-    pub matrix: Vec<f64>,
-    /// Variance of the noise of each target, in raw units squared.
+    /// F, m x `rank`, row-major.
+    pub factor: Vec<f64>,
+    /// Columns of F.
+    pub rank: usize,
+    /// Variance of the noise of each target.
     pub noise: Vec<f64>,
-    /// Scale that turns the latent variance into raw units squared, by target.
+    /// Prior variance of the function of each target: noise over the matrix ridge.
     pub signal: Vec<f64>,
 }
 

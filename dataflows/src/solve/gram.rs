@@ -8,9 +8,13 @@ use crate::engine::exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
 use crate::engine::feed::{Feed, view};
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
+use crate::solve::{FitQuality, Solved};
 use crate::targets::TargetCode;
+use faer::MatRef;
 use nystream_datasets::Chunk;
 use nystream_kernels::gram::{ExactGram, GramScratch, GramShape, GramSums};
+use nystream_kernels::nystrom::{RidgePath, WhitenMethod, Whitener, normal_residual, trace_error};
+use nystream_kernels::solve::Stopped;
 use nystream_kernels::tile::{Entry, TileScratch, Tiles};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -157,6 +161,79 @@ pub fn exact_gram<T: Entry + Into<f64> + Default>(
         return Ok(session.once(|| total.finish()));
     }
     Ok(session.once(|| gram.finish()))
+}
+
+/// Ridges per row that the path offers to `--ridge auto`: quarter decades from 1e-12 to 10.
+fn ridge_grid() -> Vec<f64> {
+    (-48..=4).map(|k| 10f64.powf(f64::from(k) / 4.0)).collect()
+}
+
+/// From the sums to coefficients: whitening, the regularisation path, the ridge (given, or by generalised cross-validation per target).
+///
+/// `weight_sum` in the sums is relative to the largest weight, which changes no ridge per sample.
+///
+/// # Errors
+/// A factorisation that fails.
+pub fn solve(
+    sums: &GramSums,
+    kmm: MatRef<'_, f64>,
+    ridge: Option<f64>,
+    kernel_trace: Option<f64>,
+    variance: bool,
+) -> Result<Solved, StageError> {
+    let numeric = |e: nystream_kernels::nystrom::NystromError| StageError::Numeric(e.to_string());
+    let whitener = Whitener::new(kmm, WhitenMethod::Cholesky).map_err(numeric)?;
+    let path = RidgePath::new(sums, &whitener).map_err(numeric)?;
+    let (m, t) = (kmm.nrows(), sums.target_squares.len());
+    let grid = ridge_grid();
+    let mut notes = Vec::new();
+    let ridges: Vec<f64> = match ridge {
+        Some(lambda) => vec![lambda; t],
+        None => {
+            let scores = grid.iter().map(|lambda| path.gcv(*lambda)).collect::<Result<Vec<_>, _>>().map_err(numeric)?;
+            let best = |j: usize| {
+                let first = scores.iter().enumerate().filter(|(_, s)| s[j].is_finite());
+                first.min_by(|a, b| a.1[j].total_cmp(&b.1[j])).map_or(grid.len() - 1, |(i, _)| i)
+            };
+            notes.push("ridge by generalised cross-validation over the whole path".to_owned());
+            (0..t).map(|j| grid[best(j)]).collect()
+        }
+    };
+    if whitener.rank() < m {
+        notes.push(format!("{} of {m} centers depend on the others to working precision and carry no weight", m - whitener.rank()));
+    }
+    let mut coefficients = vec![0.0; m * t];
+    let (mut residuals, mut dimensions, mut quality) = (vec![0.0; t], vec![0.0; t], Vec::with_capacity(t));
+    for j in 0..t {
+        let alpha = path.coefficients(ridges[j]).map_err(numeric)?;
+        (0..m).for_each(|i| coefficients[i * t + j] = alpha[(i, j)]);
+        residuals[j] = normal_residual(sums, kmm, ridges[j], alpha.as_ref()).map_err(numeric)?[j];
+        dimensions[j] = path.degrees_of_freedom(ridges[j]).map_err(numeric)?;
+        quality.push(FitQuality {
+            mean_squared_residual: path.rss(ridges[j]).map_err(numeric)?[j] / sums.weight_sum,
+            degrees_of_freedom: dimensions[j],
+        });
+    }
+    let variance = if variance {
+        let factor = path.variance_factor(ridges[0]).map_err(numeric)?.factor;
+        let values = (0..m).flat_map(|i| (0..factor.ncols()).map(move |j| (i, j))).map(|(i, j)| factor[(i, j)]).collect();
+        Some((values, factor.ncols()))
+    } else {
+        None
+    };
+    Ok(Solved {
+        coefficients,
+        ridges,
+        residuals,
+        effective_dimension: Some(dimensions),
+        trace_error: kernel_trace.map(|trace| trace_error(trace, path.trace()).relative),
+        fit_quality: Some(quality),
+        variance,
+        iterations: None,
+        stopped: Stopped::Converged,
+        passes: 1,
+        notes,
+    })
 }
 
 /// Rows of a kernel panel: as many as fit in 32 MB of f32, between 512 and 2,048, in whole exact panels. Sums are exact, so this shapes nothing.

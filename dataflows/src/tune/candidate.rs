@@ -4,6 +4,7 @@ use crate::dictionary::pool::Pool;
 use crate::targets::TargetCode;
 use faer::Mat;
 use nystream_kernels::dense::{SEQUENTIAL, gemm};
+use nystream_kernels::gram::GramSums;
 use nystream_kernels::kernel::{Family, Kernel};
 use nystream_kernels::nystrom::{RidgePath, WhitenMethod, Whitener};
 use nystream_kernels::rows::Rows;
@@ -120,12 +121,14 @@ fn fit(bench: &Bench<'_>, kernel: &Kernel, centers: usize, rows: usize) -> Optio
     let mut cross = Mat::zeros(z.len(), t);
     gemm(cross.as_mut(), false, 1.0, k.transpose(), y.as_ref(), SEQUENTIAL);
     let squares: Vec<f64> = (0..t).map(|j| y.col(j).iter().map(|v| v * v).sum()).collect();
-    let whitener = Whitener::new(kmm.as_ref(), WhitenMethod::Eigen).ok()?;
-    let path = RidgePath::new(gram.as_ref(), cross.as_ref(), &squares, weight_sum, &whitener).ok()?;
+    let whitener = Whitener::new(kmm.as_ref(), WhitenMethod::Cholesky).ok()?;
+    let sums =
+        GramSums { gram, cross, target_squares: squares, target_sums: vec![0.0; t], weight_sum, rows: rows as u64 };
+    let path = RidgePath::new(&sums, &whitener).ok()?;
     let judge_k = features(bench.judges)?;
     let mut best: Option<(f64, f64)> = None;
     for ridge in ridges() {
-        let alpha = path.coefficients(ridge);
+        let alpha = path.coefficients(ridge).ok()?;
         let mut f = Mat::zeros(bench.judges.len(), t);
         gemm(f.as_mut(), false, 1.0, judge_k.as_ref(), alpha.as_ref(), SEQUENTIAL);
         let error = standardised_error(bench, &f);
