@@ -78,13 +78,15 @@ impl HoldoutArgs {
     }
 }
 
+const KERNEL_HELP: &str = "Kernel: gaussian, laplace, matern12, matern32, matern52, cauchy, \
+polynomial[:DEGREE[:OFFSET]], arccosine[:DEPTH], ntk[:DEPTH], or auto";
+
 /// Kernel, bandwidth, metric, ridge.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Kernel")]
 pub struct KernelArgs {
-    /// gaussian, laplace, matern12, matern32, matern52, cauchy, polynomial[:DEGREE[:OFFSET]], arccosine[:DEPTH],
-    /// ntk[:DEPTH], or auto
-    #[arg(long, value_name = "KERNEL", default_value = "gaussian", verbatim_doc_comment)]
+    /// Kernel family, or auto; the grammar is that of [`KernelName`].
+    #[arg(long, value_name = "KERNEL", default_value = "gaussian", help = KERNEL_HELP)]
     pub kernel: AutoOr<KernelName>,
     /// Bandwidth: a number in encoded units, a multiple of the sample's median distance such as 2.0x, or auto
     #[arg(long, value_name = "SIGMA", default_value = "auto", allow_negative_numbers = true)]

@@ -378,10 +378,13 @@ mod tests {
         assert_eq!(cli.global.format.as_str(), "json");
     }
 
+    /// File, variables, parts of the message.
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
+
     #[test]
     fn errors_name_their_layer() {
         let line = "nystream fit --data d --target y --out m";
-        let cases: [(&str, &[(&str, &str)], &[&str]); 9] = [
+        let cases: [Case; 9] = [
             ("", &[("NYSTREAM_MEMORY", "lots")], &["NYSTREAM_MEMORY", "8GiB"]),
             ("", &[("NYSTREAM_SOLVER", "magic")], &["NYSTREAM_SOLVER", "eigenpro"]),
             ("", &[("NYSTREAM_DRY_RUN", "perhaps")], &["NYSTREAM_DRY_RUN", "perhaps"]),
