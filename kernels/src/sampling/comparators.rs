@@ -179,6 +179,21 @@ pub fn bless<O: KernelOracle + ?Sized>(
     Ok(previous)
 }
 
+/// Parameters of [`recursive_scores`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RecursiveParams {
+    /// Matrix ridge.
+    pub gamma: f64,
+    /// Oversampling; the published constant is 16.
+    pub oversampling: f64,
+    /// Probability of failure, in (0, 1).
+    pub delta: f64,
+    /// Rows below which all are kept.
+    pub base: usize,
+    /// Seed.
+    pub seed: u64,
+}
+
 /// Recursive leverage-score sampling: halves the rows down to at most `base` of them, and on the way back scores each level with the
 /// dictionary of its half: l = 3/(2 gamma) (k(x,x) - k^T S (S K S + gamma I)^-1 S k), p = min(1, oversampling l log(sum l / delta)).
 /// The published constant is 16; smaller ones give smaller dictionaries without the theorem.
@@ -191,12 +206,9 @@ pub fn recursive_scores<O: KernelOracle + ?Sized>(
     oracle: &O,
     rows: Rows<'_>,
     ids: &[RowId],
-    gamma: f64,
-    oversampling: f64,
-    delta: f64,
-    base: usize,
-    seed: u64,
+    params: RecursiveParams,
 ) -> Result<Dictionary, SamplingError> {
+    let RecursiveParams { gamma, oversampling, delta, base, seed } = params;
     check_gamma(gamma)?;
     let mode = DictionaryMode::Bernoulli { beta: oversampling };
     mode.check()?;

@@ -96,6 +96,12 @@ pub enum SamplingError {
         /// Its weight.
         weight: f64,
     },
+    /// The weighted trace of the kernel matrix is not finite.
+    #[error("the weighted trace of the kernel matrix is {value}: some k(x, x) or weight is too large")]
+    NotFinite {
+        /// The trace.
+        value: f64,
+    },
     /// A count per prefix is too coarse: a prefix at its last level still has to split.
     #[error("a prefix of {depth} bits holds {rows} rows, above the {capacity} of a leaf: count with more bits")]
     CountsTooCoarse {

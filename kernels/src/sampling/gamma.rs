@@ -112,7 +112,8 @@ impl ScoreSample {
     /// # Errors
     /// [`SamplingError::BadGamma`].
     pub fn expected_size(&self, gamma: f64, beta: f64) -> Result<f64, SamplingError> {
-        let [low, high] = self.bracket(gamma)?.map(|scores| scores.iter().map(|tau| (beta * tau).min(1.0)).sum::<f64>());
+        let [low, high] =
+            self.bracket(gamma)?.map(|scores| scores.iter().map(|tau| (beta * tau).min(1.0)).sum::<f64>());
         Ok((low * high).sqrt() * self.rows as f64 / self.eigenvalues.len() as f64)
     }
 

@@ -264,7 +264,7 @@ impl GrowingCholesky {
     pub fn append(&mut self, k: &[f64], diagonal: f64, extra: f64) -> Append {
         let l = self.solve(k);
         let pivot = diagonal + extra - squared_norm(&l);
-        if !(pivot > 1e-12 * (self.len + 1) as f64 * diagonal) {
+        if pivot.is_nan() || pivot <= 1e-12 * (self.len + 1) as f64 * diagonal {
             return Append::Dependent { pivot };
         }
         self.packed.extend_from_slice(&l);

@@ -70,7 +70,7 @@ pub struct PoolBlock {
     weights: Vec<f64>,
     diagonal: Vec<f64>,
     residual: Vec<f64>,
-    /// F, one column per pivot, when stored.
+    /// F, one column per pivot, when stored; allocated by the first update.
     factor: Option<Mat<f64>>,
     rounds: usize,
 }
@@ -93,7 +93,7 @@ impl PoolBlock {
         assert!(rows.len() == ids.len() && rows.len() == weights.len(), "one id and one weight per row");
         let diagonal = oracle.diagonal(rows.view());
         let factor = match params.storage {
-            FactorStorage::Stored => Some(Mat::zeros(rows.len(), params.centers)),
+            FactorStorage::Stored => Some(Mat::new()),
             FactorStorage::Recomputed => None,
         };
         PoolBlock { first, rows, ids, weights, residual: diagonal.clone(), diagonal, factor, rounds: 0 }
@@ -158,7 +158,12 @@ impl PoolBlock {
         if rounds > self.rounds && !self.ids.is_empty() {
             let mut scratch;
             let (factor, from) = match &mut self.factor {
-                Some(factor) => (factor, self.rounds),
+                Some(factor) => {
+                    if factor.ncols() == 0 {
+                        *factor = Mat::zeros(self.ids.len(), pivoting.factor().ncols());
+                    }
+                    (factor, self.rounds)
+                }
                 None => {
                     scratch = Mat::zeros(self.ids.len(), columns);
                     (&mut scratch, 0)

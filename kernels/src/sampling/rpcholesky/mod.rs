@@ -29,7 +29,7 @@
 //! A block's bits depend on the block alone, so they do not depend on how blocks are spread.
 //!
 //! Cost for n rows and m pivots: n m kernel values and n m^2 flops when F is stored (8 n m bytes); recomputed, the flops grow by
-//! about a third of the number of rounds (some 15 to 30) and the memory shrinks to one block. Plus about 3 m^3 replicated.
+//! about a third of the number of rounds (6 to 12) and the memory shrinks to one block. Plus about 3 m^3 replicated.
 
 mod block;
 mod pivoting;
@@ -142,7 +142,8 @@ impl Pivots {
 /// `params.centers` pivots come back when the kernel matrix has a lower rank ([`Pivots::stop`]).
 ///
 /// # Errors
-/// [`SamplingError::Lengths`], [`SamplingError::BadWeight`], [`SamplingError::DuplicateId`].
+/// [`SamplingError::Lengths`], [`SamplingError::BadWeight`], [`SamplingError::DuplicateId`], and [`SamplingError::NotFinite`] when a
+/// k(x, x), or their weighted sum, is not a finite number.
 ///
 /// ```
 /// use nystream_hashing::RowId;
@@ -164,8 +165,13 @@ pub fn rp_cholesky<O: KernelOracle + ?Sized>(
     params: PivotParams,
 ) -> Result<Pivots, SamplingError> {
     let (order, mut blocks) = pool(oracle, rows, ids, weights, params)?;
-    let mut pivoting =
-        Pivoting::new(params, rows.len() as u64, rows.numeric_width(), rows.code_width(), Mass::sum(blocks.iter().map(PoolBlock::mass)));
+    let mut pivoting = Pivoting::new(
+        params,
+        rows.len() as u64,
+        rows.numeric_width(),
+        rows.code_width(),
+        Mass::sum(blocks.iter().map(PoolBlock::mass)),
+    );
     while let Some(window) = pivoting.window() {
         let proposals: Vec<Proposal> = blocks.par_iter().flat_map_iter(|block| block.propose(window)).collect();
         pivoting.reject(oracle, proposals);
@@ -187,9 +193,6 @@ fn pool<O: KernelOracle + ?Sized>(
     weights: Option<&[f64]>,
     params: PivotParams,
 ) -> Result<(Vec<usize>, Vec<PoolBlock>), SamplingError> {
-    if ids.len() != rows.len() {
-        return Err(SamplingError::Lengths { rows: rows.len(), others: ids.len(), what: "ids" });
-    }
     if let Some(weights) = weights {
         if weights.len() != rows.len() {
             return Err(SamplingError::Lengths { rows: rows.len(), others: weights.len(), what: "weights" });
@@ -198,12 +201,8 @@ fn pool<O: KernelOracle + ?Sized>(
             return Err(SamplingError::BadWeight { row, weight: weights[row] });
         }
     }
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_unstable_by_key(|i| ids[*i]);
-    if let Some(pair) = order.windows(2).find(|pair| ids[pair[0]] == ids[pair[1]]) {
-        return Err(SamplingError::DuplicateId { id: ids[pair[0]] });
-    }
-    let blocks = order
+    let order = super::dictionary::id_order(rows.len(), ids)?;
+    let blocks: Vec<PoolBlock> = order
         .par_chunks(POOL_BLOCK_ROWS)
         .enumerate()
         .map(|(b, chunk)| {
@@ -213,5 +212,6 @@ fn pool<O: KernelOracle + ?Sized>(
             PoolBlock::new(oracle, (b * POOL_BLOCK_ROWS) as u64, rows, ids, weights, params)
         })
         .collect();
-    Ok((order, blocks))
+    let total = Mass::sum(blocks.iter().map(PoolBlock::mass)).total;
+    if total.is_finite() { Ok((order, blocks)) } else { Err(SamplingError::NotFinite { value: total }) }
 }

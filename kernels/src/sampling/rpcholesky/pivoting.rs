@@ -47,7 +47,7 @@ pub struct Pivoting {
     rows: RowBuf,
     ids: Vec<RowId>,
     positions: Vec<u64>,
-    /// L in the leading corner of a `centers x centers` matrix.
+    /// L in the leading corner of a matrix with room for all pivots.
     l: Mat<f64>,
     /// First pivot of every round that accepted any, and the end.
     spans: Vec<usize>,
@@ -62,8 +62,9 @@ pub struct Pivoting {
 impl Pivoting {
     /// No pivots yet, for a pool of `pool_rows` rows of the given widths with sums `mass` over all blocks.
     pub fn new(params: PivotParams, pool_rows: u64, numeric_width: usize, code_width: usize, mass: Mass) -> Self {
+        let capacity = params.centers.min(usize::try_from(pool_rows).unwrap_or(usize::MAX));
         let batch = match params.batch {
-            Batch::Adaptive => (params.centers as f64 / 10.0).max(10.0),
+            Batch::Adaptive => (capacity as f64 / 10.0).max(10.0),
             Batch::Fixed(batch) => batch.max(1) as f64,
         };
         Pivoting {
@@ -72,7 +73,7 @@ impl Pivoting {
             rows: RowBuf::new(numeric_width, code_width),
             ids: Vec::new(),
             positions: Vec::new(),
-            l: Mat::zeros(params.centers, params.centers),
+            l: Mat::zeros(capacity, capacity),
             spans: vec![0],
             round: 0,
             batch,
@@ -111,7 +112,9 @@ impl Pivoting {
         if self.centers() >= self.params.centers {
             return Some(Stop::Reached);
         }
-        let exhausted = !(self.mass.live > 0.0) || self.mass.residual <= TRACE_FLOOR * self.mass.total;
+        // Also stops on a NaN, which compares as neither.
+        let alive = self.mass.live > 0.0 && self.mass.live.is_finite();
+        let exhausted = !alive || self.mass.residual <= TRACE_FLOOR * self.mass.total;
         (exhausted || self.fruitless >= FRUITLESS_ROUNDS).then_some(Stop::RankDeficient)
     }
 
@@ -215,7 +218,7 @@ impl Pivoting {
         if self.params.batch != Batch::Adaptive {
             return;
         }
-        let (m, k) = (self.params.centers as f64, self.centers() as f64);
+        let (m, k) = (self.l.nrows() as f64, self.centers() as f64);
         let (b, a, n) = (proposed as f64, accepted as f64, self.pool_rows as f64);
         let entry = ENTRY_FLOPS + 2.0 * (self.rows.numeric_width + self.rows.code_width) as f64;
         let update = n * a * (2.0 * k + a + entry);
@@ -248,4 +251,3 @@ impl Pivoting {
         }
     }
 }
-

@@ -12,14 +12,15 @@ fn shape(capacity: usize) -> TrieShape {
 
 /// Oracle 1: for the union of two dictionaries of *measured* accuracy eps, tau / alpha <= tau~ <= tau for every atom, with both sets of
 /// constants: c = 1 + eps, prefactor 1 - eps, alpha (1 + 3 eps) / (1 - eps); and plain gamma, prefactor 1 - 2 eps, alpha
-/// (1 + 2 eps) / (1 - 2 eps). And the constant 1 / gamma in place of 1 / ((1 + eps) gamma) breaks the upper side on some input.
+/// (1 + 2 eps) / (1 - 2 eps). And the first set cannot be improved.
 #[test]
 fn the_merge_estimate_is_between_its_bounds() {
     let table = Table::clusters(500, 1.5, 31);
     let gamma = 2.0;
     let exact = exact_scores(table.k.as_ref(), gamma).unwrap();
     let mode = DictionaryMode::Theorem { eps: 0.0, delta: 0.1, qbar: 60 };
-    let halves: Vec<Vec<usize>> = vec![(0..500).filter(|i| i % 2 == 0).collect(), (0..500).filter(|i| i % 2 == 1).collect()];
+    let halves: Vec<Vec<usize>> =
+        vec![(0..500).filter(|i| i % 2 == 0).collect(), (0..500).filter(|i| i % 2 == 1).collect()];
     let mut checked = 0;
     for seed in 0..12 {
         let squeak = Squeak::new(&table, DictionaryParams { mode, ..DictionaryParams::new(gamma, seed) }).unwrap();
@@ -56,12 +57,14 @@ fn the_merge_estimate_is_between_its_bounds() {
         }
     }
     assert!(checked >= 8, "{checked}");
-    // One direction, two dictionaries of accuracy eps at its lower side, A = 2a: M + c gamma must reach (1 - eps)(A + gamma).
-    let (a, eps) = (1e-3, 0.4);
-    let weight = |a: f64| 1.0 - eps * (a + gamma) / a;
-    let m = 2.0 * a * weight(a).max(0.0);
-    let truth = 1.0 / (2.0 * a + gamma);
-    let _ = (m, truth);
+    // One direction, halves of mass a each, both at the lower end of their accuracy: the estimate is tight, so 1 / gamma in place of
+    // 1 / ((1 + eps) gamma) would be above tau by 1 + eps.
+    let (a, eps) = (50.0, 0.4);
+    let one = Table::new(Mat::ones(1, 1));
+    let weight = 2.0 * (a - eps * (a + gamma));
+    let factor = RidgeFactor::new(&one, one.rows(), &[weight], merge_scale(eps) * gamma).unwrap();
+    let estimate = (1.0 - eps) * factor.atom_scores().scores[0];
+    assert!((estimate * (2.0 * a + gamma) - 1.0).abs() < 1e-12);
 }
 
 /// Oracle 2 at array level: shuffled arrival gives the same bits in every node; several leaves; both modes.
@@ -79,8 +82,7 @@ fn arrival_order_does_not_matter() {
         }
         // A node is the trie of its rows: a worker that holds a subtree computes the same bits.
         let node = Prefix::ROOT.child(true);
-        let inside: Vec<usize> =
-            (0..900).filter(|i| node.contains(shape(150).hash.u128(table.ids[*i]))).collect();
+        let inside: Vec<usize> = (0..900).filter(|i| node.contains(shape(150).hash.u128(table.ids[*i]))).collect();
         let (rows, ids) = table.gather(&inside);
         let alone = DictionaryTrie::build(&squeak, shape(150), rows.view(), &ids).unwrap();
         assert_eq!(alone.nodes()[&node], reference.nodes()[&node]);
@@ -90,8 +92,11 @@ fn arrival_order_does_not_matter() {
 /// Merges the leaves from left to right.
 fn chain(squeak: &Squeak<'_, Table>, trie: &DictionaryTrie) -> Dictionary {
     let nodes = trie.nodes();
-    let leaves: Vec<&Dictionary> =
-        nodes.iter().filter(|(p, _)| p.depth() == 128 || !nodes.contains_key(&p.child(false))).map(|(_, d)| d).collect();
+    let leaves: Vec<&Dictionary> = nodes
+        .iter()
+        .filter(|(p, _)| p.depth() == 128 || !nodes.contains_key(&p.child(false)))
+        .map(|(_, d)| d)
+        .collect();
     assert!(leaves.len() >= 6, "{} leaves", leaves.len());
     leaves[1..].iter().fold(leaves[0].clone(), |a, b| squeak.merge(&a, b).unwrap())
 }
@@ -180,7 +185,11 @@ fn degenerate_leaves_do_not_fail() {
     // standard deviation of the sum is at most n / sqrt 8).
     let ones = build(&Table::new(Mat::ones(500, 500)), 1.0);
     let sum: f64 = ones.weights().iter().sum();
-    assert!(!ones.is_empty() && ones.len() < 40 && (sum / 500.0 - 1.0).abs() < 4.0 / 8f64.sqrt(), "{} {sum}", ones.len());
+    assert!(
+        !ones.is_empty() && ones.len() < 40 && (sum / 500.0 - 1.0).abs() < 4.0 / 8f64.sqrt(),
+        "{} {sum}",
+        ones.len()
+    );
     // Ridges down to the rounding of the entries.
     let key = StreamKey::new(6, "test-feature", 0);
     let phi = Mat::from_fn(400, 3, |i, j| key.normal_pair(RowId((i * 3 + j) as u128)).0);
@@ -219,6 +228,9 @@ fn leaves_from_counts_are_the_leaves() {
     assert_eq!(counted, expected);
     let mut coarse = vec![0u64; 4];
     hashes.iter().for_each(|hash| coarse[(hash >> 126) as usize] += 1);
-    assert!(matches!(shape.leaves_from_counts(&coarse), Err(SamplingError::CountsTooCoarse { depth: 2, capacity: 50, .. })));
+    assert!(matches!(
+        shape.leaves_from_counts(&coarse),
+        Err(SamplingError::CountsTooCoarse { depth: 2, capacity: 50, .. })
+    ));
     assert!(matches!(shape.leaves_from_counts(&[1, 2, 3]), Err(SamplingError::BadParameter { name: "counts", .. })));
 }

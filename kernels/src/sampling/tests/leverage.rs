@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::sampling::leverage::{Append, GrowingCholesky, SCORE_FLOOR, exact_scores, joint_score};
-use crate::sampling::{RidgeFactor, SamplingError, ScoreSample};
+use crate::sampling::rpcholesky::Batch;
+use crate::sampling::{PivotParams, RidgeFactor, SamplingError, ScoreSample, rp_cholesky};
 
 /// Positive hashed weights.
 fn weights(n: usize) -> Vec<f64> {
@@ -191,4 +192,24 @@ fn a_sample_extrapolates_the_size() {
         assert!((mean / truth - 1.0).abs() < 0.12, "gamma {gamma} beta {beta}: {mean} for {truth}");
         assert!(ends[0] < truth && truth < ends[1], "gamma {gamma} beta {beta}: {truth} not in {ends:?}");
     }
+}
+
+/// Law 1 above the order from which algebra is parallel: the same bits in thread pools of 1, 2 and 5, for scores, a sample's
+/// eigendecomposition and pivots.
+#[test]
+fn thread_pools_do_not_change_bits() {
+    let table = Table::clusters(1100, 1.0, 9);
+    let in_pool = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let factor = RidgeFactor::new(&table, table.rows(), &weights(1100), 0.5).unwrap();
+            let sample = ScoreSample::new(table.k.as_ref(), 5000).unwrap().scores(0.5).unwrap();
+            let params = PivotParams { batch: Batch::Fixed(1500), ..PivotParams::new(300, 1) };
+            let pivots = rp_cholesky(&table, table.rows(), &table.ids, None, params).unwrap();
+            (factor.atom_scores(), sample, pivots.ids, pivots.factor, pivots.trace)
+        })
+    };
+    let reference = in_pool(1);
+    assert_eq!(in_pool(2), reference);
+    assert_eq!(in_pool(5), reference);
 }

@@ -34,7 +34,8 @@ impl KernelOracle for Table {
 impl Table {
     fn new(k: Mat<f64>) -> Self {
         let n = k.nrows();
-        let rows = RowBuf { numeric: (0..n).map(|i| i as f32).collect(), numeric_width: 1, codes: vec![], code_width: 0 };
+        let rows =
+            RowBuf { numeric: (0..n).map(|i| i as f32).collect(), numeric_width: 1, codes: vec![], code_width: 0 };
         Table { k, rows, ids: (0..n).map(|i| RowId(i as u128)).collect() }
     }
 
@@ -95,7 +96,9 @@ impl Whitened {
         let (mu, u) = dense::symmetric_eigen(k, dense::SEQUENTIAL).unwrap();
         let kept: Vec<usize> = (0..mu.len()).filter(|j| mu[*j] > 1e-9 * gamma).collect();
         Whitened {
-            psi: Mat::from_fn(kept.len(), k.nrows(), |a, i| u[(i, kept[a])] * (mu[kept[a]] / (mu[kept[a]] + gamma)).sqrt()),
+            psi: Mat::from_fn(kept.len(), k.nrows(), |a, i| {
+                u[(i, kept[a])] * (mu[kept[a]] / (mu[kept[a]] + gamma)).sqrt()
+            }),
         }
     }
 

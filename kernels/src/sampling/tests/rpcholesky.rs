@@ -219,7 +219,10 @@ fn one_answer_however_it_is_cut() {
         assert_eq!(pivots.factor, reference.factor, "{label}");
         assert_eq!(pivots.trace, reference.trace, "{label}");
     };
-    same(&accelerated(&table, Some(&weights), PivotParams { storage: FactorStorage::Recomputed, ..params }), "recomputed");
+    same(
+        &accelerated(&table, Some(&weights), PivotParams { storage: FactorStorage::Recomputed, ..params }),
+        "recomputed",
+    );
     let order = shuffled(900, 4);
     let (rows, ids) = table.gather(&order);
     let shuffled_weights: Vec<f64> = order.iter().map(|i| weights[*i]).collect();
@@ -267,5 +270,11 @@ fn bad_input_is_refused() {
     assert!(matches!(call(&table.ids[..3], None), SamplingError::Lengths { rows: 4, others: 3, .. }));
     assert!(matches!(call(&[RowId(1); 4], None), SamplingError::DuplicateId { id: RowId(1) }));
     assert!(matches!(call(&table.ids, Some(&[1.0, -1.0, 1.0, 1.0])), SamplingError::BadWeight { row: 1, .. }));
+    let infinite = Table::new(Mat::from_fn(4, 4, |i, j| if i == j { f64::INFINITY } else { 0.0 }));
+    let error = rp_cholesky(&infinite, infinite.rows(), &infinite.ids, None, PivotParams::new(2, 0)).unwrap_err();
+    assert!(matches!(error, SamplingError::NotFinite { .. }));
+    // More pivots than rows asked for: memory follows the rows.
+    let many = rp_cholesky(&table, table.rows(), &table.ids, None, PivotParams::new(usize::MAX / 2, 0)).unwrap();
+    assert_eq!((many.indices.len(), many.stop), (4, Stop::RankDeficient));
     assert!(matches!(call(&table.ids, Some(&[1.0, 1.0, f64::NAN, 1.0])), SamplingError::BadWeight { row: 2, .. }));
 }
