@@ -14,6 +14,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod exit;
+pub mod fitted;
 pub mod logging;
 pub mod model;
 pub mod output;

@@ -150,12 +150,11 @@ impl FrozenConfig {
         }
     }
 
-    /// Output columns t: targets, or classes of a single target (one column of a binary logistic model counts two
-    /// classes but one output).
+    /// Output columns t: targets, or classes of a single target. Two classes share one column, that of the second.
     pub fn outputs(&self) -> usize {
         match self.classes.len() {
             0 => self.targets.len(),
-            2 if self.loss == "logistic" => 1,
+            2 => 1,
             classes => classes,
         }
     }

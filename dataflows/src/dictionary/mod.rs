@@ -20,7 +20,8 @@ use nystream_hashing::{RowId, StreamKey};
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::rows::RowBuf;
 use nystream_kernels::sampling::{
-    Dictionary, DictionaryMode, DictionaryParams, FactorStorage, KernelOracle, PivotParams, ScoreSample, TrieShape, rp_cholesky,
+    Dictionary, DictionaryMode, DictionaryParams, FactorStorage, KernelOracle, PivotParams, ScoreSample, TrieShape,
+    rp_cholesky,
 };
 use nystream_kernels::tile::SimdPath;
 use pool::{Pool, gather_pool, pool_bits};
@@ -84,13 +85,19 @@ fn numeric(error: impl std::fmt::Display) -> StageError {
 ///
 /// # Errors
 /// Bad data, numerical failure, or a dictionary that outgrows its limit.
-pub fn select(session: &mut Session<'_>, store: &RowStore, sample: &Pool, job: &SelectJob) -> Result<Arc<Centers>, StageError> {
+pub fn select(
+    session: &mut Session<'_>,
+    store: &RowStore,
+    sample: &Pool,
+    job: &SelectJob,
+) -> Result<Arc<Centers>, StageError> {
     match job.selection {
         Selection::File => session.try_once(|| given(job)),
         Selection::Uniform => uniform(session, store, job),
         Selection::RpCholesky { rows, .. } => {
             let pool = named_pool(session, store, job, "pool", rows)?;
-            session.try_once(|| refine(job, &pool, None, Centers { rows_scored: pool.len() as u64, ..Centers::default() }))
+            session
+                .try_once(|| refine(job, &pool, None, Centers { rows_scored: pool.len() as u64, ..Centers::default() }))
         }
         Selection::Squeak { rows, atoms } => squeak(session, store, sample, job, rows, atoms),
     }
@@ -103,7 +110,13 @@ fn given(job: &SelectJob) -> Result<Centers, StageError> {
     Ok(Centers { rows: centers.clone(), ids: ids.clone(), size: ids.len(), ..Centers::default() })
 }
 
-fn named_pool(session: &mut Session<'_>, store: &RowStore, job: &SelectJob, stage: &str, rows: u64) -> Result<Arc<Pool>, StageError> {
+fn named_pool(
+    session: &mut Session<'_>,
+    store: &RowStore,
+    job: &SelectJob,
+    stage: &str,
+    rows: u64,
+) -> Result<Arc<Pool>, StageError> {
     let key = StreamKey::new(job.seed, stage, 0);
     let bits = pool_bits(job.rows, rows);
     gather_pool(session, "dictionary: pool", store.feed(Role::Training), key, bits)
@@ -120,7 +133,14 @@ fn uniform(session: &mut Session<'_>, store: &RowStore, job: &SelectJob) -> Resu
             notes.push(format!("{} centers: the pool of {} rows has no more distinct ones", chosen.len(), pool.len()));
         }
         let picked = pool.gather(&chosen);
-        Ok(Centers { rows_scored: pool.len() as u64, size: picked.len(), rows: picked.rows, ids: picked.ids, notes, ..Centers::default() })
+        Ok(Centers {
+            rows_scored: pool.len() as u64,
+            size: picked.len(),
+            rows: picked.rows,
+            ids: picked.ids,
+            notes,
+            ..Centers::default()
+        })
     })
 }
 
@@ -177,7 +197,8 @@ fn squeak(
             DictionaryRule::Theorem { epsilon, delta } => {
                 let tau = scores.scores(gamma).map_err(numeric)?;
                 let budget = (8 * atoms) as usize;
-                DictionaryMode::theorem(epsilon, delta, scored_rows, &tau, budget).map_err(|e| StageError::Budget(e.to_string()))?
+                DictionaryMode::theorem(epsilon, delta, scored_rows, &tau, budget)
+                    .map_err(|e| StageError::Budget(e.to_string()))?
             }
         };
         Ok((gamma, mode))
@@ -196,7 +217,13 @@ fn squeak(
         let Some(dictionary) = &*root else {
             return Err(StageError::Data("the dictionary's pool holds no rows".into()));
         };
-        let known = Centers { rows_scored: scored, gamma: gamma / fraction, beta, size: dictionary.len(), ..Centers::default() };
+        let known = Centers {
+            rows_scored: scored,
+            gamma: gamma / fraction,
+            beta,
+            size: dictionary.len(),
+            ..Centers::default()
+        };
         let (pool, weights) = survivors(dictionary, 4 * job.centers);
         refine(job, &pool, Some(&weights), known)
     })
@@ -211,7 +238,11 @@ fn survivors(dictionary: &Dictionary, most: usize) -> (Pool, Vec<f64>) {
         let mut order: Vec<usize> = (0..pool.len()).collect();
         order.sort_by_key(|i| pool.ids[*i]);
         order.truncate(most);
-        pool = Pool { rows: RowBuf::gather(pool.rows.view(), &order), ids: order.iter().map(|i| pool.ids[*i]).collect(), ..Pool::default() };
+        pool = Pool {
+            rows: RowBuf::gather(pool.rows.view(), &order),
+            ids: order.iter().map(|i| pool.ids[*i]).collect(),
+            ..Pool::default()
+        };
         weights = order.iter().map(|i| weights[*i]).collect();
     }
     (pool, weights)

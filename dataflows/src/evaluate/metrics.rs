@@ -136,7 +136,13 @@ mod tests {
         let mut wins = 0.0;
         for (a, _) in scores.iter().filter(|(_, hit)| *hit) {
             for (b, _) in scores.iter().filter(|(_, hit)| !*hit) {
-                wins += if a > b { 1.0 } else if a == b { 0.5 } else { 0.0 };
+                wins += if a > b {
+                    1.0
+                } else if a == b {
+                    0.5
+                } else {
+                    0.0
+                };
             }
         }
         assert_eq!(area(&ranks), Some(wins / 9.0));

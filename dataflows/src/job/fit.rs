@@ -134,7 +134,13 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     check_task(config, &code)?;
     clock.lap("profile");
 
-    let store = RowStore::new(&inputs.catalog, Arc::clone(&encoder), session.peers(), session.index(), Arc::clone(&session.process));
+    let store = RowStore::new(
+        &inputs.catalog,
+        Arc::clone(&encoder),
+        session.peers(),
+        session.index(),
+        Arc::clone(&session.process),
+    );
     if keep_rows(config, &encoder, &profile) {
         store.keep_in_memory();
     }
@@ -208,8 +214,12 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         return Ok(outcome);
     }
     match config.precision {
-        Precision::Single => rest::<f32>(session, inputs, &store, &sample, &code, ridge_matrix, &mut outcome, &mut clock)?,
-        Precision::Double => rest::<f64>(session, inputs, &store, &sample, &code, ridge_matrix, &mut outcome, &mut clock)?,
+        Precision::Single => {
+            rest::<f32>(session, inputs, &store, &sample, &code, ridge_matrix, &mut outcome, &mut clock)?
+        }
+        Precision::Double => {
+            rest::<f64>(session, inputs, &store, &sample, &code, ridge_matrix, &mut outcome, &mut clock)?
+        }
     }
     outcome.seconds = clock.seconds;
     Ok(outcome)
@@ -310,7 +320,9 @@ fn rest<T: Entry + Into<f64> + Default>(
             solved
         }
         other => {
-            return Err(StageError::Usage(format!("--solver {other:?} is not available in this build: use gram, pcg or auto").to_lowercase()));
+            return Err(StageError::Usage(
+                format!("--solver {other:?} is not available in this build: use gram, pcg or auto").to_lowercase(),
+            ));
         }
     };
     outcome.passes += solved.passes;
@@ -319,9 +331,8 @@ fn rest<T: Entry + Into<f64> + Default>(
         function.variance = Some(variance_factor(factor, *rank, quality, &solved, code, outcome));
     }
     let gamma = if centers.gamma > 0.0 { centers.gamma } else { solved.ridges[0] * outcome.weight_sum };
-    let certificate = session.try_once(|| {
-        certify(&outcome.kernel, config.simd, centers.rows.view(), &centers.ids, sample, gamma, rows)
-    })?;
+    let certificate = session
+        .try_once(|| certify(&outcome.kernel, config.simd, centers.rows.view(), &centers.ids, sample, gamma, rows))?;
     outcome.certificate = *certificate;
     clock.lap("certify");
 
@@ -347,7 +358,9 @@ fn end(session: &Session<'_>) {
 
 fn check_task(config: &FitConfig, code: &TargetCode) -> Result<(), StageError> {
     if config.loss == Loss::Logistic && !code.is_classification() {
-        return Err(StageError::Usage("--loss logistic needs classes: give --task classification, or a text target".into()));
+        return Err(StageError::Usage(
+            "--loss logistic needs classes: give --task classification, or a text target".into(),
+        ));
     }
     if config.task == Some(Task::Classification) && !code.is_classification() {
         return Err(StageError::Usage("--task classification needs one target of classes".into()));
@@ -369,7 +382,8 @@ fn weights(encoder: &Encoder, profile: &Profile) -> (f64, f64) {
     let target = profile.columns.iter().find(|c| c.name == encoder.targets[0]);
     let levels = target.and_then(|t| t.levels.as_ref());
     let classes = encoder.classes().unwrap_or_default();
-    let count = |class: &String| levels.and_then(|l| l.iter().find(|(name, _)| name == class)).map_or(0.0, |(_, n)| *n as f64);
+    let count =
+        |class: &String| levels.and_then(|l| l.iter().find(|(name, _)| name == class)).map_or(0.0, |(_, n)| *n as f64);
     // Row weights and class weights together: the mean row weight stands for each class.
     let mean = profile.weight_sum / profile.rows as f64;
     let sum = classes.iter().zip(&encoder.class_weights).map(|(class, w)| w * count(class) * mean).sum();
@@ -431,7 +445,13 @@ fn given_centers(config: &FitConfig) -> Option<usize> {
 }
 
 /// d_eff(n lambda), from the eigenvalues of the sample's kernel matrix.
-fn effective_dimension(config: &FitConfig, kernel: &Kernel, sample: &Pool, rows: u64, ridge_matrix: f64) -> Result<f64, StageError> {
+fn effective_dimension(
+    config: &FitConfig,
+    kernel: &Kernel,
+    sample: &Pool,
+    rows: u64,
+    ridge_matrix: f64,
+) -> Result<f64, StageError> {
     let s = sample.len().min(DIMENSION_ROWS);
     let oracle = TileOracle::new(kernel, config.simd);
     let head = sample.rows.view().slice(0, s);
@@ -506,7 +526,13 @@ fn validation<T: Entry>(
     outcome: &mut FitOutcome,
 ) -> Result<Option<Evaluation>, StageError> {
     let feed = if let Some(catalog) = &inputs.validation {
-        let other = RowStore::new(catalog, Arc::clone(&outcome.encoder), session.peers(), session.index(), Arc::clone(&session.process));
+        let other = RowStore::new(
+            catalog,
+            Arc::clone(&outcome.encoder),
+            session.peers(),
+            session.index(),
+            Arc::clone(&session.process),
+        );
         other.feed(Role::Evaluation)
     } else if matches!(outcome.encoder.split, nystream_datasets::SplitRule::None) {
         return Ok(None);

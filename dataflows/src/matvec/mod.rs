@@ -11,11 +11,11 @@
 //! Sums run in f64, inside a sum block in row order and across blocks over the fixed tree.
 //! Cost: n m entries, 2 n m (t + s) flops, (m s + extras) log(blocks) values exchanged by each worker.
 
+use crate::engine::Outgoing;
 use crate::engine::exchange::{Audience, Scan, Step, pass};
 use crate::engine::feed::Feed;
 use crate::engine::session::Session;
 use crate::engine::sums::{TreeReducer, assemble, node_parcels};
-use crate::engine::Outgoing;
 use crate::error::StageError;
 use nystream_datasets::Chunk;
 use nystream_kernels::tile::{Entry, TileScratch, Tiles};

@@ -127,7 +127,8 @@ pub struct PlanRequest {
 impl PlanRequest {
     fn gram_seconds(&self, m: f64) -> f64 {
         let s = &self.shape;
-        s.rows * m * (s.entry() * ENTRY_SECONDS + m * PRODUCT_SECONDS) + super::cost::GRAM_ALGEBRA * m.powi(3) * PRODUCT_SECONDS
+        s.rows * m * (s.entry() * ENTRY_SECONDS + m * PRODUCT_SECONDS)
+            + super::cost::GRAM_ALGEBRA * m.powi(3) * PRODUCT_SECONDS
     }
 
     fn pcg_seconds(&self, m: f64) -> f64 {
@@ -150,7 +151,8 @@ impl PlanRequest {
         plan.add("packed centers", (m as u64) * (8 * (s.numeric + s.codes) as u64 + 64));
         match solver {
             Solver::Gram | Solver::Auto => {
-                let shape = GramShape { centers: m, targets: s.targets as usize, precision: self.precision, scale_log2: 0 };
+                let shape =
+                    GramShape { centers: m, targets: s.targets as usize, precision: self.precision, scale_log2: 0 };
                 let accumulate = ExactGram::memory_bytes(shape) as u64
                     + workers as u64 * (ExactGram::scratch_bytes(shape) as u64 + panel_bytes(m, self.precision));
                 // Afterwards: the Gram in f64, K_mm, its factor, the whitened Gram, its eigenvectors and the solver's workspace.
@@ -174,7 +176,10 @@ impl PlanRequest {
             }
             Solver::BlockCd => {
                 let n = s.rows as u64;
-                plan.add("all rows, and the O(n t) vectors of full kernel ridge regression", n * (row + 8 * 6 * s.targets as u64));
+                plan.add(
+                    "all rows, and the O(n t) vectors of full kernel ridge regression",
+                    n * (row + 8 * 6 * s.targets as u64),
+                );
                 let block = (n / 100).max(256);
                 plan.add("a coordinate block", 8 * block * block * 3);
             }
@@ -313,7 +318,10 @@ impl PlanRequest {
                     let atoms = mf * f64::from(quarter) / 4.0;
                     let flops = self.shape.squeak(rows, atoms);
                     if atoms < n && flops <= allowance {
-                        reasons.push(format!("SQUEAK over {rows:.0} rows with {atoms:.0} atoms costs {:.0} % of the solve", 100.0 * flops / solve));
+                        reasons.push(format!(
+                            "SQUEAK over {rows:.0} rows with {atoms:.0} atoms costs {:.0} % of the solve",
+                            100.0 * flops / solve
+                        ));
                         return Ok((Selection::Squeak { rows: rows as u64, atoms: atoms as u64 }, flops));
                     }
                 }

@@ -200,7 +200,10 @@ pub fn solve(
         }
     };
     if whitener.rank() < m {
-        notes.push(format!("{} of {m} centers depend on the others to working precision and carry no weight", m - whitener.rank()));
+        notes.push(format!(
+            "{} of {m} centers depend on the others to working precision and carry no weight",
+            m - whitener.rank()
+        ));
     }
     let mut coefficients = vec![0.0; m * t];
     let (mut residuals, mut dimensions, mut quality) = (vec![0.0; t], vec![0.0; t], Vec::with_capacity(t));
@@ -216,7 +219,8 @@ pub fn solve(
     }
     let variance = if variance {
         let factor = path.variance_factor(ridges[0]).map_err(numeric)?.factor;
-        let values = (0..m).flat_map(|i| (0..factor.ncols()).map(move |j| (i, j))).map(|(i, j)| factor[(i, j)]).collect();
+        let values =
+            (0..m).flat_map(|i| (0..factor.ncols()).map(move |j| (i, j))).map(|(i, j)| factor[(i, j)]).collect();
         Some((values, factor.ncols()))
     } else {
         None

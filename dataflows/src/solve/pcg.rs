@@ -12,10 +12,10 @@ use faer::{Mat, MatRef};
 use nystream_datasets::Role;
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::nystrom::{WhitenMethod, Whitener};
+use nystream_kernels::rows::Rows;
 use nystream_kernels::solve::pcg::{Pcg, PcgParams};
 use nystream_kernels::solve::{Preconditioner, SolveError, Whitening};
 use nystream_kernels::tile::{Entry, SimdPath, Tiles, kernel_matrix, symmetric_kernel_matrix};
-use nystream_kernels::rows::Rows;
 use std::sync::Arc;
 
 /// What a solve by conjugate gradients is given.
@@ -221,7 +221,11 @@ pub(crate) fn over_time(session: &mut Session<'_>, limit: Option<f64>) -> Result
 }
 
 /// The whitened Gram of a uniform sample of rows, scaled to all rows, plus the ridge.
-fn preconditioner<T: Entry>(job: &PcgJob<'_, T>, basis: &Basis, ridge_matrix: f64) -> Result<Preconditioner, StageError> {
+fn preconditioner<T: Entry>(
+    job: &PcgJob<'_, T>,
+    basis: &Basis,
+    ridge_matrix: f64,
+) -> Result<Preconditioner, StageError> {
     let m = job.centers.len();
     let rows = job.sample.len().min((crate::plan::PRECONDITIONER_ROWS * m as f64) as usize);
     let x = job.sample.rows.view().slice(0, rows);

@@ -125,8 +125,10 @@ pub fn tune(
         Some(sigma) => vec![sigma],
         None => (-4..=4).map(|k| median * 2f64.powi(k)).collect(),
     };
-    let candidates: Vec<Candidate> =
-        families.iter().flat_map(|family| grid.iter().map(|sigma| Candidate::new(*family, *sigma, budget.rounds[0]))).collect();
+    let candidates: Vec<Candidate> = families
+        .iter()
+        .flat_map(|family| grid.iter().map(|sigma| Candidate::new(*family, *sigma, budget.rounds[0])))
+        .collect();
     run_round(session, &bench, request, candidates, &mut table)?;
 
     for (round, keep, steps) in [(1, 2, vec![-1.0, -0.5, 0.0, 0.5]), (2, 1, vec![-1.0, -0.5, 0.0, 0.25])] {
@@ -199,7 +201,8 @@ fn run_round(
     let (me, peers) = (session.index(), session.peers());
     let mut outgoing = Vec::new();
     for (k, candidate) in candidates.iter().enumerate().skip(me).step_by(peers) {
-        let kernel = Kernel { family: candidate.family, bandwidth: candidate.bandwidth, metric: request.metric.clone() };
+        let kernel =
+            Kernel { family: candidate.family, bandwidth: candidate.bandwidth, metric: request.metric.clone() };
         let (error, ridge) = evaluate(bench, &kernel, candidate.centers, candidate.rows);
         let mut bytes = Writer::default();
         bytes.f64s(&[error, ridge]);

@@ -70,7 +70,8 @@ impl ExactGram {
     /// [`GramError::BadPiece`] when there is none, or they are not the same piece of one shape.
     pub fn sum_pieces(piece: usize, parts: &[Vec<u8>]) -> Result<Vec<u8>, GramError> {
         let bad = |reason| GramError::BadPiece { piece, reason };
-        let header = parts.first().and_then(|part| part.get(..HEADER - 1)).ok_or_else(|| bad("shorter than a header"))?;
+        let header =
+            parts.first().and_then(|part| part.get(..HEADER - 1)).ok_or_else(|| bad("shorter than a header"))?;
         let mut sums: Vec<i128> = Vec::new();
         for part in parts {
             if part.len() < HEADER || part[..HEADER - 1] != *header {

@@ -293,8 +293,7 @@ impl RidgePath {
             let mut gq = Mat::zeros(r, t);
             gemm(gq.as_mut(), false, 1.0, gram.as_ref(), q.as_ref(), fixed_parallelism());
             for target in 0..t {
-                let change: f64 =
-                    (0..r).map(|i| q[(i, target)] * (gq[(i, target)] - 2.0 * cross[(i, target)])).sum();
+                let change: f64 = (0..r).map(|i| q[(i, target)] * (gq[(i, target)] - 2.0 * cross[(i, target)])).sum();
                 errors[(at, target)] = (other.target_squares[target] + change).max(0.0);
             }
         }
