@@ -285,6 +285,7 @@ fn open_parquet(source: &SourceFile, path: &Path) -> Result<(CatalogFile, Vec<Co
         synth: None,
         digest: footer.digest,
     };
+    tracing::debug!(file = file.name, rows = file.rows, row_groups = file.row_groups.len() - 1, "footer read");
     Ok((file, infos))
 }
 
