@@ -98,7 +98,7 @@ fn a_folder_named_like_a_file_is_searched() {
 fn unreadable_files() {
     use std::os::unix::fs::PermissionsExt;
     let (_folder, path) = good(10);
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).unwrap();
     if std::fs::File::open(&path).is_ok() {
         eprintln!("skipped: this user may read everything");
         return;
@@ -496,7 +496,7 @@ fn prediction_data_lacking_a_column_or_with_another_type() {
     refuse(vec![("a", n()), ("b", text()), ("c", text())], &["'b'", "text", "a number"]);
     refuse(vec![("a", n()), ("b", n()), ("c", n())], &["'c'", "numeric", "text"]);
     // No target, other order, more columns, unseen levels, null for everything: all fine.
-    let odd = Arc::new(StringArray::from(vec![None, Some("unheard of")].repeat(10))) as ArrayRef;
+    let odd = Arc::new(StringArray::from([None, Some("unheard of")].repeat(10))) as ArrayRef;
     let nothing = Arc::new(NullArray::new(rows)) as ArrayRef;
     write(&other, &batch(vec![("more", text()), ("c", odd), ("b", nothing), ("a", n())]));
     let chunks = encode(&open(&other).unwrap(), &encoder, Role::Features).unwrap();

@@ -258,7 +258,7 @@ fn development_data_matches_its_manifest() {
     assert_eq!(rows("beijing_air/*/*.parquet"), 420_768);
     let catalog = Catalog::open(&Sources::parse(&[format!("{root}/beijing_air")]).unwrap()).unwrap();
     assert_eq!((catalog.files.len(), catalog.columns.len()), (24, 17));
-    let mut nulls = vec![0u64; 17];
+    let mut nulls = [0u64; 17];
     for raw in scan(&catalog).unwrap() {
         for (total, column) in nulls.iter_mut().zip(raw.batch.columns()) {
             *total += column.logical_nulls().map_or(0, |n| n.null_count()) as u64;
