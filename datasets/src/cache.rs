@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 /// ```
 /// use nystream_datasets::{Chunk, ChunkCache};
 /// let mut cache = ChunkCache::in_memory(1 << 20);
-/// let chunk = Chunk { numeric: vec![1.0, 2.0], numeric_width: 2, ..Chunk::default() };
+/// let mut chunk = Chunk::new();
+/// (chunk.numeric, chunk.numeric_width) = (vec![1.0, 2.0], 2);
 /// let number = cache.write(&chunk)?;
 /// let mut back = Chunk::new();
 /// cache.read(number, &mut back)?;

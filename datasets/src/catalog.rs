@@ -285,6 +285,7 @@ fn open_parquet(source: &SourceFile, path: &Path) -> Result<(CatalogFile, Vec<Co
         synth: None,
         digest: footer.digest,
     };
+    tracing::debug!(file = file.name, rows = file.rows, row_groups = file.row_groups.len() - 1, "footer read");
     Ok((file, infos))
 }
 
@@ -314,30 +315,33 @@ fn open_synth(source: &SourceFile, spec: &SynthSpec) -> (CatalogFile, Vec<Column
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     fn synth(rows: &[u64]) -> Catalog {
         let specs: Vec<String> = rows.iter().map(|rows| format!("synth:sines?rows={rows}&d=2&seed={rows}")).collect();
         Catalog::open(&Sources::parse(&specs).unwrap()).unwrap()
     }
 
-    #[test]
-    fn partitions_cover_every_block_once() {
-        let catalog = synth(&[10_000, 1, 0, 2048, 70_000]);
-        for peers in [1, 2, 3, 7, 100] {
-            let mut seen = Vec::new();
-            let mut sizes = Vec::new();
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn partitions_cover_every_block_once(rows in vec(0u64..30_000, 1..6), peers in 1usize..40) {
+            let distinct: Vec<u64> = rows.iter().enumerate().map(|(i, rows)| rows * 8 + i as u64 + 1).collect();
+            let catalog = synth(&distinct);
+            let (mut seen, mut sizes, mut counted) = (Vec::new(), Vec::new(), 0);
             for index in 0..peers {
                 let runs = catalog.partition(peers, index);
+                counted += catalog.rows_of(&runs);
                 sizes.push(runs.iter().map(|run| run.end - run.first).sum::<u64>());
                 for run in runs {
                     seen.extend((run.first..run.end).map(|block| catalog.global_block(run.file, block)));
                 }
             }
-            assert_eq!(seen, (0..catalog.blocks()).collect::<Vec<_>>(), "{peers}");
-            assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1);
+            prop_assert_eq!(seen, (0..catalog.blocks()).collect::<Vec<_>>());
+            prop_assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1);
+            prop_assert_eq!(counted, catalog.total_rows);
         }
-        let all = catalog.partition(1, 0);
-        assert_eq!(catalog.rows_of(&all), catalog.total_rows);
     }
 
     #[test]

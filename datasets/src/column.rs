@@ -300,15 +300,15 @@ impl<'a> TextColumn<'a> {
                     return Ok(TextColumn { levels: Vec::new(), keys: vec![NULL_KEY; array.len()] });
                 }
                 let nulls = dictionary.keys().logical_nulls();
-                let keys = dictionary
-                    .normalized_keys()
-                    .into_iter()
-                    .enumerate()
-                    .map(|(i, key)| match &nulls {
-                        Some(nulls) if nulls.is_null(i) => NULL_KEY,
-                        _ => values.keys[key],
-                    })
-                    .collect();
+                let is_null = |i: usize| nulls.as_ref().is_some_and(|nulls| nulls.is_null(i));
+                let level = |(i, key): (usize, usize)| if is_null(i) { NULL_KEY } else { values.keys[key] };
+                let keys = match array.as_dictionary_opt::<Int32Type>() {
+                    // What the block reader makes: one pass over the keys.
+                    Some(own) if nulls.is_none() => {
+                        own.keys().values().iter().map(|key| values.keys[*key as usize]).collect()
+                    }
+                    _ => dictionary.normalized_keys().into_iter().enumerate().map(level).collect(),
+                };
                 TextColumn { levels: values.levels, keys }
             }
             D::Boolean => {

@@ -1,6 +1,6 @@
 //! Writing a synthetic source to Parquet files (`nystream datasets make`).
 
-use crate::sink::{AtomicFile, plain_writer, write_error};
+use crate::sink::ParquetFile;
 use crate::synth::{Generator, SynthSpec};
 use crate::{BLOCK_ROWS, DataError};
 use std::path::{Path, PathBuf};
@@ -49,17 +49,17 @@ pub fn make(
         let cut = |i: u64| (u128::from(spec.rows) * u128::from(i) / u128::from(files)) as u64;
         let (mut next, end) = (cut(file), cut(file + 1));
         let path = folder.join(format!("part-{file:05}.parquet"));
-        let mut writer = plain_writer(AtomicFile::create(&path)?, generator.schema(), GROUP_ROWS)?;
+        let mut writer = ParquetFile::plain(&path, generator.schema(), GROUP_ROWS)?;
         while next < end {
             let rows = BATCH_ROWS.min(end - next);
             let batch = generator
                 .batch(next, rows as usize, &all)
                 .map_err(|e| DataError::Encode { path: path.clone(), reason: e.to_string() })?;
-            writer.write(&batch).map_err(|error| write_error(&path, error))?;
+            writer.write(&batch)?;
             next += rows;
             progress(next, spec.rows);
         }
-        writer.into_inner().map_err(|error| write_error(&path, error))?.commit()?;
+        writer.finish()?;
         paths.push(path);
     }
     Ok(paths)

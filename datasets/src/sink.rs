@@ -8,7 +8,7 @@
 
 use crate::DataError;
 use arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_schema::DataType;
+use arrow_schema::{DataType, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, ZstdLevel};
@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use tempfile::NamedTempFile;
 
 /// Names of all unfinished outputs of this process.
@@ -182,7 +182,7 @@ pub struct PredictionWriter {
 enum State {
     /// No batch yet.
     Fresh(AtomicFile),
-    Open(Box<ArrowWriter<AtomicFile>>),
+    Open(Box<ParquetFile>),
     /// A write failed; what was written is gone.
     Failed,
 }
@@ -201,32 +201,25 @@ impl PredictionWriter {
     /// # Errors
     /// [`DataError::Write`] when the disk refuses, [`DataError::Encode`] for another schema than the first batch's.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), DataError> {
-        let path = self.path.clone();
-        let fail = |error| write_error(&path, error);
-        if let State::Fresh(_) = self.state
-            && let State::Fresh(file) = std::mem::replace(&mut self.state, State::Failed)
-        {
-            let level = ZstdLevel::try_new(3).map_err(fail)?;
-            let properties = WriterProperties::builder()
-                .set_compression(Compression::ZSTD(level))
-                .set_max_row_group_row_count(Some(GROUP_ROWS))
-                .build();
-            self.state =
-                State::Open(Box::new(ArrowWriter::try_new(file, batch.schema(), Some(properties)).map_err(fail)?));
-        }
-        let State::Open(writer) = &mut self.state else {
-            let reason = "an earlier write failed".to_string();
-            return Err(DataError::Encode { path, reason });
+        // Whatever fails below leaves the writer failed.
+        let mut file = match std::mem::replace(&mut self.state, State::Failed) {
+            State::Fresh(file) => {
+                let level = ZstdLevel::try_new(3).map_err(|error| write_error(&self.path, error))?;
+                let properties = WriterProperties::builder()
+                    .set_compression(Compression::ZSTD(level))
+                    .set_max_row_group_row_count(Some(GROUP_ROWS))
+                    .build();
+                Box::new(ParquetFile::new(file, batch.schema(), ArrowWriterOptions::new().with_properties(properties))?)
+            }
+            State::Open(file) => file,
+            State::Failed => {
+                return Err(DataError::Encode { path: self.path.clone(), reason: "an earlier write failed".into() });
+            }
         };
-        let mut outcome = writer.write(batch);
-        if outcome.is_ok() && writer.in_progress_size() > GROUP_BYTES {
-            outcome = writer.flush();
-        }
-        if outcome.is_err() {
-            self.state = State::Failed;
-        }
+        file.write(batch)?;
         self.rows += batch.num_rows() as u64;
-        outcome.map_err(fail)
+        self.state = State::Open(file);
+        Ok(())
     }
 
     /// Completes the file and moves it to its destination; returns its rows.
@@ -236,18 +229,83 @@ impl PredictionWriter {
     pub fn finish(self) -> Result<u64, DataError> {
         let path = self.path;
         match self.state {
-            State::Open(writer) => {
-                writer.into_inner().map_err(|error| write_error(&path, error))?.commit()?;
-                Ok(self.rows)
-            }
+            State::Open(file) => file.finish().map(|()| self.rows),
             State::Fresh(_) => Err(DataError::Encode { path, reason: "there are no rows to write".into() }),
             State::Failed => Err(DataError::Encode { path, reason: "an earlier write failed".into() }),
         }
     }
 }
 
+/// An [`AtomicFile`] behind a Parquet writer, which gives its file back only with the system's reasons lost.
+struct Shared(Arc<Mutex<Option<AtomicFile>>>);
+
+impl Shared {
+    fn with<T>(&self, f: impl FnOnce(&mut AtomicFile) -> io::Result<T>) -> io::Result<T> {
+        let mut file = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        f(file.as_mut().ok_or_else(|| io::Error::other("the file is finished"))?)
+    }
+}
+
+impl Write for Shared {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.with(|file| file.write(buffer))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.with(AtomicFile::flush)
+    }
+}
+
+/// An open Parquet output.
+pub(crate) struct ParquetFile {
+    path: PathBuf,
+    writer: ArrowWriter<Shared>,
+    file: Arc<Mutex<Option<AtomicFile>>>,
+}
+
+impl ParquetFile {
+    fn new(file: AtomicFile, schema: SchemaRef, options: ArrowWriterOptions) -> Result<Self, DataError> {
+        let path = file.path().to_path_buf();
+        let file = Arc::new(Mutex::new(Some(file)));
+        let writer = ArrowWriter::try_new_with_options(Shared(file.clone()), schema, options)
+            .map_err(|error| write_error(&path, error))?;
+        Ok(ParquetFile { path, writer, file })
+    }
+
+    /// For generated numbers: plain pages, text as dictionaries.
+    pub(crate) fn plain(path: &Path, schema: SchemaRef, row_group_rows: usize) -> Result<Self, DataError> {
+        let mut properties = WriterProperties::builder()
+            .set_compression(Compression::UNCOMPRESSED)
+            .set_dictionary_enabled(false)
+            .set_max_row_group_row_count(Some(row_group_rows));
+        for field in schema.fields() {
+            if matches!(field.data_type(), DataType::Dictionary(..)) {
+                properties = properties.set_column_dictionary_enabled(field.name().as_str().into(), true);
+            }
+        }
+        // Without the Arrow schema other readers see plain strings.
+        let options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
+        Self::new(AtomicFile::create(path)?, schema, options)
+    }
+
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), DataError> {
+        let mut outcome = self.writer.write(batch);
+        if outcome.is_ok() && self.writer.in_progress_size() > GROUP_BYTES {
+            outcome = self.writer.flush();
+        }
+        outcome.map_err(|error| write_error(&self.path, error))
+    }
+
+    /// Writes the footer and moves the file to its destination.
+    pub(crate) fn finish(mut self) -> Result<(), DataError> {
+        self.writer.finish().map_err(|error| write_error(&self.path, error))?;
+        let file = self.file.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        file.map_or(Ok(()), AtomicFile::commit)
+    }
+}
+
 /// Tells the disk's refusals from the encoder's.
-pub(crate) fn write_error(path: &Path, error: ParquetError) -> DataError {
+fn write_error(path: &Path, error: ParquetError) -> DataError {
     let path = path.to_path_buf();
     match error {
         ParquetError::External(source) => match source.downcast::<io::Error>() {
@@ -256,27 +314,6 @@ pub(crate) fn write_error(path: &Path, error: ParquetError) -> DataError {
         },
         other => DataError::Encode { path, reason: other.to_string() },
     }
-}
-
-/// A Parquet writer of generated numbers: plain pages, text as dictionaries.
-pub(crate) fn plain_writer(
-    file: AtomicFile,
-    schema: arrow_schema::SchemaRef,
-    row_group_rows: usize,
-) -> Result<ArrowWriter<AtomicFile>, DataError> {
-    let path = file.path().to_path_buf();
-    let mut properties = WriterProperties::builder()
-        .set_compression(Compression::UNCOMPRESSED)
-        .set_dictionary_enabled(false)
-        .set_max_row_group_row_count(Some(row_group_rows));
-    for field in schema.fields() {
-        if matches!(field.data_type(), DataType::Dictionary(..)) {
-            properties = properties.set_column_dictionary_enabled(field.name().as_str().into(), true);
-        }
-    }
-    // Without the Arrow schema other readers see plain strings.
-    let options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
-    ArrowWriter::try_new_with_options(file, schema, options).map_err(|error| write_error(&path, error))
 }
 
 /// `array` with an Arrow dictionary of text written out; other arrays as they are. For input columns kept beside predictions.
@@ -297,7 +334,6 @@ pub fn plain_column(name: &str, array: &ArrayRef) -> Result<ArrayRef, DataError>
 mod tests {
     use super::*;
     use arrow_array::{DictionaryArray, Float64Array, StringArray, types::Int32Type};
-    use std::sync::Arc;
 
     fn entries(folder: &Path) -> usize {
         std::fs::read_dir(folder).unwrap().count()
@@ -371,6 +407,19 @@ mod tests {
         let path = folder.path().join("p.parquet");
         assert!(PredictionWriter::create(&path).unwrap().finish().is_err());
         assert_eq!(entries(folder.path()), 0);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_told_from_a_bad_batch() {
+        let mut writer = PredictionWriter::create(Path::new("/dev/full")).unwrap();
+        let y = Arc::new(Float64Array::from(vec![1.0])) as ArrayRef;
+        let batch = RecordBatch::try_from_iter([("y", y)]).unwrap();
+        let error = writer.write(&batch).and_then(|()| writer.finish().map(|_| ())).unwrap_err();
+        assert!(
+            matches!(&error, DataError::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull),
+            "{error}"
+        );
     }
 
     #[test]

@@ -413,7 +413,7 @@ fn squeeze(chunk: &mut Chunk, rows: usize) {
     let (nw, cw, tw) = (chunk.numeric_width, chunk.code_width, chunk.target_width);
     let mut kept = 0;
     for row in 0..rows {
-        if row as u64 % BLOCK_ROWS == 0 {
+        if (row as u64).is_multiple_of(BLOCK_ROWS) {
             chunk.block_starts.push(kept as u32);
         }
         if chunk.scratch.status[row] == Status::LeftOut {

@@ -137,8 +137,8 @@ fn agrees_with_the_slow_reference() {
     let columns: HashMap<&str, Vec<Option<f64>>> =
         ["a", "n", "flag", "when", "w", "y"].into_iter().map(|name| (name, number(name))).collect();
     let mut row = 0;
-    for i in 0..batch.num_rows() {
-        let Some(y) = columns["y"][i] else { continue };
+    for (i, y) in columns["y"].iter().enumerate() {
+        let Some(y) = *y else { continue };
         assert_eq!(chunk.ordinals[row], i as u64);
         assert_eq!(chunk.ids[row], FileId::from_relative_path(FILE).row(i as u64));
         assert_eq!((chunk.targets[row], chunk.weights[row]), (y, columns["w"][i].unwrap()));
