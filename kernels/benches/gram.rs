@@ -6,10 +6,17 @@
 
 use faer::Mat;
 use nystream_kernels::dense::{SEQUENTIAL, gemm};
+use nystream_kernels::exact_sum::ExactSum;
 use nystream_kernels::gram::{ExactGram, GramScratch, GramShape, Precision};
 use std::time::Instant;
 
 fn main() {
+    let terms: Vec<f64> = (1..1_000_000).map(|i| (i as f64).sin() * 1e3).collect();
+    for (name, add) in [("add", ExactSum::add as fn(&mut ExactSum, f64)), ("add_product", |s, x| s.add_product(x, x))] {
+        let mut sum = ExactSum::new();
+        let rate = best(3, terms.len() as f64, || terms.iter().for_each(|&x| add(&mut sum, x)));
+        println!("ExactSum::{name}: {:.2} ns", 1.0 / rate);
+    }
     let sizes: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
     let sizes = if sizes.is_empty() { vec![512, 2048, 4096] } else { sizes };
     let n = 1536;
