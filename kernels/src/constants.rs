@@ -8,3 +8,16 @@ pub const SUM_BLOCK_ROWS: usize = 2048;
 
 /// *Shape.* Logical parallelism of m x m algebra, whatever the thread pool holds.
 pub const LOGICAL_PARALLELISM: usize = 8;
+
+/// *Shape.* Up to this many coordinates, squared distances are summed from differences instead of the norm expansion
+/// (equal cost at 4: two operations a feature against one and a fixed four; Zen 3, November 2026).
+pub const DIRECT_WIDTH: usize = 4;
+
+/// Bytes of kernel entries formed before they are used: half of a 512 KiB second-level cache (Zen 3, November 2026).
+pub const TILE_BLOCK_BYTES: usize = 256 << 10;
+
+/// Most rows of such a block (their packed features share the first-level cache with a panel of centers).
+pub const TILE_BLOCK_ROWS: usize = 96;
+
+/// Centers whose entries are widened to f64 at once for products with several columns.
+pub const WIDE_CHUNK: usize = 256;

@@ -64,6 +64,39 @@ impl ExactGram {
         Ok(())
     }
 
+    /// The sum of the same piece of several Gram matrices, in canonical bytes, without holding a whole matrix.
+    ///
+    /// # Errors
+    /// [`GramError::BadPiece`] when there is none, or they are not the same piece of one shape.
+    pub fn sum_pieces(piece: usize, parts: &[Vec<u8>]) -> Result<Vec<u8>, GramError> {
+        let bad = |reason| GramError::BadPiece { piece, reason };
+        let header =
+            parts.first().and_then(|part| part.get(..HEADER - 1)).ok_or_else(|| bad("shorter than a header"))?;
+        let mut sums: Vec<i128> = Vec::new();
+        for part in parts {
+            if part.len() < HEADER || part[..HEADER - 1] != *header {
+                return Err(bad("another shape or piece"));
+            }
+            let (width, payload) = (usize::from(part[HEADER - 1]), &part[HEADER..]);
+            if !(1..=16).contains(&width) || payload.len() % width != 0 {
+                return Err(bad("length does not fit"));
+            }
+            let values = payload.chunks_exact(width).map(decode);
+            if sums.is_empty() {
+                sums = values.collect();
+            } else if sums.len() != payload.len() / width {
+                return Err(bad("length does not fit"));
+            } else {
+                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum = sum.wrapping_add(value));
+            }
+        }
+        let width = sums.iter().map(|&value| bytes_of(value)).max().unwrap_or(1);
+        let mut bytes = header.to_vec();
+        bytes.push(width as u8);
+        sums.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()[..width]));
+        Ok(bytes)
+    }
+
     fn header(&self, piece: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER);
         bytes.extend_from_slice(&(self.shape.centers as u64).to_le_bytes());
@@ -106,6 +139,30 @@ fn decode(bytes: &[u8]) -> i128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn summed_pieces_are_those_of_the_merged_matrix() {
+        let shape = crate::gram::GramShape { centers: 3, targets: 1, precision: Precision::Single, scale_log2: 0 };
+        let whole = ExactGram::new(shape);
+        let parts: Vec<ExactGram> = (0..3)
+            .map(|p| {
+                let part = ExactGram::new(shape);
+                let k: Vec<f64> = (0..3 * 4).map(|i| ((i * (p + 2)) % 7) as f64 / 7.0).collect();
+                let y = [0.5, -0.25, 1.0, -1.0];
+                for gram in [&part, &whole] {
+                    gram.add(&mut crate::gram::GramScratch::default(), &k, 3, 4, None, &y).unwrap();
+                }
+                part
+            })
+            .collect();
+        for piece in 0..whole.pieces() {
+            let exported: Vec<Vec<u8>> = parts.iter().map(|part| part.export(piece).unwrap()).collect();
+            assert_eq!(ExactGram::sum_pieces(piece, &exported).unwrap(), whole.export(piece).unwrap());
+        }
+        assert!(ExactGram::sum_pieces(0, &[]).is_err());
+        let odd = [whole.export(0).unwrap(), whole.export(1).unwrap()];
+        assert!(ExactGram::sum_pieces(0, &odd).is_err());
+    }
 
     #[test]
     fn shortest_forms_round_trip() {

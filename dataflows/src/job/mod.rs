@@ -1,0 +1,7 @@
+//! Jobs: the stages of a command in order, run in step by every worker.
+
+mod config;
+mod fit;
+
+pub use config::{Bandwidth, DictionaryRule, FitConfig, Loss, Select, Solver, Task, WarmStart};
+pub use fit::{FitInputs, FitOutcome, Frozen, fit};

@@ -1,0 +1,190 @@
+//! The register tile: R rows by C vectors of centers, held in registers while the features go by.
+//!
+//! Per entry and feature one fused multiply-add, in ascending feature order; then the squared distance from the norm expansion, the
+//! codes, and the family. Each lane sees the same sequence of operations wherever it lies in a tile, and padding is computed like anything else, so an
+//! entry's bits depend on its row and its center only.
+//!
+//! Where r^2 comes out below NEAR (|x|^2 + |z|^2), cancellation has eaten its digits: that lane (and no other) is replaced by the
+//! sum of squared differences. The test is written so that NaN (infinite norms) counts as near: the direct form then gives -infinity, and the kernel 0.
+//! With the threshold 2^-8 of f32, r^2 keeps a relative error of about 2^-16 sqrt(d) in the worst lane that is not recomputed.
+
+use super::entry::Real;
+use super::functions::{Shape, of_inner, radial};
+use super::lanes::Path;
+use super::pack::{Form, Mode};
+
+/// Takes finished vectors of entries.
+pub trait Sink<V> {
+    /// The entries of row `row` with the centers of vector `vector` (counted from the first center).
+    fn put(&mut self, row: usize, vector: usize, entries: V);
+}
+
+/// Forms the entries of all packed `rows` (groups of R) with the panels from `first_panel` on.
+/// Panels outside, groups inside: a panel stays in the first-level cache while the groups go by.
+#[inline(always)]
+pub fn sweep<T: Real, P: Path<T>, const R: usize, const C: usize>(
+    p: P,
+    form: &Form<T>,
+    rows: &[T],
+    panels: &[T],
+    first_panel: usize,
+    sink: &mut impl Sink<P::V>,
+) {
+    match form.mode {
+        Mode::Expanded => sweep_mode::<T, P, R, C, EXPANDED>(p, form, rows, panels, first_panel, sink),
+        Mode::Direct => sweep_mode::<T, P, R, C, DIRECT>(p, form, rows, panels, first_panel, sink),
+        Mode::Inner => sweep_mode::<T, P, R, C, INNER>(p, form, rows, panels, first_panel, sink),
+    }
+}
+
+const EXPANDED: u8 = 0;
+const DIRECT: u8 = 1;
+const INNER: u8 = 2;
+
+#[inline(always)]
+fn sweep_mode<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8>(
+    p: P,
+    form: &Form<T>,
+    rows: &[T],
+    panels: &[T],
+    first_panel: usize,
+    sink: &mut impl Sink<P::V>,
+) {
+    let depth = form.depth();
+    for (j, panel) in panels.chunks_exact(depth * C * P::N).enumerate() {
+        for (g, group) in rows.chunks_exact(depth * R).enumerate() {
+            let arguments = arguments::<T, P, R, C, MODE>(p, form, group, panel);
+            let put = |r: usize, c: usize, k: P::V| sink.put(g * R + r, (first_panel + j) * C + c, k);
+            finish::<T, P, R, C, MODE>(p, form, group, panel, &arguments, put);
+        }
+    }
+}
+
+/// Applies the family to every vector of a tile.
+#[inline(always)]
+fn finish<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8>(
+    p: P,
+    form: &Form<T>,
+    group: &[T],
+    panel: &[T],
+    arguments: &[[P::V; C]; R],
+    mut put: impl FnMut(usize, usize, P::V),
+) {
+    // One loop a family, so that the choice is made once a tile.
+    macro_rules! each {
+        ($value:expr) => {
+            for (r, row) in arguments.iter().enumerate() {
+                for (c, &a) in row.iter().enumerate() {
+                    put(r, c, $value(r, c, a));
+                }
+            }
+        };
+    }
+    if MODE == INNER {
+        let at = form.width + form.codes;
+        let (xx, zz) = (&group[at * R..], P::arrays(&panel[at * C * P::N..]));
+        match form.shape {
+            shape @ Shape::Polynomial { .. } => each!(|_, _, a| of_inner(p, shape, a, a, a)),
+            shape => each!(|r: usize, c: usize, a| of_inner(p, shape, a, p.splat(xx[r]), p.load(&zz[c]))),
+        }
+    } else {
+        match form.shape {
+            Shape::Gaussian => each!(|_, _, a| radial(p, Shape::Gaussian, a)),
+            Shape::Laplace => each!(|_, _, a| radial(p, Shape::Laplace, a)),
+            Shape::Matern32 => each!(|_, _, a| radial(p, Shape::Matern32, a)),
+            Shape::Matern52 => each!(|_, _, a| radial(p, Shape::Matern52, a)),
+            _ => each!(|_, _, a| radial(p, Shape::Cauchy, a)),
+        }
+    }
+}
+
+/// The arguments of the family: minus the scaled squared distances, or the inner products.
+#[inline(always)]
+fn arguments<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8>(
+    p: P,
+    form: &Form<T>,
+    group: &[T],
+    panel: &[T],
+) -> [[P::V; C]; R] {
+    let lanes = C * P::N;
+    let (width, at) = (form.width, form.width + form.codes);
+    let zero = p.splat(T::ZERO);
+    let xs = group[..width * R].as_chunks::<R>().0;
+    let zs = P::arrays(&panel[..width * lanes]).as_chunks::<C>().0;
+    let mut sums = [[zero; C]; R];
+    for (x, z) in xs.iter().zip(zs) {
+        let z: [P::V; C] = std::array::from_fn(|c| p.load(&z[c]));
+        for r in 0..R {
+            let x = p.splat(x[r]);
+            for c in 0..C {
+                sums[r][c] = if MODE == DIRECT {
+                    let difference = p.sub(x, z[c]);
+                    p.neg_mul_add(difference, difference, sums[r][c])
+                } else {
+                    p.mul_add(x, z[c], sums[r][c])
+                };
+            }
+        }
+    }
+    let mut arguments = sums;
+    if MODE == EXPANDED {
+        let nx = &group[at * R..][..R];
+        let nz = P::arrays(&panel[at * lanes..][..lanes]);
+        let (two, share) = (p.splat(T::TWO), p.splat(T::NEAR));
+        let mut far = p.equal(zero, zero);
+        for r in 0..R {
+            for c in 0..C {
+                let norms = p.add(p.splat(nx[r]), p.load(&nz[c]));
+                arguments[r][c] = p.mul_add(sums[r][c], two, norms);
+                far = p.and(far, p.less(arguments[r][c], p.mul(norms, share)));
+            }
+        }
+        if !p.all(far) {
+            near::<T, P, R, C>(p, xs, zs, nx, nz, &mut arguments);
+        }
+    }
+    for k in 0..form.codes {
+        let x = &group[(width + k) * R..][..R];
+        let z = P::arrays(&panel[(width + k) * lanes..][..lanes]);
+        let weight = p.splat(form.code_weights[k]);
+        for r in 0..R {
+            for c in 0..C {
+                let same = p.equal(p.splat(x[r]), p.load(&z[c]));
+                arguments[r][c] = if MODE == INNER {
+                    p.add(arguments[r][c], p.select(same, weight, zero))
+                } else {
+                    p.sub(arguments[r][c], p.select(same, zero, weight))
+                };
+            }
+        }
+    }
+    arguments
+}
+
+/// Replaces the near lanes of a tile by sums of squared differences.
+#[inline(always)]
+fn near<T: Real, P: Path<T>, const R: usize, const C: usize>(
+    p: P,
+    xs: &[[T; R]],
+    zs: &[[P::Array; C]],
+    nx: &[T],
+    nz: &[P::Array],
+    arguments: &mut [[P::V; C]; R],
+) {
+    let share = p.splat(T::NEAR);
+    for r in 0..R {
+        for c in 0..C {
+            let norms = p.add(p.splat(nx[r]), p.load(&nz[c]));
+            let far = p.less(arguments[r][c], p.mul(norms, share));
+            if p.all(far) {
+                continue;
+            }
+            let mut direct = p.splat(T::ZERO);
+            for (x, z) in xs.iter().zip(zs) {
+                let difference = p.sub(p.splat(x[r]), p.load(&z[c]));
+                direct = p.neg_mul_add(difference, difference, direct);
+            }
+            arguments[r][c] = p.select(far, arguments[r][c], direct);
+        }
+    }
+}

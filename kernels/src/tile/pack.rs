@@ -1,0 +1,172 @@
+//! From encoded rows to the layouts the register tile reads.
+//!
+//! Rows are packed in groups of R (the tile's height), centers in panels of C vectors. Both hold, feature by feature: the coordinates
+//! (offset subtracted, metric applied, scaled by [`scale`], all in f64 and rounded once), the codes as numbers, and
+//! one norm term a row. Groups and panels are padded with zeros. A row's packed values depend on that row only.
+
+use super::TileError;
+use super::entry::Real;
+use super::functions::{Shape, scale};
+use super::lanes::Lanes;
+use crate::constants::DIRECT_WIDTH;
+use crate::kernel::{Family, Kernel, Metric};
+use crate::rows::Rows;
+
+/// How the register tile forms its argument.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Mode {
+    /// Squared distances as 2 x.z - |x|^2 - |z|^2, near lanes recomputed from differences.
+    Expanded,
+    /// Squared distances from differences: few features, where that is as cheap.
+    Direct,
+    /// Inner products.
+    Inner,
+}
+
+/// A kernel, ready to be applied to packed rows.
+#[derive(Clone, Debug)]
+pub struct Form<T> {
+    pub mode: Mode,
+    pub shape: Shape<T>,
+    /// Coordinates after the metric.
+    pub width: usize,
+    /// Categorical columns.
+    pub codes: usize,
+    /// Weight of each categorical column: of a difference (radial) or of an equality (dot product).
+    pub code_weights: Vec<T>,
+    input_width: usize,
+    offset: Vec<f64>,
+    map: Map,
+}
+
+#[derive(Clone, Debug)]
+enum Map {
+    /// One factor a column.
+    Diagonal(Vec<f64>),
+    /// Rows of a matrix, row-major.
+    Full(Vec<f64>),
+}
+
+impl<T: Real> Form<T> {
+    /// Checks `kernel` and `offset` against the widths of the rows.
+    pub fn new(kernel: &Kernel, input_width: usize, codes: usize, offset: &[f32]) -> Result<Self, TileError> {
+        check_family(kernel.family)?;
+        let radial = kernel.family.is_radial();
+        let c = scale(kernel.family, kernel.bandwidth);
+        if !(kernel.bandwidth > 0.0 && kernel.bandwidth.is_finite() && c > 0.0 && c.is_finite()) {
+            return Err(TileError::Bandwidth { bandwidth: kernel.bandwidth });
+        }
+        if !offset.is_empty() && offset.len() != input_width {
+            return Err(TileError::Offset { given: offset.len(), numeric_width: input_width });
+        }
+        if let Some(column) = offset.iter().position(|o| !o.is_finite()) {
+            return Err(TileError::NonFiniteOffset { column, value: offset[column] });
+        }
+        let (width, map) = match &kernel.metric {
+            Metric::Isotropic => (input_width, Map::Diagonal(vec![c; input_width])),
+            Metric::PerFeature { numeric, categorical } => {
+                check_scales("numeric", numeric, input_width)?;
+                check_scales("categorical", categorical, codes)?;
+                (input_width, Map::Diagonal(numeric.iter().map(|s| c / s).collect()))
+            }
+            Metric::Full { map, rows, categorical } => {
+                check_scales("categorical", categorical, codes)?;
+                if map.len() != rows * input_width {
+                    return Err(TileError::MapShape { given: map.len(), rows: *rows, numeric_width: input_width });
+                }
+                if let Some(index) = map.iter().position(|a| !a.is_finite()) {
+                    return Err(TileError::MapValue { index, value: map[index] });
+                }
+                (*rows, Map::Full(map.iter().map(|a| c * a).collect()))
+            }
+        };
+        let share = if radial { 1.0 } else { 0.5 };
+        let code_weights = (0..codes).map(|k| T::from_f64(share * kernel.code_weight(k) * c * c)).collect();
+        let mode = match (radial, width <= DIRECT_WIDTH) {
+            (false, _) => Mode::Inner,
+            (true, true) => Mode::Direct,
+            (true, false) => Mode::Expanded,
+        };
+        let zero = !radial || offset.is_empty();
+        let offset = if zero { vec![0.0; input_width] } else { offset.iter().map(|&o| f64::from(o)).collect() };
+        Ok(Form { mode, shape: Shape::of(kernel.family), width, codes, code_weights, input_width, offset, map })
+    }
+
+    /// Values a packed row takes: coordinates, codes and the norm term.
+    pub fn depth(&self) -> usize {
+        self.width + self.codes + 1
+    }
+
+    /// Whether `rows` have the widths this form was made for.
+    pub fn fits(&self, rows: Rows<'_>) -> bool {
+        rows.numeric_width() == self.input_width && rows.code_width() == self.codes
+    }
+
+    /// Packs `rows` into groups of `lanes` rows each: value k of row r of group g is at `out[(g depth + k) lanes + r]`.
+    /// `out` must hold the groups that `rows` need; what they do not fill is zero.
+    #[inline(always)]
+    pub fn pack<P: Lanes<T>>(&self, p: P, rows: Rows<'_>, lanes: usize, out: &mut [T]) {
+        let depth = self.depth();
+        out.fill(T::ZERO);
+        for (group, out) in out.chunks_exact_mut(depth * lanes).enumerate() {
+            for r in 0..lanes.min(rows.len().saturating_sub(group * lanes)) {
+                self.pack_row(p, rows, group * lanes + r, lanes, &mut out[r..]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn pack_row<P: Lanes<T>>(&self, p: P, rows: Rows<'_>, i: usize, stride: usize, out: &mut [T]) {
+        let x = rows.numeric(i);
+        // The norm repeats the tile's own sequence of operations, so that x.z = |x|^2 exactly where z = x.
+        let mut norm = T::ZERO;
+        match &self.map {
+            Map::Diagonal(factors) => {
+                for (k, ((&x, &o), &factor)) in x.iter().zip(&self.offset).zip(factors).enumerate() {
+                    let value = T::from_f64((f64::from(x) - o) * factor);
+                    out[k * stride] = value;
+                    norm = p.scalar_mul_add(value, value, norm);
+                }
+            }
+            Map::Full(map) => {
+                for k in 0..self.width {
+                    let row = &map[k * self.input_width..][..self.input_width];
+                    let products = x.iter().zip(&self.offset).zip(row).map(|((&x, &o), &a)| a * (f64::from(x) - o));
+                    let value = T::from_f64(products.sum());
+                    out[k * stride] = value;
+                    norm = p.scalar_mul_add(value, value, norm);
+                }
+            }
+        }
+        for (k, &code) in rows.codes(i).iter().enumerate() {
+            out[(self.width + k) * stride] = T::from_f64(f64::from(code));
+        }
+        let norm = match self.mode {
+            // Kept negated: the tile adds.
+            Mode::Expanded => -norm,
+            Mode::Direct => T::ZERO,
+            Mode::Inner => self.code_weights.iter().fold(norm, |norm, &w| p.scalar_mul_add(w, T::ONE, norm)),
+        };
+        out[(self.width + self.codes) * stride] = norm;
+    }
+}
+
+fn check_family(family: Family) -> Result<(), TileError> {
+    let bad = |parameter, value| Err(TileError::Family { parameter, value });
+    match family {
+        Family::Polynomial { degree: 0, .. } => bad("degree", 0.0),
+        Family::Polynomial { offset, .. } if !(offset >= 0.0 && offset.is_finite()) => bad("offset", offset),
+        Family::ArcCosine { depth: 0 } | Family::Ntk { depth: 0 } => bad("depth", 0.0),
+        _ => Ok(()),
+    }
+}
+
+fn check_scales(part: &'static str, scales: &[f64], width: usize) -> Result<(), TileError> {
+    if scales.len() != width {
+        return Err(TileError::ScaleCount { part, given: scales.len(), width });
+    }
+    match scales.iter().position(|s| !(*s > 0.0 && s.is_finite())) {
+        Some(column) => Err(TileError::Scale { part, column, value: scales[column] }),
+        None => Ok(()),
+    }
+}
