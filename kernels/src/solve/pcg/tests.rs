@@ -1,7 +1,7 @@
 //! The Falkon oracles of the solver specification, on stored matrices.
 
 use super::super::oracle::{CholeskyWhitening, EigenWhitening, Problem, distance, normals, spd_solve};
-use super::super::vectors::{axpy, dot, norm};
+use super::super::vectors::{axpy, dot};
 use super::super::{Preconditioner, SolveError, Stopped, Whitening};
 use super::*;
 use std::convert::Infallible;
