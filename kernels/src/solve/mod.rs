@@ -15,6 +15,7 @@
 //! [`faer::Mat`], one column per output.
 
 pub mod blockcd;
+pub mod eigenpro;
 mod error;
 pub mod logistic;
 pub mod pcg;

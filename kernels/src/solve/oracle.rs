@@ -30,7 +30,6 @@ pub(crate) fn kernel_matrix(kernel: &Kernel, x: Rows<'_>, z: Rows<'_>) -> Mat<f6
 
 /// A regression problem: rows, centers among them (the first m), kernel matrices, `t` noisy targets of a smooth function, weights.
 pub(crate) struct Problem {
-    pub kernel: Kernel,
     pub x: RowBuf,
     pub knm: Mat<f64>,
     pub kmm: Mat<f64>,
@@ -52,7 +51,7 @@ impl Problem {
             let signal: f64 = row.iter().enumerate().map(|(k, v)| (f64::from(*v) * phase + k as f64).sin()).sum();
             signal + noise * eps[(i, j)]
         });
-        Problem { kernel, x, knm, kmm, y, weights: vec![1.0; n] }
+        Problem { x, knm, kmm, y, weights: vec![1.0; n] }
     }
 
     pub fn n(&self) -> usize {

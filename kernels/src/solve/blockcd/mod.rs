@@ -145,6 +145,28 @@ impl BlockState {
 ///
 /// # Errors
 /// The operator's error, shapes that disagree, parameters out of range, a kernel block that is not positive definite, or non-finite values.
+///
+/// ```
+/// use faer::{Mat, MatRef, mat};
+/// use nystream_kernels::solve::blockcd::*;
+/// use std::{convert::Infallible, ops::ControlFlow};
+///
+/// struct Stored(Mat<f64>);
+/// impl BlockOperator for Stored {
+///     type Error = Infallible;
+///     fn rows(&self) -> usize { self.0.nrows() }
+///     fn block_times(&mut self, block: &[usize], z: MatRef<'_, f64>) -> Result<Mat<f64>, Infallible> {
+///         Ok(Mat::from_fn(block.len(), self.rows(), |i, j| self.0[(block[i], j)]) * z)
+///     }
+///     fn block_matrix(&mut self, block: &[usize]) -> Result<Mat<f64>, Infallible> {
+///         Ok(Mat::from_fn(block.len(), block.len(), |i, j| self.0[(block[i], block[j])]))
+///     }
+/// }
+/// let mut k = Stored(mat![[1.0, 0.5], [0.5, 1.0]]);
+/// let params = BlockParams { block: 1, rank: 1, ..BlockParams::default() };
+/// let (w, info) = blockcd(&mut k, mat![[2.5], [2.5]].as_ref(), 1.0, &params, None, |_| ControlFlow::Continue(())).unwrap();
+/// assert!((w[(0, 0)] - 1.0).abs() < 1e-5 && info.residuals[0] < 1e-6);
+/// ```
 pub fn blockcd<O: BlockOperator>(
     operator: &mut O,
     y: MatRef<'_, f64>,

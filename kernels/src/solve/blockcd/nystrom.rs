@@ -3,7 +3,7 @@
 //! Omega is a hashed Gaussian sketch made orthonormal, K_BB is shifted by eps tr K_BB while it is factored and the shift is taken off the
 //! eigenvalues again (Tropp, Yurtsever, Udell, Cevher, NeurIPS 2017, algorithm 3).
 
-use super::super::vectors::{axpy, dot, norm};
+use super::super::vectors::{axpy, dot, norm, product};
 use crate::dense::{DenseError, SEQUENTIAL, cholesky, gemm, solve_lower, symmetric_eigen};
 use faer::{Mat, MatRef};
 use nystream_hashing::{RowId, StreamKey};
@@ -26,15 +26,14 @@ impl BlockPreconditioner {
         let shift = f64::EPSILON * trace;
         let mut y = &omega * faer::Scale(shift);
         gemm(y.as_mut(), true, 1.0, k.as_ref(), omega.as_ref(), SEQUENTIAL);
-        let mut core = Mat::zeros(omega.ncols(), omega.ncols());
-        gemm(core.as_mut(), false, 1.0, omega.transpose(), y.as_ref(), SEQUENTIAL);
+        let core = product(omega.transpose(), y.as_ref());
         // Directions in which K_BB is zero to rounding would make the factorisation fail; they hold nothing to keep.
         let (omega_values, omega_vectors) = symmetric_eigen(core.as_ref(), SEQUENTIAL)?;
         let r = omega_values.len();
         let floor = b as f64 * f64::EPSILON * omega_values[r - 1].max(shift);
         let kept: Vec<usize> = (0..r).filter(|&i| omega_values[i] > floor).collect();
         let basis = Mat::from_fn(r, kept.len(), |i, j| omega_vectors[(i, kept[j])]);
-        let rotated = &y * &basis;
+        let rotated = product(y.as_ref(), basis.as_ref());
         let mut core = Mat::zeros(kept.len(), kept.len());
         for (j, &i) in kept.iter().enumerate() {
             core[(j, j)] = omega_values[i];
@@ -45,17 +44,17 @@ impl BlockPreconditioner {
         let f = f.transpose().to_owned();
         // F = Q T; the eigenvectors of T T^T turn Q into U without squaring F over b rows.
         let q = orthonormal(f.clone());
-        let small = q.transpose() * &f;
-        let (values, vectors) = symmetric_eigen((&small * small.transpose()).as_ref(), SEQUENTIAL)?;
+        let small = product(q.transpose(), f.as_ref());
+        let (values, vectors) = symmetric_eigen(product(small.as_ref(), small.transpose()).as_ref(), SEQUENTIAL)?;
         let values: Vec<f64> = values.iter().map(|v| (v - shift).max(0.0)).collect();
         // With r = b nothing is left out, and the damping stands for what is.
         let least = if damped && rank < b { values.first().copied().unwrap_or(0.0) } else { 0.0 };
-        Ok(BlockPreconditioner { u: q * vectors, values, rho: ridge + least })
+        Ok(BlockPreconditioner { u: product(q.as_ref(), vectors.as_ref()), values, rho: ridge + least })
     }
 
     /// P^-1 g.
     pub fn apply(&self, g: MatRef<'_, f64>) -> Mat<f64> {
-        let mut projected = self.u.transpose() * g;
+        let mut projected = product(self.u.transpose(), g);
         for j in 0..g.ncols() {
             for (x, s) in projected.col_as_slice_mut(j).iter_mut().zip(&self.values) {
                 // 1/(s + rho) - 1/rho, without cancellation.
@@ -91,7 +90,7 @@ impl BlockPreconditioner {
 
     /// P x for one column.
     fn times(&self, x: &Mat<f64>) -> Vec<f64> {
-        let projected = self.u.transpose() * x;
+        let projected = product(self.u.transpose(), x.as_ref());
         let mut out: Vec<f64> = x.col_as_slice(0).iter().map(|v| self.rho * v).collect();
         for (j, s) in self.values.iter().enumerate() {
             axpy(&mut out, s * projected[(j, 0)], self.u.col_as_slice(j));

@@ -161,3 +161,12 @@ fn seeds_decide_everything_and_states_resume_to_the_same_bits() {
     let (_, info) = blockcd(&mut twice, y.as_ref(), 0.05, &params, None, go).unwrap();
     assert_eq!(info.stopped, Stopped::Converged, "{info:?}");
 }
+
+#[test]
+fn a_zero_kernel_is_plain_scaling() {
+    let mut zero = Full(Mat::zeros(10, 10));
+    let y = normals(42, 10, 1);
+    let params = BlockParams { block: 4, rank: 2, tolerance: 1e-12, ..Default::default() };
+    let (w, info) = blockcd(&mut zero, y.as_ref(), 0.5, &params, None, go).unwrap();
+    assert!(distance(&(faer::Scale(0.5) * w), &y) < 1e-11, "{info:?}");
+}

@@ -214,6 +214,49 @@ impl LogisticState {
 ///
 /// # Errors
 /// The operator's error, shapes that disagree, parameters out of range, non-finite values or non-positive curvature.
+///
+/// ```
+/// use faer::{Mat, MatRef, mat};
+/// use nystream_kernels::solve::{Stopped, Whitening, logistic::*};
+/// use std::{convert::Infallible, ops::ControlFlow};
+///
+/// struct One; // A single center with k(z, z) = 1.
+/// impl Whitening for One {
+///     fn centers(&self) -> usize { 1 }
+///     fn rank(&self) -> usize { 1 }
+///     fn apply(&self, z: MatRef<'_, f64>) -> Mat<f64> { z.to_owned() }
+///     fn apply_transpose(&self, v: MatRef<'_, f64>) -> Mat<f64> { v.to_owned() }
+///     fn center_gram(&self, alpha: MatRef<'_, f64>) -> Mat<f64> { alpha.to_owned() }
+/// }
+/// struct Rows; // Three rows with kernel value 1, of classes 1, 1, 0.
+/// const LOSS: LogisticLoss = LogisticLoss::Binary;
+/// impl LogisticOperator for Rows {
+///     type Error = Infallible;
+///     fn centers(&self) -> usize { 1 }
+///     fn outputs(&self) -> usize { 1 }
+///     fn gradient(&mut self, alpha: MatRef<'_, f64>) -> Result<(f64, Mat<f64>), Infallible> {
+///         let (mut loss, mut sum, mut g) = (0.0, 0.0, [0.0]);
+///         for label in [1, 1, 0] {
+///             loss += LOSS.gradient(&[alpha[(0, 0)]], label, &mut g);
+///             sum += g[0];
+///         }
+///         Ok((loss, mat![[sum]]))
+///     }
+///     fn hessian(&mut self, alpha: MatRef<'_, f64>, v: MatRef<'_, f64>) -> Result<Mat<f64>, Infallible> {
+///         let mut h = [0.0];
+///         LOSS.hessian_times(&[alpha[(0, 0)]], &[v[(0, 0)]], &mut h);
+///         Ok(mat![[3.0 * h[0]]])
+///     }
+/// }
+/// let sample = SampleCurvature {
+///     features: mat![[1.0]], weights: vec![3.0], offset: vec![0.0], loss: LOSS, local: true,
+/// };
+/// let params = LogisticParams::default();
+/// let (alpha, info) =
+///     logistic(&mut Rows, &One, &sample, 3.0, 1e-9, &params, None, |_, _| ControlFlow::Continue(())).unwrap();
+/// assert_eq!(info.stopped, Stopped::Converged);
+/// assert!((alpha[(0, 0)] - 2f64.ln()).abs() < 1e-5); // Odds 2 : 1.
+/// ```
 #[allow(clippy::too_many_arguments)] // One argument per part of the problem; a struct would only rename them.
 pub fn logistic<O: LogisticOperator>(
     operator: &mut O,
