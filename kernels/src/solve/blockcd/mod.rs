@@ -215,7 +215,7 @@ pub fn blockcd<O: BlockOperator>(
                 let truth = worst(&residuals);
                 if truth <= params.tolerance {
                     stopped = Some(Stopped::Converged);
-                } else if s.last.is_some_and(|before| truth > 0.5 * before) {
+                } else if s.last.is_some_and(|before| truth > 0.98 * before) {
                     stopped = Some(Stopped::Stagnated);
                 }
                 (s.last, s.look) = (Some(truth), epoch + 2);

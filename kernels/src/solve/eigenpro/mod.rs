@@ -26,15 +26,16 @@ mod preconditioner;
 mod projection;
 #[cfg(test)]
 mod tests;
+mod walk;
 
-use super::vectors::{product, squares};
+use super::vectors::squares;
 use super::{SolveError, Stopped};
 use faer::{Mat, MatRef};
-use preconditioner::scale_rows;
 pub use preconditioner::{Measured, SubsamplePreconditioner};
 pub use projection::{CenterOperator, CholeskyProjector, InnerProjector, Projector};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
+use walk::Walk;
 
 /// *Shape.* Rows of a batch that are summed together before the fixed tree over sub-blocks.
 pub const SUB_BLOCK_ROWS: usize = 256;
@@ -258,21 +259,6 @@ fn unflatten(a: &[f64], rows: usize) -> Mat<f64> {
     Mat::from_fn(rows, a.len() / rows, |i, j| a[j * rows + i])
 }
 
-/// The working state between projections.
-struct Walk {
-    alpha: Mat<f64>,
-    temporaries: Vec<Temporary>,
-    /// Subsample coefficients are E (c + ridge_c): the data's part and the ridge's.
-    c: Mat<f64>,
-    ridge_c: Mat<f64>,
-    /// E^T f(S).
-    u: Mat<f64>,
-    /// Values on Z of the temporaries, K(Z, batches) w.
-    h: Mat<f64>,
-    /// Values on Z that earlier projections left.
-    carried: Mat<f64>,
-}
-
 /// The preconditioned problem, fixed for a solve.
 pub struct EigenProProblem<'a> {
     /// The subsample's preconditioner.
@@ -351,7 +337,7 @@ where
             }
             let rows = state.position..(state.position + batch).min(n);
             state.position = rows.end;
-            walk.step(operator, problem, rows, gamma).map_err(SolveError::Operator)?;
+            walk.step(operator, problem, rows, gamma)?;
         }
         let finite = squares(&walk.u).is_finite() && squares(&walk.h).is_finite();
         if !finite {
@@ -421,86 +407,6 @@ where
         stopped,
     };
     Ok((alpha, info))
-}
-
-impl Walk {
-    /// The walk that begins at a projected iterate.
-    fn begin(problem: &EigenProProblem<'_>, state: &EigenProState, m: usize) -> Self {
-        let alpha = unflatten(&state.alpha, m);
-        let (q, t) = (problem.preconditioner.rank(), alpha.ncols());
-        let u = product(problem.center_directions.transpose(), alpha.as_ref());
-        let zero = Mat::<f64>::zeros(q, t);
-        let h = Mat::zeros(m, t);
-        let carried = unflatten(&state.carried, m);
-        Walk { h, carried, alpha, temporaries: Vec::new(), c: zero.clone(), ridge_c: zero, u }
-    }
-
-    /// f <- f - gamma P (sum_B g k(x, .) + b lambda f).
-    fn step<O: EigenProOperator>(
-        &mut self,
-        operator: &mut O,
-        problem: &EigenProProblem<'_>,
-        rows: Range<usize>,
-        gamma: f64,
-    ) -> Result<(), O::Error> {
-        let p = problem.preconditioner;
-        let sample = p.expand(&(&self.c + &self.ridge_c));
-        let model =
-            EigenProModel { alpha: self.alpha.as_ref(), sample: sample.as_ref(), temporaries: &self.temporaries };
-        let partial = operator.batch(rows.clone(), &model)?;
-        let shrink = gamma * rows.len() as f64 * problem.ridge;
-        let projected = p.project(partial.sample.as_ref());
-
-        let mut data = projected.clone();
-        scale_rows(&mut data, p.gains());
-        let mut ridge = self.u.clone();
-        scale_rows(&mut ridge, p.gains());
-        let keep = faer::Scale(1.0 - shrink);
-        if shrink > 0.0 {
-            self.alpha *= keep;
-            self.c *= keep;
-            self.ridge_c *= keep;
-            self.h *= keep;
-            self.carried *= keep;
-            self.temporaries.iter_mut().for_each(|t| t.weights *= keep);
-        }
-        self.c += faer::Scale(gamma) * data;
-        self.ridge_c += faer::Scale(shrink) * ridge;
-        self.h -= faer::Scale(gamma) * &partial.centers;
-        self.temporaries.push(Temporary { rows, weights: faer::Scale(-gamma) * &partial.residual });
-
-        // E^T K_SS E = diag(mu): the values on S follow without a kernel entry.
-        let left: Vec<f64> = p.values().iter().zip(p.gains()).map(|(mu, d)| 1.0 - mu * d).collect();
-        let mut moved = faer::Scale(gamma) * projected + faer::Scale(shrink) * &self.u;
-        scale_rows(&mut moved, &left);
-        self.u -= moved;
-        Ok(())
-    }
-
-    /// Puts the walk's function into the span of the centers; returns what an inexact projection left.
-    fn project<P: Projector>(
-        &mut self,
-        projector: &mut P,
-        problem: &EigenProProblem<'_>,
-        consistent: bool,
-    ) -> Result<Mat<f64>, P::Error> {
-        let directions = problem.center_directions;
-        let on_centers = |c: &Mat<f64>| product(directions, c.as_ref());
-        if !consistent {
-            let h = &self.h + &self.carried + on_centers(&(&self.c + &self.ridge_c));
-            let (theta, left) = projector.project(h.as_ref())?;
-            self.alpha += theta;
-            return Ok(left);
-        }
-        // The data's part first; then P acts on what of it lies in the span: E^T of its values on S.
-        let (theta, first_left) = projector.project(self.h.as_ref())?;
-        let mut c = faer::Scale(-1.0) * product(directions.transpose(), theta.as_ref());
-        scale_rows(&mut c, problem.preconditioner.gains());
-        c += &self.ridge_c;
-        let (second, second_left) = projector.project((&self.carried + on_centers(&c)).as_ref())?;
-        self.alpha += theta + second;
-        Ok(first_left + second_left)
-    }
 }
 
 /// ||K_nm^T W (y - K_nm alpha) - lambda sum w K_mm alpha|| / ||K_nm^T W y|| of each column.

@@ -2,6 +2,7 @@
 
 use super::super::oracle::{Problem, distance, kernel_matrix, spd_solve};
 use super::super::{SolveError, Stopped};
+use super::walk::Walk;
 use super::*;
 use crate::dense::{SEQUENTIAL, symmetric_eigen};
 use crate::kernel::{Family, Kernel};

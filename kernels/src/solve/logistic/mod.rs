@@ -432,8 +432,8 @@ impl<O: LogisticOperator, W: Whitening + ?Sized> Newton<'_, O, W> {
                 return one.apply(r.as_ref());
             }
             let mut out = Mat::zeros(rank, t);
-            for k in 0..t {
-                out.col_mut(k).copy_from(blocks[k].apply(r.as_ref().subcols(k, 1)).col(0));
+            for (k, block) in blocks.iter().enumerate() {
+                out.col_mut(k).copy_from(block.apply(r.as_ref().subcols(k, 1)).col(0));
             }
             out
         };
