@@ -1,6 +1,7 @@
 //! Slow, obvious references on stored matrices, shared by the solvers' tests.
 
 use super::pcg::NormalOperator;
+use super::vectors::product;
 use super::whitening::Whitening;
 use crate::dense::{SEQUENTIAL, cholesky, solve_lower, solve_lower_transpose, symmetric_eigen};
 use crate::kernel::{Family, Kernel};
@@ -111,7 +112,7 @@ impl NormalOperator for Problem {
         self.m()
     }
     fn apply(&mut self, v: MatRef<'_, f64>) -> Result<Mat<f64>, Infallible> {
-        Ok(self.knm.transpose() * self.weigh(&(&self.knm * v)))
+        Ok(product(self.knm.transpose(), self.weigh(&product(self.knm.as_ref(), v)).as_ref()))
     }
 }
 
@@ -163,10 +164,10 @@ impl Whitening for CholeskyWhitening {
         out
     }
     fn center_gram(&self, alpha: MatRef<'_, f64>) -> Mat<f64> {
-        &self.l * (self.l.transpose() * alpha)
+        product(self.l.as_ref(), product(self.l.transpose(), alpha).as_ref())
     }
     fn coordinates(&self, alpha: MatRef<'_, f64>) -> Mat<f64> {
-        self.l.transpose() * alpha
+        product(self.l.transpose(), alpha)
     }
 }
 
