@@ -15,6 +15,7 @@ pub mod commands;
 pub mod config;
 pub mod exit;
 pub mod fitted;
+pub mod jobs;
 pub mod logging;
 pub mod model;
 pub mod output;

@@ -55,3 +55,16 @@ impl Output {
 pub fn write_json(path: &Path, report: &impl Report) -> Result<(), Failure> {
     Ok(atomic::write(path, format!("{:#}\n", report.json()).as_bytes())?)
 }
+
+/// Writes a report as JSON into an output that was opened before the work began.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_json_into(mut output: atomic::AtomicFile, report: &impl Report) -> Result<(), Failure> {
+    use std::io::Write;
+    let path = output.destination().to_path_buf();
+    output
+        .write_all(format!("{:#}\n", report.json()).as_bytes())
+        .map_err(|source| atomic::OutputError::Write { path, source })?;
+    Ok(output.commit()?)
+}

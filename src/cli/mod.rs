@@ -111,6 +111,9 @@ pub struct FitArgs {
     /// Also write the fit report to this file, as JSON
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub report: Option<PathBuf>,
+    /// Keep what predictive variances need in the model (m x m numbers); gram only
+    #[arg(long, help_heading = "Output")]
+    pub variance: bool,
     /// Profile the data, print which solver and sizes would be chosen and why, and stop
     #[arg(long, help_heading = "Output")]
     pub explain: bool,

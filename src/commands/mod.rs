@@ -10,6 +10,7 @@ pub mod dictionary;
 pub mod evaluate;
 pub mod fit;
 pub mod inspect;
+mod measured;
 pub mod predict;
 pub mod tune;
 

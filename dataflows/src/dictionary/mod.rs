@@ -15,7 +15,7 @@ use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::job::{DictionaryRule, Select};
 use crate::plan::Selection;
-use nystream_datasets::Role;
+use nystream_datasets::{BlockReader, Chunk, ReadOptions, Role};
 use nystream_hashing::{RowId, StreamKey};
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::rows::RowBuf;
@@ -92,7 +92,7 @@ pub fn select(
     job: &SelectJob,
 ) -> Result<Arc<Centers>, StageError> {
     match job.selection {
-        Selection::File => session.try_once(|| given(job)),
+        Selection::File => session.try_once(|| given(store, job)),
         Selection::Uniform => uniform(session, store, job),
         Selection::RpCholesky { rows, .. } => {
             let pool = named_pool(session, store, job, "pool", rows)?;
@@ -103,11 +103,28 @@ pub fn select(
     }
 }
 
-fn given(job: &SelectJob) -> Result<Centers, StageError> {
-    let Select::Given { centers, ids } = &job.given else {
-        return Err(StageError::Internal("no centers were given".into()));
+/// All rows of the given data set, encoded; each process reads the file for itself.
+fn given(store: &RowStore, job: &SelectJob) -> Result<Centers, StageError> {
+    let Select::File(catalog) = &job.given else {
+        return Err(StageError::Internal("no file of centers was given".into()));
     };
-    Ok(Centers { rows: centers.clone(), ids: ids.clone(), size: ids.len(), ..Centers::default() })
+    let encoder = store.encoder();
+    let projection = encoder.projection(catalog, Role::Features)?;
+    let mut rows = RowBuf::new(encoder.numeric_width(), encoder.code_width());
+    let (mut ids, mut chunk) = (Vec::new(), Chunk::default());
+    for batch in BlockReader::new(catalog, catalog.runs(0, catalog.blocks()), &projection, ReadOptions::default()) {
+        encoder.encode(&batch?, Role::Features, &mut chunk)?;
+        if let Some(bad) = chunk.bad.first() {
+            return Err(StageError::Data(format!(
+                "row {} of the file of centers: column '{}' {}",
+                bad.ordinal, bad.column, bad.reason
+            )));
+        }
+        rows.numeric.extend_from_slice(&chunk.numeric);
+        rows.codes.extend_from_slice(&chunk.codes);
+        ids.extend_from_slice(&chunk.ids);
+    }
+    Ok(Centers { size: ids.len(), rows, ids, ..Centers::default() })
 }
 
 fn named_pool(

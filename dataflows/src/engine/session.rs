@@ -44,6 +44,10 @@ pub struct Process {
     pub kernel_entries: AtomicU64,
     /// Floating-point operations of the passes, by the cost model's count.
     pub flops: AtomicU64,
+    /// Bad rows met by passes over data that was not profiled, and the first of them by name.
+    pub bad_rows: Mutex<(u64, Vec<String>)>,
+    /// Rows without a target met by such passes.
+    pub skipped_rows: AtomicU64,
     /// Watches the passes.
     pub progress: Box<dyn Progress>,
     started: Instant,
@@ -62,6 +66,8 @@ impl Process {
             bytes_read: AtomicU64::new(0),
             kernel_entries: AtomicU64::new(0),
             flops: AtomicU64::new(0),
+            bad_rows: Mutex::new((0, Vec::new())),
+            skipped_rows: AtomicU64::new(0),
             progress,
             started: Instant::now(),
         })
@@ -86,6 +92,18 @@ impl Process {
     pub fn count(&self, kernel_entries: u64, flops: u64) {
         self.kernel_entries.fetch_add(kernel_entries, Ordering::Relaxed);
         self.flops.fetch_add(flops, Ordering::Relaxed);
+    }
+
+    /// Records what a chunk left out.
+    pub fn note_left_out(&self, chunk: &nystream_datasets::Chunk) {
+        self.skipped_rows.fetch_add(chunk.skipped_null_target, Ordering::Relaxed);
+        if !chunk.bad.is_empty() {
+            let mut bad = self.bad_rows.lock().unwrap_or_else(PoisonError::into_inner);
+            bad.0 += chunk.bad.len() as u64;
+            for row in chunk.bad.iter().take(20usize.saturating_sub(bad.1.len())) {
+                bad.1.push(format!("row {}: column '{}' {}", row.ordinal, row.column, row.reason));
+            }
+        }
     }
 
     /// Seconds since the process's session began. Reports and `--time-limit` only: never a decision about the model.

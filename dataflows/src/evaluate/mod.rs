@@ -48,6 +48,7 @@ impl<T: Entry> Scan for EvaluateScan<T> {
         if !self.feed.next(&mut self.chunk)? {
             return Ok(Step::Done);
         }
+        self.process.note_left_out(&self.chunk);
         let code = &self.function.code;
         let t = code.width();
         let raw = self.chunk.target_width;

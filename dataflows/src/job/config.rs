@@ -1,7 +1,6 @@
 //! What a fit is asked to do.
 
-use nystream_datasets::EncoderOptions;
-use nystream_hashing::RowId;
+use nystream_datasets::{Catalog, EncoderOptions};
 use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::{Family, Kernel, Metric};
 use nystream_kernels::rows::RowBuf;
@@ -43,7 +42,7 @@ pub enum Bandwidth {
 }
 
 /// How centers are chosen.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub enum Select {
     /// SQUEAK when it is cheap enough, otherwise RPCholesky on a pool.
     #[default]
@@ -54,13 +53,8 @@ pub enum Select {
     RpCholesky,
     /// Uniform by hash.
     Uniform,
-    /// Given rows, in encoded units.
-    Given {
-        /// The centers.
-        centers: RowBuf,
-        /// Their ids.
-        ids: Vec<RowId>,
-    },
+    /// The rows of a data set with the same columns.
+    File(Catalog),
 }
 
 /// How the model is solved for.
@@ -168,8 +162,6 @@ pub struct WarmStart {
     pub kernel: Kernel,
     /// Its centers.
     pub centers: RowBuf,
-    /// Ids of its centers.
-    pub ids: Vec<RowId>,
     /// Its coefficients, m x t row-major, in units of the scaled target.
     pub coefficients: Vec<f64>,
 }

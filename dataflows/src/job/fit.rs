@@ -439,7 +439,7 @@ fn kernel(config: &FitConfig, tuned: Option<&Tuned>, median: f64) -> Kernel {
 
 fn given_centers(config: &FitConfig) -> Option<usize> {
     match &config.select {
-        Select::Given { ids, .. } => Some(ids.len()),
+        Select::File(catalog) => Some(catalog.total_rows as usize),
         _ => config.centers,
     }
 }
@@ -479,17 +479,22 @@ fn kernel_bound(kernel: &Kernel, sample: &Pool) -> Result<i32, StageError> {
     Ok(bound.log2().ceil() as i32)
 }
 
-/// Coefficients of the earlier model where the centers and kernel are the same.
+/// Coefficients of the earlier model where its centers are among the new ones (by their features).
 fn warm_start(config: &FitConfig, code: &TargetCode, centers: &Centers) -> Option<Vec<f64>> {
     let warm = config.warm_start.as_ref()?;
     let t = code.width();
-    if warm.coefficients.len() != warm.ids.len() * t {
+    let widths = |rows: &nystream_kernels::rows::RowBuf| (rows.numeric_width, rows.code_width);
+    if warm.coefficients.len() != warm.centers.len() * t || widths(&warm.centers) != widths(&centers.rows) {
         return None;
     }
-    let known: BTreeMap<_, usize> = warm.ids.iter().enumerate().map(|(i, id)| (*id, i)).collect();
+    let features = |rows: &nystream_kernels::rows::RowBuf, i: usize| {
+        let view = rows.view();
+        (view.numeric(i).iter().map(|v| v.to_bits()).collect::<Vec<_>>(), view.codes(i).to_vec())
+    };
+    let known: BTreeMap<_, usize> = (0..warm.centers.len()).map(|i| (features(&warm.centers, i), i)).collect();
     let mut out = vec![0.0; centers.ids.len() * t];
-    for (i, id) in centers.ids.iter().enumerate() {
-        if let Some(from) = known.get(id) {
+    for i in 0..centers.ids.len() {
+        if let Some(from) = known.get(&features(&centers.rows, i)) {
             out[i * t..(i + 1) * t].copy_from_slice(&warm.coefficients[from * t..(from + 1) * t]);
         }
     }

@@ -286,7 +286,7 @@ impl PlanRequest {
         let given = self.dictionary_rows.map(|r| (r as f64).min(n));
         let pool = |rows: f64| rows.clamp((POOL_LEAST * mf).min(n), n);
         match &self.select {
-            Select::Given { .. } => Ok((Selection::File, 0.0)),
+            Select::File(_) => Ok((Selection::File, 0.0)),
             Select::Uniform => Ok((Selection::Uniform, 0.0)),
             _ if mf >= n => {
                 reasons.push("every row is a center".into());

@@ -16,6 +16,7 @@ const GROUP: usize = 2;
 pub struct GramScratch {
     left: [Vec<f64>; GROUP],
     right: Vec<f64>,
+    turn: Vec<f64>,
     product: Vec<f64>,
     sums: [Vec<i64>; 3],
     targets: Vec<f64>,
@@ -28,13 +29,18 @@ impl GramScratch {
         let operands = shape.precision.operands();
         let tile = width * TILE.max(width);
         let blocks = (GROUP + 1) * operands * SLAB_ROWS * width;
-        8 * (blocks + tile + 3 * tile + 2 * shape.targets * SLAB_ROWS + SLAB_ROWS)
+        8 * (blocks
+            + quantise::turn_values(shape.precision, width)
+            + tile
+            + 3 * tile
+            + 2 * shape.targets * SLAB_ROWS
+            + SLAB_ROWS)
     }
 
     /// Bytes held now.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
-        let blocks = self.left.iter().chain([&self.right, &self.product, &self.targets, &self.factors]);
+        let blocks = self.left.iter().chain([&self.right, &self.turn, &self.product, &self.targets, &self.factors]);
         8 * (blocks.map(Vec::capacity).sum::<usize>() + self.sums.iter().map(Vec::capacity).sum::<usize>())
     }
 
@@ -44,6 +50,7 @@ impl GramScratch {
         for buffer in self.left.iter_mut().chain([&mut self.right]) {
             buffer.resize(block.max(buffer.len()), 0.0);
         }
+        self.turn.resize(quantise::turn_values(shape.precision, width).max(self.turn.len()), 0.0);
         let tile = width * TILE;
         self.product.resize(tile.max(self.product.len()), 0.0);
         for sums in &mut self.sums {
@@ -58,13 +65,20 @@ struct Operands<'a> {
     values: &'a [f64],
     rows: usize,
     width: usize,
+    /// Whether each panel is column-major.
+    by_column: bool,
 }
 
 impl<'a> Operands<'a> {
     /// Rows `start..start + len` of operand `which`, row-major.
     fn panel(self, which: usize, start: usize, len: usize) -> MatRef<'a, f64> {
         let from = (which * self.rows + start) * self.width;
-        MatRef::from_row_major_slice(&self.values[from..from + len * self.width], len, self.width)
+        let values = &self.values[from..from + len * self.width];
+        if self.by_column {
+            MatRef::from_column_major_slice(values, len, self.width)
+        } else {
+            MatRef::from_row_major_slice(values, len, self.width)
+        }
     }
 }
 
@@ -171,26 +185,25 @@ impl ExactGram {
         quantise::row_factors(self.shape, roots, rows, &mut scratch.factors);
         quantise::target_limbs(targets, count, roots, rows, &mut scratch.targets);
         self.add_scalars(rows, roots, targets, negate);
-        let GramScratch { left, right, product, sums, targets, factors } = scratch;
-        let quantise_tile = |tile: usize, out: &mut [f64]| {
-            quantise::entries(precision, k, stride, factors, tile * TILE, tile_width(centers, tile), out);
-        };
+        let GramScratch { left, right, turn, product, sums, targets, factors } = scratch;
+        let width = |tile: usize| tile_width(centers, tile);
         let tiles = tile_count(centers);
         for first in (0..tiles).step_by(GROUP) {
             let group = first..tiles.min(first + GROUP);
             for i in group.clone() {
-                quantise_tile(i, &mut left[i - first]);
-                let rows_of_i = Operands { values: &left[i - first], rows, width: tile_width(centers, i) };
+                let values = &mut left[i - first];
+                quantise::entries(precision, k, stride, factors, i * TILE, width(i), values);
+                let rows_of_i = Operands { values, rows, width: width(i), by_column: false };
                 self.add_cross(i, rows_of_i, targets, product, sums, negate);
             }
             for j in 0..group.end {
-                if j < first {
-                    quantise_tile(j, right);
-                }
-                let column_values = if j < first { &right[..] } else { &left[j - first][..] };
-                let columns = Operands { values: column_values, rows, width: tile_width(centers, j) };
+                let columns = (j * TILE, width(j));
+                quantise::entries_by_column(
+                    precision, k, stride, factors, columns.0, columns.1, PANEL_ROWS, turn, right,
+                );
+                let columns = Operands { values: right, rows, width: width(j), by_column: true };
                 for i in group.clone().filter(|&i| i >= j) {
-                    let rows_of_i = Operands { values: &left[i - first], rows, width: tile_width(centers, i) };
+                    let rows_of_i = Operands { values: &left[i - first], rows, width: width(i), by_column: false };
                     self.add_tile(i, j, rows_of_i, columns, product, sums, negate);
                 }
             }
@@ -249,7 +262,7 @@ impl ExactGram {
         for first in (0..count).step_by(TARGET_CHUNK) {
             let chunk = (count - first).min(TARGET_CHUNK);
             let values = &targets[first * 2 * left.rows..];
-            let limbs = Operands { values, rows: left.rows, width: 2 * chunk };
+            let limbs = Operands { values, rows: left.rows, width: 2 * chunk, by_column: false };
             let limbs_of_entries = self.shape.precision.operands().min(2);
             for (which, sums) in sums[..limbs_of_entries].iter_mut().enumerate() {
                 accumulate(left, which, limbs, 0, false, product, sums);
@@ -324,9 +337,9 @@ fn accumulate(
         }
         let sums = &mut sums[..height * width];
         if start == 0 {
-            sums.iter_mut().zip(&*product).for_each(|(sum, &value)| *sum = value as i64);
+            sums.iter_mut().zip(&*product).for_each(|(sum, &value)| *sum = quantise::integer(value));
         } else {
-            sums.iter_mut().zip(&*product).for_each(|(sum, &value)| *sum += value as i64);
+            sums.iter_mut().zip(&*product).for_each(|(sum, &value)| *sum += quantise::integer(value));
         }
     }
 }

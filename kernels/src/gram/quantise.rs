@@ -9,6 +9,17 @@ fn nearest(x: f64) -> f64 {
     (x + SHIFT) - SHIFT
 }
 
+/// An integer of at most 53 bits, |x| <= 2^53, as i64: by additions, which vectorise on any x86-64 where conversions do not.
+#[inline(always)]
+pub(super) fn integer(x: f64) -> i64 {
+    const SHIFT: f64 = 1.5 * (1u64 << 52) as f64;
+    const RADIX: f64 = (1u64 << OPERAND_BITS) as f64;
+    let high = x * (1.0 / RADIX) + SHIFT;
+    let low = (x - (high - SHIFT) * RADIX) + SHIFT;
+    let bits = |shifted: f64| shifted.to_bits().wrapping_sub(SHIFT.to_bits()) as i64;
+    (bits(high) << OPERAND_BITS) + bits(low)
+}
+
 /// The limbs (h, l) of the integer `x` = h 2^22 + l, |x| <= 2^43: |h|, |l| <= 2^21.
 #[inline(always)]
 fn limbs(x: f64) -> (f64, f64) {
@@ -102,6 +113,46 @@ pub(super) fn entries<T: Copy + Into<f64>>(
     }
 }
 
+/// Rows that [`entries_by_column`] turns at a time: a cache line of each column.
+const TURN: usize = 8;
+
+/// Values of the `turn` buffer of [`entries_by_column`].
+pub(super) fn turn_values(precision: Precision, width: usize) -> usize {
+    precision.operands() * TURN * width
+}
+
+/// As [`entries`], but each panel of `panel` rows is column-major: the k-contiguous right operand that the GEMM packs fastest.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn entries_by_column<T: Copy + Into<f64>>(
+    precision: Precision,
+    k: &[T],
+    stride: usize,
+    factors: &[f64],
+    first: usize,
+    width: usize,
+    panel: usize,
+    turn: &mut [f64],
+    out: &mut [f64],
+) {
+    let rows = factors.len();
+    for start in (0..rows).step_by(TURN) {
+        let count = (rows - start).min(TURN);
+        entries(precision, &k[start * stride..], stride, &factors[start..start + count], first, width, turn);
+        let panel_start = start / panel * panel;
+        let height = (rows - panel_start).min(panel);
+        for operand in 0..precision.operands() {
+            let source = &turn[operand * count * width..(operand + 1) * count * width];
+            let from = (operand * rows + panel_start) * width + start - panel_start;
+            // The last column ends within the panel, so the slice may start inside the first.
+            for (column, out) in out[from..from + (width - 1) * height + count].chunks_mut(height).enumerate() {
+                for (row, out) in out[..count].iter_mut().enumerate() {
+                    *out = source[row * width + column];
+                }
+            }
+        }
+    }
+}
+
 /// Targets in one chunk of the target operands: two limbs of each make a tile's width.
 pub(super) const TARGET_CHUNK: usize = TILE / 2;
 
@@ -147,6 +198,10 @@ mod tests {
             assert_eq!(h * 2f64.powi(22) + l, x);
             assert!(h.abs() <= 2f64.powi(21) && l.abs() <= 2f64.powi(21), "{x}: {h} {l}");
             assert!((h + l).abs() <= 2f64.powi(22));
+        }
+        let largest = 2f64.powi(53);
+        for x in [0.0, 1.0, -1.0, 4194303.0, -2097153.0, largest, -largest, largest - 1.0, 1.0 - largest, 6.3e15] {
+            assert_eq!(integer(x), x as i64);
         }
         assert_eq!([0.5, 1.5, 2.5, -0.5].map(nearest), [0.0, 2.0, 2.0, 0.0]);
     }

@@ -12,7 +12,8 @@ pub enum WhitenMethod {
     /// `R = U mu^-1/2` over the eigenvalues `mu >= m eps mu_1`: best conditioned, 9 m^3 flops.
     Eigen,
     /// `R = L^-T` over the centers whose pivot exceeds `1e-12 m k(z, z)` in the given order: m^3 / 3 flops. Centers that depend on
-    /// earlier ones leave the basis (sampling_and_online section 3).
+    /// earlier ones leave the basis (sampling_and_online section 3). Good for features and preconditioners; where `K_mm` is nearly
+    /// singular it amplifies the rounding of a Gram matrix more than [`WhitenMethod::Eigen`], which the ridge path should use.
     Cholesky,
 }
 
