@@ -3,9 +3,10 @@
 use super::Context;
 use crate::cli::InspectArgs;
 use crate::exit::{ExitCode, Failure};
+use crate::jobs::open;
 use crate::model::Model;
 use crate::report::{ColumnReport, DatasetReport, ModelReport, Report};
-use nystream_datasets::{Catalog, ColumnKind, Sources, statistics};
+use nystream_datasets::{ColumnKind, statistics};
 use serde::Serialize;
 use serde_json::Value;
 use std::path::Path;
@@ -62,7 +63,7 @@ fn describe(path: &str) -> Result<Description, Failure> {
 /// # Errors
 /// Files that are missing, unreadable or disagree (1), a malformed source (2).
 pub(super) fn describe_data(path: &str) -> Result<DatasetReport, Failure> {
-    let catalog = Catalog::open(&Sources::parse(&[path])?)?;
+    let catalog = open(&[path.to_string()])?;
     let columns = catalog.columns.iter().zip(statistics(&catalog)?).map(|(column, stated)| ColumnReport {
         name: column.name.clone(),
         physical: column.data_type.clone(),
