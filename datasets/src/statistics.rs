@@ -158,6 +158,8 @@ fn extreme(info: &ColumnInfo, values: &ArrayRef, g: usize) -> Option<Extreme> {
     };
     let text = match &key {
         Key::Text(text) => text.clone(),
+        // Writers state a least zero as -0, since they do not tell the two apart.
+        Key::Number(0.0) => array_value_to_string(values, g).ok()?.trim_start_matches('-').to_string(),
         Key::Number(_) => array_value_to_string(values, g).ok()?,
     };
     Some(Extreme { key, text })
@@ -181,6 +183,7 @@ mod tests {
             ("b", Arc::new(BooleanArray::from(vec![Some(true), Some(true), None])), true),
             ("w", Arc::new(TimestampMillisecondArray::from(vec![Some(first * 1000), None, None])), true),
             ("n", Arc::new(Float64Array::from(vec![None, None, None])), true),
+            ("z", Arc::new(Float64Array::from(vec![0.0, 0.0, 4.0])), true),
         ])
         .unwrap()
     }
@@ -214,6 +217,7 @@ mod tests {
             (Some(3), text("true"), text("true")),
             (Some(6), text("1970-01-01T00:00:03"), text("1970-01-01T00:01:30")),
             (Some(9), None, None),
+            (Some(0), text("0.0"), text("4.0")),
         ];
         assert_eq!(read(folder.path()), expected);
         // One file without statistics leaves everything open.
