@@ -5,4 +5,4 @@
 
 mod function;
 
-pub use function::{Function, VarianceFactor};
+pub use function::{Function, VarianceFactor, prior_margin};
