@@ -129,14 +129,14 @@ pub fn fit_config(
             _ => None,
         },
         loss: if solve.is_some_and(|s| s.loss.as_str() == "logistic") { Loss::Logistic } else { Loss::Squared },
-        family: kernel.kernel.clone().given().map(|k| k.0),
+        family: kernel.kernel.given().map(|k| k.0),
         bandwidth: match kernel.bandwidth {
             values::Bandwidth::Auto => Bandwidth::Auto,
             values::Bandwidth::Absolute(sigma) => Bandwidth::Absolute(sigma),
             values::Bandwidth::TimesMedian(times) => Bandwidth::TimesMedian(times),
         },
         metric: metric(kernel.metric.as_deref(), catalog)?,
-        ridge: kernel.ridge.clone().given().map(|r| r.0),
+        ridge: kernel.ridge.given().map(|r| r.0),
         centers: match dictionary.centers {
             AutoOr::Auto => None,
             AutoOr::Given(count) => Some(count.0 as usize),

@@ -138,7 +138,7 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
     let mut machine = None;
     session.try_once(|| {
         let warm = warm.as_ref().map(|w| w.as_ref());
-        let pcg = Pcg::new::<StageError>(&*basis, &*preconditioner, rhs.as_ref(), ridge_matrix, job.params, warm);
+        let pcg = Pcg::new::<StageError>(&*basis, &preconditioner, rhs.as_ref(), ridge_matrix, job.params, warm);
         machine = Some(pcg.map_err(solve_error)?);
         Ok(())
     })?;
