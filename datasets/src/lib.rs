@@ -14,6 +14,7 @@ mod column;
 mod encoder;
 mod error;
 mod footer;
+pub mod kept;
 pub mod make;
 mod options;
 mod pread;
@@ -22,6 +23,7 @@ pub mod sink;
 mod source;
 mod summary;
 pub mod synth;
+pub mod table;
 
 pub use cache::ChunkCache;
 pub use catalog::{BLOCK_ROWS, BlockRun, Catalog, CatalogFile};
