@@ -15,6 +15,7 @@ mod column;
 mod encoder;
 mod error;
 mod footer;
+pub mod kept;
 pub mod make;
 mod options;
 mod pread;
@@ -24,6 +25,7 @@ mod source;
 mod statistics;
 mod summary;
 pub mod synth;
+pub mod table;
 
 pub use cache::ChunkCache;
 pub use catalog::{BLOCK_ROWS, BlockRun, Catalog, CatalogFile};

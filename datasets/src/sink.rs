@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 /// Rows of one row group of an output.
-const GROUP_ROWS: usize = 131_072;
+pub(crate) const GROUP_ROWS: usize = 131_072;
 /// Bytes of an unfinished row group at which it is written out early.
-const GROUP_BYTES: usize = 32 << 20;
+pub(crate) const GROUP_BYTES: usize = 32 << 20;
 
 /// A Parquet file written batch by batch; it appears when [`PredictionWriter::finish`] succeeds.
 ///
@@ -87,7 +87,7 @@ impl PredictionWriter {
 }
 
 /// An [`AtomicFile`] behind a Parquet writer, which gives its file back only with the system's reasons lost.
-struct Shared(Arc<Mutex<Option<AtomicFile>>>);
+pub(crate) struct Shared(pub(crate) Arc<Mutex<Option<AtomicFile>>>);
 
 impl Shared {
     fn with<T>(&self, f: impl FnOnce(&mut AtomicFile) -> io::Result<T>) -> io::Result<T> {
@@ -167,7 +167,7 @@ impl ParquetFile {
 }
 
 /// Tells the disk's refusals from the encoder's.
-fn write_error(path: &Path, error: ParquetError) -> DataError {
+pub(crate) fn write_error(path: &Path, error: ParquetError) -> DataError {
     let path = path.to_path_buf();
     match error {
         ParquetError::External(source) => match source.downcast::<io::Error>() {
