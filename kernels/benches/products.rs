@@ -22,7 +22,9 @@ fn main() {
         let peak64 = peak::<f64>(simd, rounds);
         println!("{simd}: multiply-add peak {:.1} GF f32, {:.1} GF f64", peak32 / 1e9, peak64 / 1e9);
         println!("{:32} {:>5} {:>12} {:>12} {:>10}", "product", "d", "Gentries/s", "/ peak", "f32 sums");
-        for d in [3, 10, 32, 90] {
+        for d in
+            [3, 10, 32, 90].into_iter().filter(|d| filter.iter().all(|f| f.parse::<usize>().map_or(true, |n| n == *d)))
+        {
             for (family, name) in [(Family::Gaussian, "gaussian"), (Family::Laplace, "laplace")] {
                 if wanted(name) && (simd != SimdPath::Portable || wanted("portable")) {
                     run::<f32>(simd, family, name, d, peak32, &wanted);

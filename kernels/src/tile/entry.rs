@@ -2,11 +2,20 @@
 
 use super::SimdPath;
 use super::lanes::{Arrays, Task};
-use std::ops::{Add, Neg};
+use std::ops::{Add, Mul, Neg};
 
 /// What the tiles need from a precision.
 pub trait Real:
-    Copy + Send + Sync + PartialOrd + PartialEq + Neg<Output = Self> + Add<Output = Self> + Default + 'static
+    Copy
+    + Send
+    + Sync
+    + PartialOrd
+    + PartialEq
+    + Neg<Output = Self>
+    + Add<Output = Self>
+    + Mul<Output = Self>
+    + Default
+    + 'static
 {
     const ZERO: Self;
     const HALF: Self;
