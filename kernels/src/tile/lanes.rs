@@ -174,7 +174,7 @@ macro_rules! array_lanes {
             }
             #[inline(always)]
             fn flag(self, flags: bool, a: Self::V) -> bool {
-                a.iter().fold(flags, |flags, &a| flags | !(a >= 0.0))
+                a.iter().fold(flags, |flags, &a| flags | (a < 0.0) | a.is_nan())
             }
             #[inline(always)]
             fn any_flag(self, flags: bool) -> bool {

@@ -15,8 +15,10 @@ use super::pack::{Form, Mode};
 
 /// Takes finished entries, a row of a tile at a time.
 pub trait Sink<V, const C: usize> {
-    /// The entries of row `row` with the centers of panel `panel`.
-    fn put(&mut self, row: usize, panel: usize, entries: [V; C]);
+    /// A tile begins: its first row, and its panel.
+    fn begin(&mut self, first_row: usize, panel: usize);
+    /// The entries of row `first_row + r` with the centers of the panel.
+    fn put(&mut self, r: usize, entries: [V; C]);
 }
 
 /// Forms the entries of all packed `rows` (groups of R) with all `panels`.
@@ -49,25 +51,25 @@ fn sweep_mode<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u
     sink: &mut impl Sink<P::V, C>,
 ) {
     let depth = form.depth();
+    // Filled in place: returned by value, the tile would be copied by a call.
+    let mut tile = [[p.splat(T::ZERO); C]; R];
     for (j, panel) in panels.chunks_exact(depth * C * P::N).enumerate() {
         for (g, group) in rows.chunks_exact(depth * R).enumerate() {
-            let arguments = arguments::<T, P, R, C, MODE>(p, form, group, panel);
-            finish::<T, P, R, C, MODE>(p, form, group, panel, &arguments, g * R, j, sink);
+            arguments::<T, P, R, C, MODE>(p, form, group, panel, &mut tile);
+            sink.begin(g * R, j);
+            finish::<T, P, R, C, MODE>(p, form, group, panel, &tile, sink);
         }
     }
 }
 
 /// Applies the family to every vector of a tile.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 fn finish<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8>(
     p: P,
     form: &Form<T>,
     group: &[T],
     panel: &[T],
     arguments: &[[P::V; C]; R],
-    first_row: usize,
-    column: usize,
     sink: &mut impl Sink<P::V, C>,
 ) {
     // One loop a family, so that the choice is made once a tile. Plain loops, not closures: what the compiler fails to inline here would lose the
@@ -80,7 +82,7 @@ fn finish<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8>(
                     let $a = row[$c];
                     entries[$c] = $value;
                 }
-                sink.put(first_row + $r, column, entries);
+                sink.put($r, entries);
             }
         };
     }
@@ -110,7 +112,8 @@ fn arguments<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8
     form: &Form<T>,
     group: &[T],
     panel: &[T],
-) -> [[P::V; C]; R] {
+    arguments: &mut [[P::V; C]; R],
+) {
     let lanes = C * P::N;
     let (width, at) = (form.width, form.width + form.codes);
     let zero = p.splat(T::ZERO);
@@ -118,24 +121,15 @@ fn arguments<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8
     let zs = P::arrays(&panel[..width * lanes]).as_chunks::<C>().0;
     let mut sums = [[zero; C]; R];
     for (x, z) in xs.iter().zip(zs) {
-        let mut centers = [zero; C];
-        for c in 0..C {
-            centers[c] = p.load(&z[c]);
-        }
+        feature::<T, P, R, C, MODE>(p, x, z, &mut sums);
+    }
+    if MODE != EXPANDED {
         for r in 0..R {
-            let x = p.splat(x[r]);
             for c in 0..C {
-                sums[r][c] = if MODE == DIRECT {
-                    let difference = p.sub(x, centers[c]);
-                    p.neg_mul_add(difference, difference, sums[r][c])
-                } else {
-                    p.mul_add(x, centers[c], sums[r][c])
-                };
+                arguments[r][c] = sums[r][c];
             }
         }
-    }
-    let mut arguments = sums;
-    if MODE == EXPANDED {
+    } else {
         let nx = &group[at * R..][..R];
         let nz = P::arrays(&panel[at * lanes..][..lanes]);
         let share = p.splat(T::NEAR);
@@ -149,7 +143,7 @@ fn arguments<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8
             }
         }
         if p.any_flag(flags) {
-            near::<T, P, R, C>(p, xs, zs, nx, nz, &mut arguments);
+            near::<T, P, R, C>(p, xs, zs, nx, nz, arguments);
         }
     }
     for k in 0..form.codes {
@@ -167,7 +161,31 @@ fn arguments<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8
             }
         }
     }
-    arguments
+}
+
+/// One feature of a tile.
+#[inline(always)]
+fn feature<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8>(
+    p: P,
+    x: &[T; R],
+    z: &[P::Array; C],
+    sums: &mut [[P::V; C]; R],
+) {
+    let mut centers = [p.splat(T::ZERO); C];
+    for c in 0..C {
+        centers[c] = p.load(&z[c]);
+    }
+    for r in 0..R {
+        let x = p.splat(x[r]);
+        for c in 0..C {
+            sums[r][c] = if MODE == DIRECT {
+                let difference = p.sub(x, centers[c]);
+                p.neg_mul_add(difference, difference, sums[r][c])
+            } else {
+                p.mul_add(x, centers[c], sums[r][c])
+            };
+        }
+    }
 }
 
 /// Replaces the near lanes of a tile by sums of squared differences.

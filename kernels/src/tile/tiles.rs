@@ -421,17 +421,24 @@ struct Store<'a, T, P> {
     p: P,
     rows: usize,
     stride: usize,
+    /// Rows from the first of the current tile on, and where that row's entries go.
+    left: usize,
+    at: usize,
     out: &'a mut [T],
 }
 
 impl<T, P: Lanes<T>, const C: usize> Sink<P::V, C> for Store<'_, T, P> {
     #[inline(always)]
-    fn put(&mut self, row: usize, panel: usize, entries: [P::V; C]) {
-        if row < self.rows {
-            let at = row * self.stride + panel * C * P::N;
-            let to = P::arrays_mut(&mut self.out[at..at + C * P::N]);
-            for (to, entries) in to.iter_mut().zip(entries) {
-                self.p.store(to, entries);
+    fn begin(&mut self, first_row: usize, panel: usize) {
+        self.left = self.rows - first_row;
+        self.at = first_row * self.stride + panel * C * P::N;
+    }
+    #[inline(always)]
+    fn put(&mut self, r: usize, entries: [P::V; C]) {
+        if r < self.left {
+            let to = P::arrays_mut(&mut self.out[self.at + r * self.stride..][..C * P::N]);
+            for c in 0..C {
+                self.p.store(&mut to[c], entries[c]);
             }
         }
     }
@@ -442,7 +449,7 @@ impl<T: Entry> Task<T> for Fill<'_, T> {
     #[inline(always)]
     fn run<P: Path<T>, const R: usize, const C: usize>(self, p: P) {
         let panels = self.until.div_ceil(C * P::N) * C * P::N * self.form.depth();
-        let mut sink = Store { p, rows: self.rows, stride: self.stride, out: &mut *self.out };
+        let mut sink = Store { p, rows: self.rows, stride: self.stride, left: 0, at: 0, out: &mut *self.out };
         sweep::<T, P, R, C>(p, self.form, self.packed, &self.panels[..panels], &mut sink);
         if self.until == self.centers {
             for row in self.out.chunks_exact_mut(self.stride.max(1)) {
@@ -467,13 +474,19 @@ struct Accumulate<'a, T, P: Lanes<T>, const C: usize> {
     p: P,
     v: &'a [[P::Array; C]],
     sums: &'a mut [[P::Array; C]],
+    row: usize,
+    panel: usize,
     entry: std::marker::PhantomData<T>,
 }
 
 impl<T, P: Lanes<T>, const C: usize> Sink<P::V, C> for Accumulate<'_, T, P, C> {
     #[inline(always)]
-    fn put(&mut self, row: usize, panel: usize, entries: [P::V; C]) {
-        let (sums, v) = (&mut self.sums[row], &self.v[panel]);
+    fn begin(&mut self, first_row: usize, panel: usize) {
+        (self.row, self.panel) = (first_row, panel);
+    }
+    #[inline(always)]
+    fn put(&mut self, r: usize, entries: [P::V; C]) {
+        let (sums, v) = (&mut self.sums[self.row + r], &self.v[self.panel]);
         for c in 0..C {
             let total = self.p.mul_add(entries[c], self.p.load(&v[c]), self.p.load(&sums[c]));
             self.p.store(&mut sums[c], total);
@@ -490,7 +503,7 @@ impl<T: Entry> Task<T> for Narrow<'_, T> {
         sums.fill(T::ZERO);
         let sums = P::arrays_mut(sums).as_chunks_mut::<C>().0;
         let v = P::arrays(self.v).as_chunks::<C>().0;
-        let mut sink = Accumulate::<T, P, C> { p, v, sums, entry: std::marker::PhantomData };
+        let mut sink = Accumulate::<T, P, C> { p, v, sums, row: 0, panel: 0, entry: std::marker::PhantomData };
         sweep::<T, P, R, C>(p, self.form, self.packed, self.panels, &mut sink);
         let sums = self.sums.get(rows * C * P::N);
         for (out, sums) in self.out.iter_mut().zip(sums.chunks_exact(C * P::N)) {
