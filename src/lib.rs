@@ -1,1 +1,24 @@
-//! nystream.
+//! Kernel machines on data that does not fit in memory, on one machine or many, from Parquet to predictions.
+//!
+//! This package is the command line and what surrounds it; the mathematics is in `nystream-kernels`, files and
+//! encoding in `nystream-datasets`, the dataflow stages in `nystream-dataflows`, processes in `nystream-cluster`.
+//!
+//! * [`cli`]: what the commands take; [`config`]: flag over variable over file over default;
+//! * [`commands`]: what the commands do;
+//! * [`model`]: the model file; [`report`]: what commands say;
+//! * [`exit`]: exit codes, failures, panics, interrupts; [`atomic`]: outputs that appear whole or not at all;
+//! * [`progress`], [`logging`], [`output`], [`resources`]: stderr, stdout, usage.
+
+pub mod atomic;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod exit;
+pub mod fitted;
+pub mod jobs;
+pub mod logging;
+pub mod model;
+pub mod output;
+pub mod progress;
+pub mod report;
+pub mod resources;

@@ -1,1 +1,12 @@
-//! Processes, hosts and failure.
+//! Processes: who takes part in a job, and the sockets between them.
+//!
+//! * [`Hosts`]: the list of processes, one `host:port` a line;
+//! * [`join`]: opens the sockets, checks that both ends run the same job, and hands them to timely.
+//!
+//! The sockets are not authenticated or encrypted yet, so only loopback addresses are accepted ([`Hosts::parse`]).
+
+mod hosts;
+mod join;
+
+pub use hosts::{Hosts, HostsError};
+pub use join::{Communication, JobIdentity, JoinError, join, single_process};

@@ -1,1 +1,37 @@
 //! Arrow and Parquet in and out, encoding, blocks, row ids, cache, synthetic sources.
+//!
+//! The way of a row: [`Sources`] name files, a [`Catalog`] reads their footers and lays out sum blocks, a
+//! [`BlockReader`] decodes whole blocks into [`RawBatch`]es, and the [`Encoder`] turns those into
+//! [`Chunk`]s of plain numbers. Predictions and generated data go out through [`sink`].
+//!
+//! This crate knows nothing of kernels or of the dataflow engine; a chunk is plain row-major slices.
+
+mod cache;
+mod catalog;
+pub mod catalogue;
+mod chunk;
+mod column;
+mod encoder;
+mod error;
+mod footer;
+pub mod make;
+mod options;
+mod pread;
+mod scan;
+pub mod sink;
+mod source;
+mod summary;
+pub mod synth;
+
+pub use cache::ChunkCache;
+pub use catalog::{BLOCK_ROWS, BlockRun, Catalog, CatalogFile};
+pub use chunk::{BadReason, BadRow, Chunk, Role};
+pub use column::{ColumnInfo, ColumnKind, NumericColumn, TextColumn};
+pub use encoder::{CategoricalFeature, Encoder, NumericFeature, Part, SplitRule, TargetKind, Transform};
+pub use error::DataError;
+pub use options::{ClassWeight, ColumnPlan, EncoderOptions, LevelCount, PlannedColumn, Scale, Split, Task};
+pub use pread::PreadFile;
+pub use scan::{BlockReader, RawBatch, ReadOptions, is_decoding};
+pub use source::{Origin, SourceFile, Sources};
+pub use summary::{ColumnSummary, ContentHash, KEPT_LEVELS, LevelCounter, MAX_LEVELS, MIN_LEVEL_ROWS};
+pub use synth::SynthSpec;

@@ -1,0 +1,303 @@
+//! Joining: the sockets between the processes of a job, opened by us and handed to timely.
+//!
+//! Process i connects to every j < i and accepts a connection from every j > i. Before a byte reaches timely both ends
+//! exchange a greeting: protocol, process index, process count and the digest of the job. A mismatch ends the join
+//! with a reason; a peer that does not appear within the deadline is named. Cost: one round trip a pair.
+
+use crate::hosts::{Hosts, HostsError};
+use std::any::Any;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+use thiserror::Error;
+use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
+use timely::communication::{AllocatorBuilder, Hooks};
+
+const MAGIC: [u8; 8] = *b"NYSTREAM";
+const PROTOCOL: u32 = 1;
+const GREETING_BYTES: usize = 8 + 4 + 8 + 8 + 32;
+const RETRY: Duration = Duration::from_millis(50);
+
+/// What timely needs to start the workers of this process.
+pub type Communication = (Vec<AllocatorBuilder>, Box<dyn Any + Send>);
+
+/// What all processes of a job must agree on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobIdentity {
+    /// Digest of version, configuration, dataset fingerprint and SIMD path.
+    pub digest: [u8; 32],
+    /// Worker threads per process.
+    pub workers: usize,
+}
+
+/// Why a join ended without a job.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The host file does not fit.
+    #[error(transparent)]
+    Hosts(#[from] HostsError),
+    /// This process's own address cannot be listened on.
+    #[error("cannot listen on {address} (process {process}): {source}")]
+    Listen {
+        /// Address of this process.
+        address: String,
+        /// Index of this process.
+        process: usize,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A process did not appear in time.
+    #[error("process {missing} ({address}) did not join within {seconds} s")]
+    Timeout {
+        /// Index of the first missing process.
+        missing: usize,
+        /// Its address.
+        address: String,
+        /// The deadline.
+        seconds: u64,
+    },
+    /// A process runs another job.
+    #[error("process {process} was refused: {reason}")]
+    Mismatch {
+        /// Index the peer gave.
+        process: usize,
+        /// What differs.
+        reason: String,
+    },
+    /// Timely could not start on the sockets.
+    #[error("cannot start the workers: {0}")]
+    Start(String),
+}
+
+/// Communication of a job of one process.
+///
+/// # Errors
+/// [`JoinError::Start`].
+pub fn single_process(workers: usize) -> Result<Communication, JoinError> {
+    let config = match workers {
+        1 => timely::CommunicationConfig::Thread,
+        threads => timely::CommunicationConfig::Process(threads),
+    };
+    config.try_build().map_err(JoinError::Start)
+}
+
+/// Joins process `index` of `hosts` with the others within `deadline`.
+///
+/// # Errors
+/// See [`JoinError`]; nothing is left listening.
+pub fn join(
+    hosts: &Hosts,
+    index: usize,
+    identity: JobIdentity,
+    deadline: Duration,
+) -> Result<Communication, JoinError> {
+    let address = hosts.address(index)?;
+    let until = Instant::now() + deadline;
+    let processes = hosts.len();
+    let late = |missing: usize| JoinError::Timeout {
+        missing,
+        address: hosts.addresses()[missing].to_string(),
+        seconds: deadline.as_secs(),
+    };
+    let listener = TcpListener::bind(address)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        .map_err(|source| JoinError::Listen { address: address.to_string(), process: index, source })?;
+    let mut sockets: Vec<Option<TcpStream>> = (0..processes).map(|_| None).collect();
+
+    for peer in 0..index {
+        let stream = loop {
+            if Instant::now() >= until {
+                return Err(late(peer));
+            }
+            match TcpStream::connect_timeout(&hosts.addresses()[peer], RETRY.max(until - Instant::now())) {
+                Ok(stream) => break stream,
+                Err(_) => std::thread::sleep(RETRY),
+            }
+        };
+        greet(&stream, index, processes, identity, until)
+            .and_then(|()| read_greeting(&stream, processes, identity, until))
+            .and_then(|found| {
+                if found == peer {
+                    Ok(())
+                } else {
+                    Err(Refusal::Differs(found, format!("it answers on the address of process {peer}")))
+                }
+            })
+            .map_err(|refusal| refusal.into_error(peer, &late))?;
+        sockets[peer] = Some(stream);
+    }
+    while let Some(missing) = (index + 1..processes).find(|&peer| sockets[peer].is_none()) {
+        if Instant::now() >= until {
+            return Err(late(missing));
+        }
+        let Ok((stream, from)) = listener.accept() else {
+            std::thread::sleep(RETRY);
+            continue;
+        };
+        match read_greeting(&stream, processes, identity, until.min(Instant::now() + Duration::from_secs(2))) {
+            Ok(peer) if peer > index && sockets[peer].is_none() => {
+                greet(&stream, index, processes, identity, until).map_err(|r| r.into_error(peer, &late))?;
+                sockets[peer] = Some(stream);
+            }
+            Ok(peer) => tracing::warn!("{from} calls itself process {peer}, which is taken or not expected: refused"),
+            Err(Refusal::Stranger(reason)) => tracing::warn!("a connection from {from} was refused: {reason}"),
+            Err(Refusal::Differs(process, reason)) => {
+                // Answer, so that the other side can say what differs too.
+                let _ = greet(&stream, index, processes, identity, until);
+                return Err(JoinError::Mismatch { process, reason });
+            }
+        }
+    }
+    drop(listener);
+    for socket in sockets.iter().flatten() {
+        let ready = socket
+            .set_nodelay(true)
+            .and_then(|()| socket.set_read_timeout(None))
+            .and_then(|()| socket.set_write_timeout(None));
+        ready.map_err(|e| JoinError::Start(e.to_string()))?;
+    }
+    let hooks = Hooks::default();
+    let local = timely::communication::allocator::ProcessBuilder::new_typed_vector(
+        identity.workers,
+        hooks.refill.clone(),
+        hooks.spill.clone(),
+    );
+    let (builders, guard) = initialize_networking_from_sockets(local, sockets, index, identity.workers, hooks)
+        .map_err(|e| JoinError::Start(e.to_string()))?;
+    Ok((builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Box::new(guard)))
+}
+
+/// Why a greeting was not accepted.
+enum Refusal {
+    /// Not one of ours, or silent.
+    Stranger(String),
+    /// One of ours, with another job.
+    Differs(usize, String),
+}
+
+impl Refusal {
+    fn into_error(self, peer: usize, late: &dyn Fn(usize) -> JoinError) -> JoinError {
+        match self {
+            Refusal::Differs(process, reason) => JoinError::Mismatch { process, reason },
+            Refusal::Stranger(reason) if reason == TIMED_OUT => late(peer),
+            Refusal::Stranger(reason) => JoinError::Mismatch { process: peer, reason },
+        }
+    }
+}
+
+const TIMED_OUT: &str = "it sent no greeting in time";
+
+fn remaining(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+}
+
+fn greet(
+    mut stream: &TcpStream,
+    index: usize,
+    processes: usize,
+    identity: JobIdentity,
+    until: Instant,
+) -> Result<(), Refusal> {
+    let mut bytes = Vec::with_capacity(GREETING_BYTES);
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&PROTOCOL.to_le_bytes());
+    bytes.extend_from_slice(&(index as u64).to_le_bytes());
+    bytes.extend_from_slice(&(processes as u64 | (identity.workers as u64) << 32).to_le_bytes());
+    bytes.extend_from_slice(&identity.digest);
+    stream
+        .set_write_timeout(Some(remaining(until)))
+        .and_then(|()| stream.write_all(&bytes))
+        .map_err(|e| Refusal::Stranger(format!("the connection broke: {e}")))
+}
+
+fn read_greeting(
+    mut stream: &TcpStream,
+    processes: usize,
+    identity: JobIdentity,
+    until: Instant,
+) -> Result<usize, Refusal> {
+    let mut bytes = [0u8; GREETING_BYTES];
+    stream
+        .set_nonblocking(false)
+        .and_then(|()| stream.set_read_timeout(Some(remaining(until))))
+        .and_then(|()| stream.read_exact(&mut bytes))
+        .map_err(|e| match e.kind() {
+            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => Refusal::Stranger(TIMED_OUT.into()),
+            _ => Refusal::Stranger(format!("the connection broke: {e}")),
+        })?;
+    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|k| bytes[at + k]));
+    if bytes[..8] != MAGIC {
+        return Err(Refusal::Stranger("it does not speak nystream's protocol".into()));
+    }
+    let index = word(12) as usize;
+    let protocol = u32::from_le_bytes(std::array::from_fn(|k| bytes[8 + k]));
+    if protocol != PROTOCOL {
+        return Err(Refusal::Differs(index, format!("it speaks protocol {protocol}, this process {PROTOCOL}")));
+    }
+    let counts = word(20);
+    let (theirs, workers) = ((counts & 0xffff_ffff) as usize, (counts >> 32) as usize);
+    if theirs != processes || index >= processes {
+        return Err(Refusal::Differs(index, format!("its host file names {theirs} processes, this one's {processes}")));
+    }
+    if workers != identity.workers {
+        return Err(Refusal::Differs(index, format!("it runs --workers {workers}, this process {}", identity.workers)));
+    }
+    if bytes[28..] != identity.digest {
+        return Err(Refusal::Differs(
+            index,
+            "it runs another job: version, options, data files or SIMD path differ".into(),
+        ));
+    }
+    Ok(index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn free_hosts(count: usize) -> Hosts {
+        let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let lines: Vec<String> = listeners.iter().map(|l| l.local_addr().unwrap().to_string()).collect();
+        drop(listeners);
+        Hosts::parse(&lines.join("\n")).unwrap()
+    }
+
+    fn identity(tag: u8) -> JobIdentity {
+        JobIdentity { digest: [tag; 32], workers: 1 }
+    }
+
+    #[test]
+    fn a_missing_process_is_named_within_the_deadline() {
+        let hosts = free_hosts(2);
+        for (me, missing) in [(0, 1), (1, 0)] {
+            match join(&hosts, me, identity(1), Duration::from_millis(300)) {
+                Err(JoinError::Timeout { missing: found, .. }) => assert_eq!(found, missing),
+                other => panic!("{:?}", other.err()),
+            }
+        }
+    }
+
+    #[test]
+    fn another_job_is_refused_on_both_sides_and_strangers_do_no_harm() {
+        let hosts = free_hosts(2);
+        let other = hosts.clone();
+        let first = std::thread::spawn(move || join(&other, 0, identity(1), Duration::from_secs(20)).err());
+        std::thread::sleep(Duration::from_millis(100));
+        let mut stranger = TcpStream::connect(hosts.addresses()[0]).unwrap();
+        stranger.write_all(&[b'x'; GREETING_BYTES]).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        let second = join(&hosts, 1, identity(2), Duration::from_secs(20)).err();
+        for error in [first.join().unwrap(), second] {
+            assert!(error.expect("refused").to_string().contains("another job"));
+        }
+    }
+
+    #[test]
+    fn an_address_in_use_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let hosts = Hosts::parse(&format!("{}\n127.0.0.1:1", listener.local_addr().unwrap())).unwrap();
+        let message = join(&hosts, 0, identity(0), Duration::from_secs(1)).err().expect("refused").to_string();
+        assert!(message.contains("cannot listen on"), "{message}");
+    }
+}

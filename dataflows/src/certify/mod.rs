@@ -1,0 +1,79 @@
+//! What a fit proves or measures about its centers, on rows that are not centers.
+//!
+//! * `epsilon`: the smallest eps with K - K~ <= eps (K + gamma I) on held-out sample rows R, gamma scaled to |R| of n rows
+//!   (sampling_and_online.md section 5: only the lower side matters for the fit). It is a lower bound for all rows.
+//! * `trace_error` = tr(K - K~) / tr K: over all rows when the solver has the Gram, otherwise unbiased from R.
+
+use crate::dictionary::pool::Pool;
+use crate::error::StageError;
+use faer::Mat;
+use nystream_hashing::RowId;
+use nystream_kernels::kernel::Kernel;
+use nystream_kernels::nystrom::{HeldOut, WhitenMethod, Whitener, residual_diagonal};
+use nystream_kernels::rows::{RowBuf, Rows};
+use nystream_kernels::tile::{SimdPath, kernel_matrix, symmetric_kernel_matrix};
+use std::collections::BTreeSet;
+
+/// Sample rows whose kernel matrix is formed.
+const HELD_OUT_ROWS: usize = 500;
+/// Sample rows over which the trace error is averaged.
+const TRACE_ROWS: usize = 2000;
+
+/// The certificate of a selection.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Certificate {
+    /// Lower-side accuracy on held-out rows; `None` when every sample row is a center.
+    pub epsilon: Option<f64>,
+    /// Relative trace error on held-out rows.
+    pub sampled_trace_error: Option<f64>,
+}
+
+fn numeric(error: impl std::fmt::Display) -> StageError {
+    StageError::Numeric(error.to_string())
+}
+
+/// Measures the centers on the rows of `sample` that are not among them. `gamma` is the matrix ridge on all `rows` rows.
+///
+/// # Errors
+/// A factorisation that fails.
+pub fn certify(
+    kernel: &Kernel,
+    simd: SimdPath,
+    centers: Rows<'_>,
+    center_ids: &[RowId],
+    sample: &Pool,
+    gamma: f64,
+    rows: u64,
+) -> Result<Certificate, StageError> {
+    let taken: BTreeSet<RowId> = center_ids.iter().copied().collect();
+    let free: Vec<usize> = (0..sample.len()).filter(|i| !taken.contains(&sample.ids[*i])).take(TRACE_ROWS).collect();
+    if free.is_empty() {
+        return Ok(Certificate::default());
+    }
+    let held = RowBuf::gather(sample.rows.view(), &free);
+    let kmm = symmetric_kernel_matrix(kernel, centers, &[], simd).map_err(numeric)?;
+    let whitener = Whitener::new(kmm.as_ref(), WhitenMethod::Cholesky).map_err(numeric)?;
+    let block = |x: Rows<'_>| -> Result<Mat<f64>, StageError> {
+        let k = kernel_matrix::<f64>(kernel, x, centers, &[], simd).map_err(numeric)?;
+        Ok(Mat::from_fn(x.len(), centers.len(), |i, j| k[i * centers.len() + j]))
+    };
+    let k = block(held.view())?;
+    let diagonal: Vec<f64> = (0..held.len()).map(|i| kernel.diagonal(held.view(), i)).collect();
+    let residual = residual_diagonal(&whitener, k.as_ref(), &diagonal).map_err(numeric)?;
+    let few = held.len().min(HELD_OUT_ROWS);
+    let krr = symmetric_kernel_matrix(kernel, held.view().slice(0, few), &[], simd).map_err(numeric)?;
+    let scaled = gamma * few as f64 / rows.max(1) as f64;
+    let population = rows.saturating_sub(center_ids.len() as u64);
+    let held_out = HeldOut::new(&whitener, krr.as_ref(), k.as_ref().subrows(0, few), population).map_err(numeric)?;
+    // At ridge 0 there is no such accuracy.
+    let epsilon = if scaled > 0.0 { Some(held_out.lower_accuracy(scaled).map_err(numeric)?) } else { None };
+    let total: f64 = diagonal.iter().sum();
+    Ok(Certificate {
+        epsilon,
+        // Centers have no residual: the rows that are not centers stand for n - m of n.
+        sampled_trace_error: (total > 0.0).then(|| {
+            let share = population as f64 / rows.max(1) as f64;
+            residual.iter().sum::<f64>() / total * share
+        }),
+    })
+}

@@ -1,0 +1,266 @@
+//! Choosing centers: uniform by hash, SQUEAK over a trie, randomly pivoted Cholesky on a pool.
+//!
+//! Every choice is a function of the set of training rows, the kernel and the seed. Kernel values are f64 here:
+//! pivots are decided by residuals far below the rounding of f32. The order of centers is the order in which they were picked
+//! (RPCholesky) or of their hash (uniform).
+
+mod oracle;
+pub mod pool;
+pub mod trie;
+
+pub use oracle::TileOracle;
+
+use crate::engine::feed::RowStore;
+use crate::engine::session::Session;
+use crate::error::StageError;
+use crate::job::{DictionaryRule, Select};
+use crate::plan::Selection;
+use nystream_datasets::{BlockReader, Chunk, ReadOptions, Role};
+use nystream_hashing::{RowId, StreamKey};
+use nystream_kernels::kernel::Kernel;
+use nystream_kernels::rows::RowBuf;
+use nystream_kernels::sampling::{
+    Dictionary, DictionaryMode, DictionaryParams, FactorStorage, KernelOracle, PivotParams, ScoreSample, TrieShape,
+    rp_cholesky,
+};
+use nystream_kernels::tile::SimdPath;
+use pool::{Pool, gather_pool, pool_bits};
+use std::sync::Arc;
+use trie::{TrieJob, squeak_trie};
+
+/// Rows of the sample whose leverage scores set gamma.
+const SCORED_SAMPLE: usize = 1500;
+
+/// What selection is asked for.
+#[derive(Clone, Debug)]
+pub struct SelectJob {
+    /// Kernel.
+    pub kernel: Kernel,
+    /// SIMD path.
+    pub simd: SimdPath,
+    /// Seed.
+    pub seed: u64,
+    /// Centers m.
+    pub centers: usize,
+    /// What the plan decided.
+    pub selection: Selection,
+    /// Given centers, for [`Selection::File`].
+    pub given: Select,
+    /// Inclusion probabilities.
+    pub rule: DictionaryRule,
+    /// Matrix ridge n lambda of the solve: gamma is never below it.
+    pub ridge_matrix: f64,
+    /// Training rows.
+    pub rows: u64,
+    /// Memory for the pivots' factor; above it the factor is computed again instead of kept, with the same result.
+    pub factor_memory: u64,
+}
+
+/// The centers, and what is known about how they were chosen.
+#[derive(Clone, Debug, Default)]
+pub struct Centers {
+    /// m encoded rows.
+    pub rows: RowBuf,
+    /// Their ids.
+    pub ids: Vec<RowId>,
+    /// Rows that were scored or pooled.
+    pub rows_scored: u64,
+    /// Matrix ridge of the leverage scores, on all rows.
+    pub gamma: f64,
+    /// Oversampling.
+    pub beta: f64,
+    /// Atoms of the dictionary, before refinement.
+    pub size: usize,
+    /// Residual trace over the pool or the dictionary's weights, relative.
+    pub pool_trace: Option<f64>,
+    /// Sentences for the report.
+    pub notes: Vec<String>,
+}
+
+fn numeric(error: impl std::fmt::Display) -> StageError {
+    StageError::Numeric(error.to_string())
+}
+
+/// Chooses the centers. `sample` is the hashed sample, in hash order.
+///
+/// # Errors
+/// Bad data, numerical failure, or a dictionary that outgrows its limit.
+pub fn select(
+    session: &mut Session<'_>,
+    store: &RowStore,
+    sample: &Pool,
+    job: &SelectJob,
+) -> Result<Arc<Centers>, StageError> {
+    match job.selection {
+        Selection::File => session.try_once(|| given(store, job)),
+        Selection::Uniform => uniform(session, store, job),
+        Selection::RpCholesky { rows, .. } => {
+            let pool = named_pool(session, store, job, "pool", rows)?;
+            session
+                .try_once(|| refine(job, &pool, None, Centers { rows_scored: pool.len() as u64, ..Centers::default() }))
+        }
+        Selection::Squeak { rows, atoms } => squeak(session, store, sample, job, rows, atoms),
+    }
+}
+
+/// All rows of the given data set, encoded; each process reads the file for itself.
+fn given(store: &RowStore, job: &SelectJob) -> Result<Centers, StageError> {
+    let Select::File(catalog) = &job.given else {
+        return Err(StageError::Internal("no file of centers was given".into()));
+    };
+    let encoder = store.encoder();
+    let projection = encoder.projection(catalog, Role::Features)?;
+    let mut rows = RowBuf::new(encoder.numeric_width(), encoder.code_width());
+    let (mut ids, mut chunk) = (Vec::new(), Chunk::default());
+    for batch in BlockReader::new(catalog, catalog.runs(0, catalog.blocks()), &projection, ReadOptions::default()) {
+        encoder.encode(&batch?, Role::Features, &mut chunk)?;
+        if let Some(bad) = chunk.bad.first() {
+            return Err(StageError::Data(format!(
+                "row {} of the file of centers: column '{}' {}",
+                bad.ordinal, bad.column, bad.reason
+            )));
+        }
+        rows.numeric.extend_from_slice(&chunk.numeric);
+        rows.codes.extend_from_slice(&chunk.codes);
+        ids.extend_from_slice(&chunk.ids);
+    }
+    Ok(Centers { size: ids.len(), rows, ids, ..Centers::default() })
+}
+
+fn named_pool(
+    session: &mut Session<'_>,
+    store: &RowStore,
+    job: &SelectJob,
+    stage: &str,
+    rows: u64,
+) -> Result<Arc<Pool>, StageError> {
+    let key = StreamKey::new(job.seed, stage, 0);
+    let bits = pool_bits(job.rows, rows);
+    gather_pool(session, "dictionary: pool", store.feed(Role::Training), key, bits)
+}
+
+fn uniform(session: &mut Session<'_>, store: &RowStore, job: &SelectJob) -> Result<Arc<Centers>, StageError> {
+    let pool = named_pool(session, store, job, "uniform", 2 * job.centers as u64)?;
+    session.try_once(|| {
+        // Equal rows span nothing new: the first of each group stands for it.
+        let mut chosen = pool.distinct();
+        chosen.truncate(job.centers);
+        let mut notes = Vec::new();
+        if chosen.len() < job.centers {
+            notes.push(format!("{} centers: the pool of {} rows has no more distinct ones", chosen.len(), pool.len()));
+        }
+        let picked = pool.gather(&chosen);
+        Ok(Centers {
+            rows_scored: pool.len() as u64,
+            size: picked.len(),
+            rows: picked.rows,
+            ids: picked.ids,
+            notes,
+            ..Centers::default()
+        })
+    })
+}
+
+/// Picks m centers among `pool` by randomly pivoted Cholesky, with `weights`.
+fn refine(job: &SelectJob, pool: &Pool, weights: Option<&[f64]>, mut known: Centers) -> Result<Centers, StageError> {
+    let oracle = TileOracle::new(&job.kernel, job.simd);
+    let mut params = PivotParams::new(job.centers.min(pool.len()), job.seed);
+    if 8 * pool.len() as u64 * job.centers as u64 > job.factor_memory {
+        params.storage = FactorStorage::Recomputed;
+    }
+    let pivots = rp_cholesky(&oracle, pool.rows.view(), &pool.ids, weights, params).map_err(numeric)?;
+    if pivots.indices.len() < job.centers {
+        known.notes.push(format!(
+            "{} centers: they span the {} candidates to working precision",
+            pivots.indices.len(),
+            pool.len()
+        ));
+    }
+    known.rows = RowBuf::gather(pool.rows.view(), &pivots.indices);
+    known.ids = pivots.ids.clone();
+    known.pool_trace = Some(pivots.trace_error());
+    if known.size == 0 {
+        known.size = known.ids.len();
+    }
+    Ok(known)
+}
+
+fn squeak(
+    session: &mut Session<'_>,
+    store: &RowStore,
+    sample: &Pool,
+    job: &SelectJob,
+    rows: u64,
+    atoms: u64,
+) -> Result<Arc<Centers>, StageError> {
+    let bits = pool_bits(job.rows, rows);
+    let fraction = 2f64.powi(-(bits as i32));
+    let scored_rows = ((job.rows as f64) * fraction).round().max(1.0) as u64;
+    let beta = match job.rule {
+        DictionaryRule::Bernoulli { beta } => beta,
+        DictionaryRule::Theorem { .. } => 1.0,
+    };
+    // gamma = max(n lambda, the value at which the dictionary holds M atoms), from the sample; on a pool it shrinks with the pool.
+    let setup = session.try_once(|| {
+        let s = sample.len().min(SCORED_SAMPLE).min(scored_rows as usize);
+        let oracle = TileOracle::new(&job.kernel, job.simd);
+        let head = sample.rows.view().slice(0, s);
+        let k = oracle.block(head, head);
+        let scores = ScoreSample::new(k.as_ref(), scored_rows).map_err(numeric)?;
+        let found = scores.gamma_for_size(atoms as f64, beta).map_err(numeric)?;
+        let gamma = found.gamma.max(job.ridge_matrix * fraction);
+        let mode = match job.rule {
+            DictionaryRule::Bernoulli { beta } => DictionaryMode::Bernoulli { beta },
+            DictionaryRule::Theorem { epsilon, delta } => {
+                let tau = scores.scores(gamma).map_err(numeric)?;
+                let budget = (8 * atoms) as usize;
+                DictionaryMode::theorem(epsilon, delta, scored_rows, &tau, budget)
+                    .map_err(|e| StageError::Budget(e.to_string()))?
+            }
+        };
+        Ok((gamma, mode))
+    })?;
+    let (gamma, mode) = *setup;
+    let task = TrieJob {
+        oracle: Arc::new(TileOracle::new(&job.kernel, job.simd)),
+        params: DictionaryParams { gamma, mode, seed: job.seed, max_atoms: Some((16 * atoms) as usize) },
+        bits,
+        pool_key: StreamKey::new(job.seed, "pool", 0),
+        shape: TrieShape { hash: StreamKey::new(job.seed, "trie", 0), capacity: 2 * atoms as usize },
+        expected_rows: scored_rows,
+    };
+    let (root, scored) = squeak_trie(session, store.feed(Role::Training), &task)?;
+    session.try_once(|| {
+        let Some(dictionary) = &*root else {
+            return Err(StageError::Data("the dictionary's pool holds no rows".into()));
+        };
+        let known = Centers {
+            rows_scored: scored,
+            gamma: gamma / fraction,
+            beta,
+            size: dictionary.len(),
+            ..Centers::default()
+        };
+        let (pool, weights) = survivors(dictionary, 4 * job.centers);
+        refine(job, &pool, Some(&weights), known)
+    })
+}
+
+/// The atoms of largest weighted score stand first; refinement sees at most `most` of them, by hash order beyond that.
+fn survivors(dictionary: &Dictionary, most: usize) -> (Pool, Vec<f64>) {
+    let mut pool = Pool { rows: dictionary.rows.clone(), ids: dictionary.ids(), ..Pool::default() };
+    let mut weights = dictionary.weights();
+    if pool.len() > most {
+        // Row ids are uniform bits: the first by id are a uniform choice.
+        let mut order: Vec<usize> = (0..pool.len()).collect();
+        order.sort_by_key(|i| pool.ids[*i]);
+        order.truncate(most);
+        pool = Pool {
+            rows: RowBuf::gather(pool.rows.view(), &order),
+            ids: order.iter().map(|i| pool.ids[*i]).collect(),
+            ..Pool::default()
+        };
+        weights = order.iter().map(|i| weights[*i]).collect();
+    }
+    (pool, weights)
+}

@@ -1,0 +1,326 @@
+//! One pass: scan the owned blocks, exchange m-sized parcels, reduce them by key, give everyone the result.
+//!
+//! ```text
+//!  scan (one chunk per activation) --exchange by key--> reduce --broadcast--> collect
+//! ```
+//!
+//! A *parcel* is (key, bytes). Parcels travel in fragments of at most [`FRAGMENT_BYTES`]; the worker `key mod peers`
+//! owns a key, reassembles its parcels, and feeds them to its [`Reducer`] sorted by (key, sender, serial), so nothing depends on
+//! arrival. What reducers return is given to every worker, or to the first of each process.
+//!
+//! Cost: what the parcels weigh, twice (reduce-scatter, all-gather). Timely has no backpressure: all parcels of a pass
+//! may sit in queues at once, so stages count them in their memory plan.
+
+use crate::engine::session::Session;
+use crate::error::StageError;
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::Probe;
+use timely::dataflow::operators::generic::operator::{Operator, source};
+use timely::dataflow::operators::probe::Handle as ProbeHandle;
+
+/// Largest payload of one message (engineering notes: throughput falls and slabs grow above 1 MB).
+pub const FRAGMENT_BYTES: usize = (1 << 20) - 256;
+
+/// Key of the parcels that carry errors.
+const ERROR_KEY: u64 = u64::MAX;
+
+/// What a scan sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Owner and order: parcels of one key meet in one reducer.
+    pub key: u64,
+    /// Payload.
+    pub bytes: Vec<u8>,
+}
+
+/// The state of a scan after one call.
+pub enum Step {
+    /// There is more to read; `rows` rows were handled by this call.
+    More {
+        /// Rows handled (progress display only).
+        rows: u64,
+    },
+    /// All owned blocks are done.
+    Done,
+}
+
+/// The work of one worker in a pass.
+pub trait Scan {
+    /// Handles the next chunk.
+    ///
+    /// # Errors
+    /// Ends the pass on every worker with this error.
+    fn step(&mut self) -> Result<Step, StageError>;
+
+    /// What this worker contributes, once its blocks are done.
+    ///
+    /// # Errors
+    /// Ends the pass on every worker with this error.
+    fn finish(self) -> Result<Vec<Outgoing>, StageError>;
+}
+
+/// A scan without rows: contributes parcels at once.
+impl Scan for Vec<Outgoing> {
+    fn step(&mut self) -> Result<Step, StageError> {
+        Ok(Step::Done)
+    }
+
+    fn finish(self) -> Result<Vec<Outgoing>, StageError> {
+        Ok(self)
+    }
+}
+
+/// Merges the parcels of the keys this worker owns.
+///
+/// Contract: parcels arrive sorted by (key, sender, serial); the result may depend on them only through a
+/// function that is the same for any distribution of the rows over senders (asserted by the digest tests, not here).
+pub trait Reducer {
+    /// Takes one parcel.
+    ///
+    /// # Errors
+    /// Malformed bytes; ends the pass everywhere.
+    fn absorb(&mut self, key: u64, bytes: Vec<u8>) -> Result<(), StageError>;
+
+    /// The merged parcels.
+    ///
+    /// # Errors
+    /// A merge that cannot be completed; ends the pass everywhere.
+    fn finish(&mut self) -> Result<Vec<Outgoing>, StageError>;
+}
+
+/// Passes every parcel on: an all-gather.
+#[derive(Default)]
+pub struct Gather(Vec<Outgoing>);
+
+impl Reducer for Gather {
+    fn absorb(&mut self, key: u64, bytes: Vec<u8>) -> Result<(), StageError> {
+        self.0.push(Outgoing { key, bytes });
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<Vec<Outgoing>, StageError> {
+        Ok(std::mem::take(&mut self.0))
+    }
+}
+
+/// Who receives the result of a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Every worker.
+    Everyone,
+    /// The first worker of each process; the others get an empty result.
+    Leaders,
+    /// The worker that owns the parcel's key: results stay distributed.
+    Owners,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Fragment {
+    to: u64,
+    key: u64,
+    from: u64,
+    serial: u32,
+    part: u32,
+    parts: u32,
+    #[serde(with = "serde_bytes")]
+    bytes: Vec<u8>,
+}
+
+fn fragments(from: u64, serial: u32, parcel: Outgoing) -> Vec<Fragment> {
+    let Outgoing { key, bytes } = parcel;
+    if bytes.len() <= FRAGMENT_BYTES {
+        return vec![Fragment { to: 0, key, from, serial, part: 0, parts: 1, bytes }];
+    }
+    let parts = bytes.len().div_ceil(FRAGMENT_BYTES) as u32;
+    let pieces = bytes.chunks(FRAGMENT_BYTES).enumerate();
+    pieces
+        .map(|(part, piece)| Fragment { to: 0, key, from, serial, part: part as u32, parts, bytes: piece.to_vec() })
+        .collect()
+}
+
+/// Fragments waiting for their siblings, in the order in which parcels are handed on.
+#[derive(Default)]
+struct Reassembly(BTreeMap<(u64, u64, u32), BTreeMap<u32, Fragment>>);
+
+impl Reassembly {
+    fn insert(&mut self, fragment: Fragment) {
+        let parcel = (fragment.key, fragment.from, fragment.serial);
+        self.0.entry(parcel).or_default().insert(fragment.part, fragment);
+    }
+
+    /// All parcels sorted by (key, sender, serial).
+    fn parcels(&mut self) -> Result<Vec<Outgoing>, StageError> {
+        let mut out = Vec::with_capacity(self.0.len());
+        for ((key, from, _), parts) in std::mem::take(&mut self.0) {
+            let expected = parts.values().next().map_or(0, |f| f.parts as usize);
+            if parts.len() != expected {
+                return Err(StageError::Internal(format!("a parcel of worker {from} arrived incomplete")));
+            }
+            let mut parts = parts.into_values();
+            let mut bytes = parts.next().map(|f| f.bytes).unwrap_or_default();
+            for part in parts {
+                bytes.extend_from_slice(&part.bytes);
+            }
+            out.push(Outgoing { key, bytes });
+        }
+        Ok(out)
+    }
+}
+
+fn error_parcel(error: &StageError) -> Outgoing {
+    // A StageError is strings and a tag: serde_json cannot fail on it.
+    Outgoing { key: ERROR_KEY, bytes: serde_json::to_vec(error).unwrap_or_default() }
+}
+
+/// Runs one pass on every worker; see the module documentation.
+///
+/// `name` shows in timely's logs. The result is sorted by (key, reducer's order) and equal on all workers of the audience.
+///
+/// # Errors
+/// The least error (in the order of [`StageError`]) that any worker met, the same on every worker.
+pub fn pass<S, R>(
+    session: &mut Session<'_>,
+    name: &str,
+    scan: S,
+    reducer: R,
+    audience: Audience,
+) -> Result<Vec<Outgoing>, StageError>
+where
+    S: Scan + 'static,
+    R: Reducer + 'static,
+{
+    let me = session.index() as u64;
+    let peers = session.peers() as u64;
+    let workers = session.process.workers() as u64;
+    let process = session.process.clone();
+    let collected = Rc::new(RefCell::new(Reassembly::default()));
+    let collector = Rc::clone(&collected);
+    let mut probe = ProbeHandle::new();
+    let watched = probe.clone();
+
+    session.worker.dataflow_named::<u64, _, _>(name, move |scope| {
+        let parcels =
+            source::<_, CapacityContainerBuilder<Vec<Fragment>>, _, _>(scope, "scan", move |capability, info| {
+                let activator = scope.activator_for(info.address);
+                let mut state = Some((capability, scan));
+                move |output| {
+                    let Some((capability, mut scan)) = state.take() else { return };
+                    let mut session = output.session(&capability);
+                    let cancelled = process.cancelled.load(Ordering::Relaxed);
+                    let outgoing = match if cancelled { Ok(Step::Done) } else { scan.step() } {
+                        Ok(Step::More { rows }) => {
+                            process.progress.advance(rows);
+                            // Activations coalesce: ask again after every chunk.
+                            activator.activate();
+                            drop(session);
+                            state = Some((capability, scan));
+                            return;
+                        }
+                        Ok(Step::Done) if cancelled => Vec::new(),
+                        Ok(Step::Done) => match scan.finish() {
+                            Ok(parcels) => parcels,
+                            Err(error) => vec![error_parcel(&error)],
+                        },
+                        Err(error) => {
+                            process.cancelled.store(true, Ordering::Relaxed);
+                            vec![error_parcel(&error)]
+                        }
+                    };
+                    for (serial, parcel) in outgoing.into_iter().enumerate() {
+                        for mut fragment in fragments(me, serial as u32, parcel) {
+                            fragment.to = fragment.key % peers;
+                            session.give(fragment);
+                        }
+                    }
+                }
+            });
+
+        let reduced = parcels.unary_frontier::<CapacityContainerBuilder<Vec<Fragment>>, _, _, _>(
+            Exchange::new(|fragment: &Fragment| fragment.to),
+            "reduce",
+            move |capability, _| {
+                let mut waiting = Reassembly::default();
+                let mut state = Some((capability, reducer));
+                move |(input, frontier), output| {
+                    input.for_each(|_, batch: &mut Vec<Fragment>| batch.drain(..).for_each(|f| waiting.insert(f)));
+                    if !frontier.is_empty() {
+                        return;
+                    }
+                    let Some((capability, mut reducer)) = state.take() else { return };
+                    let outgoing = match waiting.parcels().and_then(|parcels| reduce(parcels, &mut reducer)) {
+                        Ok(outgoing) => outgoing,
+                        Err(error) => vec![error_parcel(&error)],
+                    };
+                    let mut session = output.session(&capability);
+                    for (serial, parcel) in outgoing.into_iter().enumerate() {
+                        let key = parcel.key;
+                        let pieces = fragments(me, serial as u32, parcel);
+                        // An error must reach every worker, whatever the audience.
+                        let hears = |to: u64| match audience {
+                            _ if key == ERROR_KEY => true,
+                            Audience::Everyone => true,
+                            Audience::Leaders => to % workers == 0,
+                            Audience::Owners => to == key % peers,
+                        };
+                        for to in (0..peers).filter(|to| hears(*to)) {
+                            for piece in &pieces {
+                                session.give(Fragment { to, ..piece.clone() });
+                            }
+                        }
+                    }
+                }
+            },
+        );
+
+        reduced
+            .unary::<CapacityContainerBuilder<Vec<()>>, _, _, _>(
+                Exchange::new(|fragment: &Fragment| fragment.to),
+                "collect",
+                move |_, _| {
+                    move |input, _output| {
+                        let mut collected = collector.borrow_mut();
+                        input
+                            .for_each(|_, batch: &mut Vec<Fragment>| batch.drain(..).for_each(|f| collected.insert(f)));
+                    }
+                },
+            )
+            .probe_with(&mut probe);
+    });
+    session.worker.step_or_park_while(None, || !watched.done());
+
+    let parcels = collected.borrow_mut().parcels()?;
+    let mut results = Vec::with_capacity(parcels.len());
+    let mut least: Option<StageError> = None;
+    for parcel in parcels {
+        if parcel.key != ERROR_KEY {
+            results.push(parcel);
+            continue;
+        }
+        let error = serde_json::from_slice(&parcel.bytes)
+            .unwrap_or_else(|_| StageError::Internal("a worker failed and its message was damaged".into()));
+        if least.as_ref().is_none_or(|known| error < *known) {
+            least = Some(error);
+        }
+    }
+    match least {
+        Some(error) => Err(error),
+        None => Ok(results),
+    }
+}
+
+fn reduce<R: Reducer>(parcels: Vec<Outgoing>, reducer: &mut R) -> Result<Vec<Outgoing>, StageError> {
+    let (errors, parcels): (Vec<_>, Vec<_>) = parcels.into_iter().partition(|p| p.key == ERROR_KEY);
+    if !errors.is_empty() {
+        return Ok(errors);
+    }
+    for Outgoing { key, bytes } in parcels {
+        reducer.absorb(key, bytes)?;
+    }
+    reducer.finish()
+}

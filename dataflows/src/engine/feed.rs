@@ -1,0 +1,218 @@
+//! The rows of a worker, chunk by chunk, from wherever they are cheapest.
+//!
+//! A [`RowStore`] belongs to one worker and knows its blocks. The first encoded pass decodes and encodes them on a prefetch
+//! thread; if the plan says so, its chunks are kept, in memory or in a cache file, and later passes
+//! read those. What a pass sees does not depend on which (law 1): chunks are the same rows in the same order.
+//!
+//! Cost: at most [`AHEAD`] chunks are read ahead; buffers go back to the prefetch thread and are used again.
+
+use crate::engine::session::Process;
+use crate::error::StageError;
+use nystream_datasets::{BLOCK_ROWS, BlockReader, BlockRun, Catalog, Chunk, Encoder, ReadOptions, Role};
+use nystream_kernels::rows::Rows;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+
+/// Chunks decoded ahead of their use.
+pub const AHEAD: usize = 2;
+
+/// The encoded view of a chunk.
+pub fn view(chunk: &Chunk) -> Rows<'_> {
+    Rows::new(&chunk.numeric, chunk.numeric_width, &chunk.codes, chunk.code_width)
+}
+
+/// Blocks of one data set that a worker owns, and how they are encoded.
+#[derive(Clone)]
+pub struct RowStore {
+    catalog: Catalog,
+    encoder: Arc<Encoder>,
+    runs: Vec<BlockRun>,
+    blocks_per_batch: u64,
+    process: Arc<Process>,
+    kept: Rc<RefCell<Kept>>,
+}
+
+enum Kept {
+    /// Nothing will be kept.
+    Never,
+    /// To be filled by the next pass over the training rows.
+    Wanted,
+    /// Filled, in memory.
+    Memory(Arc<Vec<Chunk>>),
+}
+
+impl RowStore {
+    /// The share of worker `index` of `peers` in `catalog`.
+    pub fn new(catalog: &Catalog, encoder: Arc<Encoder>, peers: usize, index: usize, process: Arc<Process>) -> Self {
+        RowStore {
+            runs: catalog.partition(peers, index),
+            catalog: catalog.clone(),
+            blocks_per_batch: blocks_per_batch(encoder.numeric_width() * 4 + encoder.code_width() * 2),
+            encoder,
+            process,
+            kept: Rc::new(RefCell::new(Kept::Never)),
+        }
+    }
+
+    /// Asks that the training chunks of the next pass be kept in memory for those after it.
+    pub fn keep_in_memory(&self) {
+        let mut kept = self.kept.borrow_mut();
+        if matches!(*kept, Kept::Never) {
+            *kept = Kept::Wanted;
+        }
+    }
+
+    /// Rows of this worker, as the files have them.
+    pub fn raw_rows(&self) -> u64 {
+        self.catalog.rows_of(&self.runs)
+    }
+
+    /// Blocks of the whole data set.
+    pub fn total_blocks(&self) -> u64 {
+        self.catalog.blocks()
+    }
+
+    /// The encoder.
+    pub fn encoder(&self) -> &Arc<Encoder> {
+        &self.encoder
+    }
+
+    /// The catalog.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// A pass over the rows of `role`.
+    pub fn feed(&self, role: Role) -> Feed {
+        // Only training rows are kept: they are what solvers read again and again.
+        let (supply, filling) = match &*self.kept.borrow() {
+            Kept::Memory(chunks) if role == Role::Training => {
+                (Supply::Memory { chunks: Arc::clone(chunks), next: 0 }, None)
+            }
+            Kept::Wanted if role == Role::Training => (Supply::Idle, Some(Vec::new())),
+            _ => (Supply::Idle, None),
+        };
+        Feed { store: self.clone(), role, supply, filling }
+    }
+}
+
+/// Blocks decoded together: four, fewer where rows are so wide that a chunk would pass 16 MB.
+pub fn blocks_per_batch(row_bytes: usize) -> u64 {
+    let block = (row_bytes.max(1) as u64) * BLOCK_ROWS;
+    ((16 << 20) / block).clamp(1, 4)
+}
+
+enum Supply {
+    Idle,
+    Decode { ready: Receiver<Result<Chunk, StageError>>, back: Sender<Chunk> },
+    Memory { chunks: Arc<Vec<Chunk>>, next: usize },
+    Over,
+}
+
+/// One pass over a worker's rows.
+pub struct Feed {
+    store: RowStore,
+    role: Role,
+    supply: Supply,
+    /// Chunks to be kept, while this pass fills the store.
+    filling: Option<Vec<Chunk>>,
+}
+
+impl Feed {
+    /// Blocks of the whole data set.
+    pub fn total_blocks(&self) -> u64 {
+        self.store.total_blocks()
+    }
+
+    /// Position of block `block` of `chunk` among all blocks of the data set.
+    pub fn global_block(&self, chunk: &Chunk, block: usize) -> u64 {
+        let file = chunk.file.and_then(|id| self.store.catalog.file_index(id)).unwrap_or_default();
+        self.store.catalog.global_block(file, chunk.first_block + block as u64)
+    }
+
+    /// Replaces `chunk` by the next one; false when there is none left.
+    ///
+    /// # Errors
+    /// What reading or encoding reports; the pass is then over.
+    pub fn next(&mut self, chunk: &mut Chunk) -> Result<bool, StageError> {
+        if matches!(self.supply, Supply::Idle) {
+            self.supply = self.start()?;
+        }
+        let result = match &mut self.supply {
+            Supply::Idle | Supply::Over => Ok(false),
+            Supply::Memory { chunks, next } => match chunks.get(*next) {
+                Some(kept) => {
+                    *next += 1;
+                    chunk.clone_from(kept);
+                    return Ok(true);
+                }
+                None => Ok(false),
+            },
+            Supply::Decode { ready, back } => match ready.recv() {
+                Ok(Ok(next)) => {
+                    let used = std::mem::replace(chunk, next);
+                    if let Some(filling) = &mut self.filling {
+                        filling.push(chunk.clone());
+                    }
+                    // The prefetch thread may be done; then the buffer is simply freed.
+                    let _ = back.send(used);
+                    return Ok(true);
+                }
+                Ok(Err(error)) => Err(error),
+                Err(_) => {
+                    if let Some(filling) = self.filling.take() {
+                        *self.store.kept.borrow_mut() = Kept::Memory(Arc::new(filling));
+                    }
+                    Ok(false)
+                }
+            },
+        };
+        self.supply = Supply::Over;
+        result
+    }
+
+    fn start(&self) -> Result<Supply, StageError> {
+        let store = &self.store;
+        let projection = store.encoder.projection(&store.catalog, self.role)?;
+        let options = ReadOptions { blocks_per_batch: store.blocks_per_batch, ..ReadOptions::default() };
+        let reader = BlockReader::new(&store.catalog, store.runs.clone(), &projection, options);
+        let (send, ready) = sync_channel(AHEAD);
+        let (back, used) = channel();
+        let (encoder, role, process) = (Arc::clone(&store.encoder), self.role, Arc::clone(&store.process));
+        std::thread::Builder::new()
+            .name("prefetch".into())
+            .spawn(move || prefetch(reader, &encoder, role, &process, &send, &used))
+            .map_err(|e| StageError::Internal(format!("cannot start a prefetch thread: {e}")))?;
+        Ok(Supply::Decode { ready, back })
+    }
+}
+
+fn prefetch(
+    mut reader: BlockReader,
+    encoder: &Encoder,
+    role: Role,
+    process: &Process,
+    send: &SyncSender<Result<Chunk, StageError>>,
+    used: &Receiver<Chunk>,
+) {
+    let mut counted = 0;
+    loop {
+        let mut chunk = used.try_recv().unwrap_or_default();
+        let result = match reader.next() {
+            None => break,
+            Some(Ok(batch)) => encoder.encode(&batch, role, &mut chunk).map(|()| chunk).map_err(StageError::from),
+            Some(Err(error)) => Err(StageError::from(error)),
+        };
+        let read = reader.bytes_read();
+        process.bytes_read.fetch_add(read - counted, Ordering::Relaxed);
+        counted = read;
+        let failed = result.is_err();
+        if send.send(result).is_err() || failed {
+            break;
+        }
+    }
+    process.bytes_read.fetch_add(reader.bytes_read() - counted, Ordering::Relaxed);
+}

@@ -1,0 +1,24 @@
+//! What every stage stands on: the session of a worker, what the workers of a process share, passes over the
+//! rows, and exchanges of m-sized results.
+//!
+//! A job (`fit`, `predict`, ...) is one program that every worker of every process runs in step. Stages are
+//! timely dataflows that the workers build in the same order ([`exchange::pass`]); between stages each worker holds the
+//! same values, so decisions need no further messages.
+//!
+//! Invariants:
+//! * chunks never cross a channel: the operator that scans a worker's blocks also forms the tiles and
+//!   accumulates; only m-sized partial results, samples and scalars travel, in fragments of at most 1 MB;
+//! * results are merged in an order fixed by their keys, never by arrival;
+//! * m x m algebra is computed once per process, by its first worker with all of the process's threads, while the
+//!   others wait ([`Session::once`]).
+
+pub mod bytes;
+pub mod exchange;
+pub mod feed;
+pub mod run;
+pub mod session;
+pub mod sums;
+
+pub use exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
+pub use run::run;
+pub use session::{Process, Progress, Session, SilentProgress};

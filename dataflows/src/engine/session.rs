@@ -1,0 +1,207 @@
+//! The session of a worker and the state shared by the workers of a process.
+
+use crate::error::StageError;
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Instant;
+use timely::worker::Worker;
+
+/// Where a pass tells how far it is. Called from worker threads, about once per chunk.
+pub trait Progress: Send + Sync {
+    /// A pass named `name` over `rows` rows begins in this process.
+    fn begin(&self, name: &str, rows: u64);
+    /// `rows` more rows are done.
+    fn advance(&self, rows: u64);
+    /// The pass is over.
+    fn end(&self);
+}
+
+/// Progress that nobody watches.
+pub struct SilentProgress;
+
+impl Progress for SilentProgress {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+}
+
+type Shared = Arc<dyn Any + Send + Sync>;
+
+/// What the worker threads of one process share.
+pub struct Process {
+    workers: usize,
+    processes: usize,
+    index: usize,
+    slots: Mutex<BTreeMap<u64, (Shared, usize)>>,
+    filled: Condvar,
+    /// Set when a worker of this process met an error: its siblings stop reading early.
+    pub cancelled: AtomicBool,
+    /// Bytes read from files.
+    pub bytes_read: AtomicU64,
+    /// Kernel entries evaluated.
+    pub kernel_entries: AtomicU64,
+    /// Floating-point operations of the passes, by the cost model's count.
+    pub flops: AtomicU64,
+    /// Bad rows met by passes over data that was not profiled, and the first of them by name.
+    pub bad_rows: Mutex<(u64, Vec<String>)>,
+    /// Rows without a target met by such passes.
+    pub skipped_rows: AtomicU64,
+    /// Watches the passes.
+    pub progress: Box<dyn Progress>,
+    started: Instant,
+}
+
+impl Process {
+    /// The shared state of process `index` of `processes`, with `workers` threads each.
+    pub fn new(workers: usize, processes: usize, index: usize, progress: Box<dyn Progress>) -> Arc<Self> {
+        Arc::new(Process {
+            workers,
+            processes,
+            index,
+            slots: Mutex::new(BTreeMap::new()),
+            filled: Condvar::new(),
+            cancelled: AtomicBool::new(false),
+            bytes_read: AtomicU64::new(0),
+            kernel_entries: AtomicU64::new(0),
+            flops: AtomicU64::new(0),
+            bad_rows: Mutex::new((0, Vec::new())),
+            skipped_rows: AtomicU64::new(0),
+            progress,
+            started: Instant::now(),
+        })
+    }
+
+    /// Worker threads of each process.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Number of processes.
+    pub fn processes(&self) -> usize {
+        self.processes
+    }
+
+    /// This process's index.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Adds to the counters of kernel entries and flops.
+    pub fn count(&self, kernel_entries: u64, flops: u64) {
+        self.kernel_entries.fetch_add(kernel_entries, Ordering::Relaxed);
+        self.flops.fetch_add(flops, Ordering::Relaxed);
+    }
+
+    /// Records what a chunk left out.
+    pub fn note_left_out(&self, chunk: &nystream_datasets::Chunk) {
+        self.skipped_rows.fetch_add(chunk.skipped_null_target, Ordering::Relaxed);
+        if !chunk.bad.is_empty() {
+            let mut bad = self.bad_rows.lock().unwrap_or_else(PoisonError::into_inner);
+            bad.0 += chunk.bad.len() as u64;
+            for row in chunk.bad.iter().take(20usize.saturating_sub(bad.1.len())) {
+                bad.1.push(format!("row {}: column '{}' {}", row.ordinal, row.column, row.reason));
+            }
+        }
+    }
+
+    /// Seconds since the process's session began. Reports and `--time-limit` only: never a decision about the model.
+    pub fn elapsed(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+}
+
+/// One worker's view of a running job.
+pub struct Session<'w> {
+    /// The timely worker.
+    pub worker: &'w mut Worker,
+    /// What the process's workers share.
+    pub process: Arc<Process>,
+    ticket: u64,
+}
+
+impl<'w> Session<'w> {
+    /// The session of `worker` in `process`.
+    pub fn new(worker: &'w mut Worker, process: Arc<Process>) -> Self {
+        Session { worker, process, ticket: 0 }
+    }
+
+    /// Global index of this worker.
+    pub fn index(&self) -> usize {
+        self.worker.index()
+    }
+
+    /// Number of workers over all processes.
+    pub fn peers(&self) -> usize {
+        self.worker.peers()
+    }
+
+    /// Index of this worker within its process.
+    pub fn local_index(&self) -> usize {
+        self.worker.index() % self.process.workers
+    }
+
+    /// Whether this worker computes for its process.
+    pub fn is_leader(&self) -> bool {
+        self.local_index() == 0
+    }
+
+    /// Whether this worker is the first of all: the one that prints and writes.
+    pub fn is_first(&self) -> bool {
+        self.worker.index() == 0
+    }
+
+    /// Computes `work` once in this process, on its first worker, and hands the value to all its workers.
+    ///
+    /// Every worker of the process must call this in the same order. The waiting workers sleep, so `work` may use all the
+    /// process's threads.
+    pub fn once<T, F>(&mut self, work: F) -> Arc<T>
+    where
+        T: Any + Send + Sync,
+        F: FnOnce() -> T,
+    {
+        let ticket = self.ticket;
+        self.ticket += 1;
+        let shared: Shared = if self.is_leader() {
+            let value: Shared = Arc::new(work());
+            if self.process.workers > 1 {
+                let mut slots = self.process.slots.lock().unwrap_or_else(PoisonError::into_inner);
+                slots.insert(ticket, (Arc::clone(&value), self.process.workers - 1));
+                self.process.filled.notify_all();
+            }
+            value
+        } else {
+            let mut slots = self.process.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            loop {
+                if let Some((value, waiting)) = slots.get_mut(&ticket) {
+                    let value = Arc::clone(value);
+                    *waiting -= 1;
+                    if *waiting == 0 {
+                        slots.remove(&ticket);
+                    }
+                    break value;
+                }
+                slots = self.process.filled.wait(slots).unwrap_or_else(PoisonError::into_inner);
+            }
+        };
+        // All workers run the same program, so ticket k has one type everywhere.
+        shared.downcast::<T>().unwrap_or_else(|_| unreachable!("workers of a process fell out of step"))
+    }
+
+    /// [`Session::once`] for work that can fail; every worker of the process gets the same error.
+    ///
+    /// # Errors
+    /// The error of `work`.
+    pub fn try_once<T, F>(&mut self, work: F) -> Result<Arc<T>, StageError>
+    where
+        T: Any + Send + Sync,
+        F: FnOnce() -> Result<T, StageError>,
+    {
+        let result = self.once(|| work().map(Arc::new));
+        match &*result {
+            Ok(value) => Ok(Arc::clone(value)),
+            Err(error) => Err(error.clone()),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What a fit is asked to do.
+
+use nystream_datasets::{Catalog, EncoderOptions};
+use nystream_kernels::gram::Precision;
+use nystream_kernels::kernel::{Family, Kernel, Metric};
+use nystream_kernels::rows::RowBuf;
+use nystream_kernels::tile::SimdPath;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// What the target is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// Numbers.
+    Regression,
+    /// Classes.
+    Classification,
+}
+
+/// What is minimised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// Squared error (classes as one-hot targets).
+    #[default]
+    Squared,
+    /// Logistic loss, with probabilities.
+    Logistic,
+}
+
+/// How the bandwidth is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Bandwidth {
+    /// Chosen on the sample.
+    #[default]
+    Auto,
+    /// In encoded units.
+    Absolute(f64),
+    /// Times the median distance of the sample.
+    TimesMedian(f64),
+}
+
+/// How centers are chosen.
+#[derive(Clone, Debug, Default)]
+pub enum Select {
+    /// SQUEAK when it is cheap enough, otherwise RPCholesky on a pool.
+    #[default]
+    Auto,
+    /// SQUEAK, DISQUEAK and refinement.
+    Squeak,
+    /// Accelerated randomly pivoted Cholesky.
+    RpCholesky,
+    /// Uniform by hash.
+    Uniform,
+    /// The rows of a data set with the same columns.
+    File(Catalog),
+}
+
+/// How the model is solved for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Solver {
+    /// By the cost model.
+    #[default]
+    Auto,
+    /// One pass of exact Gram.
+    Gram,
+    /// Preconditioned conjugate gradients.
+    Pcg,
+    /// Preconditioned stochastic gradient.
+    #[serde(rename = "eigenpro")]
+    EigenPro,
+    /// Full kernel ridge regression by block coordinate descent.
+    #[serde(rename = "blockcd")]
+    BlockCd,
+}
+
+/// How inclusion probabilities of the dictionary are made.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DictionaryRule {
+    /// Bernoulli with oversampling beta.
+    Bernoulli {
+        /// Oversampling.
+        beta: f64,
+    },
+    /// Binomial with the constants of the theorem.
+    Theorem {
+        /// Accuracy.
+        epsilon: f64,
+        /// Failure probability.
+        delta: f64,
+    },
+}
+
+impl Default for DictionaryRule {
+    fn default() -> Self {
+        DictionaryRule::Bernoulli { beta: 8.0 }
+    }
+}
+
+/// Everything a fit is asked to do. `None` stands for `auto`.
+#[derive(Clone, Debug)]
+pub struct FitConfig {
+    /// Columns, scaling, weights, split.
+    pub encoder: EncoderOptions,
+    /// Regression or classification.
+    pub task: Option<Task>,
+    /// What is minimised.
+    pub loss: Loss,
+    /// Kernel family.
+    pub family: Option<Family>,
+    /// Bandwidth.
+    pub bandwidth: Bandwidth,
+    /// Metric on encoded columns.
+    pub metric: Metric,
+    /// Per-sample ridge lambda.
+    pub ridge: Option<f64>,
+    /// Number of centers.
+    pub centers: Option<usize>,
+    /// How centers are chosen.
+    pub select: Select,
+    /// Rows scored by `--select squeak` or `rpcholesky`; `Some(u64::MAX)` is all.
+    pub dictionary_rows: Option<u64>,
+    /// Inclusion probabilities.
+    pub dictionary_rule: DictionaryRule,
+    /// Solver.
+    pub solver: Solver,
+    /// Precision of kernel entries.
+    pub precision: Precision,
+    /// Seed of every hash.
+    pub seed: u64,
+    /// SIMD path.
+    pub simd: SimdPath,
+    /// Memory of one process in bytes.
+    pub memory: u64,
+    /// Disk for caches in bytes.
+    pub disk_limit: u64,
+    /// Folder of caches.
+    pub temp_dir: PathBuf,
+    /// Flops that `auto` may plan.
+    pub max_flops: f64,
+    /// Relative residual at which iterative solvers stop.
+    pub tolerance: f64,
+    /// Most iterations (pcg) or epochs (eigenpro, blockcd).
+    pub iterations: Option<usize>,
+    /// Seconds after which a solve ends early.
+    pub time_limit: Option<f64>,
+    /// Bad rows that are tolerated.
+    pub max_bad_rows: u64,
+    /// Keep what predictive variances need.
+    pub variance: bool,
+    /// Kernel and coefficients of an earlier model, to start from.
+    pub warm_start: Option<WarmStart>,
+}
+
+/// An earlier model's function.
+#[derive(Clone, Debug)]
+pub struct WarmStart {
+    /// Kernel of the earlier model.
+    pub kernel: Kernel,
+    /// Its centers.
+    pub centers: RowBuf,
+    /// Its coefficients, m x t row-major, in units of the scaled target.
+    pub coefficients: Vec<f64>,
+}

@@ -1,0 +1,552 @@
+//! The fit: profile, sample, tune, plan, dictionary, solve, certify, evaluate.
+//!
+//! Every worker runs this function and holds the same values after each stage, so every decision is taken by all of them alike.
+
+use crate::certify::{Certificate, certify};
+use crate::dictionary::pool::{Pool, gather_pool, pool_bits};
+use crate::dictionary::{Centers, SelectJob, TileOracle, select};
+use crate::engine::feed::RowStore;
+use crate::engine::session::Session;
+use crate::error::StageError;
+use crate::evaluate::{Evaluation, evaluate};
+use crate::job::{Bandwidth, FitConfig, Loss, Select, Solver, Task};
+use crate::plan::{FitPlan, PlanRequest, Shape};
+use crate::predict::{Function, VarianceFactor};
+use crate::profile::{Profile, SAMPLE_ROWS, profile};
+use crate::solve::gram::{GramJob, exact_gram};
+use crate::solve::pcg::PcgJob;
+use crate::solve::{Solved, gram, pcg};
+use crate::targets::TargetCode;
+use crate::tune::{TUNE_FLOOR, TUNE_SHARE, TuneRequest, Tuned, median_distance, tune};
+use nystream_datasets::{Catalog, Encoder, Role};
+use nystream_hashing::StreamKey;
+use nystream_kernels::gram::{GramShape, Precision};
+use nystream_kernels::kernel::{Family, Kernel};
+use nystream_kernels::sampling::{KernelOracle, ScoreSample};
+use nystream_kernels::solve::pcg::PcgParams;
+use nystream_kernels::tile::{Entry, symmetric_kernel_matrix};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Sample rows from which the effective dimension is estimated.
+const DIMENSION_ROWS: usize = 2000;
+/// Family when the kernel is not a function of the distance and no bandwidth was given.
+const PLAIN_BANDWIDTH: f64 = 1.0;
+
+/// What a fit reads.
+pub struct FitInputs {
+    /// Training data.
+    pub catalog: Catalog,
+    /// Data to evaluate on, besides held-out rows.
+    pub validation: Option<Catalog>,
+    /// What is asked for.
+    pub config: FitConfig,
+    /// Encoder and target code of an earlier model, for `--config-from`.
+    pub frozen: Option<Frozen>,
+    /// Stop after tuning and planning.
+    pub plan_only: bool,
+}
+
+/// What `--config-from` fixes besides the configuration.
+#[derive(Clone)]
+pub struct Frozen {
+    /// The encoder.
+    pub encoder: Encoder,
+    /// Centre, scale and classes of the targets.
+    pub code: TargetCode,
+}
+
+/// What a fit found.
+pub struct FitOutcome {
+    /// The fitted function; `None` when only planned.
+    pub function: Option<Arc<Function>>,
+    /// The encoder.
+    pub encoder: Arc<Encoder>,
+    /// The profile.
+    pub profile: Profile,
+    /// Sum of the training rows' weights, class weights included.
+    pub weight_sum: f64,
+    /// What tuning found, when it ran.
+    pub tuned: Option<Tuned>,
+    /// Median distance between sample rows.
+    pub median_distance: f64,
+    /// Rows of the sample.
+    pub sample_rows: u64,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The plan.
+    pub plan: FitPlan,
+    /// The centers.
+    pub centers: Arc<Centers>,
+    /// The solution.
+    pub solved: Option<Solved>,
+    /// The certificate.
+    pub certificate: Certificate,
+    /// Error on held-out rows or the validation data.
+    pub validation: Option<Evaluation>,
+    /// Seconds by stage.
+    pub seconds: BTreeMap<String, f64>,
+    /// Passes over the rows.
+    pub passes: u64,
+    /// Largest weight, class weights included.
+    pub weight_max: f64,
+}
+
+/// Wall time by stage. For reports only.
+struct Clock {
+    seconds: BTreeMap<String, f64>,
+    last: Instant,
+}
+
+impl Clock {
+    fn lap(&mut self, stage: &str) {
+        let now = Instant::now();
+        *self.seconds.entry(stage.to_owned()).or_default() += (now - self.last).as_secs_f64();
+        self.last = now;
+    }
+}
+
+/// Runs a fit.
+///
+/// # Errors
+/// Whatever ends a stage; the same on every worker.
+pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, StageError> {
+    let config = &inputs.config;
+    let mut clock = Clock { seconds: BTreeMap::new(), last: Instant::now() };
+    let columns = config.encoder.plan(&inputs.catalog.columns)?;
+    let profile = profile(session, &inputs.catalog, &columns, &config.encoder, config.max_bad_rows)?;
+    if profile.rows == 0 {
+        return Err(StageError::Data(format!(
+            "no training rows: {} rows have no target, {} are bad and {} are held out",
+            profile.skipped_null_target, profile.bad, profile.held_out
+        )));
+    }
+    let encoder = match &inputs.frozen {
+        Some(frozen) => frozen.encoder.clone(),
+        None => Encoder::fit(&profile.columns, &config.encoder)?,
+    };
+    let encoder = Arc::new(encoder);
+    let code = match &inputs.frozen {
+        Some(frozen) => frozen.code.clone(),
+        None => TargetCode::new(&encoder, &profile)?,
+    };
+    check_task(config, &code)?;
+    clock.lap("profile");
+
+    let store = RowStore::new(
+        &inputs.catalog,
+        Arc::clone(&encoder),
+        session.peers(),
+        session.index(),
+        Arc::clone(&session.process),
+    );
+    if keep_rows(config, &encoder, &profile) {
+        store.keep_in_memory();
+    }
+    let sample_key = StreamKey::new(config.seed, "sample", 0);
+    let bits = pool_bits(profile.rows, SAMPLE_ROWS);
+    begin(session, "sample", profile.rows);
+    let sample = gather_pool(session, "sample", store.feed(Role::Training), sample_key, bits)?;
+    end(session);
+    let (weight_sum, weight_max) = weights(&encoder, &profile);
+    clock.lap("sample");
+
+    let shape = Shape {
+        rows: profile.rows as f64,
+        numeric: encoder.numeric_width() as f64,
+        codes: encoder.code_width() as f64,
+        targets: code.width() as f64,
+    };
+    let metric = config.metric.clone();
+    let median = *session.once(|| median_distance(&metric, sample.rows.view()));
+    let tuned = tune_if_asked(session, config, &sample, &code, &shape, median)?;
+    let kernel = kernel(config, tuned.as_ref(), median);
+    clock.lap("tune");
+
+    let ridge_matrix = match (config.ridge, &tuned) {
+        (Some(lambda), _) => lambda * weight_sum,
+        // A ratio of variances, so it does not grow with the rows.
+        (None, Some(tuned)) => tuned.ridge_matrix,
+        (None, None) => 1e-6 * weight_sum,
+    };
+    let dimension = session.try_once(|| effective_dimension(config, &kernel, &sample, profile.rows, ridge_matrix))?;
+    let same_nulls = profile.targets.iter().all(|t| t.count == profile.rows) || code.is_classification();
+    let request = PlanRequest {
+        shape,
+        centers: given_centers(config),
+        solver: config.solver,
+        select: config.select.clone(),
+        dictionary_rows: config.dictionary_rows,
+        precision: config.precision,
+        effective_dimension: *dimension,
+        max_flops: config.max_flops,
+        memory: config.memory,
+        workers: session.process.workers(),
+        processes: session.process.processes(),
+        iterations: config.iterations,
+        one_gram: same_nulls && config.loss == Loss::Squared,
+        no_gram_reason: if same_nulls { "the loss is logistic" } else { "targets are null in different rows" },
+        sample_rows: sample.len() as u64,
+    };
+    let plan = request.plan()?;
+    clock.lap("plan");
+    let mut outcome = FitOutcome {
+        function: None,
+        encoder: Arc::clone(&encoder),
+        weight_sum,
+        tuned,
+        median_distance: median,
+        sample_rows: sample.len() as u64,
+        kernel: kernel.clone(),
+        plan,
+        centers: Arc::new(Centers::default()),
+        solved: None,
+        certificate: Certificate::default(),
+        validation: None,
+        seconds: BTreeMap::new(),
+        passes: 2,
+        weight_max,
+        profile,
+    };
+    if inputs.plan_only {
+        outcome.seconds = clock.seconds;
+        return Ok(outcome);
+    }
+    match config.precision {
+        Precision::Single => {
+            rest::<f32>(session, inputs, &store, &sample, &code, ridge_matrix, &mut outcome, &mut clock)?
+        }
+        Precision::Double => {
+            rest::<f64>(session, inputs, &store, &sample, &code, ridge_matrix, &mut outcome, &mut clock)?
+        }
+    }
+    outcome.seconds = clock.seconds;
+    Ok(outcome)
+}
+
+/// The stages whose tiles have the chosen precision.
+#[allow(clippy::too_many_arguments)]
+fn rest<T: Entry + Into<f64> + Default>(
+    session: &mut Session<'_>,
+    inputs: &FitInputs,
+    store: &RowStore,
+    sample: &Arc<Pool>,
+    code: &TargetCode,
+    ridge_matrix: f64,
+    outcome: &mut FitOutcome,
+    clock: &mut Clock,
+) -> Result<(), StageError> {
+    let config = &inputs.config;
+    let rows = outcome.profile.rows;
+    let job = SelectJob {
+        kernel: outcome.kernel.clone(),
+        simd: config.simd,
+        seed: config.seed,
+        centers: outcome.plan.centers,
+        selection: outcome.plan.selection,
+        given: config.select.clone(),
+        rule: config.dictionary_rule,
+        ridge_matrix,
+        rows,
+        factor_memory: config.memory / 4,
+    };
+    begin(session, "dictionary", rows);
+    let centers = select(session, store, sample, &job)?;
+    end(session);
+    if centers.ids.is_empty() {
+        return Err(StageError::Data("no centers: the training rows hold no usable row".into()));
+    }
+    outcome.passes += u64::from(!matches!(outcome.plan.selection, crate::plan::Selection::File));
+    outcome.centers = Arc::clone(&centers);
+    clock.lap("dictionary");
+
+    let mut function = Function {
+        kernel: outcome.kernel.clone(),
+        centers: centers.rows.clone(),
+        coefficients: Vec::new(),
+        code: code.clone(),
+        loss: config.loss,
+        precision: config.precision,
+        simd: config.simd,
+        variance: None,
+    };
+    let tiles = session.try_once(|| function.tiles::<T>())?;
+    let solved = match outcome.plan.solver {
+        Solver::Gram => {
+            let shape = GramShape {
+                centers: centers.ids.len(),
+                targets: code.width(),
+                precision: config.precision,
+                scale_log2: kernel_bound(&outcome.kernel, sample)?,
+            };
+            let weighted = outcome.encoder.weight.is_some() || !outcome.encoder.class_weights.is_empty();
+            let job = GramJob { tiles: &tiles, code, shape, weight_max: outcome.weight_max, weighted };
+            begin(session, "gram", rows);
+            let sums = exact_gram(session, "gram", store.feed(Role::Training), &job)?;
+            end(session);
+            clock.lap("gram");
+            let trace = outcome.kernel.family.is_radial().then_some(sums.weight_sum);
+            let solved = session.try_once(|| {
+                let kmm = symmetric_kernel_matrix(&outcome.kernel, centers.rows.view(), &[], config.simd)
+                    .map_err(|e| StageError::Numeric(e.to_string()))?;
+                gram::solve(&sums, kmm.as_ref(), config.ridge, trace, config.variance)
+            })?;
+            clock.lap("solve");
+            (*solved).clone()
+        }
+        Solver::Pcg => {
+            let defaults = PcgParams::default();
+            let params = PcgParams {
+                tolerance: config.tolerance,
+                max_iterations: config.iterations.unwrap_or(defaults.max_iterations),
+                ..defaults
+            };
+            let job = PcgJob {
+                tiles: &tiles,
+                centers: centers.rows.view(),
+                kernel: &outcome.kernel,
+                simd: config.simd,
+                code,
+                ridge: ridge_matrix / outcome.weight_sum,
+                weight_sum: outcome.weight_sum,
+                sample,
+                params,
+                warm_start: warm_start(config, code, &centers),
+                time_limit: config.time_limit,
+            };
+            let solved = pcg::solve(session, store, &job)?;
+            clock.lap("solve");
+            solved
+        }
+        other => {
+            return Err(StageError::Usage(
+                format!("--solver {other:?} is not available in this build: use gram, pcg or auto").to_lowercase(),
+            ));
+        }
+    };
+    outcome.passes += solved.passes;
+    function.coefficients = solved.coefficients.clone();
+    if let (Some((factor, rank)), Some(quality)) = (&solved.variance, &solved.fit_quality) {
+        function.variance = Some(variance_factor(factor, *rank, quality, &solved, code, outcome));
+    }
+    let gamma = if centers.gamma > 0.0 { centers.gamma } else { solved.ridges[0] * outcome.weight_sum };
+    let certificate = session
+        .try_once(|| certify(&outcome.kernel, config.simd, centers.rows.view(), &centers.ids, sample, gamma, rows))?;
+    outcome.certificate = *certificate;
+    clock.lap("certify");
+
+    let function = session.once(|| function.clone());
+    outcome.validation = validation(session, inputs, store, &function, &tiles, outcome)?;
+    clock.lap("validation");
+    outcome.solved = Some(solved);
+    outcome.function = Some(function);
+    Ok(())
+}
+
+fn begin(session: &Session<'_>, name: &str, rows: u64) {
+    if session.is_leader() {
+        session.process.progress.begin(name, rows);
+    }
+}
+
+fn end(session: &Session<'_>) {
+    if session.is_leader() {
+        session.process.progress.end();
+    }
+}
+
+fn check_task(config: &FitConfig, code: &TargetCode) -> Result<(), StageError> {
+    if config.loss == Loss::Logistic && !code.is_classification() {
+        return Err(StageError::Usage(
+            "--loss logistic needs classes: give --task classification, or a text target".into(),
+        ));
+    }
+    if config.task == Some(Task::Classification) && !code.is_classification() {
+        return Err(StageError::Usage("--task classification needs one target of classes".into()));
+    }
+    Ok(())
+}
+
+/// Whether encoded training rows fit in a third of the memory budget: then they are decoded once.
+fn keep_rows(config: &FitConfig, encoder: &Encoder, profile: &Profile) -> bool {
+    let row = 4 * encoder.numeric_width() + 2 * encoder.code_width() + 8 * encoder.target_width() + 48;
+    profile.rows.saturating_mul(row as u64) <= config.memory / 3
+}
+
+/// Sum and maximum of the weights with class weights, from the profile alone.
+fn weights(encoder: &Encoder, profile: &Profile) -> (f64, f64) {
+    if encoder.class_weights.is_empty() {
+        return (profile.weight_sum, profile.weight_max.max(f64::MIN_POSITIVE));
+    }
+    let target = profile.columns.iter().find(|c| c.name == encoder.targets[0]);
+    let levels = target.and_then(|t| t.levels.as_ref());
+    let classes = encoder.classes().unwrap_or_default();
+    let count =
+        |class: &String| levels.and_then(|l| l.iter().find(|(name, _)| name == class)).map_or(0.0, |(_, n)| *n as f64);
+    // Row weights and class weights together: the mean row weight stands for each class.
+    let mean = profile.weight_sum / profile.rows as f64;
+    let sum = classes.iter().zip(&encoder.class_weights).map(|(class, w)| w * count(class) * mean).sum();
+    let largest = encoder.class_weights.iter().copied().fold(0.0, f64::max);
+    (sum, (largest * profile.weight_max).max(f64::MIN_POSITIVE))
+}
+
+fn tune_if_asked(
+    session: &mut Session<'_>,
+    config: &FitConfig,
+    sample: &Pool,
+    code: &TargetCode,
+    shape: &Shape,
+    median: f64,
+) -> Result<Option<Tuned>, StageError> {
+    let bandwidth = match config.bandwidth {
+        Bandwidth::Auto => None,
+        Bandwidth::Absolute(sigma) => Some(sigma),
+        Bandwidth::TimesMedian(times) => Some(times * median),
+    };
+    let ridge_needed = config.ridge.is_none();
+    if config.family.is_some() && bandwidth.is_some() && !ridge_needed {
+        return Ok(None);
+    }
+    let m = given_centers(config).map_or_else(|| (shape.rows.sqrt() * 10.0).min(2000.0), |m| m as f64);
+    let planned = shape.gram(m.min(shape.rows)).flops;
+    let request = TuneRequest {
+        family: config.family,
+        bandwidth,
+        metric: config.metric.clone(),
+        simd: config.simd,
+        flops: (TUNE_SHARE * planned).max(TUNE_FLOOR),
+    };
+    begin(session, "tune", 0);
+    let tuned = tune(session, sample, code, &request)?;
+    end(session);
+    Ok(Some(tuned))
+}
+
+fn kernel(config: &FitConfig, tuned: Option<&Tuned>, median: f64) -> Kernel {
+    if let Some(tuned) = tuned {
+        return tuned.kernel.clone();
+    }
+    let family = config.family.unwrap_or(Family::Gaussian);
+    let bandwidth = match config.bandwidth {
+        Bandwidth::Absolute(sigma) => sigma,
+        Bandwidth::TimesMedian(times) => times * median,
+        Bandwidth::Auto if family.is_radial() => median,
+        Bandwidth::Auto => PLAIN_BANDWIDTH,
+    };
+    Kernel { family, bandwidth, metric: config.metric.clone() }
+}
+
+fn given_centers(config: &FitConfig) -> Option<usize> {
+    match &config.select {
+        Select::File(catalog) => Some(catalog.total_rows as usize),
+        _ => config.centers,
+    }
+}
+
+/// d_eff(n lambda), from the eigenvalues of the sample's kernel matrix.
+fn effective_dimension(
+    config: &FitConfig,
+    kernel: &Kernel,
+    sample: &Pool,
+    rows: u64,
+    ridge_matrix: f64,
+) -> Result<f64, StageError> {
+    let s = sample.len().min(DIMENSION_ROWS);
+    let oracle = TileOracle::new(kernel, config.simd);
+    let head = sample.rows.view().slice(0, s);
+    let numeric = |e: nystream_kernels::sampling::SamplingError| StageError::Numeric(e.to_string());
+    let scores = ScoreSample::new(oracle.block(head, head).as_ref(), rows.max(s as u64)).map_err(numeric)?;
+    let gamma = ridge_matrix.max(1e-9 * rows as f64);
+    let tau = scores.scores(gamma).map_err(numeric)?;
+    Ok(tau.iter().sum::<f64>() / s.max(1) as f64 * rows as f64)
+}
+
+/// Least power of two that bounds the kernel's values on the sample with room to spare; 0 for kernels with k(x, x) = 1.
+fn kernel_bound(kernel: &Kernel, sample: &Pool) -> Result<i32, StageError> {
+    if kernel.family.is_radial() {
+        return Ok(0);
+    }
+    let mut diagonal: Vec<f64> = (0..sample.len()).map(|i| kernel.diagonal(sample.rows.view(), i)).collect();
+    diagonal.sort_by(f64::total_cmp);
+    let (median, largest) = (diagonal[diagonal.len() / 2], diagonal[diagonal.len() - 1]);
+    let bound = (4.0 * largest).max(f64::MIN_POSITIVE);
+    if bound > 64.0 * median.max(f64::MIN_POSITIVE) * 4.0 {
+        return Err(StageError::Usage(format!(
+            "--solver gram cannot hold this kernel exactly: k(x, x) reaches {largest:.3e} where its median is {median:.3e}. Use --solver pcg"
+        )));
+    }
+    Ok(bound.log2().ceil() as i32)
+}
+
+/// Coefficients of the earlier model where its centers are among the new ones (by their features).
+fn warm_start(config: &FitConfig, code: &TargetCode, centers: &Centers) -> Option<Vec<f64>> {
+    let warm = config.warm_start.as_ref()?;
+    let t = code.width();
+    let widths = |rows: &nystream_kernels::rows::RowBuf| (rows.numeric_width, rows.code_width);
+    if warm.coefficients.len() != warm.centers.len() * t || widths(&warm.centers) != widths(&centers.rows) {
+        return None;
+    }
+    let features = |rows: &nystream_kernels::rows::RowBuf, i: usize| {
+        let view = rows.view();
+        (view.numeric(i).iter().map(|v| v.to_bits()).collect::<Vec<_>>(), view.codes(i).to_vec())
+    };
+    let known: BTreeMap<_, usize> = (0..warm.centers.len()).map(|i| (features(&warm.centers, i), i)).collect();
+    let mut out = vec![0.0; centers.ids.len() * t];
+    for i in 0..centers.ids.len() {
+        if let Some(from) = known.get(&features(&centers.rows, i)) {
+            out[i * t..(i + 1) * t].copy_from_slice(&warm.coefficients[from * t..(from + 1) * t]);
+        }
+    }
+    Some(out)
+}
+
+fn variance_factor(
+    factor: &[f64],
+    rank: usize,
+    quality: &[crate::solve::FitQuality],
+    solved: &Solved,
+    code: &TargetCode,
+    outcome: &FitOutcome,
+) -> VarianceFactor {
+    let n = outcome.profile.rows as f64;
+    let noise: Vec<f64> = quality
+        .iter()
+        .enumerate()
+        .map(|(k, q)| {
+            let free = (1.0 - q.degrees_of_freedom / n).max(1.0 / n);
+            q.mean_squared_residual / free * code.scale(k).powi(2)
+        })
+        .collect();
+    let signal = noise.iter().zip(&solved.ridges).map(|(v, lambda)| v / (lambda * outcome.weight_sum)).collect();
+    VarianceFactor { factor: factor.to_vec(), rank, noise, signal }
+}
+
+fn validation<T: Entry>(
+    session: &mut Session<'_>,
+    inputs: &FitInputs,
+    store: &RowStore,
+    function: &Arc<Function>,
+    tiles: &Arc<nystream_kernels::tile::Tiles<T>>,
+    outcome: &mut FitOutcome,
+) -> Result<Option<Evaluation>, StageError> {
+    let feed = if let Some(catalog) = &inputs.validation {
+        let other = RowStore::new(
+            catalog,
+            Arc::clone(&outcome.encoder),
+            session.peers(),
+            session.index(),
+            Arc::clone(&session.process),
+        );
+        other.feed(Role::Evaluation)
+    } else if matches!(outcome.encoder.split, nystream_datasets::SplitRule::None) {
+        return Ok(None);
+    } else {
+        store.feed(Role::HeldOut)
+    };
+    outcome.passes += 1;
+    begin(session, "validation", outcome.profile.held_out);
+    let evaluation = evaluate(session, "validation", feed, function, tiles)?;
+    end(session);
+    Ok(Some(evaluation))
+}

@@ -1,0 +1,9 @@
+//! Jobs: the stages of a command in order, run in step by every worker.
+
+mod config;
+mod evaluate;
+mod fit;
+
+pub use config::{Bandwidth, DictionaryRule, FitConfig, Loss, Select, Solver, Task, WarmStart};
+pub use evaluate::evaluate_model;
+pub use fit::{FitInputs, FitOutcome, Frozen, fit};

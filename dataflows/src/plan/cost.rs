@@ -1,0 +1,83 @@
+//! Flop counts of the stages.
+
+/// Flop equivalents of the scalar part of a kernel entry (exponential, norms, rounding).
+pub const ENTRY_FLOPS: f64 = 20.0;
+/// Flop equivalents of one categorical column in a kernel entry.
+pub const CODE_FLOPS: f64 = 3.0;
+/// m x m algebra of the gram solver: Cholesky of K_mm, whitening and the symmetric eigensystem, in units of m^3.
+pub const GRAM_ALGEBRA: f64 = 12.0;
+/// Rows of the preconditioner's sample, in units of m.
+pub const PRECONDITIONER_ROWS: f64 = 3.0;
+
+/// The size of a problem.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shape {
+    /// Training rows n.
+    pub rows: f64,
+    /// Numeric encoded columns.
+    pub numeric: f64,
+    /// Categorical encoded columns.
+    pub codes: f64,
+    /// Target columns t.
+    pub targets: f64,
+}
+
+/// Predicted cost of one solver on a [`Shape`] with m centers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SolverCost {
+    /// Passes over the rows.
+    pub passes: f64,
+    /// Kernel entries.
+    pub entries: f64,
+    /// Flops in all.
+    pub flops: f64,
+}
+
+impl Shape {
+    /// Flops of one kernel entry.
+    pub fn entry(&self) -> f64 {
+        2.0 * self.numeric + CODE_FLOPS * self.codes + ENTRY_FLOPS
+    }
+
+    /// One pass of exact Gram and the eigensystem: n m (2d + e) + n m^2 + 2 n m t + 12 m^3.
+    pub fn gram(&self, m: f64) -> SolverCost {
+        let entries = self.rows * m;
+        let algebra = GRAM_ALGEBRA * m.powi(3);
+        let flops = entries * (self.entry() + m + 2.0 * self.targets) + algebra;
+        SolverCost { passes: 1.0, entries, flops }
+    }
+
+    /// `iterations` conjugate-gradient steps: one pass for the right-hand side, one each, one for the final residual,
+    /// with a sampled preconditioner of 3 m rows.
+    pub fn pcg(&self, m: f64, iterations: f64) -> SolverCost {
+        let passes = iterations + 2.0;
+        let sample = PRECONDITIONER_ROWS * m;
+        let entries = self.rows * m * passes + sample * m;
+        let algebra = m.powi(3) * 2.0 / 3.0 + sample * m * m * 2.0 + iterations * 4.0 * m * m * self.targets;
+        let flops = entries * (self.entry() + 4.0 * self.targets) + algebra;
+        SolverCost { passes, entries, flops }
+    }
+
+    /// `epochs` of EigenPro with delayed projection: about 2.5 n m entries an epoch, and one Cholesky of K_mm.
+    pub fn eigenpro(&self, m: f64, epochs: f64) -> SolverCost {
+        let entries = 2.5 * self.rows * m * epochs;
+        let flops = entries * (self.entry() + 2.0 * self.targets) + m.powi(3) / 3.0;
+        SolverCost { passes: epochs, entries, flops }
+    }
+
+    /// `epochs` of block coordinate descent on full kernel ridge regression: n^2 entries each.
+    pub fn blockcd(&self, epochs: f64) -> SolverCost {
+        let entries = self.rows * self.rows * epochs;
+        SolverCost { passes: epochs, entries, flops: entries * (self.entry() + 2.0 * self.targets) }
+    }
+
+    /// Scoring `rows` of the data with a dictionary of M atoms through the frozen-dictionary filter: about M^2 a row.
+    pub fn squeak(&self, rows: f64, atoms: f64) -> f64 {
+        rows * (atoms * self.entry() + atoms * atoms) + atoms.powi(3)
+    }
+
+    /// Randomly pivoted Cholesky to m centers on a pool of `rows`: m^2 flops a row and the entries.
+    pub fn rpcholesky(&self, rows: f64, m: f64) -> f64 {
+        rows * (m * self.entry() + m * m)
+    }
+}

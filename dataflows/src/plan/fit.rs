@@ -1,0 +1,345 @@
+//! The plan of one fit: solver, selection and their costs.
+
+use super::cost::{Shape, SolverCost};
+use super::memory::MemoryPlan;
+use crate::error::StageError;
+use crate::job::{Select, Solver};
+use nystream_kernels::gram::{ExactGram, GramShape, Precision};
+use serde::{Deserialize, Serialize};
+
+/// Seconds per flop of a kernel entry, and of a product of an exact Gram or a factorisation: one core of the reference machine
+/// (BENCHMARKS.md). Only their ratio decides anything, and it is a constant (law 1).
+const ENTRY_SECONDS: f64 = 1.0 / 3.5e10;
+const PRODUCT_SECONDS: f64 = 1.0 / 4.0e10;
+/// Iterations that `auto` expects of conjugate gradients.
+pub const EXPECTED_ITERATIONS: f64 = 25.0;
+/// Share of the fit's flops that selecting centers may take.
+pub const SELECT_SHARE: f64 = 0.25;
+/// Most pool rows, in units of m.
+const POOL_MOST: f64 = 50.0;
+/// Fewest pool rows, in units of m.
+const POOL_LEAST: f64 = 4.0;
+
+/// What was decided about selection.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Selection {
+    /// SQUEAK over about so many rows, with dictionaries of about M atoms.
+    Squeak {
+        /// Rows scored (expected).
+        rows: u64,
+        /// Atoms M.
+        atoms: u64,
+    },
+    /// Randomly pivoted Cholesky on a pool of about so many rows.
+    RpCholesky {
+        /// Rows of the pool (expected).
+        rows: u64,
+        /// Whether every round scans all rows instead of a pool.
+        full: bool,
+    },
+    /// Uniform by hash.
+    Uniform,
+    /// Given centers.
+    File,
+}
+
+impl Selection {
+    /// The name in reports.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Selection::Squeak { .. } => "squeak",
+            Selection::RpCholesky { .. } => "rpcholesky",
+            Selection::Uniform => "uniform",
+            Selection::File => "file",
+        }
+    }
+}
+
+/// The plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FitPlan {
+    /// Training rows.
+    pub rows: u64,
+    /// Centers m.
+    pub centers: usize,
+    /// Solver.
+    pub solver: Solver,
+    /// Selection.
+    pub selection: Selection,
+    /// Passes over the rows, profile and sample included.
+    pub passes: u64,
+    /// Predicted flops by stage.
+    pub flops: Vec<(String, f64)>,
+    /// Memory of a process at the largest stage.
+    pub memory: MemoryPlan,
+    /// Why, in sentences with numbers.
+    pub reasons: Vec<String>,
+}
+
+impl FitPlan {
+    /// Predicted flops in all.
+    pub fn total_flops(&self) -> f64 {
+        self.flops.iter().map(|(_, f)| f).sum()
+    }
+
+    /// Predicted seconds on `workers` cores of the reference machine.
+    pub fn seconds(&self, workers: usize) -> f64 {
+        self.total_flops() * PRODUCT_SECONDS / workers.max(1) as f64
+    }
+}
+
+/// What a plan is made from.
+#[derive(Clone, Debug)]
+pub struct PlanRequest {
+    /// Problem size.
+    pub shape: Shape,
+    /// Centers asked for.
+    pub centers: Option<usize>,
+    /// Solver asked for.
+    pub solver: Solver,
+    /// Selection asked for.
+    pub select: Select,
+    /// Rows to score, when given.
+    pub dictionary_rows: Option<u64>,
+    /// Precision.
+    pub precision: Precision,
+    /// Effective dimension estimated on the sample.
+    pub effective_dimension: f64,
+    /// Flop cap of `auto`.
+    pub max_flops: f64,
+    /// Memory of a process.
+    pub memory: u64,
+    /// Worker threads of a process.
+    pub workers: usize,
+    /// Processes.
+    pub processes: usize,
+    /// Iterations asked for.
+    pub iterations: Option<usize>,
+    /// Whether targets are null in different rows, or the loss is logistic: no single Gram serves.
+    pub one_gram: bool,
+    /// Why not, when not.
+    pub no_gram_reason: &'static str,
+    /// Rows of the sample held by every process.
+    pub sample_rows: u64,
+}
+
+impl PlanRequest {
+    fn gram_seconds(&self, m: f64) -> f64 {
+        let s = &self.shape;
+        s.rows * m * (s.entry() * ENTRY_SECONDS + m * PRODUCT_SECONDS)
+            + super::cost::GRAM_ALGEBRA * m.powi(3) * PRODUCT_SECONDS
+    }
+
+    fn pcg_seconds(&self, m: f64) -> f64 {
+        let SolverCost { entries, flops, .. } = self.shape.pcg(m, EXPECTED_ITERATIONS);
+        let entry_flops = entries * (self.shape.entry() + 4.0 * self.shape.targets);
+        entry_flops * ENTRY_SECONDS + (flops - entry_flops).max(0.0) * PRODUCT_SECONDS
+    }
+
+    /// Memory of a process that solves with `m` centers.
+    pub fn memory(&self, solver: Solver, m: usize, workers: usize) -> MemoryPlan {
+        let mut plan = MemoryPlan::default();
+        let square = 8 * (m as u64) * (m as u64);
+        let s = &self.shape;
+        let row = (4.0 * s.numeric + 2.0 * s.codes) as u64 + 8 * (s.targets as u64 + 2) + 32;
+        let blocks = crate::engine::feed::blocks_per_batch(row as usize);
+        let chunk = row * 2048 * blocks;
+        plan.add("program and Parquet decoding", (48 << 20) + workers as u64 * (12 << 20));
+        plan.add("row chunks read ahead", workers as u64 * (crate::engine::feed::AHEAD as u64 + 3) * chunk);
+        plan.add("hashed sample", self.sample_rows * row);
+        plan.add("packed centers", (m as u64) * (8 * (s.numeric + s.codes) as u64 + 64));
+        match solver {
+            Solver::Gram | Solver::Auto => {
+                let shape =
+                    GramShape { centers: m, targets: s.targets as usize, precision: self.precision, scale_log2: 0 };
+                let accumulate = ExactGram::memory_bytes(shape) as u64
+                    + workers as u64 * (ExactGram::scratch_bytes(shape) as u64 + panel_bytes(m, self.precision));
+                // Afterwards: the Gram in f64, K_mm, its factor, the whitened Gram, its eigenvectors and the solver's workspace.
+                let algebra = 6 * square;
+                let copies = if self.processes > 1 { 2 } else { 1 };
+                if accumulate * copies > algebra + ExactGram::memory_bytes(shape) as u64 {
+                    plan.add(format!("exact Gram of {m} centers"), accumulate * copies);
+                } else {
+                    plan.add(format!("exact Gram of {m} centers"), ExactGram::memory_bytes(shape) as u64);
+                    plan.add(format!("m x m algebra for {m} centers"), algebra);
+                }
+            }
+            Solver::Pcg => {
+                plan.add(format!("K_mm, its factor and the preconditioner for {m} centers"), 5 * square);
+                let vectors = 8 * m as u64 * s.targets.max(1.0) as u64;
+                plan.add("coefficient vectors", vectors * (12 + workers as u64 * 40));
+            }
+            Solver::EigenPro => {
+                plan.add(format!("K_mm and its factor for {m} centers"), 2 * square);
+                plan.add("preconditioner and temporary centers", 8 * (m as u64) * 200);
+            }
+            Solver::BlockCd => {
+                let n = s.rows as u64;
+                plan.add(
+                    "all rows, and the O(n t) vectors of full kernel ridge regression",
+                    n * (row + 8 * 6 * s.targets as u64),
+                );
+                let block = (n / 100).max(256);
+                plan.add("a coordinate block", 8 * block * block * 3);
+            }
+        }
+        plan
+    }
+
+    /// Makes the plan.
+    ///
+    /// # Errors
+    /// [`StageError::Budget`] when what was asked for does not fit; [`StageError::Usage`] when it cannot be done.
+    pub fn plan(&self) -> Result<FitPlan, StageError> {
+        let n = self.shape.rows;
+        let mut reasons = Vec::new();
+        let m = match self.centers {
+            Some(m) => (m as f64).min(n).max(1.0) as usize,
+            None => self.auto_centers(&mut reasons),
+        };
+        let solver = self.solver(m, &mut reasons)?;
+        let cost = self.cost(solver, m);
+        let (selection, select_flops) = self.selection(m, cost.flops, &mut reasons)?;
+        let memory = self.memory(solver, m, self.workers);
+        memory.check(self.memory)?;
+        Ok(FitPlan {
+            rows: n as u64,
+            centers: m,
+            solver,
+            selection,
+            passes: 3 + cost.passes as u64,
+            flops: vec![("dictionary".into(), select_flops), ("solve".into(), cost.flops)],
+            memory,
+            reasons,
+        })
+    }
+
+    fn cost(&self, solver: Solver, m: usize) -> SolverCost {
+        let m = m as f64;
+        match solver {
+            Solver::Gram | Solver::Auto => self.shape.gram(m),
+            Solver::Pcg => self.shape.pcg(m, self.iterations.map_or(EXPECTED_ITERATIONS, |i| i as f64)),
+            Solver::EigenPro => self.shape.eigenpro(m, self.iterations.map_or(4.0, |i| i as f64)),
+            Solver::BlockCd => self.shape.blockcd(self.iterations.map_or(50.0, |i| i as f64)),
+        }
+    }
+
+    fn solver(&self, m: usize, reasons: &mut Vec<String>) -> Result<Solver, StageError> {
+        if self.solver != Solver::Auto {
+            if self.solver == Solver::Gram && !self.one_gram {
+                return Err(StageError::Usage(format!(
+                    "--solver gram cannot be used here: {}. Use --solver pcg or auto",
+                    self.no_gram_reason
+                )));
+            }
+            reasons.push(format!("solver {:?} as asked", self.solver).to_lowercase());
+            return Ok(self.solver);
+        }
+        if !self.one_gram {
+            reasons.push(format!("pcg, since {}", self.no_gram_reason));
+            return Ok(Solver::Pcg);
+        }
+        let (gram, pcg) = (self.gram_seconds(m as f64), self.pcg_seconds(m as f64));
+        // `auto` plans for one worker in one process, so that the choice does not depend on how many there are.
+        let fits = self.memory(Solver::Gram, m, 1).total() <= self.memory;
+        let choice = if fits && gram <= 2.0 * pcg { Solver::Gram } else { Solver::Pcg };
+        reasons.push(format!(
+            "{}: an exact Gram would take {gram:.1} core-seconds and gives the whole ridge path, conjugate gradients {pcg:.1}{}",
+            if choice == Solver::Gram { "gram" } else { "pcg" },
+            if fits { "" } else { "; the Gram does not fit --memory" }
+        ));
+        Ok(choice)
+    }
+
+    fn auto_centers(&self, reasons: &mut Vec<String>) -> usize {
+        let wanted = (4.0 * self.effective_dimension).ceil().max(16.0);
+        let largest = |fits: &dyn Fn(f64) -> bool| {
+            let (mut low, mut high) = (1.0f64, self.shape.rows.max(1.0));
+            if fits(high) {
+                return high;
+            }
+            while high - low > 1.0 {
+                let middle = ((low + high) / 2.0).floor();
+                if fits(middle) { low = middle } else { high = middle }
+            }
+            low
+        };
+        let solver = match self.solver {
+            Solver::Auto if self.one_gram => Solver::Gram,
+            Solver::Auto => Solver::Pcg,
+            given => given,
+        };
+        let by_flops = largest(&|m| self.cost(solver, m as usize).flops * (1.0 + SELECT_SHARE) <= self.max_flops);
+        let by_memory = largest(&|m| self.memory(solver, m as usize, 1).total() <= self.memory / 10 * 9);
+        let m = wanted.min(by_flops).min(by_memory).min(self.shape.rows).max(1.0) as usize;
+        reasons.push(format!(
+            "{m} centers: 4 x effective dimension gives {wanted:.0}, the flop cap {by_flops:.0}, memory {by_memory:.0}, and there are {:.0} rows",
+            self.shape.rows
+        ));
+        m
+    }
+
+    fn selection(&self, m: usize, solve: f64, reasons: &mut Vec<String>) -> Result<(Selection, f64), StageError> {
+        let (n, mf) = (self.shape.rows, m as f64);
+        let allowance = SELECT_SHARE * solve;
+        let given = self.dictionary_rows.map(|r| (r as f64).min(n));
+        let pool = |rows: f64| rows.clamp((POOL_LEAST * mf).min(n), n);
+        match &self.select {
+            Select::File(_) => Ok((Selection::File, 0.0)),
+            Select::Uniform => Ok((Selection::Uniform, 0.0)),
+            _ if mf >= n => {
+                reasons.push("every row is a center".into());
+                Ok((Selection::Uniform, 0.0))
+            }
+            Select::Squeak => {
+                let atoms = (4.0 * mf).min(n);
+                let rows = given.unwrap_or(n);
+                let flops = self.shape.squeak(rows, atoms);
+                if flops > self.max_flops {
+                    return Err(StageError::Budget(format!(
+                        "scoring {rows:.0} rows with dictionaries of {atoms:.0} atoms takes {flops:.2e} flops and --max-flops allows {:.2e}: \
+                         give fewer --dictionary-rows or --centers, or --select auto",
+                        self.max_flops
+                    )));
+                }
+                Ok((Selection::Squeak { rows: rows as u64, atoms: atoms as u64 }, flops))
+            }
+            Select::RpCholesky => {
+                let full = self.dictionary_rows == Some(u64::MAX);
+                let by_flops = allowance / self.shape.rpcholesky(1.0, mf);
+                let rows = given.unwrap_or_else(|| pool(by_flops.min(POOL_MOST * mf)));
+                let rounds = if full { 12.0 } else { 1.0 };
+                Ok((Selection::RpCholesky { rows: rows as u64, full }, rounds * self.shape.rpcholesky(rows, mf)))
+            }
+            Select::Auto => {
+                let rows = given.unwrap_or(n);
+                for quarter in (6..=16).rev() {
+                    let atoms = mf * f64::from(quarter) / 4.0;
+                    let flops = self.shape.squeak(rows, atoms);
+                    if atoms < n && flops <= allowance {
+                        reasons.push(format!(
+                            "SQUEAK over {rows:.0} rows with {atoms:.0} atoms costs {:.0} % of the solve",
+                            100.0 * flops / solve
+                        ));
+                        return Ok((Selection::Squeak { rows: rows as u64, atoms: atoms as u64 }, flops));
+                    }
+                }
+                let by_flops = allowance / self.shape.rpcholesky(1.0, mf);
+                let rows = pool(given.unwrap_or(by_flops.min(POOL_MOST * mf)));
+                let flops = self.shape.rpcholesky(rows, mf);
+                reasons.push(format!(
+                    "SQUEAK over all rows would pass {:.0} % of the solve: RPCholesky on a pool of {rows:.0} rows, {:.0} %",
+                    100.0 * SELECT_SHARE,
+                    100.0 * flops / solve
+                ));
+                Ok((Selection::RpCholesky { rows: rows as u64, full: false }, flops))
+            }
+        }
+    }
+}
+
+fn panel_bytes(m: usize, precision: Precision) -> u64 {
+    let bytes = if precision == Precision::Double { 8 } else { 4 };
+    (crate::solve::gram::panel_rows(m) * (m + 64) * bytes) as u64
+}

@@ -1,0 +1,73 @@
+//! Memory arithmetic.
+
+use crate::error::StageError;
+use serde::{Deserialize, Serialize};
+
+/// One named use of memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Consumer {
+    /// What it is, as the user reads it.
+    pub name: String,
+    /// Bytes, at its largest.
+    pub bytes: u64,
+}
+
+/// The memory a process will need, by consumer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPlan {
+    /// All consumers that live at the same time, at the plan's peak.
+    pub consumers: Vec<Consumer>,
+}
+
+impl MemoryPlan {
+    /// Adds a consumer.
+    pub fn add(&mut self, name: impl Into<String>, bytes: u64) {
+        self.consumers.push(Consumer { name: name.into(), bytes });
+    }
+
+    /// Bytes in all.
+    pub fn total(&self) -> u64 {
+        self.consumers.iter().map(|c| c.bytes).fold(0, u64::saturating_add)
+    }
+
+    /// Refuses the plan when it does not fit `budget` bytes.
+    ///
+    /// ```
+    /// use nystream_dataflows::plan::MemoryPlan;
+    /// let mut plan = MemoryPlan::default();
+    /// plan.add("exact Gram of 100000 centers", 160 << 30);
+    /// let message = plan.check(8 << 30).unwrap_err().to_string();
+    /// assert!(message.contains("exact Gram") && message.contains("--memory"));
+    /// ```
+    ///
+    /// # Errors
+    /// [`StageError::Budget`] naming the three largest consumers and the remedies.
+    pub fn check(&self, budget: u64) -> Result<(), StageError> {
+        let total = self.total();
+        if total <= budget {
+            return Ok(());
+        }
+        let mut largest: Vec<&Consumer> = self.consumers.iter().collect();
+        largest.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.name.cmp(&b.name)));
+        let named: Vec<String> = largest.iter().take(3).map(|c| format!("{} ({})", c.name, human(c.bytes))).collect();
+        Err(StageError::Budget(format!(
+            "this job needs about {} of memory in each process and --memory allows {}. Largest: {}. \
+             Give more with --memory, or use fewer --centers, --workers or another --solver",
+            human(total),
+            human(budget),
+            named.join(", ")
+        )))
+    }
+}
+
+/// Bytes for people: binary units, one decimal.
+pub fn human(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
+}

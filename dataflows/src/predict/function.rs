@@ -1,0 +1,101 @@
+//! The fitted function.
+
+use crate::error::StageError;
+use crate::job::Loss;
+use crate::targets::TargetCode;
+use nystream_kernels::gram::Precision;
+use nystream_kernels::kernel::Kernel;
+use nystream_kernels::rows::RowBuf;
+use nystream_kernels::tile::{Entry, SimdPath, Tiles};
+
+/// Kernel, centers and coefficients, and what their values mean.
+#[derive(Clone, Debug)]
+pub struct Function {
+    /// Kernel.
+    pub kernel: Kernel,
+    /// Centers, m encoded rows.
+    pub centers: RowBuf,
+    /// Coefficients, m x t row-major, in units of the scaled targets.
+    pub coefficients: Vec<f64>,
+    /// What the columns mean.
+    pub code: TargetCode,
+    /// Loss they were fitted with.
+    pub loss: Loss,
+    /// Precision of kernel entries.
+    pub precision: Precision,
+    /// SIMD path.
+    pub simd: SimdPath,
+    /// What predictive variances need.
+    pub variance: Option<VarianceFactor>,
+}
+
+/// What predictive variances need: var(x) = noise + signal (k(x, x) - |F^T k(Z, x)|^2), by target, in raw units squared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VarianceFactor {
+    /// F, m x `rank`, row-major.
+    pub factor: Vec<f64>,
+    /// Columns of F.
+    pub rank: usize,
+    /// Variance of the noise of each target.
+    pub noise: Vec<f64>,
+    /// Prior variance of the function of each target: noise over the matrix ridge.
+    pub signal: Vec<f64>,
+}
+
+impl Function {
+    /// Number of centers.
+    pub fn centers(&self) -> usize {
+        self.centers.len()
+    }
+
+    /// Values predicted per row: one per numeric target, one per class.
+    pub fn outputs(&self) -> usize {
+        if self.code.is_classification() { self.code.classes.len() } else { self.code.width() }
+    }
+
+    /// The centers, packed for the tile loop.
+    ///
+    /// # Errors
+    /// [`StageError::Numeric`] when kernel and centers do not fit together.
+    pub fn tiles<T: Entry>(&self) -> Result<Tiles<T>, StageError> {
+        Tiles::new(&self.kernel, self.centers.view(), &[], self.simd).map_err(|e| StageError::Numeric(e.to_string()))
+    }
+
+    /// From the t sums k(x, Z) alpha to what is predicted: numbers in raw units, or one score (squared loss) or probability
+    /// (logistic loss) per class.
+    pub fn outputs_of(&self, sums: &[f64], out: &mut [f64]) {
+        let code = &self.code;
+        match (code.classes.len(), self.loss) {
+            (0, _) => (0..out.len()).for_each(|k| out[k] = code.decode(k, sums[k])),
+            (2, Loss::Squared) => {
+                out[1] = code.decode(0, sums[0]);
+                out[0] = 1.0 - out[1];
+            }
+            (_, Loss::Squared) => (0..out.len()).for_each(|k| out[k] = code.decode(k, sums[k])),
+            (2, Loss::Logistic) => {
+                let margin = sums[0] + prior_margin(code, 1) - prior_margin(code, 0);
+                out[1] = 1.0 / (1.0 + (-margin).exp());
+                out[0] = 1.0 / (1.0 + margin.exp());
+            }
+            (_, Loss::Logistic) => {
+                for k in 0..out.len() {
+                    out[k] = sums[k] + prior_margin(code, k);
+                }
+                let largest = out.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                out.iter_mut().for_each(|v| *v = (*v - largest).exp());
+                let total: f64 = out.iter().sum();
+                out.iter_mut().for_each(|v| *v /= total);
+            }
+        }
+    }
+}
+
+/// The fixed offset of class k's margin: the logarithm of its share.
+pub fn prior_margin(code: &TargetCode, k: usize) -> f64 {
+    let share = match (code.classes.len(), k) {
+        (2, 1) => code.centres[0],
+        (2, _) => 1.0 - code.centres[0],
+        _ => code.centres[k],
+    };
+    share.max(1e-12).ln()
+}

@@ -1,0 +1,247 @@
+//! One pass of the exact Gram: K_nm^T W K_nm and K_nm^T W y in integers, order-free (DESIGN section 6).
+//!
+//! The workers of a process add into one shared accumulator; processes then exchange its pieces: each piece is
+//! summed by its owner and given to the first worker of every process. Cost: n m^2 flops, 16 m^2 / 2 bytes a process, and the same over the
+//! network when there are several.
+
+use crate::engine::exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
+use crate::engine::feed::{Feed, view};
+use crate::engine::session::{Process, Session};
+use crate::error::StageError;
+use crate::solve::{FitQuality, Solved};
+use crate::targets::TargetCode;
+use faer::MatRef;
+use nystream_datasets::Chunk;
+use nystream_kernels::gram::{ExactGram, GramScratch, GramShape, GramSums};
+use nystream_kernels::nystrom::{RidgePath, WhitenMethod, Whitener, normal_residual, trace_error};
+use nystream_kernels::solve::Stopped;
+use nystream_kernels::tile::{Entry, TileScratch, Tiles};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+struct GramScan<T: Entry> {
+    feed: Feed,
+    chunk: Chunk,
+    tiles: Arc<Tiles<T>>,
+    code: TargetCode,
+    weight_max: f64,
+    weighted: bool,
+    gram: Arc<ExactGram>,
+    tile_scratch: TileScratch<T>,
+    gram_scratch: GramScratch,
+    panel: Vec<T>,
+    panel_rows: usize,
+    targets: Vec<f64>,
+    roots: Vec<f64>,
+    process: Arc<Process>,
+}
+
+impl<T: Entry + Into<f64> + Default> Scan for GramScan<T> {
+    fn step(&mut self) -> Result<Step, StageError> {
+        if !self.feed.next(&mut self.chunk)? {
+            return Ok(Step::Done);
+        }
+        let (stride, t) = (self.tiles.stride(), self.code.width());
+        let rows = self.chunk.rows();
+        let raw = self.chunk.target_width;
+        for start in (0..rows).step_by(self.panel_rows) {
+            let end = (start + self.panel_rows).min(rows);
+            let count = end - start;
+            self.panel.resize(count * stride, T::default());
+            self.tiles.block(view(&self.chunk).slice(start, end), &mut self.tile_scratch, &mut self.panel);
+            self.targets.resize(count * t, 0.0);
+            for i in 0..count {
+                let row = &self.chunk.targets[(start + i) * raw..(start + i + 1) * raw];
+                self.code.encode(row, &mut self.targets[i * t..(i + 1) * t]);
+            }
+            let roots = self.weighted.then(|| {
+                self.roots.clear();
+                self.roots.extend(self.chunk.weights[start..end].iter().map(|w| (w / self.weight_max).sqrt()));
+                self.roots.as_slice()
+            });
+            self.gram
+                .add(&mut self.gram_scratch, &self.panel, stride, count, roots, &self.targets)
+                .map_err(|e| StageError::Numeric(e.to_string()))?;
+        }
+        let m = self.tiles.centers();
+        self.process.count((rows * m) as u64, (rows * m * (m + 2 * t)) as u64);
+        Ok(Step::More { rows: rows as u64 })
+    }
+
+    fn finish(self) -> Result<Vec<Outgoing>, StageError> {
+        Ok(Vec::new())
+    }
+}
+
+/// Sums the pieces of all processes.
+#[derive(Default)]
+struct PieceReducer {
+    pieces: BTreeMap<u64, Vec<Vec<u8>>>,
+}
+
+impl Reducer for PieceReducer {
+    fn absorb(&mut self, key: u64, bytes: Vec<u8>) -> Result<(), StageError> {
+        self.pieces.entry(key).or_default().push(bytes);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<Vec<Outgoing>, StageError> {
+        let mut out = Vec::new();
+        for (key, parts) in std::mem::take(&mut self.pieces) {
+            let sum = ExactGram::sum_pieces(key as usize, &parts).map_err(internal)?;
+            out.push(Outgoing { key, bytes: sum });
+        }
+        Ok(out)
+    }
+}
+
+fn internal(error: impl std::fmt::Display) -> StageError {
+    StageError::Internal(error.to_string())
+}
+
+/// What a Gram pass is made of.
+pub struct GramJob<'a, T: Entry> {
+    /// Packed centers.
+    pub tiles: &'a Arc<Tiles<T>>,
+    /// Targets.
+    pub code: &'a TargetCode,
+    /// Shape of the accumulator.
+    pub shape: GramShape,
+    /// Largest weight; entries carry sqrt(w / w_max).
+    pub weight_max: f64,
+    /// Whether rows carry weights other than one.
+    pub weighted: bool,
+}
+
+/// Runs the pass over `feed`; the sums are on every worker (shared per process). Weights in the sums are relative to `weight_max`.
+///
+/// # Errors
+/// Bad data, or a kernel entry or target beyond its declared range.
+pub fn exact_gram<T: Entry + Into<f64> + Default>(
+    session: &mut Session<'_>,
+    name: &str,
+    feed: Feed,
+    job: &GramJob<'_, T>,
+) -> Result<Arc<GramSums>, StageError> {
+    let gram = session.once(|| ExactGram::new(job.shape));
+    let scan = GramScan {
+        feed,
+        chunk: Chunk::default(),
+        tiles: Arc::clone(job.tiles),
+        code: job.code.clone(),
+        weight_max: job.weight_max,
+        weighted: job.weighted,
+        gram: Arc::clone(&gram),
+        tile_scratch: TileScratch::default(),
+        gram_scratch: GramScratch::default(),
+        panel: Vec::new(),
+        panel_rows: panel_rows(job.tiles.stride()),
+        targets: Vec::new(),
+        roots: Vec::new(),
+        process: Arc::clone(&session.process),
+    };
+    pass(session, name, scan, crate::engine::exchange::Gather::default(), Audience::Everyone)?;
+    if session.process.processes() > 1 {
+        let outgoing = if session.is_leader() {
+            (0..gram.pieces())
+                .map(|piece| Ok(Outgoing { key: piece as u64, bytes: gram.export(piece).map_err(internal)? }))
+                .collect::<Result<Vec<_>, StageError>>()?
+        } else {
+            Vec::new()
+        };
+        let reducer = PieceReducer::default();
+        let sums = pass(session, "gram: exchange", outgoing, reducer, Audience::Leaders)?;
+        let total = session.try_once(|| {
+            let total = ExactGram::new(job.shape);
+            for piece in &sums {
+                total.import_add(piece.key as usize, &piece.bytes).map_err(internal)?;
+            }
+            Ok(total)
+        })?;
+        return Ok(session.once(|| total.finish()));
+    }
+    Ok(session.once(|| gram.finish()))
+}
+
+/// Ridges per row that the path offers to `--ridge auto`: quarter decades from 1e-12 to 10.
+fn ridge_grid() -> Vec<f64> {
+    (-48..=4).map(|k| 10f64.powf(f64::from(k) / 4.0)).collect()
+}
+
+/// From the sums to coefficients: whitening, the regularisation path, the ridge (given, or by generalised cross-validation per target).
+///
+/// `weight_sum` in the sums is relative to the largest weight, which changes no ridge per sample.
+///
+/// # Errors
+/// A factorisation that fails.
+pub fn solve(
+    sums: &GramSums,
+    kmm: MatRef<'_, f64>,
+    ridge: Option<f64>,
+    kernel_trace: Option<f64>,
+    variance: bool,
+) -> Result<Solved, StageError> {
+    let numeric = |e: nystream_kernels::nystrom::NystromError| StageError::Numeric(e.to_string());
+    let whitener = Whitener::new(kmm, WhitenMethod::Cholesky).map_err(numeric)?;
+    let path = RidgePath::new(sums, &whitener).map_err(numeric)?;
+    let (m, t) = (kmm.nrows(), sums.target_squares.len());
+    let grid = ridge_grid();
+    let mut notes = Vec::new();
+    let ridges: Vec<f64> = match ridge {
+        Some(lambda) => vec![lambda; t],
+        None => {
+            let scores = grid.iter().map(|lambda| path.gcv(*lambda)).collect::<Result<Vec<_>, _>>().map_err(numeric)?;
+            let best = |j: usize| {
+                let first = scores.iter().enumerate().filter(|(_, s)| s[j].is_finite());
+                first.min_by(|a, b| a.1[j].total_cmp(&b.1[j])).map_or(grid.len() - 1, |(i, _)| i)
+            };
+            notes.push("ridge by generalised cross-validation over the whole path".to_owned());
+            (0..t).map(|j| grid[best(j)]).collect()
+        }
+    };
+    if whitener.rank() < m {
+        notes.push(format!(
+            "{} of {m} centers depend on the others to working precision and carry no weight",
+            m - whitener.rank()
+        ));
+    }
+    let mut coefficients = vec![0.0; m * t];
+    let (mut residuals, mut dimensions, mut quality) = (vec![0.0; t], vec![0.0; t], Vec::with_capacity(t));
+    for j in 0..t {
+        let alpha = path.coefficients(ridges[j]).map_err(numeric)?;
+        (0..m).for_each(|i| coefficients[i * t + j] = alpha[(i, j)]);
+        residuals[j] = normal_residual(sums, kmm, ridges[j], alpha.as_ref()).map_err(numeric)?[j];
+        dimensions[j] = path.degrees_of_freedom(ridges[j]).map_err(numeric)?;
+        quality.push(FitQuality {
+            mean_squared_residual: path.rss(ridges[j]).map_err(numeric)?[j] / sums.weight_sum,
+            degrees_of_freedom: dimensions[j],
+        });
+    }
+    let variance = if variance {
+        let factor = path.variance_factor(ridges[0]).map_err(numeric)?.factor;
+        let values =
+            (0..m).flat_map(|i| (0..factor.ncols()).map(move |j| (i, j))).map(|(i, j)| factor[(i, j)]).collect();
+        Some((values, factor.ncols()))
+    } else {
+        None
+    };
+    Ok(Solved {
+        coefficients,
+        ridges,
+        residuals,
+        effective_dimension: Some(dimensions),
+        trace_error: kernel_trace.map(|trace| trace_error(trace, path.trace()).relative),
+        fit_quality: Some(quality),
+        variance,
+        iterations: None,
+        stopped: Stopped::Converged,
+        passes: 1,
+        notes,
+    })
+}
+
+/// Rows of a kernel panel: as many as fit in 32 MB of f32, between 512 and 2,048, in whole exact panels. Sums are exact, so this shapes nothing.
+pub fn panel_rows(stride: usize) -> usize {
+    let fit = (32 << 20) / (4 * stride.max(1));
+    (fit / 512 * 512).clamp(512, 2048)
+}

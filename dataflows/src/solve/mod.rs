@@ -1,0 +1,43 @@
+//! Solving for the coefficients: one folder, one report format.
+
+pub mod gram;
+pub mod pcg;
+
+use nystream_kernels::solve::Stopped;
+use serde::{Deserialize, Serialize};
+
+/// What a solve found, whatever the solver.
+#[derive(Clone, Debug)]
+pub struct Solved {
+    /// Coefficients, m x t row-major, in units of the scaled targets.
+    pub coefficients: Vec<f64>,
+    /// Per-sample ridge of every target.
+    pub ridges: Vec<f64>,
+    /// True relative residual of every target (DESIGN section 5).
+    pub residuals: Vec<f64>,
+    /// Effective dimension at the ridge of every target, where it is known.
+    pub effective_dimension: Option<Vec<f64>>,
+    /// Relative trace error tr(K - K~) / tr K over all rows, where it is known.
+    pub trace_error: Option<f64>,
+    /// Residual sum of squares and degrees of freedom of every target in scaled units, where they are known.
+    pub fit_quality: Option<Vec<FitQuality>>,
+    /// Factor of the predictive variance, m x r row-major, and r.
+    pub variance: Option<(Vec<f64>, usize)>,
+    /// Iterations, for iterative solvers.
+    pub iterations: Option<usize>,
+    /// Why it stopped.
+    pub stopped: Stopped,
+    /// Passes over the rows.
+    pub passes: u64,
+    /// Sentences for the report.
+    pub notes: Vec<String>,
+}
+
+/// How well one target is fitted on its training rows.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FitQuality {
+    /// Weighted residual sum of squares over the sum of weights.
+    pub mean_squared_residual: f64,
+    /// Degrees of freedom.
+    pub degrees_of_freedom: f64,
+}

@@ -1,0 +1,238 @@
+//! Conjugate gradients over streamed passes: the operator is one [`row_sums`] pass, the state machine and all m x m algebra live
+//! on the first worker of each process.
+
+use crate::dictionary::pool::Pool;
+use crate::engine::feed::RowStore;
+use crate::engine::session::Session;
+use crate::error::StageError;
+use crate::matvec::{RowView, Widths, row_sums};
+use crate::solve::Solved;
+use crate::targets::TargetCode;
+use faer::{Mat, MatRef};
+use nystream_datasets::Role;
+use nystream_kernels::kernel::Kernel;
+use nystream_kernels::nystrom::{WhitenMethod, Whitener};
+use nystream_kernels::rows::Rows;
+use nystream_kernels::solve::pcg::{Pcg, PcgParams};
+use nystream_kernels::solve::{Preconditioner, SolveError, Whitening};
+use nystream_kernels::tile::{Entry, SimdPath, Tiles, kernel_matrix, symmetric_kernel_matrix};
+use std::sync::Arc;
+
+/// What a solve by conjugate gradients is given.
+pub struct PcgJob<'a, T: Entry> {
+    /// Packed centers.
+    pub tiles: &'a Arc<Tiles<T>>,
+    /// The centers.
+    pub centers: Rows<'a>,
+    /// Kernel.
+    pub kernel: &'a Kernel,
+    /// SIMD path.
+    pub simd: SimdPath,
+    /// Targets.
+    pub code: &'a TargetCode,
+    /// Per-sample ridge.
+    pub ridge: f64,
+    /// Sum of the weights of all training rows.
+    pub weight_sum: f64,
+    /// The hashed sample, from which the preconditioner is made.
+    pub sample: &'a Arc<Pool>,
+    /// Tolerance and iterations.
+    pub params: PcgParams,
+    /// Coefficients to start from, m x t row-major.
+    pub warm_start: Option<Vec<f64>>,
+    /// Seconds of the process after which to stop.
+    pub time_limit: Option<f64>,
+}
+
+/// K_mm = L L^T and its whitening, as the solver's algebra wants it.
+struct Basis {
+    whitener: Whitener,
+    kmm: Mat<f64>,
+}
+
+impl Whitening for Basis {
+    fn centers(&self) -> usize {
+        self.whitener.centers()
+    }
+
+    fn rank(&self) -> usize {
+        self.whitener.rank()
+    }
+
+    // The shapes are those of the solver itself, so the whitener's shape errors cannot occur.
+    fn apply(&self, z: MatRef<'_, f64>) -> Mat<f64> {
+        self.whitener.apply(z).unwrap_or_else(|_| Mat::full(self.centers(), z.ncols(), f64::NAN))
+    }
+
+    fn apply_transpose(&self, v: MatRef<'_, f64>) -> Mat<f64> {
+        self.whitener.apply_transpose(v).unwrap_or_else(|_| Mat::full(self.rank(), v.ncols(), f64::NAN))
+    }
+
+    fn center_gram(&self, alpha: MatRef<'_, f64>) -> Mat<f64> {
+        let mut out = Mat::zeros(alpha.nrows(), alpha.ncols());
+        let par = nystream_kernels::dense::fixed_parallelism();
+        nystream_kernels::dense::gemm(out.as_mut(), false, 1.0, self.kmm.as_ref(), alpha, par);
+        out
+    }
+}
+
+fn numeric(error: impl std::fmt::Display) -> StageError {
+    StageError::Numeric(error.to_string())
+}
+
+fn row_major(m: MatRef<'_, f64>) -> Vec<f64> {
+    (0..m.nrows()).flat_map(|i| (0..m.ncols()).map(move |j| m[(i, j)])).collect()
+}
+
+fn from_row_major(values: &[f64], rows: usize, columns: usize) -> Mat<f64> {
+    Mat::from_fn(rows, columns, |i, j| values[i * columns + j])
+}
+
+/// Solves; the result is the same on every worker.
+///
+/// # Errors
+/// Bad data, a factorisation that fails, or a damaged exchange.
+pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob<'_, T>) -> Result<Solved, StageError> {
+    let (m, t) = (job.tiles.centers(), job.code.width());
+    let ridge_matrix = job.ridge * job.weight_sum;
+    let basis = session.try_once(|| {
+        let kmm = symmetric_kernel_matrix(job.kernel, job.centers, &[], job.simd).map_err(numeric)?;
+        let whitener = Whitener::new(kmm.as_ref(), WhitenMethod::Cholesky).map_err(numeric)?;
+        Ok(Basis { whitener, kmm })
+    })?;
+    let preconditioner = session.try_once(|| preconditioner(job, &basis, ridge_matrix))?;
+
+    // K_nm^T W y: nulls of one target leave that column's rows out.
+    let code = job.code.clone();
+    let mut y = vec![0.0; t];
+    let rhs = row_sums(
+        session,
+        "right-hand side",
+        store.feed(Role::Training),
+        job.tiles,
+        Arc::new(Vec::new()),
+        Widths { input: 0, output: t, extras: 0 },
+        move |row: RowView<'_>, u: &mut [f64], _: &mut [f64]| {
+            let raw = row.chunk.target_width;
+            code.encode(&row.chunk.targets[row.row * raw..(row.row + 1) * raw], &mut y);
+            let weight = row.chunk.weights[row.row];
+            u.iter_mut().zip(&y).for_each(|(u, y)| *u = if y.is_nan() { 0.0 } else { weight * y });
+        },
+    )?;
+    let rhs = from_row_major(&rhs, m, t);
+    let warm = job.warm_start.as_ref().map(|w| from_row_major(w, m, t));
+
+    // The state machine lives on the first worker of the process; the others see the blocks it hands out.
+    let mut machine = None;
+    session.try_once(|| {
+        let warm = warm.as_ref().map(|w| w.as_ref());
+        let pcg = Pcg::new::<StageError>(&*basis, &*preconditioner, rhs.as_ref(), ridge_matrix, job.params, warm);
+        machine = Some(pcg.map_err(solve_error)?);
+        Ok(())
+    })?;
+    let mut passes = 1;
+    loop {
+        let over_time = over_time(session, job.time_limit)?;
+        if let Some(machine) = machine.as_mut().filter(|_| over_time) {
+            machine.stop();
+        }
+        let block = session.once(|| machine.as_ref().and_then(Pcg::block));
+        let Some((outputs, block)) = &*block else { break };
+        let columns = outputs.len();
+        let products = apply(session, store, job, outputs, block.as_ref())?;
+        passes += 1;
+        session.try_once(|| {
+            let products = from_row_major(&products, m, columns);
+            let machine = machine.as_mut().ok_or_else(|| StageError::Internal("the solver has no state".into()))?;
+            machine.advance::<StageError>(block.as_ref(), products.as_ref()).map_err(solve_error)
+        })?;
+    }
+    let result = session.try_once(|| {
+        let machine = machine.as_ref().ok_or_else(|| StageError::Internal("the solver has no state".into()))?;
+        Ok((row_major(machine.alpha().as_ref()), machine.info()))
+    })?;
+    let (coefficients, info) = &*result;
+    Ok(Solved {
+        coefficients: coefficients.clone(),
+        ridges: vec![job.ridge; t],
+        residuals: info.residuals.clone(),
+        effective_dimension: None,
+        trace_error: None,
+        fit_quality: None,
+        variance: None,
+        iterations: Some(info.iterations),
+        stopped: info.stopped,
+        passes,
+        notes: vec![format!(
+            "pcg: {} iterations, {} passes, condition of the preconditioned system about {:.1}",
+            info.iterations, info.applications, info.condition_estimate
+        )],
+    })
+}
+
+fn solve_error(error: SolveError<StageError>) -> StageError {
+    match error {
+        SolveError::Operator(error) => error,
+        other => numeric(other),
+    }
+}
+
+/// K_nm^T W K_nm v, where column c belongs to output `outputs[c]`: rows that lack that target are left out of its column.
+fn apply<T: Entry>(
+    session: &mut Session<'_>,
+    store: &RowStore,
+    job: &PcgJob<'_, T>,
+    outputs: &[usize],
+    v: MatRef<'_, f64>,
+) -> Result<Vec<f64>, StageError> {
+    let columns = outputs.len();
+    let code = job.code.clone();
+    let outputs = outputs.to_vec();
+    let mut y = vec![0.0; code.width()];
+    row_sums(
+        session,
+        "conjugate gradients",
+        store.feed(Role::Training),
+        job.tiles,
+        Arc::new(row_major(v)),
+        Widths { input: columns, output: columns, extras: 0 },
+        move |row: RowView<'_>, u: &mut [f64], _: &mut [f64]| {
+            let raw = row.chunk.target_width;
+            code.encode(&row.chunk.targets[row.row * raw..(row.row + 1) * raw], &mut y);
+            let weight = row.chunk.weights[row.row];
+            for (c, u) in u.iter_mut().enumerate() {
+                *u = if y[outputs[c]].is_nan() { 0.0 } else { weight * row.values[c] };
+            }
+        },
+    )
+}
+
+/// Whether the first worker of all says that the time is up: one clock decides, so that all workers stop at the same step.
+pub(crate) fn over_time(session: &mut Session<'_>, limit: Option<f64>) -> Result<bool, StageError> {
+    use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
+    let Some(limit) = limit else { return Ok(false) };
+    let outgoing = if session.is_first() {
+        vec![Outgoing { key: 0, bytes: vec![u8::from(session.process.elapsed() > limit)] }]
+    } else {
+        Vec::new()
+    };
+    let parcels = pass(session, "clock", outgoing, Gather::default(), Audience::Everyone)?;
+    Ok(parcels.first().is_some_and(|p| p.bytes == [1]))
+}
+
+/// The whitened Gram of a uniform sample of rows, scaled to all rows, plus the ridge.
+fn preconditioner<T: Entry>(
+    job: &PcgJob<'_, T>,
+    basis: &Basis,
+    ridge_matrix: f64,
+) -> Result<Preconditioner, StageError> {
+    let m = job.centers.len();
+    let rows = job.sample.len().min((crate::plan::PRECONDITIONER_ROWS * m as f64) as usize);
+    let x = job.sample.rows.view().slice(0, rows);
+    let k = kernel_matrix::<f64>(job.kernel, x, job.centers, &[], job.simd).map_err(numeric)?;
+    // Features phi = R^T k, one row each: R^T K^T, transposed.
+    let transposed = Mat::from_fn(m, rows, |j, i| k[i * m + j]);
+    let phi = basis.whitener.apply_transpose(transposed.as_ref()).map_err(numeric)?;
+    let weights = &job.sample.weights[..rows];
+    Preconditioner::sampled(phi.transpose(), weights, job.weight_sum, ridge_matrix).map_err(numeric)
+}

@@ -1,0 +1,135 @@
+//! From target columns to what solvers fit: centred, scaled by a power of two, one-hot for classes.
+//!
+//! y' = (y - c) / 2^e with c the weighted mean and e the least exponent for which all training targets lie in [-1, 1], so that exact
+//! sums have a fixed range. Two classes need one column (the share of class 1), K > 2 classes need K. The intercept
+//! of the model is c. Powers of two lose no bits on the way back.
+
+use crate::error::StageError;
+use crate::profile::Profile;
+use nystream_datasets::Encoder;
+use serde::{Deserialize, Serialize};
+
+/// The targets of a solve.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TargetCode {
+    /// Names of the target columns in the data.
+    pub names: Vec<String>,
+    /// Class labels, in order; empty for regression.
+    pub classes: Vec<String>,
+    /// c of each solver column, in raw units.
+    pub centres: Vec<f64>,
+    /// e of each solver column.
+    pub exponents: Vec<i32>,
+}
+
+impl TargetCode {
+    /// The code of a training set: regression from the profile, classes from their weighted shares.
+    ///
+    /// # Errors
+    /// [`StageError::Data`] when a target has no spread.
+    pub fn new(encoder: &Encoder, profile: &Profile) -> Result<Self, StageError> {
+        if let Some(classes) = encoder.classes() {
+            let name = &encoder.targets[0];
+            let summary = profile.columns.iter().find(|c| c.name == *name);
+            let levels = summary.and_then(|s| s.levels.as_ref());
+            let count = |class: &String| {
+                levels.and_then(|l| l.iter().find(|(level, _)| level == class)).map_or(0.0, |(_, n)| *n as f64)
+            };
+            let weight = |k: usize| encoder.class_weights.get(k).copied().unwrap_or(1.0);
+            let masses: Vec<f64> = classes.iter().enumerate().map(|(k, class)| weight(k) * count(class)).collect();
+            let total: f64 = masses.iter().sum();
+            let shares: Vec<f64> = masses.iter().map(|m| if total > 0.0 { m / total } else { 0.0 }).collect();
+            let centres = if classes.len() == 2 { vec![shares[1]] } else { shares };
+            let exponents = vec![0; centres.len()];
+            return Ok(TargetCode { names: encoder.targets.clone(), classes: classes.to_vec(), centres, exponents });
+        }
+        let mut centres = Vec::new();
+        let mut exponents = Vec::new();
+        for (name, target) in encoder.targets.iter().zip(&profile.targets) {
+            let centre = target.mean.clamp(target.min, target.max);
+            let spread = (target.max - centre).max(centre - target.min);
+            if !(spread > 0.0 && spread.is_finite()) {
+                return Err(StageError::Data(format!("target '{name}' has no usable spread ({spread})")));
+            }
+            centres.push(centre);
+            exponents.push(least_exponent(spread));
+        }
+        Ok(TargetCode { names: encoder.targets.clone(), classes: Vec::new(), centres, exponents })
+    }
+
+    /// Columns that solvers fit (t).
+    pub fn width(&self) -> usize {
+        self.centres.len()
+    }
+
+    /// Whether the targets are classes.
+    pub fn is_classification(&self) -> bool {
+        !self.classes.is_empty()
+    }
+
+    /// Writes the solver's targets of one row: y' in [-1, 1] on training rows, NaN where null.
+    pub fn encode(&self, raw: &[f64], out: &mut [f64]) {
+        for (k, out) in out.iter_mut().enumerate() {
+            let value = match self.classes.len() {
+                0 => raw[k],
+                2 => raw[0],
+                _ => f64::from(u8::from(raw[0] == k as f64)),
+            };
+            *out = (value - self.centres[k]) * 2f64.powi(-self.exponents[k]);
+        }
+    }
+
+    /// Solver column k's value in raw units: c + 2^e f.
+    pub fn decode(&self, k: usize, value: f64) -> f64 {
+        self.centres[k] + value * 2f64.powi(self.exponents[k])
+    }
+
+    /// The scale 2^e of column k.
+    pub fn scale(&self, k: usize) -> f64 {
+        2f64.powi(self.exponents[k])
+    }
+}
+
+/// Least e with spread <= 2^e.
+fn least_exponent(spread: f64) -> i32 {
+    let mut exponent = spread.log2().ceil() as i32;
+    while 2f64.powi(exponent) < spread {
+        exponent += 1;
+    }
+    while 2f64.powi(exponent - 1) >= spread {
+        exponent -= 1;
+    }
+    exponent
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_lie_in_the_unit_interval_and_come_back() {
+        for spread in [1.0, 0.75, 1.5, 1e-300, 1e140, 2.0, f64::MIN_POSITIVE * 8.0] {
+            let e = least_exponent(spread);
+            assert!(spread <= 2f64.powi(e) && spread > 2f64.powi(e - 1), "{spread} {e}");
+        }
+        let code = TargetCode { names: vec!["y".into()], classes: vec![], centres: vec![3.0], exponents: vec![4] };
+        let mut out = [0.0];
+        code.encode(&[11.0], &mut out);
+        assert_eq!(out, [0.5]);
+        assert_eq!(code.decode(0, 0.5), 11.0);
+    }
+
+    #[test]
+    fn classes_are_one_hot_and_two_share_a_column() {
+        let labels = |n: usize| (0..n).map(|i| i.to_string()).collect::<Vec<_>>();
+        let three =
+            TargetCode { names: vec!["y".into()], classes: labels(3), centres: vec![0.25; 3], exponents: vec![0; 3] };
+        let mut out = [0.0; 3];
+        three.encode(&[2.0], &mut out);
+        assert_eq!(out, [-0.25, -0.25, 0.75]);
+        let two = TargetCode { names: vec!["y".into()], classes: labels(2), centres: vec![0.5], exponents: vec![0] };
+        let mut out = [0.0];
+        two.encode(&[0.0], &mut out);
+        assert_eq!(out, [-0.5]);
+    }
+}

@@ -1,0 +1,220 @@
+//! Kernel family, bandwidth and ridge, chosen on the hashed sample.
+//!
+//! Candidates are fitted on part of the sample with a few hundred centers and judged on the rest; the ridge of each
+//! comes from its whole regularisation path. Three rounds of growing size: a log grid from 1/16 to 16 times the
+//! median distance over all families, then the best two, then the best one, each time in finer steps around the best so far, since the best bandwidth
+//! shrinks as rows and centers grow. Ties go to the earlier candidate.
+//!
+//! A candidate is one worker's work, results are gathered: the table is the same for any number of workers.
+//! Cost: [`TuneBudget`] bounds rows and centers so that all candidates together stay within a share of the
+//! fit's planned flops.
+
+mod candidate;
+
+pub use candidate::{Candidate, CandidateFit};
+
+use crate::dictionary::pool::Pool;
+use crate::engine::bytes::{Reader, Writer};
+use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
+use crate::engine::session::Session;
+use crate::error::StageError;
+use crate::targets::TargetCode;
+use candidate::{Bench, evaluate};
+use nystream_kernels::kernel::{Family, Kernel, Metric};
+use nystream_kernels::rows::Rows;
+use nystream_kernels::tile::SimdPath;
+use serde::{Deserialize, Serialize};
+
+/// Share of the planned flops of a fit that tuning may use.
+pub const TUNE_SHARE: f64 = 0.25;
+/// Flops that tuning may always use: about a second of one core.
+pub const TUNE_FLOOR: f64 = 6e10;
+/// Families that `--kernel auto` compares.
+pub const AUTO_FAMILIES: [Family; 4] = [Family::Gaussian, Family::Matern52, Family::Matern32, Family::Laplace];
+/// Share of the sample that judges.
+const JUDGES: f64 = 0.25;
+/// Pairs of rows whose distances make the median.
+const MEDIAN_ROWS: usize = 1000;
+
+/// What tuning may choose.
+#[derive(Clone, Debug)]
+pub struct TuneRequest {
+    /// The family, when given.
+    pub family: Option<Family>,
+    /// The bandwidth in encoded units, when given.
+    pub bandwidth: Option<f64>,
+    /// Metric of all candidates.
+    pub metric: Metric,
+    /// SIMD path of the tiles.
+    pub simd: SimdPath,
+    /// Flops in all.
+    pub flops: f64,
+}
+
+/// What tuning found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tuned {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Matrix ridge of the best candidate on its rows; a Gaussian process would call it the noise variance over the
+    /// signal variance, so it is carried over to all rows as it is.
+    pub ridge_matrix: f64,
+    /// Every candidate in the order it was tried.
+    pub table: Vec<CandidateFit>,
+}
+
+/// Rows and centers of each round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TuneBudget {
+    /// (centers, fitted rows) of the three rounds.
+    pub rounds: [(usize, usize); 3],
+}
+
+impl TuneBudget {
+    /// Sizes for `flops` in all, on a sample of `rows` rows: rounds of about 36, 10 and 8 candidates at m, 2 m and 4 m
+    /// centers and 8 m rows each, m at least 64 and at most 512.
+    pub fn new(flops: f64, rows: usize) -> Self {
+        // One candidate costs about (8 + 12 + 2) m^3; the rounds weigh 36 + 10 * 8 + 8 * 64.
+        let unit = (flops / (22.0 * 628.0)).cbrt();
+        let base = (unit as usize).clamp(64, 512);
+        let fitted = ((rows as f64) * (1.0 - JUDGES)) as usize;
+        let round = |scale: usize| {
+            let train = (8 * base * scale).min(fitted).max(1);
+            ((base * scale).min(train), train)
+        };
+        TuneBudget { rounds: [round(1), round(2), round(4)] }
+    }
+}
+
+/// Median distance between rows of the sample, after the metric; over all pairs of its first rows.
+pub fn median_distance(metric: &Metric, rows: Rows<'_>) -> f64 {
+    let n = rows.len().min(MEDIAN_ROWS);
+    let kernel = Kernel { family: Family::Cauchy, bandwidth: 1.0, metric: metric.clone() };
+    let mut distances = Vec::with_capacity(n * n.saturating_sub(1) / 2);
+    for i in 0..n {
+        for j in 0..i {
+            // cauchy = 1 / (1 + r^2), so r^2 = 1 / k - 1.
+            distances.push((1.0 / kernel.evaluate(rows, i, rows, j) - 1.0).max(0.0).sqrt());
+        }
+    }
+    distances.retain(|d| *d > 0.0);
+    if distances.is_empty() {
+        return 1.0;
+    }
+    let middle = distances.len() / 2;
+    *distances.select_nth_unstable_by(middle, f64::total_cmp).1
+}
+
+/// Chooses the kernel on `sample` (in hash order).
+///
+/// # Errors
+/// Every candidate failed numerically, or a damaged exchange.
+pub fn tune(
+    session: &mut Session<'_>,
+    sample: &Pool,
+    code: &TargetCode,
+    request: &TuneRequest,
+) -> Result<Tuned, StageError> {
+    let median = median_distance(&request.metric, sample.rows.view());
+    let budget = TuneBudget::new(request.flops, sample.len());
+    let bench = Bench::new(sample, code, JUDGES, request.simd);
+    let families: Vec<Family> = request.family.map_or_else(|| AUTO_FAMILIES.to_vec(), |f| vec![f]);
+    let mut table: Vec<CandidateFit> = Vec::new();
+
+    let grid: Vec<f64> = match request.bandwidth {
+        Some(sigma) => vec![sigma],
+        None => (-4..=4).map(|k| median * 2f64.powi(k)).collect(),
+    };
+    let candidates: Vec<Candidate> = families
+        .iter()
+        .flat_map(|family| grid.iter().map(|sigma| Candidate::new(*family, *sigma, budget.rounds[0])))
+        .collect();
+    run_round(session, &bench, request, candidates, &mut table)?;
+
+    for (round, keep, steps) in [(1, 2, vec![-1.0, -0.5, 0.0, 0.5]), (2, 1, vec![-1.0, -0.5, 0.0, 0.25])] {
+        let leaders = best_per_family(&table, round - 1, keep);
+        let mut candidates = Vec::new();
+        for leader in &leaders {
+            let steps = if request.bandwidth.is_some() { vec![0.0] } else { steps.clone() };
+            for step in steps {
+                let sigma = leader.candidate.bandwidth * 2f64.powf(step);
+                candidates.push(Candidate::new(leader.candidate.family, sigma, budget.rounds[round]).in_round(round));
+            }
+        }
+        run_round(session, &bench, request, candidates, &mut table)?;
+        // Walk on while the best lies at an end of what was tried, a few times.
+        for _ in 0..3 {
+            if request.bandwidth.is_some() {
+                break;
+            }
+            let Some(best) = best_per_family(&table, round, 1).into_iter().next() else { break };
+            let tried = |sigma: f64| {
+                table.iter().any(|fit| {
+                    fit.candidate.round == round
+                        && fit.candidate.family == best.candidate.family
+                        && (fit.candidate.bandwidth / sigma).log2().abs() < 0.2
+                })
+            };
+            let step = if round == 1 { 0.5 } else { 0.25 };
+            let next: Vec<Candidate> = [-step, step]
+                .iter()
+                .map(|s| best.candidate.bandwidth * 2f64.powf(*s))
+                .filter(|sigma| !tried(*sigma))
+                .map(|sigma| Candidate::new(best.candidate.family, sigma, budget.rounds[round]).in_round(round))
+                .collect();
+            if next.is_empty() {
+                break;
+            }
+            run_round(session, &bench, request, next, &mut table)?;
+        }
+    }
+    let best = best_per_family(&table, 2, 1).into_iter().next();
+    let best = best.ok_or_else(|| StageError::Numeric("no kernel could be fitted on the sample".into()))?;
+    let kernel =
+        Kernel { family: best.candidate.family, bandwidth: best.candidate.bandwidth, metric: request.metric.clone() };
+    Ok(Tuned { kernel, ridge_matrix: best.ridge_matrix, table })
+}
+
+/// The best candidate of each family in `round`, best families first.
+fn best_per_family(table: &[CandidateFit], round: usize, keep: usize) -> Vec<CandidateFit> {
+    let mut best: Vec<CandidateFit> = Vec::new();
+    for fit in table.iter().filter(|fit| fit.candidate.round == round && fit.error.is_finite()) {
+        match best.iter_mut().find(|b| b.candidate.family == fit.candidate.family) {
+            Some(known) if known.error <= fit.error => {}
+            Some(known) => *known = fit.clone(),
+            None => best.push(fit.clone()),
+        }
+    }
+    best.sort_by(|a, b| a.error.total_cmp(&b.error));
+    best.truncate(keep);
+    best
+}
+
+/// Evaluates candidates, worker k taking every peers-th, and appends the results in order.
+fn run_round(
+    session: &mut Session<'_>,
+    bench: &Bench<'_>,
+    request: &TuneRequest,
+    candidates: Vec<Candidate>,
+    table: &mut Vec<CandidateFit>,
+) -> Result<(), StageError> {
+    let (me, peers) = (session.index(), session.peers());
+    let mut outgoing = Vec::new();
+    for (k, candidate) in candidates.iter().enumerate().skip(me).step_by(peers) {
+        let kernel =
+            Kernel { family: candidate.family, bandwidth: candidate.bandwidth, metric: request.metric.clone() };
+        let (error, ridge) = evaluate(bench, &kernel, candidate.centers, candidate.rows);
+        let mut bytes = Writer::default();
+        bytes.f64s(&[error, ridge]);
+        outgoing.push(Outgoing { key: k as u64, bytes: bytes.0 });
+    }
+    let parcels = pass(session, "tune", outgoing, Gather::default(), Audience::Everyone)?;
+    for (candidate, parcel) in candidates.into_iter().zip(parcels) {
+        let values = Reader(&parcel.bytes).f64s()?;
+        let [error, ridge_matrix] = values[..] else {
+            return Err(StageError::Internal("a tuning result arrived damaged".into()));
+        };
+        table.push(CandidateFit { candidate, error, ridge_matrix });
+    }
+    Ok(())
+}

@@ -1,0 +1,403 @@
+//! Everything that can go wrong with data, one variant per cause.
+//!
+//! Each message names the file, row group, rows or column it is about and says what to do, so that
+//! it can be shown to a user as it is. No input, however damaged, makes this crate panic.
+
+use crate::ColumnKind;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// An error about sources, files, columns, rows, caches or outputs.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// A glob or folder that holds no Parquet file.
+    #[error("no Parquet file matches '{spec}': check the path, or quote the pattern if the shell expanded it")]
+    NoMatch {
+        /// The source as the user wrote it.
+        spec: String,
+    },
+    /// No source was given at all.
+    #[error("no data given: pass at least one file, folder, glob or synth: source to --data")]
+    NoSources,
+    /// A malformed glob.
+    #[error("'{spec}' is not a valid pattern: {reason}")]
+    BadPattern {
+        /// The source as the user wrote it.
+        spec: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A path that is not there.
+    #[error("'{}' does not exist: check the path", path.display())]
+    NotFound {
+        /// The missing path.
+        path: PathBuf,
+    },
+    /// One file reached by two sources.
+    #[error("'{}' is listed twice (again as '{}'): list each file once", first.display(), second.display())]
+    DuplicateFile {
+        /// The path listed first.
+        first: PathBuf,
+        /// The other path of the same file.
+        second: PathBuf,
+    },
+    /// A file name that is not UTF-8, so that it cannot be hashed to the same id everywhere.
+    #[error("the name of '{}' is not UTF-8: rename the file", path.display())]
+    PathNotUtf8 {
+        /// The offending path.
+        path: PathBuf,
+    },
+    /// A scheme this build cannot read.
+    #[error("'{spec}': only local paths and synth: sources can be read; copy or mount the data first")]
+    UnsupportedScheme {
+        /// The source as the user wrote it.
+        spec: String,
+    },
+    /// A `synth:` source with an unknown name, key or value.
+    #[error("'{spec}' is not a synthetic source: {reason}")]
+    BadSynth {
+        /// The source as the user wrote it.
+        spec: String,
+        /// What is wrong, and what is allowed.
+        reason: String,
+    },
+    /// The operating system refused to open or read a file.
+    #[error("cannot read '{}': {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file of zero bytes.
+    #[error("'{}' is empty (0 bytes): remove it or write it again", path.display())]
+    EmptyFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file without the Parquet magic bytes.
+    #[error("'{}' is not a Parquet file (no PAR1 magic at its {end}): check the source", path.display())]
+    NotParquet {
+        /// The file.
+        path: PathBuf,
+        /// `start` or `end`, where the magic is missing.
+        end: &'static str,
+    },
+    /// A Parquet file whose end is cut off.
+    #[error("'{}' is cut short at {bytes} bytes: {reason}; copy or write it again", path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Bytes present.
+        bytes: u64,
+        /// What is missing.
+        reason: String,
+    },
+    /// An encrypted Parquet file.
+    #[error("'{}' is an encrypted Parquet file, which is not supported: decrypt it first", path.display())]
+    Encrypted {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A footer that does not decode or contradicts itself.
+    #[error("the footer of '{}' is corrupt: {reason}; write the file again", path.display())]
+    Footer {
+        /// The file.
+        path: PathBuf,
+        /// The decoder's reason.
+        reason: String,
+    },
+    /// A file that is no longer the one whose footer was read first.
+    #[error("'{}' changed while it was being read: run again when nothing writes to it", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A page that does not decode.
+    #[error(
+        "'{}', row group {row_group}{}: rows {first_row}..{end_row} cannot be decoded: {reason}; the file is damaged there, write it again or leave it out",
+        path.display(), column_clause(column)
+    )]
+    Decode {
+        /// The file.
+        path: PathBuf,
+        /// 0-based row group.
+        row_group: usize,
+        /// The column, when one column alone fails.
+        column: Option<String>,
+        /// First row ordinal of the batch that failed.
+        first_row: u64,
+        /// One past its last row ordinal.
+        end_row: u64,
+        /// The decoder's reason.
+        reason: String,
+    },
+    /// Two files that do not have the same columns.
+    #[error("'{}' has no column '{column}', which '{}' has: all files of one data set need the same columns", file.display(), other.display())]
+    SchemaColumn {
+        /// The column.
+        column: String,
+        /// The file without it.
+        file: PathBuf,
+        /// The file with it.
+        other: PathBuf,
+    },
+    /// Two files that disagree about the type of a column.
+    #[error("column '{column}' is {kind} in '{}' but {other_kind} in '{}': write both with one type", file.display(), other.display())]
+    SchemaType {
+        /// The column.
+        column: String,
+        /// One file.
+        file: PathBuf,
+        /// Its type there.
+        kind: String,
+        /// The other file.
+        other: PathBuf,
+        /// Its type in the other.
+        other_kind: String,
+    },
+    /// A file in which two columns have one name.
+    #[error("'{}' has two columns named '{column}': rename one", file.display())]
+    DuplicateColumnName {
+        /// The name.
+        column: String,
+        /// The file.
+        file: PathBuf,
+    },
+    /// Files without a single row.
+    #[error("the data has no rows ({files} file(s), the first '{}')", first.display())]
+    NoRows {
+        /// Number of files read.
+        files: usize,
+        /// The first of them.
+        first: PathBuf,
+    },
+    /// A column that is named by an option or the model and is not in the data.
+    #[error("no column '{column}' in the data ({role}){}", suggestion_clause(suggestions))]
+    MissingColumn {
+        /// The column.
+        column: String,
+        /// What it was wanted for.
+        role: &'static str,
+        /// Columns with similar names, or the first few.
+        suggestions: Vec<String>,
+    },
+    /// A column of a type that its use does not allow.
+    #[error("column '{column}' is {found} but {expected} is needed ({role}): convert the column")]
+    ColumnType {
+        /// The column.
+        column: String,
+        /// The type found.
+        found: String,
+        /// The type wanted.
+        expected: &'static str,
+        /// What it was wanted for.
+        role: &'static str,
+    },
+    /// A nested, binary or otherwise unusable feature column.
+    #[error("column '{column}' has the unusable type {found} ({kind}): leave it out with --drop '{column}'")]
+    RefusedColumn {
+        /// The column.
+        column: String,
+        /// Its kind.
+        kind: ColumnKind,
+        /// Its Arrow type.
+        found: String,
+    },
+    /// One column used for two things.
+    #[error("column '{column}' cannot be both {first} and {second}")]
+    RoleConflict {
+        /// The column.
+        column: String,
+        /// One use.
+        first: &'static str,
+        /// The other use.
+        second: &'static str,
+    },
+    /// More distinct levels than can be counted.
+    #[error(
+        "column '{column}' has more than {limit} distinct levels: leave it out with --drop '{column}', or group its levels first"
+    )]
+    TooManyLevels {
+        /// The column.
+        column: String,
+        /// Levels allowed.
+        limit: usize,
+    },
+    /// Nothing to learn from.
+    #[error("no usable feature column is left: {notes}")]
+    NoFeatures {
+        /// Why each was dropped.
+        notes: String,
+    },
+    /// A fit without a target.
+    #[error("no target given: name the column to predict with --target")]
+    NoTarget,
+    /// A target with no value at all.
+    #[error("target '{column}' is null in all {rows} rows: nothing can be learned from it")]
+    TargetAllNull {
+        /// The target.
+        column: String,
+        /// Rows of the data.
+        rows: u64,
+    },
+    /// A target with one value.
+    #[error("target '{column}' is constant ({value}) over {rows} row(s): nothing can be learned from it")]
+    TargetConstant {
+        /// The target.
+        column: String,
+        /// Its value.
+        value: String,
+        /// Rows with a target.
+        rows: u64,
+    },
+    /// Several targets in a classification.
+    #[error("classification takes one target column, not {count}: fit one model for each")]
+    SeveralClassTargets {
+        /// Targets given.
+        count: usize,
+    },
+    /// A class weight for a class that does not occur, or that is not a positive number.
+    #[error("class weight of '{class}': {reason}")]
+    ClassWeight {
+        /// The class.
+        class: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A split that cannot be made.
+    #[error("--split: {reason}")]
+    BadSplit {
+        /// What is wrong, and what is allowed.
+        reason: String,
+    },
+    /// A frozen encoder (from a model file) that contradicts itself.
+    #[error("the encoder of the model is damaged: {reason}")]
+    BadEncoder {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The chunk cache could not be written.
+    #[error("cannot write the chunk cache in '{}': {source}; free disk space there or choose another folder with --temp-dir", path.display())]
+    CacheWrite {
+        /// Folder of the cache.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A chunk of the cache came back different or not at all.
+    #[error("chunk {chunk} of the cache in '{}' cannot be read back: {reason}; check the disk, or choose another folder with --temp-dir", path.display())]
+    CacheRead {
+        /// Folder of the cache.
+        path: PathBuf,
+        /// Number of the chunk.
+        chunk: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The chunk cache would outgrow its budget.
+    #[error(
+        "the chunk cache needs more than the {limit} bytes it may use ({needed} so far): raise the limit, or use fewer columns"
+    )]
+    DiskBudget {
+        /// Bytes allowed.
+        limit: u64,
+        /// Bytes needed when it was refused.
+        needed: u64,
+    },
+    /// Chunks kept in memory would outgrow their budget.
+    #[error(
+        "the chunks kept in memory need more than the {limit} bytes they may use ({needed} so far): raise --memory"
+    )]
+    MemoryBudget {
+        /// Bytes allowed.
+        limit: u64,
+        /// Bytes needed when it was refused.
+        needed: u64,
+    },
+    /// An output file that cannot be written.
+    #[error("cannot write '{}': {source}; check that the folder exists and can be written", path.display())]
+    Write {
+        /// The output file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A Parquet encoding failure of an output.
+    #[error("cannot write '{}': {reason}", path.display())]
+    Encode {
+        /// The output file.
+        path: PathBuf,
+        /// The writer's reason.
+        reason: String,
+    },
+}
+
+impl DataError {
+    /// Wraps the system's reason why `path` cannot be read.
+    pub fn read(path: &Path, source: std::io::Error) -> Self {
+        if source.kind() == std::io::ErrorKind::NotFound {
+            DataError::NotFound { path: path.to_path_buf() }
+        } else {
+            DataError::Read { path: path.to_path_buf(), source }
+        }
+    }
+
+    /// A [`DataError::MissingColumn`] that suggests the columns of `available` nearest to `column`.
+    pub fn missing<'a>(column: &str, role: &'static str, available: impl IntoIterator<Item = &'a str>) -> Self {
+        let lower = column.to_lowercase();
+        let mut scored: Vec<(usize, &str)> =
+            available.into_iter().map(|name| (edit_distance(&lower, &name.to_lowercase()), name)).collect();
+        scored.sort();
+        let suggestions = scored.into_iter().take(3).map(|(_, name)| name.to_string()).collect();
+        DataError::MissingColumn { column: column.to_string(), role, suggestions }
+    }
+}
+
+fn column_clause(column: &Option<String>) -> String {
+    column.as_ref().map(|name| format!(", column '{name}'")).unwrap_or_default()
+}
+
+fn suggestion_clause(suggestions: &[String]) -> String {
+    if suggestions.is_empty() {
+        return ": it has no columns".into();
+    }
+    let quoted: Vec<String> = suggestions.iter().map(|name| format!("'{name}'")).collect();
+    format!(": did you mean {}?", quoted.join(", "))
+}
+
+/// Levenshtein distance over bytes, on the first 64 bytes of each.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let (a, b) = (&a.as_bytes()[..a.len().min(64)], &b.as_bytes()[..b.len().min(64)]);
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let next = (diagonal + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = row[j + 1];
+            row[j + 1] = next;
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suggestions_are_nearest_first() {
+        let error = DataError::missing("pm25", "target", ["TEMP", "PM2.5", "PM10"]);
+        let text = error.to_string();
+        assert!(text.contains("did you mean 'PM2.5', 'PM10'"), "{text}");
+    }
+
+    #[test]
+    fn edit_distance_is_levenshtein() {
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+        assert_eq!(edit_distance("", "abc"), 3);
+        assert_eq!(edit_distance("abc", "abc"), 0);
+    }
+}

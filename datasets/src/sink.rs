@@ -1,0 +1,440 @@
+//! Output files that appear whole or not at all.
+//!
+//! An [`AtomicFile`] is written under a temporary hidden name in the folder of its destination and renamed when it
+//! is complete; dropping it removes what was written. [`remove_pending`] does the same for all of them at once, for an interrupt
+//! handler. A destination that exists and is not a regular file (`/dev/null`, a pipe) is written directly.
+//!
+//! [`PredictionWriter`] streams record batches to a Parquet file (zstd) with bounded memory.
+
+use crate::DataError;
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_schema::{DataType, SchemaRef};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use tempfile::NamedTempFile;
+
+/// Names of all unfinished outputs of this process.
+static PENDING: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// Removes every unfinished output of this process. For use just before the process ends: their writers fail afterwards.
+pub fn remove_pending() {
+    let mut pending = PENDING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    for path in std::mem::take(&mut *pending) {
+        // Nothing better can be done with a failure at this point.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// A file that appears at its destination when [`AtomicFile::commit`] succeeds, and never otherwise.
+///
+/// ```
+/// use nystream_datasets::sink::AtomicFile;
+/// use std::io::Write;
+/// let folder = tempfile::tempdir().unwrap();
+/// let path = folder.path().join("out.txt");
+/// let mut file = AtomicFile::create(&path)?;
+/// file.write_all(b"done").unwrap();
+/// assert!(!path.exists());
+/// file.commit()?;
+/// assert_eq!(std::fs::read(&path).unwrap(), b"done");
+/// # Ok::<(), nystream_datasets::DataError>(())
+/// ```
+#[derive(Debug)]
+pub struct AtomicFile {
+    path: PathBuf,
+    target: Target,
+}
+
+#[derive(Debug)]
+enum Target {
+    Temporary(BufWriter<Pending>),
+    Direct(File),
+}
+
+/// A temporary file that is registered while it exists.
+#[derive(Debug)]
+struct Pending {
+    file: Option<NamedTempFile>,
+}
+
+impl Write for Pending {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.file.as_mut().ok_or_else(|| io::Error::other("the file is finished"))?.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.as_mut().map_or(Ok(()), NamedTempFile::flush)
+    }
+}
+
+impl Pending {
+    fn unregister(path: &Path) {
+        PENDING.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(path);
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            Pending::unregister(file.path());
+        }
+    }
+}
+
+impl AtomicFile {
+    /// Starts writing what is to appear at `path`.
+    ///
+    /// # Errors
+    /// [`DataError::Write`] when the folder does not exist or cannot be written, or `path` is a folder.
+    pub fn create(path: &Path) -> Result<Self, DataError> {
+        let fail = |source| DataError::Write { path: path.to_path_buf(), source };
+        // Through links: the file a link points at is replaced, not the link.
+        let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        if let Ok(metadata) = std::fs::metadata(&real) {
+            if metadata.is_dir() {
+                return Err(fail(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder")));
+            }
+            if !metadata.is_file() {
+                let file = File::options().write(true).open(&real).map_err(fail)?;
+                return Ok(AtomicFile { path: real, target: Target::Direct(file) });
+            }
+        }
+        let parent = real.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = real.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let mut builder = tempfile::Builder::new();
+        let prefix = format!(".{name}.");
+        builder.prefix(&prefix).suffix(".part");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // Temporary files are private by default; outputs are as open as the umask says.
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        let file = builder.tempfile_in(parent).map_err(fail)?;
+        PENDING.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(file.path().to_path_buf());
+        Ok(AtomicFile { path: real, target: Target::Temporary(BufWriter::new(Pending { file: Some(file) })) })
+    }
+
+    /// The destination.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the content durable and moves it to its destination.
+    ///
+    /// # Errors
+    /// [`DataError::Write`]; nothing is left behind then.
+    pub fn commit(self) -> Result<(), DataError> {
+        let path = self.path;
+        let fail = |source| DataError::Write { path: path.clone(), source };
+        match self.target {
+            Target::Direct(mut file) => file.flush().map_err(fail),
+            Target::Temporary(writer) => {
+                let mut pending = writer.into_inner().map_err(|e| fail(e.into_error()))?;
+                let Some(file) = pending.file.take() else { return Ok(()) };
+                let temporary = file.path().to_path_buf();
+                let outcome = file.as_file().sync_all().and_then(|()| file.persist(&path).map_err(|e| e.error));
+                Pending::unregister(&temporary);
+                outcome.map(|_| ()).map_err(fail)
+            }
+        }
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        match &mut self.target {
+            Target::Temporary(writer) => writer.write(buffer),
+            Target::Direct(file) => file.write(buffer),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.target {
+            Target::Temporary(writer) => writer.flush(),
+            Target::Direct(file) => file.flush(),
+        }
+    }
+}
+
+/// Rows of one row group of an output.
+const GROUP_ROWS: usize = 131_072;
+/// Bytes of an unfinished row group at which it is written out early.
+const GROUP_BYTES: usize = 32 << 20;
+
+/// A Parquet file written batch by batch; it appears when [`PredictionWriter::finish`] succeeds.
+///
+/// The schema is that of the first batch. Memory: one row group of at most 131,072 rows or 32 MB, encoded.
+pub struct PredictionWriter {
+    path: PathBuf,
+    state: State,
+    rows: u64,
+}
+
+enum State {
+    /// No batch yet.
+    Fresh(AtomicFile),
+    Open(Box<ParquetFile>),
+    /// A write failed; what was written is gone.
+    Failed,
+}
+
+impl PredictionWriter {
+    /// Starts the file that is to appear at `path`; fails now if it cannot be written.
+    ///
+    /// # Errors
+    /// [`DataError::Write`].
+    pub fn create(path: &Path) -> Result<Self, DataError> {
+        Ok(PredictionWriter { path: path.to_path_buf(), state: State::Fresh(AtomicFile::create(path)?), rows: 0 })
+    }
+
+    /// Appends the rows of `batch`.
+    ///
+    /// # Errors
+    /// [`DataError::Write`] when the disk refuses, [`DataError::Encode`] for another schema than the first batch's.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), DataError> {
+        // Whatever fails below leaves the writer failed.
+        let mut file = match std::mem::replace(&mut self.state, State::Failed) {
+            State::Fresh(file) => {
+                let level = ZstdLevel::try_new(3).map_err(|error| write_error(&self.path, error))?;
+                let properties = WriterProperties::builder()
+                    .set_compression(Compression::ZSTD(level))
+                    .set_max_row_group_row_count(Some(GROUP_ROWS))
+                    .build();
+                Box::new(ParquetFile::new(file, batch.schema(), ArrowWriterOptions::new().with_properties(properties))?)
+            }
+            State::Open(file) => file,
+            State::Failed => {
+                return Err(DataError::Encode { path: self.path.clone(), reason: "an earlier write failed".into() });
+            }
+        };
+        file.write(batch)?;
+        self.rows += batch.num_rows() as u64;
+        self.state = State::Open(file);
+        Ok(())
+    }
+
+    /// Completes the file and moves it to its destination; returns its rows.
+    ///
+    /// # Errors
+    /// [`DataError::Write`]; [`DataError::Encode`] when no batch was written or an earlier write failed.
+    pub fn finish(self) -> Result<u64, DataError> {
+        let path = self.path;
+        match self.state {
+            State::Open(file) => file.finish().map(|()| self.rows),
+            State::Fresh(_) => Err(DataError::Encode { path, reason: "there are no rows to write".into() }),
+            State::Failed => Err(DataError::Encode { path, reason: "an earlier write failed".into() }),
+        }
+    }
+}
+
+/// An [`AtomicFile`] behind a Parquet writer, which gives its file back only with the system's reasons lost.
+struct Shared(Arc<Mutex<Option<AtomicFile>>>);
+
+impl Shared {
+    fn with<T>(&self, f: impl FnOnce(&mut AtomicFile) -> io::Result<T>) -> io::Result<T> {
+        let mut file = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        f(file.as_mut().ok_or_else(|| io::Error::other("the file is finished"))?)
+    }
+}
+
+impl Write for Shared {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.with(|file| file.write(buffer))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.with(AtomicFile::flush)
+    }
+}
+
+/// An open Parquet output.
+pub(crate) struct ParquetFile {
+    path: PathBuf,
+    writer: ArrowWriter<Shared>,
+    file: Arc<Mutex<Option<AtomicFile>>>,
+}
+
+impl ParquetFile {
+    fn new(file: AtomicFile, schema: SchemaRef, options: ArrowWriterOptions) -> Result<Self, DataError> {
+        let path = file.path().to_path_buf();
+        let file = Arc::new(Mutex::new(Some(file)));
+        let writer = ArrowWriter::try_new_with_options(Shared(file.clone()), schema, options)
+            .map_err(|error| write_error(&path, error))?;
+        Ok(ParquetFile { path, writer, file })
+    }
+
+    /// For generated numbers: plain pages, text as dictionaries.
+    pub(crate) fn plain(path: &Path, schema: SchemaRef, row_group_rows: usize) -> Result<Self, DataError> {
+        let mut properties = WriterProperties::builder()
+            .set_compression(Compression::UNCOMPRESSED)
+            .set_dictionary_enabled(false)
+            .set_max_row_group_row_count(Some(row_group_rows));
+        for field in schema.fields() {
+            if matches!(field.data_type(), DataType::Dictionary(..)) {
+                properties = properties.set_column_dictionary_enabled(field.name().as_str().into(), true);
+            }
+        }
+        // Without the Arrow schema other readers see plain strings.
+        let options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
+        Self::new(AtomicFile::create(path)?, schema, options)
+    }
+
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), DataError> {
+        let mut outcome = self.writer.write(batch);
+        if outcome.is_ok() && self.writer.in_progress_size() > GROUP_BYTES {
+            outcome = self.writer.flush();
+        }
+        outcome.map_err(|error| write_error(&self.path, error))
+    }
+
+    /// Writes the footer and moves the file to its destination.
+    pub(crate) fn finish(mut self) -> Result<(), DataError> {
+        self.writer.finish().map_err(|error| write_error(&self.path, error))?;
+        let file = self.file.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        file.map_or(Ok(()), AtomicFile::commit)
+    }
+}
+
+/// Tells the disk's refusals from the encoder's.
+fn write_error(path: &Path, error: ParquetError) -> DataError {
+    let path = path.to_path_buf();
+    match error {
+        ParquetError::External(source) => match source.downcast::<io::Error>() {
+            Ok(source) => DataError::Write { path, source: *source },
+            Err(other) => DataError::Encode { path, reason: other.to_string() },
+        },
+        other => DataError::Encode { path, reason: other.to_string() },
+    }
+}
+
+/// `array` with an Arrow dictionary of text written out; other arrays as they are. For input columns kept beside predictions.
+///
+/// # Errors
+/// [`DataError::ColumnType`] when the dictionary cannot be written out.
+pub fn plain_column(name: &str, array: &ArrayRef) -> Result<ArrayRef, DataError> {
+    let DataType::Dictionary(_, value) = array.data_type() else { return Ok(array.clone()) };
+    arrow_cast::cast(array, value).map_err(|_| DataError::ColumnType {
+        column: name.into(),
+        found: array.data_type().to_string(),
+        expected: "text",
+        role: "kept column",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::{DictionaryArray, Float64Array, StringArray, types::Int32Type};
+
+    fn entries(folder: &Path) -> usize {
+        std::fs::read_dir(folder).unwrap().count()
+    }
+
+    #[test]
+    fn nothing_appears_before_commit_or_after_drop() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        std::fs::write(&path, b"old").unwrap();
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(b"new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        drop(file);
+        assert_eq!((std::fs::read(&path).unwrap(), entries(folder.path())), (b"old".to_vec(), 1));
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(b"new").unwrap();
+        file.commit().unwrap();
+        assert_eq!((std::fs::read(&path).unwrap(), entries(folder.path())), (b"new".to_vec(), 1));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_devices() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("a"), folder.path().join("l"));
+        std::fs::write(&path, b"old").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let mut file = AtomicFile::create(&link).unwrap();
+        file.write_all(b"new").unwrap();
+        file.commit().unwrap();
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        let mut null = AtomicFile::create(Path::new("/dev/null")).unwrap();
+        null.write_all(b"x").unwrap();
+        null.commit().unwrap();
+        assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
+    }
+
+    #[test]
+    fn unwritable_destinations_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in [folder.path().join("no/such/a.parquet"), folder.path().to_path_buf()] {
+            let error = PredictionWriter::create(&path).err().unwrap();
+            assert!(matches!(&error, DataError::Write { path: named, .. } if *named == path), "{error}");
+        }
+    }
+
+    #[test]
+    fn predictions_round_trip() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.parquet");
+        let city: DictionaryArray<Int32Type> = [Some("a"), None, Some("b")].into_iter().collect();
+        let city = plain_column("city", &(Arc::new(city) as ArrayRef)).unwrap();
+        assert_eq!(city.as_ref(), &StringArray::from(vec![Some("a"), None, Some("b")]) as &dyn Array);
+        let y = Arc::new(Float64Array::from(vec![1.0, 2.0, 3.0])) as ArrayRef;
+        let batch = RecordBatch::try_from_iter_with_nullable([("city", city, true), ("y", y, true)]).unwrap();
+        let mut writer = PredictionWriter::create(&path).unwrap();
+        (0..3).for_each(|_| writer.write(&batch).unwrap());
+        assert!(!path.exists());
+        assert_eq!(writer.finish().unwrap(), 9);
+        let file = File::open(&path).unwrap();
+        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        assert_eq!(reader.build().unwrap().map(|b| b.unwrap().num_rows()).sum::<usize>(), 9);
+        assert_eq!(entries(folder.path()), 1);
+    }
+
+    #[test]
+    fn no_rows_leave_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.parquet");
+        assert!(PredictionWriter::create(&path).unwrap().finish().is_err());
+        assert_eq!(entries(folder.path()), 0);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_told_from_a_bad_batch() {
+        let mut writer = PredictionWriter::create(Path::new("/dev/full")).unwrap();
+        let y = Arc::new(Float64Array::from(vec![1.0])) as ArrayRef;
+        let batch = RecordBatch::try_from_iter([("y", y)]).unwrap();
+        let error = writer.write(&batch).and_then(|()| writer.finish().map(|_| ())).unwrap_err();
+        assert!(
+            matches!(&error, DataError::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn another_schema_fails_and_leaves_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.parquet");
+        let batch = |name: &str| {
+            RecordBatch::try_from_iter([(name, Arc::new(Float64Array::from(vec![1.0])) as ArrayRef)]).unwrap()
+        };
+        let mut writer = PredictionWriter::create(&path).unwrap();
+        writer.write(&batch("a")).unwrap();
+        let text = RecordBatch::try_from_iter([("a", Arc::new(StringArray::from(vec!["x"])) as ArrayRef)]).unwrap();
+        assert!(writer.write(&text).is_err());
+        assert!(writer.write(&batch("a")).is_err());
+        assert!(writer.finish().is_err());
+        assert_eq!(entries(folder.path()), 0);
+    }
+}

@@ -1,1 +1,0 @@
-//! Exact sums (under construction).

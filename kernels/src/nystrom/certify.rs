@@ -1,0 +1,163 @@
+//! What the approximation loses, measured (sampling_and_online section 5). With E = K - K~, K~ = F F^T:
+//!
+//! * trace error: `tr E = sum_i (k_ii - |f_i|^2)`, exact, from the pass that made the Gram matrix, or blockwise ([`residual_diagonal`]);
+//! * held-out rows ([`HeldOut`]): `lambda_max(E_RR) <= |E| <= tr E`, an unbiased trace, and the accuracy of the basis;
+//! * pencil certificate of a weighted dictionary ([`pencil`]): the extreme eigenvalue of (G2 - G1, G1 + gamma I) is a lower bound on its true accuracy epsilon.
+
+use super::{NystromError, Whitener, expect_shape};
+use crate::dense::{self, SEQUENTIAL, fixed_parallelism, gemm};
+use faer::{Mat, MatRef};
+
+/// The trace error of an approximation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TraceError {
+    /// `tr(K - K~)`, not negative.
+    pub absolute: f64,
+    /// `tr(K - K~) / tr K`.
+    pub relative: f64,
+}
+
+/// The trace error, from `tr K = sum_i w_i k(x_i, x_i)` and `tr K~` = [`super::RidgePath::trace`] of the same rows and weights.
+pub fn trace_error(kernel_trace: f64, approximate_trace: f64) -> TraceError {
+    let absolute = (kernel_trace - approximate_trace).max(0.0);
+    TraceError { absolute, relative: if kernel_trace > 0.0 { absolute / kernel_trace } else { 0.0 } }
+}
+
+/// `k_ii - |f_i|^2` of a block of rows, given `K_Bm` (B x m) and k(x, x); about -1e-12 at worst by rounding, not clamped so that sums stay
+/// unbiased. Sequential, for use inside workers.
+///
+/// # Errors
+/// [`NystromError::Shape`].
+pub fn residual_diagonal(
+    whitener: &Whitener,
+    k_bm: MatRef<'_, f64>,
+    diagonal: &[f64],
+) -> Result<Vec<f64>, NystromError> {
+    expect_shape("kernel block", k_bm, diagonal.len(), whitener.centers())?;
+    let features = whitener.features(k_bm)?;
+    let norm = |i: usize| -> f64 { (0..features.nrows()).map(|j| features[(j, i)] * features[(j, i)]).sum() };
+    Ok(diagonal.iter().enumerate().map(|(i, k)| k - norm(i)).collect())
+}
+
+/// The error of the approximation on rows R that are not used to make it.
+///
+/// ```
+/// use faer::mat;
+/// use nystream_kernels::nystrom::{HeldOut, WhitenMethod, Whitener};
+/// let whitener = Whitener::new(mat![[1.0]].as_ref(), WhitenMethod::Eigen).unwrap();
+/// let k_rr = mat![[1.0, 0.25], [0.25, 1.0]];
+/// let held_out = HeldOut::new(&whitener, k_rr.as_ref(), mat![[0.5], [0.5]].as_ref(), 100).unwrap();
+/// assert!((held_out.trace - 1.5).abs() < 1e-15);
+/// assert!((held_out.lambda_max - 0.75).abs() < 1e-15);
+/// assert_eq!(held_out.trace_estimate, 50.0 * held_out.trace);
+/// ```
+#[derive(Clone, Debug)]
+pub struct HeldOut {
+    /// `lambda_max(E_RR)`, a lower bound on |K - K~|.
+    pub lambda_max: f64,
+    /// `tr E_RR`.
+    pub trace: f64,
+    /// `(n / |R|) tr E_RR`: unbiased for `tr E` when R is uniform over the n rows.
+    pub trace_estimate: f64,
+    residual: Mat<f64>,
+    kernel: Mat<f64>,
+}
+
+impl HeldOut {
+    /// From `K_RR` (R x R, symmetric) and `K_Rm` (R x m), for R uniform over a population of n rows (if over the rows that are not centers, give n - m).
+    ///
+    /// # Errors
+    /// [`NystromError`] if shapes do not fit or the eigensolver fails.
+    pub fn new(
+        whitener: &Whitener,
+        k_rr: MatRef<'_, f64>,
+        k_rm: MatRef<'_, f64>,
+        population: u64,
+    ) -> Result<Self, NystromError> {
+        let count = k_rm.nrows();
+        expect_shape("K_RR", k_rr, count, count)?;
+        let features = whitener.features(k_rm)?;
+        let mut residual = k_rr.to_owned();
+        gemm(residual.as_mut(), true, -1.0, features.as_ref().transpose(), features.as_ref(), fixed_parallelism());
+        dense::mirror_lower(residual.as_mut());
+        let trace = (0..count).map(|i| residual[(i, i)]).sum();
+        let trace_estimate = if count == 0 { 0.0 } else { population as f64 / count as f64 * trace };
+        let lambda_max = largest(residual.as_ref())?;
+        Ok(HeldOut { lambda_max, trace, trace_estimate, residual, kernel: k_rr.to_owned() })
+    }
+
+    /// Lower-side accuracy of the projection basis at the matrix ridge gamma, on R: the largest eigenvalue of
+    /// (E_RR, K_RR + gamma I), a lower bound on the same over all rows.
+    ///
+    /// # Errors
+    /// [`NystromError::Ridge`] unless gamma is positive; [`NystromError::Dense`].
+    pub fn lower_accuracy(&self, gamma: f64) -> Result<f64, NystromError> {
+        let mut whitened = symmetric_pencil(self.residual.clone(), self.kernel.clone(), gamma)?;
+        dense::mirror_lower(whitened.as_mut());
+        largest(whitened.as_ref())
+    }
+}
+
+/// Extreme eigenvalues of (G2 - G1, G1 + gamma I).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pencil {
+    /// Least eigenvalue: the dictionary misses mass where this is negative.
+    pub lowest: f64,
+    /// Greatest eigenvalue.
+    pub highest: f64,
+}
+
+impl Pencil {
+    /// The certificate: the larger magnitude of the two.
+    pub fn epsilon(&self) -> f64 {
+        self.highest.abs().max(self.lowest.abs())
+    }
+}
+
+/// The pencil certificate at the matrix ridge gamma: `g1 = sum_i f_i f_i^T` over all rows (r x r, [`Whitener::congruence`] of the Gram matrix),
+/// `g2 = sum w_i f_i f_i^T` over the atoms of the dictionary ([`weighted_feature_gram`]).
+///
+/// # Errors
+/// [`NystromError`] if shapes do not fit, gamma is not positive, or a factorisation fails.
+pub fn pencil(g1: MatRef<'_, f64>, g2: MatRef<'_, f64>, gamma: f64) -> Result<Pencil, NystromError> {
+    let r = g1.nrows();
+    expect_shape("G1", g1, r, r)?;
+    expect_shape("G2", g2, r, r)?;
+    let mut difference = symmetric_pencil(g2 - g1, g1.to_owned(), gamma)?;
+    dense::mirror_lower(difference.as_mut());
+    let (values, _) = dense::symmetric_eigen(difference.as_ref(), fixed_parallelism())?;
+    Ok(Pencil { lowest: values.first().copied().unwrap_or(0.0), highest: values.last().copied().unwrap_or(0.0) })
+}
+
+/// `F diag(w) F^T` (r x r) of features `F` (r x B, a column for each row).
+///
+/// # Errors
+/// [`NystromError::Shape`] unless there is a weight for each column.
+pub fn weighted_feature_gram(features: MatRef<'_, f64>, weights: &[f64]) -> Result<Mat<f64>, NystromError> {
+    expect_shape("features", features, features.nrows(), weights.len())?;
+    let weighted = Mat::from_fn(features.nrows(), weights.len(), |i, j| features[(i, j)] * weights[j]);
+    let mut out = Mat::zeros(features.nrows(), features.nrows());
+    gemm(out.as_mut(), false, 1.0, weighted.as_ref(), features.transpose(), SEQUENTIAL);
+    dense::mirror_lower(out.as_mut());
+    Ok(out)
+}
+
+/// `L^-1 a L^-T` with `L L^T = b + gamma I`.
+fn symmetric_pencil(mut a: Mat<f64>, mut b: Mat<f64>, gamma: f64) -> Result<Mat<f64>, NystromError> {
+    if !(gamma > 0.0 && gamma.is_finite()) {
+        return Err(NystromError::Ridge { value: gamma });
+    }
+    for i in 0..b.nrows() {
+        b[(i, i)] += gamma;
+    }
+    dense::cholesky(b.as_mut(), fixed_parallelism())?;
+    dense::solve_lower(b.as_ref(), a.as_mut(), fixed_parallelism());
+    let mut out = a.transpose().to_owned();
+    dense::solve_lower(b.as_ref(), out.as_mut(), fixed_parallelism());
+    Ok(out)
+}
+
+fn largest(a: MatRef<'_, f64>) -> Result<f64, NystromError> {
+    let (values, _) = dense::symmetric_eigen(a, fixed_parallelism())?;
+    Ok(values.last().copied().unwrap_or(0.0))
+}

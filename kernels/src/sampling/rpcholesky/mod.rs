@@ -1,0 +1,217 @@
+//! Randomly pivoted Cholesky: picks pivots with probability proportional to w_i d_i, d the residual diagonal.
+//!
+//! Chen, Epperly, Tropp and Webber, "Randomly pivoted Cholesky" (2022). With pivots P and L L^T = K_PP,
+//! F = K(., P) L^-T and d = diag(K - F F^T); the expected trace error is near that of the best approximation of the same
+//! rank. Weights make w_i d_i the residual mass of the rows that a survivor of a dictionary stands for.
+//!
+//! **Sequential form** ([`sequential`]): one race per pivot. Row i finishes at -ln(u) / (w_i d_i), u hashed from
+//! (seed, round, id); the first to finish is the pivot.
+//!
+//! **Accelerated form** ([`rp_cholesky`]), after Epperly, Tropp and Webber, "Embrace rejection" (2024), same law: let every
+//! row be a Poisson process of rate w_i d_i. All arrivals before a fixed time, in order of time, are proposals; a proposal
+//! is accepted with probability (its residual now) / (its residual when the round began), and accepted pivots are eliminated from
+//! the others. The accepted ones are a Poisson process whose rate follows the residual, so their order is that of the
+//! sequential form, whatever the window; Poisson processes have no memory, so the next round starts afresh. A row's
+//! arrivals depend on that row alone: nothing is drawn in common, and there is no "with or without replacement"
+//! to get wrong. After a round, one blocked update serves all accepted pivots.
+//!
+//! **In pieces**: the pool is cut into blocks of [`POOL_BLOCK_ROWS`] rows ([`PoolBlock`]), which propose and update
+//! independently; [`Pivoting`] is the small state (pivots and L) that every worker replicates. A round is
+//!
+//! ```text
+//! window = pivoting.window()                        // None: finished
+//! proposals = all blocks: block.propose(window)     // gathered to everyone
+//! pivoting.reject(proposals)                        // the same on everyone
+//! mass = all blocks: block.update(pivoting)         // summed in block order: Mass::sum
+//! pivoting.observe(mass)
+//! ```
+//!
+//! A block's bits depend on the block alone, so they do not depend on how blocks are spread.
+//!
+//! Cost for n rows and m pivots: n m kernel values and n m^2 flops when F is stored (8 n m bytes); recomputed, the flops grow by
+//! about a third of the number of rounds (6 to 12) and the memory shrinks to one block. Plus about 3 m^3 replicated.
+
+mod block;
+mod pivoting;
+mod sequential;
+
+pub use block::{Mass, POOL_BLOCK_ROWS, PoolBlock, Proposal};
+pub use pivoting::{Pivoting, Window};
+pub use sequential::sequential;
+
+use super::{KernelOracle, SamplingError};
+use crate::rows::Rows;
+use faer::Mat;
+use nystream_hashing::RowId;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// A row whose residual is at most this times k(x, x) is never a pivot: its residual is rounding noise.
+pub const RESIDUAL_FLOOR: f64 = 1e-12;
+
+/// Pivoting stops when the weighted residual trace is at most this times the weighted trace.
+pub const TRACE_FLOOR: f64 = 1e-13;
+
+/// What becomes of the factor F between rounds. The bits of the result are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FactorStorage {
+    /// Kept: 8 n m bytes.
+    #[default]
+    Stored,
+    /// Computed again in every round, block by block.
+    Recomputed,
+}
+
+/// How many proposals a round makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Batch {
+    /// Starts at m/10 and moves so that rejection takes about a quarter of the flops of the update.
+    #[default]
+    Adaptive,
+    /// On average this many (at least 1).
+    Fixed(usize),
+}
+
+/// Parameters of [`rp_cholesky`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PivotParams {
+    /// Pivots wanted (m).
+    pub centers: usize,
+    /// Seed.
+    pub seed: u64,
+    /// Proposals a round.
+    pub batch: Batch,
+    /// What becomes of F between rounds.
+    pub storage: FactorStorage,
+}
+
+impl PivotParams {
+    /// `centers` pivots, adaptive batches, F stored.
+    pub fn new(centers: usize, seed: u64) -> Self {
+        PivotParams { centers, seed, batch: Batch::default(), storage: FactorStorage::default() }
+    }
+}
+
+/// Why pivoting ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// As many pivots as asked for.
+    Reached,
+    /// The residual is zero to working precision: fewer pivots than asked for span everything.
+    RankDeficient,
+}
+
+/// The residual after a round.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TraceStep {
+    /// Pivots so far.
+    pub centers: usize,
+    /// sum w d / sum w k(x, x) over the pool.
+    pub trace_error: f64,
+}
+
+/// The pivots, in the order they were picked.
+#[derive(Clone, Debug)]
+pub struct Pivots {
+    /// Positions of the pivots in the rows given.
+    pub indices: Vec<usize>,
+    /// Their ids.
+    pub ids: Vec<RowId>,
+    /// L, k x k lower triangular: L L^T = K_PP.
+    pub factor: Mat<f64>,
+    /// Weighted relative trace error after every round, from 1 on.
+    pub trace: Vec<TraceStep>,
+    /// Proposals made; the accepted share is `indices.len() / proposals`.
+    pub proposals: u64,
+    /// Why it ended.
+    pub stop: Stop,
+}
+
+impl Pivots {
+    /// Weighted relative trace error of the pool: sum w d / sum w k(x, x).
+    pub fn trace_error(&self) -> f64 {
+        self.trace.last().map_or(1.0, |step| step.trace_error)
+    }
+}
+
+/// Accelerated randomly pivoted Cholesky over `rows` with `ids` (unique) and `weights` (not negative; `None` = 1).
+///
+/// The rows are taken in the order of their ids, so the pivots do not depend on the order they are given in. Fewer than
+/// `params.centers` pivots come back when the kernel matrix has a lower rank ([`Pivots::stop`]).
+///
+/// # Errors
+/// [`SamplingError::Lengths`], [`SamplingError::BadWeight`], [`SamplingError::DuplicateId`], and [`SamplingError::NotFinite`] when a
+/// k(x, x), or their weighted sum, is not a finite number.
+///
+/// ```
+/// use nystream_hashing::RowId;
+/// use nystream_kernels::kernel::{Family, Kernel};
+/// use nystream_kernels::rows::Rows;
+/// use nystream_kernels::sampling::{PivotParams, rp_cholesky, rpcholesky::Stop};
+/// let values: Vec<f32> = (0..100).map(|i| (i % 10) as f32).collect();
+/// let ids: Vec<RowId> = (0..100).map(RowId).collect();
+/// let kernel = Kernel::new(Family::Gaussian, 1.0);
+/// let pivots = rp_cholesky(&kernel, Rows::new(&values, 1, &[], 0), &ids, None, PivotParams::new(20, 7)).unwrap();
+/// // Only ten distinct rows exist.
+/// assert_eq!((pivots.indices.len(), pivots.stop), (10, Stop::RankDeficient));
+/// ```
+pub fn rp_cholesky<O: KernelOracle + ?Sized>(
+    oracle: &O,
+    rows: Rows<'_>,
+    ids: &[RowId],
+    weights: Option<&[f64]>,
+    params: PivotParams,
+) -> Result<Pivots, SamplingError> {
+    let (order, mut blocks) = pool(oracle, rows, ids, weights, params)?;
+    let mut pivoting = Pivoting::new(
+        params,
+        rows.len() as u64,
+        rows.numeric_width(),
+        rows.code_width(),
+        Mass::sum(blocks.iter().map(PoolBlock::mass)),
+    );
+    while let Some(window) = pivoting.window() {
+        let proposals: Vec<Proposal> = blocks.par_iter().flat_map_iter(|block| block.propose(window)).collect();
+        pivoting.reject(oracle, proposals);
+        let masses: Vec<Mass> = blocks.par_iter_mut().map(|block| block.update(oracle, &pivoting)).collect();
+        pivoting.observe(Mass::sum(masses));
+    }
+    let mut pivots = pivoting.finish();
+    for index in &mut pivots.indices {
+        *index = order[*index];
+    }
+    Ok(pivots)
+}
+
+/// The pool in the order of the ids, cut into blocks.
+fn pool<O: KernelOracle + ?Sized>(
+    oracle: &O,
+    rows: Rows<'_>,
+    ids: &[RowId],
+    weights: Option<&[f64]>,
+    params: PivotParams,
+) -> Result<(Vec<usize>, Vec<PoolBlock>), SamplingError> {
+    if let Some(weights) = weights {
+        if weights.len() != rows.len() {
+            return Err(SamplingError::Lengths { rows: rows.len(), others: weights.len(), what: "weights" });
+        }
+        if let Some(row) = weights.iter().position(|w| !(*w >= 0.0 && w.is_finite())) {
+            return Err(SamplingError::BadWeight { row, weight: weights[row] });
+        }
+    }
+    let order = super::dictionary::id_order(rows.len(), ids)?;
+    let blocks: Vec<PoolBlock> = order
+        .par_chunks(POOL_BLOCK_ROWS)
+        .enumerate()
+        .map(|(b, chunk)| {
+            let rows = crate::rows::RowBuf::gather(rows, chunk);
+            let ids = chunk.iter().map(|i| ids[*i]).collect();
+            let weights = chunk.iter().map(|i| weights.map_or(1.0, |w| w[*i])).collect();
+            PoolBlock::new(oracle, (b * POOL_BLOCK_ROWS) as u64, rows, ids, weights, params)
+        })
+        .collect();
+    let total = Mass::sum(blocks.iter().map(PoolBlock::mass)).total;
+    if total.is_finite() { Ok((order, blocks)) } else { Err(SamplingError::NotFinite { value: total }) }
+}

@@ -1,0 +1,390 @@
+//! The Falkon oracles of the solver specification, on stored matrices.
+
+use super::super::oracle::{CholeskyWhitening, EigenWhitening, Problem, distance, normals, spd_solve};
+use super::super::vectors::{axpy, dot};
+use super::super::{Preconditioner, SolveError, Stopped, Whitening};
+use super::*;
+use std::convert::Infallible;
+
+fn go(_: &PcgProgress<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn params(tolerance: f64, max_iterations: usize) -> PcgParams {
+    PcgParams { tolerance, max_iterations, restart_every: 15 }
+}
+
+/// Every third row stands for all of them.
+fn sampled(problem: &Problem, whitening: &CholeskyWhitening, ridge: f64) -> Preconditioner {
+    let rows: Vec<usize> = (0..problem.n()).step_by(3).collect();
+    let k = Mat::from_fn(rows.len(), problem.m(), |i, j| problem.knm[(rows[i], j)]);
+    let w: Vec<f64> = rows.iter().map(|&i| problem.weights[i]).collect();
+    Preconditioner::sampled(whitening.features(&k).as_ref(), &w, problem.weight_sum(), ridge).unwrap()
+}
+
+fn solve(
+    problem: &mut Problem,
+    whitening: &impl Whitening,
+    preconditioner: &Preconditioner,
+    ridge: f64,
+    params: PcgParams,
+) -> (Mat<f64>, PcgInfo) {
+    let rhs = problem.rhs();
+    pcg(problem, whitening, preconditioner, rhs.as_ref(), ridge, params, None, go).unwrap()
+}
+
+#[test]
+fn falkon_preconditioner_inverts_its_model() {
+    // Oracle (1): B B^T ((sum w / m) K_mm^2 + Lambda K_mm) = I with B B^T = R P^-1 R^T, for weights too.
+    let mut problem = Problem::new(1, 60, 20, 2, 1, 1.0, 0.1);
+    problem.weights = (0..60).map(|i| 1.0 + (i % 5) as f64).collect();
+    let (whitening, ridge, m) = (CholeskyWhitening::new(&problem.kmm), 0.3, 20);
+    let total = problem.weight_sum();
+    let center_weights = &problem.weights[..m];
+    let p = Preconditioner::falkon(&whitening, center_weights, total, ridge).unwrap();
+    assert_eq!(p.damping(), 0.0);
+    let identity = Mat::<f64>::identity(m, m);
+    let inverse = whitening.apply(p.apply(whitening.apply_transpose(identity.as_ref()).as_ref()).as_ref());
+    let scale = total / center_weights.iter().sum::<f64>();
+    let weighted = Mat::from_fn(m, m, |i, j| scale * center_weights[i] * problem.kmm[(i, j)]);
+    let model = &problem.kmm * weighted + faer::Scale(ridge) * &problem.kmm;
+    assert!(distance(&(inverse * model), &identity) < 1e-6);
+}
+
+#[test]
+fn converges_to_the_dense_solution_also_from_warm_starts() {
+    // Oracle (2), for all forms of the preconditioner and both whitenings; the tolerance is the tested quantity.
+    let mut problem = Problem::new(2, 400, 60, 3, 2, 1.5, 0.2);
+    let ridge = 1e-4 * 400.0;
+    let dense = problem.direct(ridge);
+    let fitted = &problem.knm * &dense;
+    let whitening = CholeskyWhitening::new(&problem.kmm);
+    let rhs = problem.rhs();
+    let features = whitening.features(&problem.knm);
+    let forms = [
+        ("identity", Preconditioner::identity()),
+        ("sampled", sampled(&problem, &whitening, ridge)),
+        ("falkon", Preconditioner::falkon(&whitening, &[1.0; 60], 400.0, ridge).unwrap()),
+        ("spectral", Preconditioner::spectral(features.as_ref(), &[1.0; 400], ridge, 15).unwrap()),
+        ("exact", Preconditioner::from_rows(features.as_ref(), &[1.0; 400], ridge).unwrap()),
+    ];
+    for (name, p) in &forms {
+        for tolerance in [1e-4, 1e-7, 1e-10] {
+            let (alpha, info) = solve(&mut problem, &whitening, p, ridge, params(tolerance, 300));
+            assert_eq!(info.stopped, Stopped::Converged, "{name} {tolerance} {info:?}");
+            for j in 0..2 {
+                let truth = problem.relative_residual(ridge, &alpha, j);
+                assert!(truth <= 1.01 * tolerance, "{name} {truth} {tolerance}");
+                assert!((truth - info.residuals[j]).abs() < 1e-3 * tolerance + 2e-12, "{name} {truth} {info:?}");
+                assert!(info.residuals[j] < 10.0 * info.recursive_residuals[j] + 1e-14, "oracle (7) {name} {info:?}");
+            }
+            if tolerance < 1e-9 {
+                let error = &problem.knm * &alpha - &fitted;
+                assert!(error.norm_l2() < 1e-5 * fitted.norm_l2(), "{name} {:e}", error.norm_l2() / fitted.norm_l2());
+            }
+        }
+    }
+    // A nearly exact preconditioner needs a step or two; the pass count is steps + one look.
+    let (_, exact) = solve(&mut problem, &whitening, &forms[4].1, ridge, params(1e-9, 300));
+    assert!(exact.iterations <= 2 && exact.applications == exact.iterations + 1, "{exact:?}");
+    assert!(exact.condition_estimate < 1.0 + 1e-6, "{exact:?}");
+
+    // Warm: stop early, continue from alpha; and start from the solution of another ridge.
+    let (half, _) = solve(&mut problem, &whitening, &forms[1].1, ridge, params(1e-12, 4));
+    let (alpha, info) =
+        pcg(&mut problem, &whitening, &forms[1].1, rhs.as_ref(), ridge, params(1e-10, 300), Some(half.as_ref()), go)
+            .unwrap();
+    assert_eq!(info.stopped, Stopped::Converged);
+    assert!((&problem.knm * &alpha - &fitted).norm_l2() < 1e-5 * fitted.norm_l2());
+    let near = problem.direct(1.2 * ridge);
+    let (_, warm) =
+        pcg(&mut problem, &whitening, &forms[0].1, rhs.as_ref(), ridge, params(1e-7, 300), Some(near.as_ref()), go)
+            .unwrap();
+    let (_, cold) = solve(&mut problem, &whitening, &forms[0].1, ridge, params(1e-7, 300));
+    assert!(warm.iterations < cold.iterations, "{} {}", warm.iterations, cold.iterations);
+    // From the solution itself: one look and no step.
+    let (same, info) =
+        pcg(&mut problem, &whitening, &forms[1].1, rhs.as_ref(), ridge, params(1e-7, 300), Some(dense.as_ref()), go)
+            .unwrap();
+    assert_eq!((info.iterations, info.applications), (0, 1));
+    assert_eq!(same, dense);
+}
+
+#[test]
+fn centers_equal_to_data_give_kernel_ridge_regression() {
+    // Oracle (3): K alpha = K (K + Lambda I)^-1 y, to 1e-8.
+    let mut problem = Problem::new(3, 90, 90, 2, 1, 0.4, 0.3);
+    let ridge = 90.0 * 1e-2;
+    let mut shifted = problem.kmm.clone();
+    for i in 0..90 {
+        shifted[(i, i)] += ridge;
+    }
+    let expected = &problem.kmm * spd_solve(&shifted, &problem.y);
+    for eigen in [false, true] {
+        let whitening: Box<dyn Whitening> = if eigen {
+            Box::new(EigenWhitening::new(&problem.kmm))
+        } else {
+            Box::new(CholeskyWhitening::new(&problem.kmm))
+        };
+        let p = Preconditioner::falkon(&*whitening, &[1.0; 90], 90.0, ridge).unwrap();
+        let rhs = problem.rhs();
+        let (alpha, info) =
+            pcg(&mut problem, &*whitening, &p, rhs.as_ref(), ridge, params(1e-12, 200), None, go).unwrap();
+        assert!(matches!(info.stopped, Stopped::Converged | Stopped::Stagnated), "{info:?}");
+        assert!(distance(&(&problem.knm * alpha), &expected) < 1e-8, "{info:?}");
+    }
+}
+
+#[test]
+fn preconditioning_beats_plain_conjugate_gradients_fourfold() {
+    // Oracle (4): steps until within 1 % of the direct solution's error, against plain CG on the normal equations.
+    let mut problem = Problem::new(4, 600, 80, 2, 1, 1.0, 0.1);
+    let ridge = 600.0 * 1e-6;
+    let target = 1.01 * problem.rmse(&problem.direct(ridge));
+    let whitening = CholeskyWhitening::new(&problem.kmm);
+    let p = sampled(&problem, &whitening, ridge);
+    let rhs = problem.rhs();
+    let mut reached = usize::MAX;
+    let knm = problem.knm.clone();
+    let y = problem.y.clone();
+    pcg(&mut problem, &whitening, &p, rhs.as_ref(), ridge, params(1e-13, 100), None, |s| {
+        let e = &knm * s.alpha - &y;
+        if (e.norm_l2() / 600f64.sqrt()) <= target {
+            reached = reached.min(s.iteration);
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+
+    let a = problem.normal_matrix(ridge);
+    let apply = |p: &[f64]| -> Vec<f64> { (0..80).map(|i| dot(a.col_as_slice(i), p)).collect() };
+    let (mut x, mut r) = (vec![0.0; 80], rhs.col_as_slice(0).to_vec());
+    let mut d = r.clone();
+    let mut plain = 0;
+    while plain < 4 * reached {
+        let q = apply(&d);
+        let rr = dot(&r, &r);
+        let step = rr / dot(&d, &q);
+        axpy(&mut x, step, &d);
+        axpy(&mut r, -step, &q);
+        let beta = dot(&r, &r) / rr;
+        d.iter_mut().zip(&r).for_each(|(d, r)| *d = r + beta * *d);
+        plain += 1;
+        let error = problem.rmse(&Mat::from_fn(80, 1, |i, _| x[i]));
+        assert!(error > target || plain >= 4 * reached, "plain CG needed {plain} steps, preconditioned {reached}");
+    }
+    assert!(reached < 60, "{reached}");
+}
+
+#[test]
+fn columns_are_single_solves_and_freeze() {
+    // Oracle (5), with columns of very different difficulty: one zero, one an eigenvector of the operator.
+    let mut problem = Problem::new(5, 300, 40, 2, 4, 1.0, 0.3);
+    let ridge = 300.0 * 1e-5;
+    for i in 0..300 {
+        problem.y[(i, 1)] = 0.0;
+        problem.y[(i, 3)] *= 1e6;
+    }
+    let whitening = CholeskyWhitening::new(&problem.kmm);
+    let p = Preconditioner::falkon(&whitening, &[1.0; 40], 300.0, ridge).unwrap();
+    let rhs = problem.rhs();
+    let (together, info) = solve(&mut problem, &whitening, &p, ridge, params(1e-9, 200));
+    let mut columns_applied = 0;
+    for j in 0..4 {
+        let single = rhs.as_ref().subcols(j, 1);
+        let (alone, one) = pcg(&mut problem, &whitening, &p, single, ridge, params(1e-9, 200), None, go).unwrap();
+        let (fit, expected) = (&problem.knm * together.as_ref().subcols(j, 1), &problem.knm * &alone);
+        let error = (&fit - &expected).norm_l2();
+        assert!(error <= 1e-8 * expected.norm_l2(), "column {j}: {error:e} of {:e}", expected.norm_l2());
+        assert_eq!(one.columns[0], info.columns[j]);
+        columns_applied += one.columns_applied;
+    }
+    assert_eq!(together.col_as_slice(1), vec![0.0; 40]);
+    let single = columns_applied as f64;
+    assert!(
+        (info.columns_applied as f64 - single).abs() < 0.05 * single,
+        "frozen columns cost nothing: {info:?} {single}"
+    );
+}
+
+#[test]
+fn weights_are_replication_and_cost_no_iterations() {
+    // Oracle (6). Replicated rows, same centers.
+    let mut weighted = Problem::new(6, 200, 30, 2, 1, 0.8, 0.2);
+    weighted.weights = (0..200).map(|i| if i % 3 == 0 { 3.0 } else { 1.0 }).collect();
+    let rows: Vec<usize> = (0..200).flat_map(|i| vec![i; if i % 3 == 0 { 3 } else { 1 }]).collect();
+    let mut replicated = Problem::new(6, 200, 30, 2, 1, 0.8, 0.2);
+    replicated.knm = Mat::from_fn(rows.len(), 30, |i, j| weighted.knm[(rows[i], j)]);
+    replicated.y = Mat::from_fn(rows.len(), 1, |i, j| weighted.y[(rows[i], j)]);
+    replicated.weights = vec![1.0; rows.len()];
+    let ridge = 0.05;
+    let whitening = CholeskyWhitening::new(&weighted.kmm);
+    let p = sampled(&weighted, &whitening, ridge);
+    let (a, _) = solve(&mut weighted, &whitening, &p, ridge, params(1e-11, 200));
+    let (b, _) = solve(&mut replicated, &whitening, &p, ridge, params(1e-11, 200));
+    assert!(distance(&(&weighted.knm * a), &(&weighted.knm * b)) < 1e-8);
+
+    let mut problem = Problem::new(7, 1200, 50, 2, 1, 1.0, 0.2);
+    let ridge = 1200.0 * 1e-6;
+    let whitening = CholeskyWhitening::new(&problem.kmm);
+    for form in 0..2 {
+        let mut counts = Vec::new();
+        for weighted in [false, true] {
+            problem.weights = (0..1200).map(|i| if weighted { 1.0 + ((i * 7) % 10) as f64 } else { 1.0 }).collect();
+            let total = problem.weight_sum();
+            let ridge = ridge * total / 1200.0;
+            let p = if form == 0 {
+                sampled(&problem, &whitening, ridge)
+            } else {
+                Preconditioner::falkon(&whitening, &problem.weights[..50], total, ridge).unwrap()
+            };
+            let (_, info) = solve(&mut problem, &whitening, &p, ridge, params(1e-6, 200));
+            assert_eq!(info.stopped, Stopped::Converged);
+            counts.push(info.iterations);
+        }
+        assert!(counts[1] <= 2 * counts[0], "form {form}: {counts:?}");
+    }
+}
+
+#[test]
+fn the_solution_does_not_depend_on_the_preconditioner() {
+    // Oracle (8): whatever is damped inside P, the answer agrees to the tolerance.
+    let mut problem = Problem::new(8, 300, 50, 3, 1, 2.0, 0.1);
+    let ridge = 300.0 * 1e-6;
+    let whitening = CholeskyWhitening::new(&problem.kmm);
+    let features = whitening.features(&problem.knm);
+    let mut fits = Vec::new();
+    for damping in [1.0, 1e2, 1e4, 1e6] {
+        let p = Preconditioner::from_rows(features.as_ref(), &[1.0; 300], damping * ridge).unwrap();
+        let (alpha, info) = solve(&mut problem, &whitening, &p, ridge, params(1e-11, 500));
+        assert_ne!(info.stopped, Stopped::MaxIterations, "{damping} {info:?}");
+        fits.push(&problem.knm * alpha);
+    }
+    for fit in &fits[1..] {
+        assert!((fit - &fits[0]).norm_l2() < 1e-5 * fits[0].norm_l2());
+    }
+}
+
+#[test]
+fn condition_estimate_is_close_to_the_truth() {
+    let mut problem = Problem::new(9, 300, 25, 2, 1, 0.7, 0.2);
+    let ridge = 300.0 * 1e-4;
+    let whitening = CholeskyWhitening::new(&problem.kmm);
+    let phi = whitening.features(&problem.knm);
+    let (values, _) =
+        crate::dense::symmetric_eigen((phi.transpose() * &phi).as_ref(), crate::dense::SEQUENTIAL).unwrap();
+    let truth = (values[24] + ridge) / (values[0] + ridge);
+    let (_, info) = solve(&mut problem, &whitening, &Preconditioner::identity(), ridge, params(1e-10, 300));
+    assert!(info.condition_estimate <= 1.001 * truth && info.condition_estimate > 0.9 * truth, "{info:?} {truth}");
+}
+
+/// An operator whose products carry relative noise of the size of single precision, different at every pass.
+struct Noisy(Problem, u64);
+
+impl NormalOperator for Noisy {
+    type Error = Infallible;
+    fn centers(&self) -> usize {
+        self.0.m()
+    }
+    fn apply(&mut self, v: MatRef<'_, f64>) -> Result<Mat<f64>, Infallible> {
+        let exact = self.0.apply(v)?;
+        self.1 += 1;
+        let noise = normals(1000 + self.1, exact.nrows(), exact.ncols());
+        Ok(Mat::from_fn(exact.nrows(), exact.ncols(), |i, j| exact[(i, j)] * (1.0 + 1e-5 * noise[(i, j)])))
+    }
+}
+
+#[test]
+fn a_noisy_operator_stagnates_and_says_so() {
+    let problem = Problem::new(10, 300, 40, 2, 1, 1.0, 0.2);
+    let ridge = 300.0 * 1e-6;
+    let whitening = CholeskyWhitening::new(&problem.kmm);
+    let p = Preconditioner::falkon(&whitening, &[1.0; 40], 300.0, ridge).unwrap();
+    let rhs = problem.rhs();
+    let mut noisy = Noisy(problem, 0);
+    let (alpha, info) = pcg(&mut noisy, &whitening, &p, rhs.as_ref(), ridge, params(1e-12, 1000), None, go).unwrap();
+    assert_eq!(info.stopped, Stopped::Stagnated, "{info:?}");
+    assert!(info.iterations < 300, "{info:?}");
+    // What is reported is measured, not recursed: within the noise of a fresh product.
+    let truth = noisy.0.relative_residual(ridge, &alpha, 0);
+    assert!(truth < 20.0 * info.residuals[0] && info.residuals[0] < 20.0 * truth, "{truth} {info:?}");
+}
+
+#[test]
+fn limits_requests_and_bad_operators_are_reported() {
+    let mut problem = Problem::new(11, 100, 20, 2, 1, 1.0, 0.2);
+    let whitening = CholeskyWhitening::new(&problem.kmm);
+    let rhs = problem.rhs();
+    let p = Preconditioner::identity();
+    let (alpha, info) = solve(&mut problem, &whitening, &p, 1e-3, params(1e-14, 3));
+    assert_eq!((info.stopped, info.iterations, info.applications), (Stopped::MaxIterations, 3, 4));
+    assert!((info.residuals[0] - problem.relative_residual(1e-3, &alpha, 0)).abs() < 1e-12);
+    let (_, info) = pcg(&mut problem, &whitening, &p, rhs.as_ref(), 1e-3, params(1e-14, 50), None, |s| {
+        if s.iteration >= 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })
+    .unwrap();
+    assert_eq!((info.stopped, info.iterations, info.applications), (Stopped::Asked, 2, 3));
+
+    problem.weights[7] = -1e3;
+    let bad = pcg(&mut problem, &whitening, &p, rhs.as_ref(), 1e-3, params(1e-14, 50), None, go);
+    assert!(matches!(bad, Err(SolveError::Indefinite { what: "the operator", .. })), "{bad:?}");
+    problem.weights[7] = f64::NAN;
+    let bad = pcg(&mut problem, &whitening, &p, rhs.as_ref(), 1e-3, params(1e-14, 50), None, go);
+    assert!(matches!(bad, Err(SolveError::NotFinite { .. })), "{bad:?}");
+    let short = Mat::<f64>::zeros(19, 1);
+    let bad = pcg(&mut problem, &whitening, &p, short.as_ref(), 1e-3, params(1e-14, 50), None, go);
+    assert_eq!(bad.unwrap_err(), SolveError::Shape { what: "rows of the right-hand side", expected: 20, found: 19 });
+}
+
+#[test]
+fn a_restored_state_continues_to_the_same_bits() {
+    let mut problem = Problem::new(12, 200, 30, 2, 3, 1.0, 0.2);
+    let ridge = 200.0 * 1e-5;
+    let whitening = CholeskyWhitening::new(&problem.kmm);
+    let p = Preconditioner::falkon(&whitening, &[1.0; 30], 200.0, ridge).unwrap();
+    let rhs = problem.rhs();
+    let (whole, expected) = solve(&mut problem, &whitening, &p, ridge, params(1e-10, 100));
+    for kill_after in [1, 4, 9] {
+        let new = || Pcg::new::<Infallible>(&whitening, &p, rhs.as_ref(), ridge, params(1e-10, 100), None).unwrap();
+        let mut first = new();
+        let mut run = |state: &mut Pcg<'_, CholeskyWhitening>, passes: usize| {
+            for _ in 0..passes {
+                let Some((_, block)) = state.block() else { return };
+                let products = problem.apply(block.as_ref()).unwrap();
+                state.advance::<Infallible>(block.as_ref(), products.as_ref()).unwrap();
+            }
+        };
+        run(&mut first, kill_after);
+        let stored = first.snapshot().clone();
+        let mut second = new();
+        second.restore::<Infallible>(stored).unwrap();
+        run(&mut second, 1000);
+        assert_eq!(second.alpha(), whole);
+        assert_eq!(second.info(), expected);
+    }
+}
+
+#[test]
+fn the_thread_pool_does_not_change_a_bit() {
+    // Law 1: large enough for the factorisations to split their work.
+    let mut problem = Problem::new(13, 900, 300, 4, 3, 1.0, 0.2);
+    let ridge = 900.0 * 1e-5;
+    let rhs = problem.rhs();
+    let mut results = Vec::new();
+    for threads in [1, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        results.push(pool.install(|| {
+            let whitening = CholeskyWhitening::new(&problem.kmm);
+            let features = whitening.features(&problem.knm);
+            [
+                Preconditioner::from_rows(features.as_ref(), &[1.0; 900], 3.0 * ridge).unwrap(),
+                Preconditioner::falkon(&whitening, &[1.0; 300], 900.0, ridge).unwrap(),
+                Preconditioner::spectral(features.as_ref(), &[1.0; 900], ridge, 60).unwrap(),
+            ]
+            .map(|p| pcg(&mut problem, &whitening, &p, rhs.as_ref(), ridge, params(1e-7, 25), None, go).unwrap().0)
+        }));
+    }
+    assert!(results[0].iter().all(|a| a.norm_max() > 0.0));
+    assert!(results[0] == results[1]);
+}

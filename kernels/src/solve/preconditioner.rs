@@ -1,0 +1,170 @@
+//! Preconditioners in whitened coordinates: cheap stand-ins P for R^T K_nm^T W K_nm R + Lambda I.
+//!
+//! All forms keep Lambda I exact, so nothing added for the sake of a factorisation touches the equations that are solved:
+//! a preconditioner changes the number of iterations, never the solution (solvers.md section 2, trap 1).
+//!
+//! * *rows*: P = Phi^T diag(omega) Phi + Lambda I for the whitened features Phi = K_sm R of a few rows. With a hashed uniform sample
+//!   it fits any choice of centers (trap 4); with the centers themselves it is Falkon's preconditioner
+//!   (Rudi, Carratino, Rosasco, NeurIPS 2017), T T^T / m + lambda I, with the weights of trap 2 in the right place.
+//! * *spectral*: the top q eigenpairs of the same matrix are kept and the rest is replaced by the (q+1)-th value
+//!   (Ma and Belkin, 2019, "Kernel machines that adapt to GPUs for effective large batch training").
+//!
+//! Cost: s r^2 + r^3/3 to build the first, about 9 r^3 for the second; r^2 and 2 q r flops a column to apply.
+
+use super::whitening::Whitening;
+use crate::dense::{
+    DenseError, cholesky, fixed_parallelism, gemm, gemm_lower, solve_lower, solve_lower_transpose, symmetric_eigen,
+};
+use faer::{Mat, MatRef};
+
+/// An approximation of R^T K_nm^T W K_nm R + Lambda I (r x r) that is cheap to invert.
+#[derive(Clone, Debug)]
+pub struct Preconditioner {
+    form: Form,
+    damping: f64,
+}
+
+#[derive(Clone, Debug)]
+enum Form {
+    Identity,
+    Cholesky { factor: Mat<f64> },
+    Spectral { vectors: Mat<f64>, gains: Vec<f64>, tail: f64 },
+}
+
+impl Preconditioner {
+    /// No preconditioning beyond the whitening itself.
+    pub fn identity() -> Self {
+        Preconditioner { form: Form::Identity, damping: 0.0 }
+    }
+
+    /// Phi^T diag(`weights`) Phi + `ridge` I from whitened features Phi (s x r), one row per sampled row.
+    ///
+    /// `weights[i]` is the number of (weighted) data rows that row i stands for. With ridge 0 and s < r the matrix is singular:
+    /// the ridge used *here* is therefore at least r eps trace, reported by [`Preconditioner::damping`].
+    ///
+    /// # Errors
+    /// [`DenseError`] when the features are not finite or a weight is negative.
+    ///
+    /// ```
+    /// use faer::mat;
+    /// use nystream_kernels::solve::Preconditioner;
+    /// let p = Preconditioner::from_rows(mat![[1.0, 0.0], [0.0, 1.0]].as_ref(), &[3.0, 1.0], 1.0).unwrap();
+    /// let x = p.apply(mat![[4.0], [4.0]].as_ref());
+    /// assert!((x[(0, 0)] - 1.0).abs() < 1e-14 && (x[(1, 0)] - 2.0).abs() < 1e-14);
+    /// ```
+    pub fn from_rows(features: MatRef<'_, f64>, weights: &[f64], ridge: f64) -> Result<Self, DenseError> {
+        Self::from_gram(weighted_gram(features, weights), ridge)
+    }
+
+    /// `gram` + `ridge` I, for a Gram in whitened coordinates (r x r, only the lower triangle is read) summed elsewhere.
+    ///
+    /// # Errors
+    /// [`DenseError`] when the matrix is not positive definite.
+    pub fn from_gram(mut gram: Mat<f64>, ridge: f64) -> Result<Self, DenseError> {
+        let damping = damping(&gram, ridge);
+        for i in 0..gram.nrows() {
+            gram[(i, i)] += ridge + damping;
+        }
+        cholesky(gram.as_mut(), fixed_parallelism())?;
+        Ok(Preconditioner { form: Form::Cholesky { factor: gram }, damping })
+    }
+
+    /// A uniform sample of s rows with weights w_i stands for all rows, whose weights sum to `total_weight`:
+    /// P = Phi^T W_s Phi (sum w / sum w_s) + Lambda I.
+    ///
+    /// # Errors
+    /// As [`Preconditioner::from_rows`].
+    pub fn sampled(
+        features: MatRef<'_, f64>,
+        sample_weights: &[f64],
+        total_weight: f64,
+        ridge: f64,
+    ) -> Result<Self, DenseError> {
+        Self::from_rows(features, &scaled(sample_weights, total_weight), ridge)
+    }
+
+    /// Falkon's preconditioner from K_mm alone: the centers stand for the rows.
+    ///
+    /// `center_weights[j]` is the sample weight of center j, divided by its selection probability when centers were not chosen
+    /// uniformly; only their ratios matter. P = (sum w / sum w_z) R^T K_mm W_z K_mm R + Lambda I.
+    ///
+    /// # Errors
+    /// As [`Preconditioner::from_rows`].
+    pub fn falkon(
+        whitening: &(impl Whitening + ?Sized),
+        center_weights: &[f64],
+        total_weight: f64,
+        ridge: f64,
+    ) -> Result<Self, DenseError> {
+        let r = whitening.rank();
+        let basis = whitening.apply(Mat::<f64>::identity(r, r).as_ref());
+        let features = whitening.center_gram(basis.as_ref());
+        Self::from_rows(features.as_ref(), &scaled(center_weights, total_weight), ridge)
+    }
+
+    /// The spectral form: the top `q` eigenpairs of Phi^T diag(`weights`) Phi, the (q+1)-th value for the rest, plus `ridge` I.
+    ///
+    /// # Errors
+    /// [`DenseError::NoConvergence`] from the eigensolver.
+    pub fn spectral(features: MatRef<'_, f64>, weights: &[f64], ridge: f64, q: usize) -> Result<Self, DenseError> {
+        let gram = weighted_gram(features, weights);
+        let damping = damping(&gram, ridge);
+        let r = gram.nrows();
+        let (values, all) = symmetric_eigen(gram.as_ref(), fixed_parallelism())?;
+        let q = q.min(r);
+        let ridge = ridge + damping;
+        let tail = 1.0 / (if q < r { values[r - 1 - q].max(0.0) } else { 0.0 } + ridge);
+        let gains = (0..q).map(|i| 1.0 / (values[r - 1 - i].max(0.0) + ridge) - tail).collect();
+        let vectors = Mat::from_fn(r, q, |i, j| all[(i, r - 1 - j)]);
+        Ok(Preconditioner { form: Form::Spectral { vectors, gains, tail }, damping })
+    }
+
+    /// P^-1 v for v (r x t).
+    pub fn apply(&self, v: MatRef<'_, f64>) -> Mat<f64> {
+        let mut out = v.to_owned();
+        match &self.form {
+            Form::Identity => {}
+            Form::Cholesky { factor } => {
+                solve_lower(factor.as_ref(), out.as_mut(), fixed_parallelism());
+                solve_lower_transpose(factor.as_ref(), out.as_mut(), fixed_parallelism());
+            }
+            Form::Spectral { vectors, gains, tail } => {
+                let mut projected = Mat::zeros(vectors.ncols(), v.ncols());
+                gemm(projected.as_mut(), false, 1.0, vectors.transpose(), v, fixed_parallelism());
+                for j in 0..v.ncols() {
+                    projected.col_as_slice_mut(j).iter_mut().zip(gains).for_each(|(x, g)| *x *= g);
+                    out.col_as_slice_mut(j).iter_mut().for_each(|x| *x *= tail);
+                }
+                gemm(out.as_mut(), true, 1.0, vectors.as_ref(), projected.as_ref(), fixed_parallelism());
+            }
+        }
+        out
+    }
+
+    /// What was added to the diagonal inside the preconditioner beyond the ridge: 0 unless the ridge is below r eps trace.
+    pub fn damping(&self) -> f64 {
+        self.damping
+    }
+}
+
+fn scaled(weights: &[f64], total: f64) -> Vec<f64> {
+    let sum: f64 = weights.iter().sum();
+    weights.iter().map(|w| w * total / sum).collect()
+}
+
+/// Lower triangle of Phi^T diag(w) Phi.
+fn weighted_gram(features: MatRef<'_, f64>, weights: &[f64]) -> Mat<f64> {
+    assert_eq!(features.nrows(), weights.len(), "one weight per feature row");
+    let r = features.ncols();
+    let scaled = Mat::from_fn(features.nrows(), r, |i, j| features[(i, j)] * weights[i]);
+    let mut gram = Mat::zeros(r, r);
+    gemm_lower(gram.as_mut(), false, 1.0, features.transpose(), scaled.as_ref(), fixed_parallelism());
+    gram
+}
+
+/// r eps trace, minus what the ridge already supplies.
+fn damping(gram: &Mat<f64>, ridge: f64) -> f64 {
+    let r = gram.nrows();
+    let trace: f64 = (0..r).map(|i| gram[(i, i)]).sum();
+    (r as f64 * f64::EPSILON * trace - ridge).max(0.0)
+}

@@ -1,0 +1,27 @@
+//! Whitened coordinates of the space spanned by the centers.
+
+use faer::{Mat, MatRef};
+
+/// R (m x r) with R^T K_mm R = I: coordinates in which the norm of a function is the Euclidean norm of its coordinates.
+///
+/// r < m when centers are linearly dependent to working precision; iterates then stay in the range of R.
+/// Each method costs m^2 flops a column (twice that for a dense R).
+pub trait Whitening {
+    /// Number of centers m.
+    fn centers(&self) -> usize;
+    /// Number of coordinates r.
+    fn rank(&self) -> usize;
+    /// R z, r x t to m x t.
+    fn apply(&self, z: MatRef<'_, f64>) -> Mat<f64>;
+    /// R^T v, m x t to r x t.
+    fn apply_transpose(&self, v: MatRef<'_, f64>) -> Mat<f64>;
+    /// K_mm alpha, m x t to m x t.
+    fn center_gram(&self, alpha: MatRef<'_, f64>) -> Mat<f64>;
+    /// R^T K_mm alpha, m x t to r x t: the coordinates of alpha (the inverse of [`Whitening::apply`] on its range).
+    ///
+    /// An implementation that knows a factor should override this: with K_mm = L L^T and R = L^-T it is L^T alpha,
+    /// which loses no digits to the condition of K_mm.
+    fn coordinates(&self, alpha: MatRef<'_, f64>) -> Mat<f64> {
+        self.apply_transpose(self.center_gram(alpha).as_ref())
+    }
+}

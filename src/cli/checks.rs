@@ -1,0 +1,232 @@
+//! What single values cannot show: combinations of options that cannot be meant. All are usage errors (exit 2),
+//! found before any file is opened.
+
+use super::groups::{DictionaryArgs, HoldoutArgs, InputArgs, KernelArgs, ResourceArgs, SolveArgs};
+use super::values::{AutoOr, ClassWeight, Loss, Ridge, Select, Solver, Task};
+use super::{DictionaryCommandArgs, EvaluateArgs, FitArgs, PredictArgs, TuneArgs};
+use crate::exit::Failure;
+
+/// Options that can be checked before anything is read.
+pub trait Check {
+    /// `Err` with exit code 2 and a remedy where the options contradict each other.
+    fn check(&self) -> Result<(), Failure>;
+}
+
+impl Check for FitArgs {
+    fn check(&self) -> Result<(), Failure> {
+        if self.out.is_none() && !self.explain && !self.dry_run {
+            return usage("--out FILE is missing: name the model file to write (or use --dry-run or --explain)");
+        }
+        if self.config_from.is_none() {
+            need_target(&self.input)?;
+        }
+        self.input.check()?;
+        self.holdout.check()?;
+        self.resources.check()?;
+        check_solve(&self.solve, &self.kernel, &self.dictionary, &self.input)?;
+        if let (Some(out), Some(report)) = (&self.out, &self.report)
+            && out == report
+        {
+            return usage(format!("--out and --report both name {}", out.display()));
+        }
+        Ok(())
+    }
+}
+
+impl Check for TuneArgs {
+    fn check(&self) -> Result<(), Failure> {
+        need_target(&self.input)?;
+        self.input.check()?;
+        self.holdout.check()?;
+        self.resources.check()?;
+        check_solve(&self.solve, &self.kernel, &self.dictionary, &self.input)
+    }
+}
+
+impl Check for DictionaryCommandArgs {
+    fn check(&self) -> Result<(), Failure> {
+        self.input.check()?;
+        if matches!(self.dictionary.select, Select::File(_)) {
+            return usage("--select file:PATH chooses nothing; give it to `fit`");
+        }
+        self.resources.check()
+    }
+}
+
+impl Check for PredictArgs {
+    fn check(&self) -> Result<(), Failure> {
+        if self.model == self.out {
+            return usage(format!("--out would overwrite the model {}", self.out.display()));
+        }
+        self.resources.check()
+    }
+}
+
+impl Check for EvaluateArgs {
+    fn check(&self) -> Result<(), Failure> {
+        self.resources.check()
+    }
+}
+
+impl Check for InputArgs {
+    fn check(&self) -> Result<(), Failure> {
+        for (index, target) in self.target.iter().enumerate() {
+            if self.target[..index].contains(target) {
+                return usage(format!("--target {target} is given twice"));
+            }
+            let used = [
+                (self.drop.contains(target), "--drop"),
+                (self.weight.as_ref() == Some(target), "--weight"),
+                (self.id_column.as_ref() == Some(target), "--id-column"),
+                (self.cyclic.contains(target), "--cyclic"),
+            ];
+            if let Some((_, flag)) = used.iter().find(|(clash, _)| *clash) {
+                return usage(format!("column `{target}` is both --target and {flag}"));
+            }
+        }
+        if self.class_weight.is_some() && self.task == Task::Regression {
+            return usage("--class-weight needs classes, but --task is regression");
+        }
+        if matches!(&self.class_weight, Some(ClassWeight::Labels(_))) && self.target.len() > 1 {
+            return usage("--class-weight LABEL=WEIGHT takes a single --target");
+        }
+        Ok(())
+    }
+}
+
+impl Check for HoldoutArgs {
+    fn check(&self) -> Result<(), Failure> {
+        if self.split.is_some() && !self.validation.is_empty() {
+            return usage("--split and --validation both say what is held out: give one of them");
+        }
+        Ok(())
+    }
+}
+
+impl Check for ResourceArgs {
+    fn check(&self) -> Result<(), Failure> {
+        if let AutoOr::Given(workers) = self.workers
+            && workers.0 > 4096
+        {
+            return usage(format!("--workers {workers} is more than 4096 threads"));
+        }
+        match (&self.hosts, self.process) {
+            (Some(_), None) => usage("--hosts needs --process INDEX: which line of the file this process is, from 0"),
+            (None, Some(_)) => usage("--process needs --hosts FILE"),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn need_target(input: &InputArgs) -> Result<(), Failure> {
+    if input.target.is_empty() {
+        return usage("--target COLUMN is missing: name the column to predict");
+    }
+    Ok(())
+}
+
+fn check_solve(
+    solve: &SolveArgs,
+    kernel: &KernelArgs,
+    dictionary: &DictionaryArgs,
+    input: &InputArgs,
+) -> Result<(), Failure> {
+    let solver = solve.solver;
+    if solve.loss == Loss::Logistic {
+        if input.task == Task::Regression {
+            return usage("--loss logistic needs classes, but --task is regression");
+        }
+        if !matches!(solver, Solver::Auto | Solver::Pcg) {
+            return usage(format!("--loss logistic is solved by pcg, not {solver}: use --solver pcg or auto"));
+        }
+        if input.target.len() > 1 {
+            return usage("--loss logistic takes a single --target");
+        }
+    }
+    if kernel.ridge == AutoOr::Given(Ridge(0.0)) && solver != Solver::EigenPro {
+        return usage(format!(
+            "--ridge 0 has no unique solution with --solver {solver}: give a positive ridge, auto, or --solver eigenpro \
+             (which stops early instead)"
+        ));
+    }
+    if solver == Solver::BlockCd {
+        if let AutoOr::Given(centers) = dictionary.centers {
+            return usage(format!("--solver blockcd makes every row a center: drop --centers {centers}"));
+        }
+        if dictionary.select != Select::Auto {
+            return usage(format!("--solver blockcd makes every row a center: drop --select {}", dictionary.select));
+        }
+    }
+    Ok(())
+}
+
+fn usage(message: impl Into<String>) -> Result<(), Failure> {
+    Err(Failure::usage(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::exit::ExitCode;
+    use clap::Parser;
+
+    fn check(line: &str) -> Result<(), Failure> {
+        match Cli::try_parse_from(line.split_whitespace()).unwrap_or_else(|e| panic!("{line}: {e}")).command {
+            Command::Fit(args) => args.check(),
+            Command::Tune(args) => args.check(),
+            Command::Dictionary(args) => args.check(),
+            Command::Predict(args) => args.check(),
+            Command::Evaluate(args) => args.check(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn contradictions_are_usage_errors_that_name_the_flags() {
+        let fit = "nystream fit --data d --target y --out m";
+        let cases = [
+            ("nystream fit --data d --target y", "--out"),
+            ("nystream fit --data d --out m", "--target"),
+            ("nystream tune --data d", "--target"),
+            (&format!("{fit} --target y"), "twice"),
+            (&format!("{fit} --drop y"), "--drop"),
+            (&format!("{fit} --weight y"), "--weight"),
+            (&format!("{fit} --id-column y"), "--id-column"),
+            (&format!("{fit} --task regression --class-weight balanced"), "--class-weight"),
+            (&format!("{fit} --split hash:0.1 --validation v"), "--validation"),
+            (&format!("{fit} --hosts h"), "--process"),
+            (&format!("{fit} --process 0"), "--hosts"),
+            (&format!("{fit} --workers 100000"), "4096"),
+            (&format!("{fit} --loss logistic --task regression"), "logistic"),
+            (&format!("{fit} --loss logistic --solver gram"), "pcg"),
+            (&format!("{fit} --ridge 0 --solver gram"), "--ridge 0"),
+            (&format!("{fit} --ridge 0"), "--ridge 0"),
+            (&format!("{fit} --solver blockcd --centers 10"), "--centers 10"),
+            (&format!("{fit} --solver blockcd --select uniform"), "--select uniform"),
+            (&format!("{fit} --report m"), "--report"),
+            ("nystream predict --model m --data d --out m", "overwrite"),
+            ("nystream dictionary --data d --out o --select file:x", "file:PATH"),
+        ];
+        for (line, word) in cases {
+            let failure = check(line).expect_err(line);
+            assert_eq!(failure.code, ExitCode::Usage, "{line}");
+            assert!(failure.to_string().contains(word), "{line}: {failure}");
+        }
+    }
+
+    #[test]
+    fn sensible_lines_pass() {
+        for line in [
+            "nystream fit --data d --target y --out m",
+            "nystream fit --data d --target y --dry-run",
+            "nystream fit --data d --config-from old --out m",
+            "nystream fit --data d --target y --out m --ridge 0 --solver eigenpro",
+            "nystream fit --data d --target y --target z --out m --hosts h --process 1",
+            "nystream dictionary --data d --out o --centers 100",
+            "nystream evaluate --data d --model m",
+        ] {
+            check(line).unwrap_or_else(|failure| panic!("{line}: {failure}"));
+        }
+    }
+}

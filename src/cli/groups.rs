@@ -1,0 +1,196 @@
+//! Groups of options shared by several commands.
+
+use super::values::{
+    AllOr, AutoOr, Bandwidth, ByteSize, ClassWeight, Count, DictionaryMode, KernelName, Loss, Positive, Precision,
+    Ridge, Scale, Seconds, Select, Simd, Solver, SplitSpec, Task,
+};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Data, and what its columns mean.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Data")]
+pub struct InputArgs {
+    /// Parquet files: a file, a folder, a glob (quoted), or synth:NAME?rows=..&d=..&seed=..; repeatable
+    #[arg(long, value_name = "PATH", required = true)]
+    pub data: Vec<String>,
+    /// Column to predict; repeatable for several targets
+    #[arg(long, value_name = "COLUMN")]
+    pub target: Vec<String>,
+    /// Column to leave out; repeatable
+    #[arg(long, value_name = "COLUMN")]
+    pub drop: Vec<String>,
+    /// Column to treat as categorical although it holds numbers; repeatable
+    #[arg(long, value_name = "COLUMN")]
+    pub categorical: Vec<String>,
+    /// Column of row weights, not negative
+    #[arg(long, value_name = "COLUMN")]
+    pub weight: Option<String>,
+    /// Class weights: `balanced`, or LABEL=WEIGHT,... (1 where not named)
+    #[arg(long, value_name = "WEIGHTS")]
+    pub class_weight: Option<ClassWeight>,
+    /// Column that identifies rows, unique [default: file and position]
+    #[arg(long, value_name = "COLUMN")]
+    pub id_column: Option<String>,
+    /// Timestamp column to encode as hour, weekday and day of year too; repeatable
+    #[arg(long, value_name = "COLUMN")]
+    pub cyclic: Vec<String>,
+    /// How numeric columns are scaled; the result has unit spread ("encoded units")
+    #[arg(long, value_name = "SCALE", default_value = "standard")]
+    pub scale: Scale,
+    /// What is predicted
+    #[arg(long, value_name = "TASK", default_value = "auto")]
+    pub task: Task,
+    /// Bad rows (NaN or infinite values, values out of range) tolerated before failing
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub max_bad_rows: u64,
+}
+
+/// Rows kept from the fit to measure its error.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Held-out rows")]
+pub struct HoldoutArgs {
+    /// hash:FRACTION, hash:FRACTION:COLUMN (equal values stay together), time:COLUMN:FRACTION, or none
+    /// [default: hash:0.1, or none with --validation]
+    #[arg(long, value_name = "SPLIT", verbatim_doc_comment)]
+    pub split: Option<SplitSpec>,
+    /// Parquet files to measure on instead; repeatable
+    #[arg(long, value_name = "PATH")]
+    pub validation: Vec<String>,
+}
+
+/// Where held-out rows come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SplitSource<'a> {
+    /// Out of the data itself.
+    Split(SplitSpec),
+    /// Other files.
+    Files(&'a [String]),
+}
+
+impl HoldoutArgs {
+    /// What applies: the given files, else the given split, else `hash:0.1`.
+    pub fn source(&self) -> SplitSource<'_> {
+        if !self.validation.is_empty() {
+            return SplitSource::Files(&self.validation);
+        }
+        SplitSource::Split(self.split.clone().unwrap_or(SplitSpec::Hash { fraction: 0.1, column: None }))
+    }
+}
+
+const KERNEL_HELP: &str = "Kernel: gaussian, laplace, matern12, matern32, matern52, cauchy, \
+polynomial[:DEGREE[:OFFSET]], arccosine[:DEPTH], ntk[:DEPTH], or auto";
+
+/// Kernel, bandwidth, metric, ridge.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Kernel")]
+pub struct KernelArgs {
+    /// Kernel family, or auto; the grammar is that of [`KernelName`].
+    #[arg(long, value_name = "KERNEL", default_value = "gaussian", help = KERNEL_HELP)]
+    pub kernel: AutoOr<KernelName>,
+    /// Bandwidth: a number in encoded units, a multiple of the sample's median distance such as 2.0x, or auto
+    #[arg(long, value_name = "SIGMA", default_value = "auto", allow_negative_numbers = true)]
+    pub bandwidth: Bandwidth,
+    /// Per-sample regularisation lambda, as in (1/n) sum (y - f)^2 + lambda |f|^2, or auto
+    #[arg(long, value_name = "LAMBDA", default_value = "auto", allow_negative_numbers = true)]
+    pub ridge: AutoOr<Ridge>,
+    /// JSON file of per-feature length scales (list, or object by column) or a full matrix (list of rows)
+    #[arg(long, value_name = "FILE")]
+    pub metric: Option<PathBuf>,
+}
+
+/// The centers of the approximation.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Centers")]
+pub struct DictionaryArgs {
+    /// Number of centers m, or auto (from memory, flops and the effective dimension)
+    #[arg(long, value_name = "M", default_value = "auto")]
+    pub centers: AutoOr<Count>,
+    /// How centers are chosen: auto, squeak, rpcholesky, rpcholesky:full, uniform, or file:PATH
+    #[arg(long, value_name = "METHOD", default_value = "auto")]
+    pub select: Select,
+    /// Rows whose leverage is scored: all, or N of them by hash
+    #[arg(long, value_name = "ROWS", default_value = "all")]
+    pub dictionary_rows: AllOr,
+    /// Sampling of the dictionary; `theorem` takes the published constants and is refused where they do not fit
+    #[arg(long, value_name = "MODE", default_value = "bernoulli")]
+    pub dictionary_mode: DictionaryMode,
+}
+
+/// The solver and when it stops.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Solver")]
+pub struct SolveArgs {
+    /// Solver; auto decides by predicted flops, see --explain
+    #[arg(long, value_name = "SOLVER", default_value = "auto")]
+    pub solver: Solver,
+    /// Loss to minimise; logistic is for classification
+    #[arg(long, value_name = "LOSS", default_value = "squared")]
+    pub loss: Loss,
+    /// Relative residual at which an iterative solver stops [default: the solver's own]
+    #[arg(long, value_name = "NUMBER")]
+    pub tolerance: Option<Positive>,
+    /// Iterations (pcg, blockcd) or epochs (eigenpro) at most [default: the solver's own]
+    #[arg(long, value_name = "N")]
+    pub iterations: Option<Count>,
+    /// Stop the solve after this long, save the model and exit with code 3: 90s, 10m, 1.5h
+    #[arg(long, value_name = "TIME")]
+    pub time_limit: Option<Seconds>,
+}
+
+/// What fixes the bits of the answer beside the data.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Answer")]
+pub struct SampleArgs {
+    /// Seed of every hashed choice
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Precision of kernel entries; sums are always f64
+    #[arg(long, value_name = "PRECISION", default_value = "f32")]
+    pub precision: Precision,
+}
+
+/// Machine resources. None of them changes a fitted model once the number of centers is given.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Machine")]
+pub struct ResourceArgs {
+    /// Worker threads per process, or auto (one per core)
+    #[arg(long, value_name = "N", default_value = "auto")]
+    pub workers: AutoOr<Count>,
+    /// Memory of one process; what does not fit is refused
+    #[arg(long, value_name = "SIZE", default_value = "8GiB")]
+    pub memory: ByteSize,
+    /// Floating-point operations a plan may take
+    #[arg(long, value_name = "NUMBER", default_value = "2e14")]
+    pub max_flops: Positive,
+    /// Folder for spilled chunks [default: the system's temporary folder]
+    #[arg(long, value_name = "FOLDER")]
+    pub temp_dir: Option<PathBuf>,
+    /// Bytes spilled chunks may take
+    #[arg(long, value_name = "SIZE", default_value = "64GiB")]
+    pub disk_limit: ByteSize,
+    /// Instruction set of kernel tiles; models of different sets differ in their last bits
+    #[arg(long, value_name = "SET", default_value = "auto")]
+    pub simd: Simd,
+    /// File of host:port lines, one per process
+    #[arg(long, value_name = "FILE")]
+    pub hosts: Option<PathBuf>,
+    /// Which line of --hosts this process is, from 0
+    #[arg(long, value_name = "INDEX")]
+    pub process: Option<u32>,
+}
+
+impl ResourceArgs {
+    /// Worker threads: as given, else one per core of this host.
+    pub fn worker_threads(&self) -> usize {
+        match self.workers {
+            AutoOr::Given(count) => count.0 as usize,
+            AutoOr::Auto => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        }
+    }
+
+    /// The folder for spilled chunks.
+    pub fn temporary_folder(&self) -> PathBuf {
+        self.temp_dir.clone().unwrap_or_else(std::env::temp_dir)
+    }
+}

@@ -1,0 +1,194 @@
+//! `nystream fit`.
+
+use super::Context;
+use super::measured::metrics;
+use crate::atomic::AtomicFile;
+use crate::cli::FitArgs;
+use crate::cli::checks::Check;
+use crate::cli::values::KernelName;
+use crate::exit::{ExitCode, Failure};
+use crate::fitted::{function_of, model_of, solver_name};
+use crate::jobs::{Workers, fit_config, open, split};
+use crate::model::Model;
+use crate::output::write_json_into;
+use crate::report::{
+    Certificate, Consumer, DictionaryReport, FitReport, Flops, PerTarget, PlanReport, Report, Validation,
+};
+use nystream_dataflows::engine::Process;
+use nystream_dataflows::job::{FitConfig, FitInputs, FitOutcome, Frozen, Loss, Solver, WarmStart, fit};
+use nystream_kernels::solve::Stopped;
+use std::sync::{Arc, atomic::Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Fits a model and reports on it.
+///
+/// # Errors
+/// Contradicting options (2), bad data (1), a plan over budget (4).
+pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
+    args.check()?;
+    let begun = Instant::now();
+    let plan_only = args.explain || args.dry_run;
+    // Outputs are opened before the work: an unwritable place costs no hours.
+    let model_file = args.out.as_deref().filter(|_| !plan_only).map(AtomicFile::create).transpose()?;
+    let report_file = args.report.as_deref().map(AtomicFile::create).transpose()?;
+    let catalog = open(&args.input.data)?;
+    let validation = if args.holdout.validation.is_empty() { None } else { Some(open(&args.holdout.validation)?) };
+    let (split_text, split) = split(&args.holdout);
+    let mut config = fit_config(
+        &args.input,
+        split,
+        &args.kernel,
+        &args.dictionary,
+        Some(&args.solve),
+        &args.sample,
+        &args.resources,
+        &catalog,
+    )?;
+    config.variance = args.variance;
+    let frozen = start_models(&args, &mut config)?;
+    let identity = format!("fit {:?} {:?} {:?}", catalog.fingerprint, args.input, args.kernel);
+    let workers = Workers::start(&args.resources, &context.progress, &identity)?;
+    let process = Arc::clone(&workers.process);
+    let inputs = FitInputs { catalog, validation, config: config.clone(), frozen, plan_only };
+    let outcome = workers.run(move |session| fit(session, &inputs))?;
+    if plan_only {
+        let report = plan_report(&outcome, &config, &process, &args);
+        if let Some(file) = report_file {
+            write_json_into(file, &report)?;
+        }
+        context.output.report(&report)?;
+        return Ok(ExitCode::Done);
+    }
+    let mut model = model_of(&outcome, &config, &split_text)?;
+    let digest = model.digest()?;
+    let report = fit_report(&outcome, &process, &args, &digest, begun.elapsed().as_secs_f64());
+    let code = if report.stopped.is_some() { ExitCode::Stopped } else { ExitCode::Done };
+    if process.index() == 0 {
+        model.info.report = report.json();
+        model.info.created_unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        if let Some(file) = model_file {
+            model.save_into(file)?;
+        }
+        if let Some(file) = report_file {
+            write_json_into(file, &report)?;
+        }
+        context.output.report(&report)?;
+    }
+    Ok(code)
+}
+
+/// What `--from` and `--config-from` bring along.
+fn start_models(args: &FitArgs, config: &mut FitConfig) -> Result<Option<Frozen>, Failure> {
+    if let Some(path) = &args.from {
+        let (_, function) = function_of(&Model::load(path)?, None)?;
+        config.warm_start =
+            Some(WarmStart { kernel: function.kernel, centers: function.centers, coefficients: function.coefficients });
+    }
+    let Some(path) = &args.config_from else { return Ok(None) };
+    let model = Model::load(path)?;
+    let (encoder, function) = function_of(&model, None)?;
+    config.family = Some(function.kernel.family);
+    config.bandwidth = nystream_dataflows::job::Bandwidth::Absolute(function.kernel.bandwidth);
+    config.metric = function.kernel.metric.clone();
+    config.ridge = model.config.ridge.first().copied();
+    config.centers = Some(function.centers());
+    config.precision = function.precision;
+    config.simd = function.simd;
+    config.seed = model.config.seed;
+    config.loss = function.loss;
+    config.solver = match model.config.solver.as_str() {
+        "pcg" => Solver::Pcg,
+        "eigenpro" => Solver::EigenPro,
+        "blockcd" => Solver::BlockCd,
+        _ => Solver::Gram,
+    };
+    Ok(Some(Frozen { encoder, code: function.code }))
+}
+
+fn stopped_name(stopped: Stopped) -> Option<String> {
+    match stopped {
+        Stopped::Converged => None,
+        Stopped::Stagnated => Some("stagnated: the residual is the attainable one at this precision".into()),
+        Stopped::MaxIterations => Some("iteration limit".into()),
+        Stopped::Asked => Some("time limit".into()),
+    }
+}
+
+fn fit_report(outcome: &FitOutcome, process: &Process, args: &FitArgs, digest: &str, total: f64) -> FitReport {
+    let solved = outcome.solved.as_ref();
+    let ridges = solved.map(|s| s.ridges.clone()).unwrap_or_default();
+    let matrix: Vec<f64> = ridges.iter().map(|r| r * outcome.weight_sum).collect();
+    let mut seconds = outcome.seconds.clone();
+    seconds.insert("total".to_owned(), total);
+    let mut notes = outcome.encoder.notes.clone();
+    notes.extend(outcome.plan.reasons.iter().cloned());
+    notes.extend(outcome.centers.notes.iter().cloned());
+    notes.extend(solved.iter().flat_map(|s| s.notes.iter().cloned()));
+    let deviations: Vec<Option<f64>> = outcome.profile.targets.iter().map(|t| Some(t.sd)).collect();
+    FitReport {
+        rows: outcome.profile.rows,
+        rows_skipped_null_target: outcome.profile.skipped_null_target,
+        rows_bad: outcome.profile.bad,
+        features_encoded: (outcome.encoder.numeric_width() + outcome.encoder.code_width()) as u64,
+        centers: outcome.centers.ids.len() as u64,
+        kernel: KernelName(outcome.kernel.family).to_string(),
+        bandwidth: outcome.kernel.bandwidth,
+        ridge: ridges.into(),
+        ridge_matrix: matrix.into(),
+        solver: solver_name(outcome.plan.solver).into(),
+        select: outcome.plan.selection.name().into(),
+        dictionary: Some(DictionaryReport {
+            rows_scored: outcome.centers.rows_scored,
+            gamma: outcome.centers.gamma,
+            beta: outcome.centers.beta,
+            size: outcome.centers.size as u64,
+        }),
+        effective_dimension: solved.and_then(|s| s.effective_dimension.clone()).map(PerTarget::from),
+        certificate: Certificate {
+            epsilon: outcome.certificate.epsilon,
+            trace_error: solved.and_then(|s| s.trace_error).or(outcome.certificate.sampled_trace_error),
+            residual: solved.map(|s| PerTarget::from(s.residuals.clone())),
+        },
+        validation: outcome
+            .validation
+            .as_ref()
+            .map(|evaluation| Validation { rows: evaluation.rows(), metrics: metrics(evaluation, &deviations) }),
+        passes: outcome.passes,
+        bytes_read: process.bytes_read.load(Ordering::Relaxed),
+        kernel_entries: process.kernel_entries.load(Ordering::Relaxed),
+        flops: Flops { predicted: outcome.plan.total_flops(), achieved: process.flops.load(Ordering::Relaxed) as f64 },
+        seconds,
+        peak_rss_bytes: crate::resources::peak_rss_bytes(),
+        workers: process.workers() as u64,
+        processes: process.processes() as u64,
+        simd: outcome.function.as_ref().map(|f| f.simd.to_string()).unwrap_or_default(),
+        model_digest: digest.to_owned(),
+        iterations: solved.and_then(|s| s.iterations).map(|i| i as u64),
+        stopped: solved.and_then(|s| stopped_name(s.stopped)),
+        notes,
+        files: args.out.iter().chain(&args.report).map(|p| p.display().to_string()).collect(),
+    }
+}
+
+fn plan_report(outcome: &FitOutcome, config: &FitConfig, process: &Process, args: &FitArgs) -> PlanReport {
+    let plan = &outcome.plan;
+    let mut reasons = plan.reasons.clone();
+    if config.loss == Loss::Logistic {
+        reasons.push("logistic loss".into());
+    }
+    PlanReport {
+        rows: plan.rows,
+        features_encoded: Some((outcome.encoder.numeric_width() + outcome.encoder.code_width()) as u64),
+        centers: plan.centers as u64,
+        solver: solver_name(plan.solver).into(),
+        select: plan.selection.name().into(),
+        reasons,
+        flops: plan.flops.iter().cloned().collect(),
+        max_flops: config.max_flops,
+        passes: plan.passes,
+        bytes_read: process.bytes_read.load(Ordering::Relaxed) / 2 * plan.passes,
+        memory_limit: args.resources.memory.0,
+        memory: plan.memory.consumers.iter().map(|c| Consumer { name: c.name.clone(), bytes: c.bytes }).collect(),
+        seconds: Some(plan.seconds(process.workers() * process.processes())),
+    }
+}

@@ -1,0 +1,77 @@
+//! What each command does: check the options, call the stages, write the outputs, print the report.
+//!
+//! Every command is a function of its options and a [`Context`], and gives the exit code; results go to stdout, all
+//! else to stderr.
+
+pub mod completions;
+pub mod config;
+pub mod datasets;
+pub mod dictionary;
+pub mod evaluate;
+pub mod fit;
+pub mod inspect;
+mod measured;
+pub mod predict;
+pub mod tune;
+
+use crate::cli::{Cli, Command};
+use crate::config::{Environment, Refusal, parse};
+use crate::exit::{self, ExitCode, Failure};
+use crate::logging;
+use crate::output::Output;
+use crate::progress::Progress;
+use std::ffi::OsString;
+
+/// What every command needs.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Results.
+    pub output: Output,
+    /// Progress.
+    pub progress: Progress,
+    /// Variables and current folder.
+    pub environment: Environment,
+}
+
+/// The whole program: reads the command line, runs the command, reports what went wrong.
+pub fn main(line: Vec<OsString>) -> ExitCode {
+    match start(&line) {
+        Ok(code) => code,
+        Err(Refusal::Clap(error)) => {
+            // Help and version are results; a closed pipe does not matter for either.
+            let _ = error.print();
+            if error.use_stderr() { ExitCode::Usage } else { ExitCode::Done }
+        }
+        Err(Refusal::Failure(failure)) => exit::report(&failure),
+    }
+}
+
+fn start(line: &[OsString]) -> Result<ExitCode, Refusal> {
+    exit::install_panic_hook(|| false);
+    exit::install_interrupt_handler()?;
+    let environment = Environment::of_process()?;
+    let cli = parse(line, &environment)?;
+    let progress = Progress::new(cli.global.quiet || cli.global.no_progress);
+    logging::install(cli.global.log_format, &progress)?;
+    let context = Context { output: Output { format: cli.global.format }, progress, environment };
+    run(cli, &context)
+}
+
+/// Runs a parsed command.
+///
+/// # Errors
+/// What ended it, with its exit code.
+pub fn run(cli: Cli, context: &Context) -> Result<ExitCode, Refusal> {
+    let done = match cli.command {
+        Command::Fit(args) => fit::run(args, context),
+        Command::Predict(args) => predict::run(args, context),
+        Command::Evaluate(args) => evaluate::run(args, context),
+        Command::Tune(args) => tune::run(args, context),
+        Command::Inspect(args) => inspect::run(args, context),
+        Command::Dictionary(args) => dictionary::run(args, context),
+        Command::Datasets(args) => datasets::run(args, context),
+        Command::Config(args) => return config::run(args, context),
+        Command::Completions(args) => completions::run(args, context),
+    };
+    done.map_err(|failure: Failure| Refusal::Failure(failure))
+}

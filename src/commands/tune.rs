@@ -1,0 +1,74 @@
+//! `nystream tune`.
+
+use super::Context;
+use crate::atomic::AtomicFile;
+use crate::cli::TuneArgs;
+use crate::cli::checks::Check;
+use crate::cli::values::KernelName;
+use crate::exit::{ExitCode, Failure};
+use crate::jobs::{Workers, fit_config, open, split};
+use crate::output::write_json_into;
+use crate::report::{TuneReport, TuneRow};
+use nystream_dataflows::job::{FitInputs, fit};
+use nystream_dataflows::tune::CandidateFit;
+use std::time::Instant;
+
+/// Chooses kernel, bandwidth and ridge on the sample, and prints the table it saw.
+///
+/// # Errors
+/// Contradicting options (2), bad data (1), a plan over budget (4).
+pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
+    args.check()?;
+    let begun = Instant::now();
+    let output = args.report.as_deref().map(AtomicFile::create).transpose()?;
+    let catalog = open(&args.input.data)?;
+    let (_, split) = split(&args.holdout);
+    let config = fit_config(
+        &args.input,
+        split,
+        &args.kernel,
+        &args.dictionary,
+        Some(&args.solve),
+        &args.sample,
+        &args.resources,
+        &catalog,
+    )?;
+    let identity = format!("tune {:?} {:?} {:?}", catalog.fingerprint, args.input, args.kernel);
+    let workers = Workers::start(&args.resources, &context.progress, &identity)?;
+    let first = workers.process.index() == 0;
+    let inputs = FitInputs { catalog, validation: None, config, frozen: None, plan_only: true };
+    let outcome = workers.run(move |session| fit(session, &inputs))?;
+    let Some(tuned) = &outcome.tuned else {
+        return Err(Failure::usage("kernel, bandwidth and ridge are all given: there is nothing to tune"));
+    };
+    let row = |fit: &CandidateFit| TuneRow {
+        kernel: KernelName(fit.candidate.family).to_string(),
+        bandwidth: fit.candidate.bandwidth,
+        ridge: fit.ridge_matrix / fit.candidate.rows as f64,
+        centers: fit.candidate.centers as u64,
+        score: fit.error,
+        effective_dimension: None,
+    };
+    let chosen =
+        tuned.table.iter().rev().find(|fit| {
+            fit.candidate.family == tuned.kernel.family && fit.candidate.bandwidth == tuned.kernel.bandwidth
+        });
+    let mut seconds = outcome.seconds.clone();
+    seconds.insert("total".to_owned(), begun.elapsed().as_secs_f64());
+    let report = TuneReport {
+        rows: outcome.profile.rows,
+        sample_rows: outcome.sample_rows,
+        median_distance: outcome.median_distance,
+        criterion: "held_out_rmse".into(),
+        table: tuned.table.iter().map(row).collect(),
+        chosen: chosen.map(row).unwrap_or_default(),
+        seconds,
+    };
+    if first {
+        if let Some(output) = output {
+            write_json_into(output, &report)?;
+        }
+        context.output.report(&report)?;
+    }
+    Ok(ExitCode::Done)
+}

@@ -1,0 +1,255 @@
+//! How the program ends: exit codes, failures, panics, interrupts.
+//!
+//! Invariants: stdout carries results only; a failure is one message on stderr with a documented code; nothing that
+//! ends the process early leaves a half-written output behind (see [`crate::atomic`]); a reader that closes our
+//! stdout has what it wants, and that is exit code 0.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The documented exit codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// Done.
+    Done = 0,
+    /// The data, a file or the quality of a result is not good enough.
+    Data = 1,
+    /// The command line or the settings are wrong.
+    Usage = 2,
+    /// Stopped before convergence or at a limit; the model is saved.
+    Stopped = 3,
+    /// Does not fit the memory or disk budget.
+    Budget = 4,
+    /// Another process of the cluster died or stalled.
+    PeerLost = 5,
+    /// The cluster refused this process, or did not come together in time.
+    JoinRefused = 6,
+    /// A bug in nystream.
+    Bug = 101,
+    /// Interrupted by a signal.
+    Interrupted = 130,
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        std::process::ExitCode::from(code as u8)
+    }
+}
+
+/// Why a command ended without its result: a message for people, and the exit code.
+///
+/// ```
+/// use nystream::exit::{ExitCode, Failure};
+/// let failure = Failure::budget("the plan needs 3GiB, --memory allows 1GiB");
+/// assert_eq!(failure.code, ExitCode::Budget);
+/// ```
+#[derive(Debug)]
+pub struct Failure {
+    /// Exit code.
+    pub code: ExitCode,
+    message: String,
+    causes: Vec<String>,
+}
+
+impl Failure {
+    /// A failure with a code of choice.
+    pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
+        Failure { code, message: message.into(), causes: Vec::new() }
+    }
+
+    /// Data or quality failure (exit 1).
+    pub fn data(message: impl Into<String>) -> Self {
+        Failure::new(ExitCode::Data, message)
+    }
+
+    /// Wrong options or settings (exit 2).
+    pub fn usage(message: impl Into<String>) -> Self {
+        Failure::new(ExitCode::Usage, message)
+    }
+
+    /// Memory or disk budget refused (exit 4).
+    pub fn budget(message: impl Into<String>) -> Self {
+        Failure::new(ExitCode::Budget, message)
+    }
+
+    /// An error of a library with the code it stands for; its causes are printed after it.
+    pub fn caused(code: ExitCode, error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        let causes = std::iter::successors(error.source(), |cause| cause.source()).map(|c| c.to_string()).collect();
+        Failure { code, message: error.to_string(), causes }
+    }
+
+    /// The reader of stdout went away: nothing to say, nothing wrong.
+    pub fn closed_pipe() -> Self {
+        Failure::new(ExitCode::Done, "")
+    }
+
+    /// A failure to write results to stdout.
+    pub fn stdout(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::closed_pipe(),
+            _ => Failure::data(format!("cannot write to standard output: {error}")),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        // Libraries that print their source inside their own message need no echo.
+        for cause in self.causes.iter().filter(|cause| !self.message.contains(cause.as_str())) {
+            write!(f, ": {cause}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Errors whose exit code is known by their type; anything else is a data failure.
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        let error = match error.downcast::<Failure>() {
+            Ok(failure) => return failure,
+            Err(error) => error,
+        };
+        let code = error.chain().find_map(code_of).unwrap_or(ExitCode::Data);
+        Failure::new(code, format!("{error:#}"))
+    }
+}
+
+/// The exit code an error type stands for.
+fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        return Some(failure.code);
+    }
+    if error.is::<clap::Error>() {
+        return Some(ExitCode::Usage);
+    }
+    if error.is::<crate::model::ModelError>() {
+        return Some(ExitCode::Data);
+    }
+    None
+}
+
+impl From<crate::model::ModelError> for Failure {
+    fn from(error: crate::model::ModelError) -> Self {
+        Failure::caused(ExitCode::Data, error)
+    }
+}
+
+impl From<crate::atomic::OutputError> for Failure {
+    fn from(error: crate::atomic::OutputError) -> Self {
+        Failure::caused(ExitCode::Data, error)
+    }
+}
+
+/// Prints the failure, if it has anything to say, and gives its exit code.
+pub fn report(failure: &Failure) -> ExitCode {
+    let text = failure.to_string();
+    if !text.is_empty() {
+        // Nothing can be done about a closed stderr.
+        let _ = writeln!(io::stderr().lock(), "error: {text}");
+    }
+    failure.code
+}
+
+static STAGE: Mutex<Option<String>> = Mutex::new(None);
+
+/// Names the stage at work, for the message of a panic.
+pub fn set_stage(stage: Option<&str>) {
+    *lock(&STAGE) = stage.map(str::to_string);
+}
+
+/// Ends the process with code 101 and one message when any thread panics: a worker that dies alone would leave its
+/// siblings waiting for ever.
+///
+/// `tolerated` says, on the panicking thread, whether its panic is caught on purpose (a decoder of damaged files);
+/// such panics are neither printed nor fatal.
+pub fn install_panic_hook(tolerated: fn() -> bool) {
+    std::panic::set_hook(Box::new(move |info| {
+        if tolerated() {
+            return;
+        }
+        // Print before anything that may block; the first panic wins and the rest stay silent.
+        static FIRST: Mutex<()> = Mutex::new(());
+        let _first = lock(&FIRST);
+        let thread = std::thread::current();
+        let payload = info.payload();
+        let cause = payload
+            .downcast_ref::<&str>()
+            .map(|s| s.to_string())
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "unknown cause".to_string());
+        let place = info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
+        let stage = STAGE.try_lock().ok().and_then(|s| s.clone());
+        let stage = stage.map(|s| format!(" in stage `{s}`")).unwrap_or_default();
+        let name = thread.name().unwrap_or("unnamed");
+        let _ = writeln!(
+            io::stderr().lock(),
+            "error: bug in nystream (thread `{name}`{stage}{place}): {cause}\n\
+             Please report it with this message and the command line."
+        );
+        end(ExitCode::Bug)
+    }));
+}
+
+type Hook = Box<dyn Fn() + Send>;
+static AT_END: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
+
+/// Runs `hook` when a signal or a panic ends the process: to remove temporary files, to write a checkpoint.
+/// It must not wait for other threads.
+pub fn at_early_end(hook: impl Fn() + Send + 'static) {
+    lock(&AT_END).push(Box::new(hook));
+}
+
+/// Ends the process with code 130 on the first interrupt or termination signal, without partial output.
+pub fn install_interrupt_handler() -> Result<(), Failure> {
+    ctrlc::set_handler(|| {
+        let _ = writeln!(io::stderr().lock(), "\ninterrupted: nothing was written");
+        end(ExitCode::Interrupted)
+    })
+    .map_err(|e| Failure::new(ExitCode::Bug, format!("cannot handle interrupts: {e}")))
+}
+
+/// Removes temporary files, runs the hooks, and ends the process.
+fn end(code: ExitCode) -> ! {
+    // Held for good: no thread can finish or start an output while the process ends.
+    let _outputs = crate::atomic::remove_all();
+    if let Ok(hooks) = AT_END.try_lock() {
+        hooks.iter().for_each(|hook| hook());
+    }
+    std::process::exit(code as i32)
+}
+
+/// Locks, ignoring poison: the data behind these locks is valid at every step.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ModelError;
+
+    #[test]
+    fn codes_follow_error_types_through_anyhow() {
+        let model = ModelError::NotAModel { path: "x.nys".into(), reason: "empty".into() };
+        let failure = Failure::from(anyhow::Error::new(model).context("reading the model"));
+        assert_eq!(failure.code, ExitCode::Data);
+        assert!(failure.to_string().contains("x.nys"), "{failure}");
+        let budget = anyhow::Error::new(Failure::budget("too large"));
+        assert_eq!(Failure::from(budget).code, ExitCode::Budget);
+        let wrapped = anyhow::Error::new(Failure::budget("too large")).context("planning");
+        assert_eq!(Failure::from(wrapped).code, ExitCode::Budget);
+        assert_eq!(Failure::from(anyhow::anyhow!("other")).code, ExitCode::Data);
+    }
+
+    #[test]
+    fn a_closed_pipe_is_success() {
+        let closed = Failure::stdout(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!((closed.code, closed.to_string().as_str()), (ExitCode::Done, ""));
+        assert_eq!(Failure::stdout(io::Error::from(io::ErrorKind::StorageFull)).code, ExitCode::Data);
+    }
+}

@@ -1,0 +1,180 @@
+//! Between the model file and the stages: one direction each.
+//!
+//! The file holds coefficients and intercepts in target units; the stages use the scaled targets y' = (y - c) / 2^e. Powers of
+//! two cost no bits, so a round trip predicts bit-identically.
+
+use crate::exit::{ExitCode, Failure};
+use crate::model::{self, Exact, FrozenConfig, Model, Selection, Target, VarianceFactor};
+use nystream_dataflows::StageError;
+use nystream_dataflows::job::{FitConfig, FitOutcome, Loss, Solver};
+use nystream_dataflows::predict::{self, Function};
+use nystream_dataflows::targets::TargetCode;
+use nystream_datasets::Encoder;
+use nystream_kernels::gram::Precision;
+use nystream_kernels::tile::SimdPath;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+impl From<StageError> for Failure {
+    fn from(error: StageError) -> Self {
+        let code = match &error {
+            StageError::Data(_) | StageError::Numeric(_) => ExitCode::Data,
+            StageError::Usage(_) => ExitCode::Usage,
+            StageError::Budget(_) => ExitCode::Budget,
+            _ => ExitCode::Bug,
+        };
+        Failure::new(code, error.to_string())
+    }
+}
+
+impl From<nystream_datasets::DataError> for Failure {
+    fn from(error: nystream_datasets::DataError) -> Self {
+        Failure::caused(ExitCode::Data, error)
+    }
+}
+
+/// The name of a solver in models and reports.
+pub fn solver_name(solver: Solver) -> &'static str {
+    match solver {
+        Solver::Auto => "auto",
+        Solver::Gram => "gram",
+        Solver::Pcg => "pcg",
+        Solver::EigenPro => "eigenpro",
+        Solver::BlockCd => "blockcd",
+    }
+}
+
+fn loss_name(loss: Loss) -> &'static str {
+    match loss {
+        Loss::Squared => "squared",
+        Loss::Logistic => "logistic",
+    }
+}
+
+/// The model of a fit.
+///
+/// # Errors
+/// A fit that was only planned, or numbers that cannot be written.
+pub fn model_of(outcome: &FitOutcome, config: &FitConfig, split: &str) -> Result<Model, Failure> {
+    let (Some(function), Some(solved)) = (&outcome.function, &outcome.solved) else {
+        return Err(Failure::new(ExitCode::Bug, "the fit was planned, not made"));
+    };
+    let code = &function.code;
+    let t = code.width();
+    let encoder = model::json::faithful(&*outcome.encoder).map_err(|e| Failure::new(ExitCode::Bug, e))?;
+    let targets = if code.is_classification() {
+        vec![target(&code.names[0], 0.0, 0, None, None)]
+    } else {
+        (0..t)
+            .map(|k| {
+                let signal = function.variance.as_ref().map(|v| v.signal[k]);
+                target(&code.names[k], code.centres[k], code.exponents[k], Some(outcome.profile.targets[k].sd), signal)
+            })
+            .collect()
+    };
+    let mut settings: BTreeMap<String, Value> = BTreeMap::new();
+    if let Some(variance) = &function.variance {
+        settings.insert("noise_variance".into(), json!(variance.noise));
+    }
+    if outcome.plan.solver == Solver::Pcg {
+        settings.insert("tolerance".into(), json!(config.tolerance));
+        settings.insert("iterations".into(), json!(config.iterations));
+    }
+    if code.is_classification() {
+        settings.insert("class_centres".into(), json!(code.centres));
+    }
+    let centers = &outcome.centers;
+    let frozen = FrozenConfig {
+        encoder,
+        kernel: function.kernel.clone(),
+        numeric_width: outcome.encoder.numeric_width(),
+        code_width: outcome.encoder.code_width(),
+        ridge: solved.ridges.clone(),
+        rows: outcome.profile.rows,
+        sum_weights: outcome.weight_sum,
+        precision: match function.precision {
+            Precision::Double => model::Precision::F64,
+            _ => model::Precision::F32,
+        },
+        simd: function.simd.to_string(),
+        seed: config.seed,
+        task: if code.is_classification() { "classification" } else { "regression" }.into(),
+        loss: loss_name(function.loss).into(),
+        solver: solver_name(outcome.plan.solver).into(),
+        targets,
+        classes: code.classes.clone(),
+        selection: Selection {
+            method: outcome.plan.selection.name().into(),
+            gamma: (centers.gamma > 0.0).then_some(centers.gamma),
+            beta: (centers.beta > 0.0).then_some(centers.beta),
+            ..Selection::default()
+        },
+        split: split.into(),
+        exact: (outcome.plan.solver == Solver::Gram).then_some(Exact {
+            bits: 22,
+            kernel_log2: 0,
+            panel_rows: 512,
+            weight_max: outcome.weight_max,
+        }),
+        settings,
+    };
+    let coefficients = function.coefficients.iter().enumerate().map(|(i, c)| c * code.scale(i % t)).collect();
+    let mut model = Model::new(frozen, function.centers.clone(), coefficients, code.centres.clone());
+    model.variance = function.variance.as_ref().map(|v| VarianceFactor { values: v.factor.clone(), rank: v.rank });
+    Ok(model)
+}
+
+fn target(name: &str, centre: f64, scale_log2: i32, deviation: Option<f64>, variance_scale: Option<f64>) -> Target {
+    Target { name: name.to_owned(), centre, scale_log2, deviation, variance_scale }
+}
+
+/// The encoder and the function of a model.
+///
+/// # Errors
+/// A model whose parts do not fit together, or whose SIMD path this host lacks.
+pub fn function_of(model: &Model, simd: Option<SimdPath>) -> Result<(Encoder, Function), Failure> {
+    let config = &model.config;
+    let bad = |what: &str| Failure::data(format!("the model is not usable: {what}"));
+    let encoder: Encoder =
+        serde_json::from_value(config.encoder.clone()).map_err(|e| bad(&format!("its encoder: {e}")))?;
+    encoder.validate()?;
+    let t = model.outputs();
+    let exponents: Vec<i32> =
+        if config.classes.is_empty() { config.targets.iter().map(|t| t.scale_log2).collect() } else { vec![0; t] };
+    if exponents.len() != t || model.intercepts.len() != t {
+        return Err(bad("its targets and coefficients differ in number"));
+    }
+    let code = TargetCode {
+        names: config.targets.iter().map(|t| t.name.clone()).collect(),
+        classes: config.classes.clone(),
+        centres: model.intercepts.clone(),
+        exponents,
+    };
+    let path: SimdPath = match simd {
+        Some(path) => path,
+        None => config.simd.parse().ok().filter(|p| SimdPath::available().contains(p)).unwrap_or_else(SimdPath::detect),
+    };
+    let coefficients = model.coefficients.iter().enumerate().map(|(i, c)| c / code.scale(i % t)).collect();
+    let noise = config.settings.get("noise_variance").and_then(|v| serde_json::from_value::<Vec<f64>>(v.clone()).ok());
+    let signal: Option<Vec<f64>> = config.targets.iter().map(|t| t.variance_scale).collect();
+    let variance = match (&model.variance, noise, signal) {
+        (Some(factor), Some(noise), Some(signal)) => {
+            Some(predict::VarianceFactor { factor: factor.values.clone(), rank: factor.rank, noise, signal })
+        }
+        _ => None,
+    };
+    let function = Function {
+        kernel: config.kernel.clone(),
+        centers: model.centers.clone(),
+        coefficients,
+        code,
+        loss: if config.loss == "logistic" { Loss::Logistic } else { Loss::Squared },
+        precision: match config.precision {
+            model::Precision::F64 => Precision::Double,
+            _ => Precision::Single,
+        },
+        simd: path,
+        variance,
+    };
+    Ok((encoder, function))
+}

@@ -1,0 +1,264 @@
+//! From parsed options to jobs: what the stages are asked, and the workers that run them.
+
+use crate::cli::groups::{
+    DictionaryArgs, HoldoutArgs, InputArgs, KernelArgs, ResourceArgs, SampleArgs, SolveArgs, SplitSource,
+};
+use crate::cli::values::{self, AllOr, AutoOr, SplitSpec};
+use crate::exit::{ExitCode, Failure};
+use crate::model::metric_file::MetricFile;
+use crate::progress::{Pass, Progress};
+use nystream_cluster::{Communication, Hosts, JobIdentity, JoinError, join, single_process};
+use nystream_dataflows::StageError;
+use nystream_dataflows::engine::{self, Process, Session};
+use nystream_dataflows::job::{Bandwidth, DictionaryRule, FitConfig, Loss, Select, Solver, Task};
+use nystream_datasets::{Catalog, ClassWeight, EncoderOptions, Scale, Sources, Split};
+use nystream_kernels::gram::Precision;
+use nystream_kernels::kernel::Metric;
+use nystream_kernels::tile::SimdPath;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Seconds a process waits for the others of its job.
+const JOIN_SECONDS: u64 = 60;
+
+/// Opens the data set that `paths` name.
+///
+/// # Errors
+/// Files that are missing, unreadable or disagree (1).
+pub fn open(paths: &[String]) -> Result<Catalog, Failure> {
+    Ok(Catalog::open(&Sources::parse(paths)?)?)
+}
+
+/// The SIMD path of the options: `None` is auto.
+///
+/// # Errors
+/// A path that this host does not have (2).
+pub fn simd(resources: &ResourceArgs) -> Result<Option<SimdPath>, Failure> {
+    let name = resources.simd.as_str();
+    if name == "auto" {
+        return Ok(None);
+    }
+    match name.parse::<SimdPath>() {
+        Ok(path) if SimdPath::available().contains(&path) => Ok(Some(path)),
+        _ => {
+            let known: Vec<String> = SimdPath::available().iter().map(ToString::to_string).collect();
+            Err(Failure::usage(format!("--simd {name} is not available on this host, which has {}", known.join(", "))))
+        }
+    }
+}
+
+/// What `--split` means, as written and for the encoder.
+pub fn split(holdout: &HoldoutArgs) -> (String, Split) {
+    let spec = match holdout.source() {
+        SplitSource::Files(_) => SplitSpec::None,
+        SplitSource::Split(spec) => spec,
+    };
+    let split = match spec.clone() {
+        SplitSpec::None => Split::None,
+        SplitSpec::Hash { fraction, column } => Split::Hash { fraction, column },
+        SplitSpec::Time { column, fraction } => Split::Time { column, fraction },
+    };
+    (spec.to_string(), split)
+}
+
+/// The encoder's part of the options.
+pub fn encoder_options(input: &InputArgs, split: Split, seed: u64) -> EncoderOptions {
+    EncoderOptions {
+        targets: input.target.clone(),
+        drop: input.drop.clone(),
+        categorical: input.categorical.clone(),
+        weight: input.weight.clone(),
+        class_weight: match &input.class_weight {
+            None => ClassWeight::None,
+            Some(values::ClassWeight::Balanced) => ClassWeight::Balanced,
+            Some(values::ClassWeight::Labels(given)) => ClassWeight::Given(given.clone()),
+        },
+        id_column: input.id_column.clone(),
+        scale: match input.scale.as_str() {
+            "robust" => Scale::Robust,
+            "quantile" => Scale::Quantile,
+            _ => Scale::Standard,
+        },
+        cyclic: input.cyclic.clone(),
+        split,
+        task: match input.task.as_str() {
+            "regression" => nystream_datasets::Task::Regression,
+            "classification" => nystream_datasets::Task::Classification,
+            _ => nystream_datasets::Task::Auto,
+        },
+        seed,
+    }
+}
+
+/// Everything a fit or tuning is asked.
+///
+/// # Errors
+/// A SIMD path, a metric file or a file of centers that cannot be used.
+#[allow(clippy::too_many_arguments)]
+pub fn fit_config(
+    input: &InputArgs,
+    split: Split,
+    kernel: &KernelArgs,
+    dictionary: &DictionaryArgs,
+    solve: Option<&SolveArgs>,
+    sample: &SampleArgs,
+    resources: &ResourceArgs,
+    catalog: &Catalog,
+) -> Result<FitConfig, Failure> {
+    let (select, full) = match &dictionary.select {
+        values::Select::Auto => (Select::Auto, false),
+        values::Select::Squeak => (Select::Squeak, false),
+        values::Select::RpCholesky { full } => (Select::RpCholesky, *full),
+        values::Select::Uniform => (Select::Uniform, false),
+        values::Select::File(path) => (Select::File(open(&[path.to_string_lossy().into_owned()])?), false),
+    };
+    let name = |text: &str| text.to_owned();
+    let solver = match solve.map_or("auto", |s| s.solver.as_str()) {
+        "gram" => Solver::Gram,
+        "pcg" => Solver::Pcg,
+        "eigenpro" => Solver::EigenPro,
+        "blockcd" => Solver::BlockCd,
+        _ => Solver::Auto,
+    };
+    Ok(FitConfig {
+        encoder: encoder_options(input, split, sample.seed),
+        task: match name(input.task.as_str()).as_str() {
+            "regression" => Some(Task::Regression),
+            "classification" => Some(Task::Classification),
+            _ => None,
+        },
+        loss: if solve.is_some_and(|s| s.loss.as_str() == "logistic") { Loss::Logistic } else { Loss::Squared },
+        family: kernel.kernel.clone().given().map(|k| k.0),
+        bandwidth: match kernel.bandwidth {
+            values::Bandwidth::Auto => Bandwidth::Auto,
+            values::Bandwidth::Absolute(sigma) => Bandwidth::Absolute(sigma),
+            values::Bandwidth::TimesMedian(times) => Bandwidth::TimesMedian(times),
+        },
+        metric: metric(kernel.metric.as_deref(), catalog)?,
+        ridge: kernel.ridge.clone().given().map(|r| r.0),
+        centers: match dictionary.centers {
+            AutoOr::Auto => None,
+            AutoOr::Given(count) => Some(count.0 as usize),
+        },
+        select,
+        dictionary_rows: match (&dictionary.dictionary_rows, full) {
+            (_, true) => Some(u64::MAX),
+            (AllOr::Count(rows), _) => Some(*rows),
+            (AllOr::All, _) => None,
+        },
+        dictionary_rule: match dictionary.dictionary_mode.as_str() {
+            "theorem" => DictionaryRule::Theorem { epsilon: 0.5, delta: 0.1 },
+            _ => DictionaryRule::default(),
+        },
+        solver,
+        precision: if sample.precision.as_str() == "f64" { Precision::Double } else { Precision::Single },
+        seed: sample.seed,
+        simd: simd(resources)?.unwrap_or_else(SimdPath::detect),
+        memory: resources.memory.0,
+        disk_limit: resources.disk_limit.0,
+        temp_dir: resources.temporary_folder(),
+        max_flops: resources.max_flops.0,
+        tolerance: solve.and_then(|s| s.tolerance).map_or(1e-6, |t| t.0),
+        iterations: solve.and_then(|s| s.iterations).map(|i| i.0 as usize),
+        time_limit: solve.and_then(|s| s.time_limit).map(|t| t.0),
+        max_bad_rows: input.max_bad_rows,
+        variance: false,
+        warm_start: None,
+    })
+}
+
+/// The metric of a file names encoded columns, which are known once the data is profiled; here the file is read, and
+/// applied to plain numeric columns in catalog order.
+fn metric(path: Option<&Path>, catalog: &Catalog) -> Result<Metric, Failure> {
+    let Some(path) = path else { return Ok(Metric::Isotropic) };
+    let file = MetricFile::read(path).map_err(|e| Failure::caused(ExitCode::Usage, e))?;
+    let _ = catalog;
+    let _ = file;
+    Err(Failure::usage("--metric is not connected in this build"))
+}
+
+/// Shows the passes of the workers.
+struct Watcher {
+    progress: Progress,
+    pass: Mutex<Option<Pass>>,
+}
+
+impl engine::Progress for Watcher {
+    fn begin(&self, name: &str, rows: u64) {
+        let total = (rows > 0).then_some(rows);
+        *self.pass.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.progress.pass(name, total, "rows"));
+    }
+
+    fn advance(&self, rows: u64) {
+        if let Some(pass) = &*self.pass.lock().unwrap_or_else(PoisonError::into_inner) {
+            pass.add(rows);
+        }
+    }
+
+    fn end(&self) {
+        if let Some(pass) = self.pass.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            pass.finish();
+        }
+    }
+}
+
+/// The workers of a job, ready to run.
+pub struct Workers {
+    /// What they share in this process.
+    pub process: Arc<Process>,
+    communication: Communication,
+}
+
+impl Workers {
+    /// Joins the processes of `resources` (one, without `--hosts`). `identity` digests what all must agree on.
+    ///
+    /// # Errors
+    /// A host file that cannot be used (2), processes that do not come together (6).
+    pub fn start(resources: &ResourceArgs, progress: &Progress, identity: &str) -> Result<Self, Failure> {
+        let threads = resources.worker_threads();
+        let watcher = Box::new(Watcher { progress: progress.clone(), pass: Mutex::new(None) });
+        let Some(path) = &resources.hosts else {
+            let communication = single_process(threads).map_err(refused)?;
+            return Ok(Workers { process: Process::new(threads, 1, 0, watcher), communication });
+        };
+        let hosts = Hosts::read(path).map_err(|e| Failure::caused(ExitCode::Usage, e))?;
+        let index = resources.process.unwrap_or(0) as usize;
+        hosts.address(index).map_err(|e| Failure::caused(ExitCode::Usage, e))?;
+        let processes = hosts.len();
+        let communication = if processes == 1 {
+            single_process(threads).map_err(refused)?
+        } else {
+            let digest = *blake3::hash(format!("{}\n{identity}", env!("CARGO_PKG_VERSION")).as_bytes()).as_bytes();
+            let identity = JobIdentity { digest, workers: threads };
+            join(&hosts, index, identity, Duration::from_secs(JOIN_SECONDS)).map_err(refused)?
+        };
+        Ok(Workers { process: Process::new(threads, processes, index, watcher), communication })
+    }
+
+    /// Runs `job` on every worker; gives the result of the first one of this process.
+    ///
+    /// # Errors
+    /// The job's error, the same on every worker; a bug when a worker panicked.
+    pub fn run<T, F>(self, job: F) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: Fn(&mut Session<'_>) -> Result<T, StageError> + Send + Sync + 'static,
+    {
+        let results =
+            engine::run(&self.process, self.communication, job).map_err(|e| Failure::new(ExitCode::Bug, e))?;
+        match results.into_iter().next() {
+            Some(result) => Ok(result?),
+            None => Err(Failure::new(ExitCode::Bug, "no worker ran")),
+        }
+    }
+}
+
+fn refused(error: JoinError) -> Failure {
+    let code = match &error {
+        JoinError::Hosts(_) => ExitCode::Usage,
+        JoinError::Start(_) => ExitCode::Bug,
+        _ => ExitCode::JoinRefused,
+    };
+    Failure::caused(code, error)
+}

@@ -1,0 +1,70 @@
+//! Results on stdout, and nothing else there.
+
+use crate::atomic;
+use crate::cli::values::Format;
+use crate::exit::Failure;
+use crate::report::Report;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Where and how results are printed.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    /// Text or JSON.
+    pub format: Format,
+}
+
+impl Output {
+    /// Prints one report.
+    ///
+    /// # Errors
+    /// A closed pipe (exit 0, silent) or a full disk.
+    pub fn report(&self, report: &impl Report) -> Result<(), Failure> {
+        match self.format {
+            Format::Text => self.raw(&report.text()),
+            Format::Json => self.raw(&format!("{:#}\n", report.json())),
+        }
+    }
+
+    /// Prints several reports: texts with a blank line between them, or one JSON document a line.
+    ///
+    /// # Errors
+    /// As [`Output::report`].
+    pub fn reports<R: Report>(&self, reports: &[R]) -> Result<(), Failure> {
+        match (self.format, reports) {
+            (_, [one]) => self.report(one),
+            (Format::Text, _) => self.raw(&reports.iter().map(Report::text).collect::<Vec<_>>().join("\n")),
+            (Format::Json, _) => self.raw(&reports.iter().map(|r| format!("{}\n", r.json())).collect::<String>()),
+        }
+    }
+
+    /// Prints text as it is.
+    ///
+    /// # Errors
+    /// As [`Output::report`].
+    pub fn raw(&self, text: &str) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::stdout)
+    }
+}
+
+/// Writes a report as JSON, whole or not at all.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_json(path: &Path, report: &impl Report) -> Result<(), Failure> {
+    Ok(atomic::write(path, format!("{:#}\n", report.json()).as_bytes())?)
+}
+
+/// Writes a report as JSON into an output that was opened before the work began.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_json_into(mut output: atomic::AtomicFile, report: &impl Report) -> Result<(), Failure> {
+    use std::io::Write;
+    let path = output.destination().to_path_buf();
+    output
+        .write_all(format!("{:#}\n", report.json()).as_bytes())
+        .map_err(|source| atomic::OutputError::Write { path, source })?;
+    Ok(output.commit()?)
+}

@@ -1,0 +1,199 @@
+//! Progress on stderr: bars with rate and time left on a terminal, one line per finished pass elsewhere.
+//!
+//! Progress never touches stdout, decides nothing, and is silent with `--quiet`, `--no-progress` or
+//! `NYSTREAM_NO_PROGRESS=1`. Counting is one atomic addition a call, from any thread.
+
+use crate::exit;
+use crate::report::text::{count, number, seconds};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Where progress goes.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    mode: Mode,
+}
+
+#[derive(Clone, Debug)]
+enum Mode {
+    Bars(MultiProgress),
+    Lines,
+    Hidden,
+}
+
+impl Progress {
+    /// Bars where stderr is a terminal, lines elsewhere, nothing when `hidden`.
+    pub fn new(hidden: bool) -> Self {
+        let mode = match (hidden, io::stderr().is_terminal()) {
+            (true, _) => Mode::Hidden,
+            (false, true) => Mode::Bars(MultiProgress::with_draw_target(ProgressDrawTarget::stderr())),
+            (false, false) => Mode::Lines,
+        };
+        Progress { mode }
+    }
+
+    /// No progress.
+    pub fn hidden() -> Self {
+        Progress { mode: Mode::Hidden }
+    }
+
+    /// Starts a pass named `name` over `total` units (unknown: `None`); `unit` is their plural ("rows").
+    ///
+    /// ```
+    /// use nystream::progress::Progress;
+    /// let pass = Progress::hidden().pass("profile", Some(100), "rows");
+    /// let counter = pass.counter();
+    /// std::thread::scope(|s| { s.spawn(move || counter(60)); });
+    /// pass.add(40);
+    /// assert_eq!(pass.done(), 100);
+    /// pass.finish();
+    /// ```
+    pub fn pass(&self, name: &str, total: Option<u64>, unit: &'static str) -> Pass {
+        exit::set_stage(Some(name));
+        let bar = match &self.mode {
+            Mode::Bars(bars) => Some(bars.add(bar(name, total, unit))),
+            _ => None,
+        };
+        let counted = Counted { done: AtomicU64::new(0), bar };
+        let lines = matches!(self.mode, Mode::Lines);
+        Pass { counted: Arc::new(counted), name: name.to_string(), unit, begun: Instant::now(), lines }
+    }
+
+    /// A line for people on stderr, in step with the bars.
+    pub fn say(&self, line: &str) {
+        match &self.mode {
+            Mode::Bars(bars) => {
+                let _ = bars.println(line);
+            }
+            Mode::Lines => eprint_line(line),
+            Mode::Hidden => {}
+        }
+    }
+
+    /// Runs `write` with the bars out of the way.
+    pub fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
+        match &self.mode {
+            Mode::Bars(bars) => bars.suspend(write),
+            _ => write(),
+        }
+    }
+}
+
+fn bar(name: &str, total: Option<u64>, unit: &str) -> ProgressBar {
+    let known = "{prefix:<12} {bar:30} {percent:>3}%  {human_pos}/{human_len} UNIT  {per_sec} eta {eta}  {msg}";
+    let unknown = "{prefix:<12} {spinner} {human_pos} UNIT  {per_sec} {elapsed}  {msg}";
+    let (bar, template) = match total {
+        Some(total) => (ProgressBar::new(total), known),
+        None => (ProgressBar::new_spinner(), unknown),
+    };
+    if let Ok(style) = ProgressStyle::with_template(&template.replace("UNIT", unit)) {
+        bar.set_style(style);
+    }
+    bar.set_prefix(name.to_string());
+    bar.enable_steady_tick(Duration::from_millis(250));
+    bar
+}
+
+#[derive(Debug)]
+struct Counted {
+    done: AtomicU64,
+    bar: Option<ProgressBar>,
+}
+
+impl Counted {
+    fn add(&self, units: u64) {
+        self.done.fetch_add(units, Ordering::Relaxed);
+        if let Some(bar) = &self.bar {
+            bar.inc(units);
+        }
+    }
+}
+
+/// A pass under way. Dropping it without [`Pass::finish`] clears its bar and says nothing.
+#[derive(Debug)]
+pub struct Pass {
+    counted: Arc<Counted>,
+    name: String,
+    unit: &'static str,
+    begun: Instant,
+    lines: bool,
+}
+
+impl Pass {
+    /// Counts units done.
+    pub fn add(&self, units: u64) {
+        self.counted.add(units);
+    }
+
+    /// A counter for other threads and for crates that know nothing of progress.
+    pub fn counter(&self) -> Arc<dyn Fn(u64) + Send + Sync> {
+        let counted = Arc::clone(&self.counted);
+        Arc::new(move |units| counted.add(units))
+    }
+
+    /// A note beside the bar, such as a residual.
+    pub fn note(&self, text: &str) {
+        if let Some(bar) = &self.counted.bar {
+            bar.set_message(text.to_string());
+        }
+    }
+
+    /// Units done.
+    pub fn done(&self) -> u64 {
+        self.counted.done.load(Ordering::Relaxed)
+    }
+
+    /// Ends the pass and gives its seconds; elsewhere than on a terminal this prints its line.
+    pub fn finish(self) -> f64 {
+        let elapsed = self.begun.elapsed().as_secs_f64();
+        if self.lines {
+            eprint_line(&summary(&self.name, self.done(), self.unit, elapsed));
+        }
+        elapsed
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        exit::set_stage(None);
+        if let Some(bar) = &self.counted.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn summary(name: &str, done: u64, unit: &str, elapsed: f64) -> String {
+    let rate = done as f64 / elapsed.max(1e-9);
+    format!("{name}: {} {unit} in {} ({} {unit}/s)", count(done), seconds(elapsed), number(rate))
+}
+
+fn eprint_line(line: &str) {
+    // Nothing can be done about a closed stderr.
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_is_one_line() {
+        assert_eq!(summary("profile", 1_500_000, "rows", 0.5), "profile: 1,500,000 rows in 500.0 ms (3000000 rows/s)");
+    }
+
+    #[test]
+    fn counts_from_many_threads() {
+        let pass = Progress::hidden().pass("test", None, "rows");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let counter = pass.counter();
+                scope.spawn(move || (0..1000).for_each(|_| counter(3)));
+            }
+        });
+        assert_eq!(pass.done(), 12_000);
+        assert!(pass.finish() >= 0.0);
+    }
+}

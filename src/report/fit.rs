@@ -1,0 +1,274 @@
+//! The fit report.
+
+use super::text::{Pairs, bytes, count, number, per_target, seconds};
+use super::{Metrics, PerTarget, Report};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// `nystream fit`. The names are a contract that other programs rely on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FitReport {
+    /// Rows fitted to.
+    pub rows: u64,
+    /// Rows left out because their target is null.
+    pub rows_skipped_null_target: u64,
+    /// Rows left out as bad, at most `--max-bad-rows`.
+    pub rows_bad: u64,
+    /// Encoded columns: numeric ones and categorical ones.
+    pub features_encoded: u64,
+    /// Centers m.
+    pub centers: u64,
+    /// Kernel, as on the command line.
+    pub kernel: String,
+    /// sigma, encoded units.
+    pub bandwidth: f64,
+    /// lambda, per sample.
+    pub ridge: PerTarget,
+    /// lambda sum w.
+    pub ridge_matrix: PerTarget,
+    /// Solver used.
+    pub solver: String,
+    /// Selection used.
+    pub select: String,
+    /// The sampled dictionary, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dictionary: Option<DictionaryReport>,
+    /// tr(K~ (K~ + ridge_matrix I)^-1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective_dimension: Option<PerTarget>,
+    /// What was proved or measured about the model.
+    pub certificate: Certificate,
+    /// Held-out error, where rows were held out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Validation>,
+    /// Passes over the data.
+    pub passes: u64,
+    /// Bytes read from files, caches included.
+    pub bytes_read: u64,
+    /// Kernel entries evaluated.
+    pub kernel_entries: u64,
+    /// Floating-point operations.
+    pub flops: Flops,
+    /// Seconds by stage, and `total`.
+    pub seconds: BTreeMap<String, f64>,
+    /// Peak resident memory of this process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_rss_bytes: Option<u64>,
+    /// Worker threads per process.
+    pub workers: u64,
+    /// Processes.
+    pub processes: u64,
+    /// Instruction set of the kernel tiles.
+    pub simd: String,
+    /// Digest of the model.
+    pub model_digest: String,
+    /// Iterations of an iterative solver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iterations: Option<u64>,
+    /// Why the solve ended before convergence (exit code 3); absent when it converged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
+    /// What was decided on the way: dropped columns, choices of `auto`, warnings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// Files written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
+}
+
+/// How the dictionary was sampled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DictionaryReport {
+    /// Rows whose leverage was scored.
+    pub rows_scored: u64,
+    /// Matrix ridge of the leverage scores.
+    pub gamma: f64,
+    /// Oversampling.
+    pub beta: f64,
+    /// Rows kept before the centers were picked.
+    pub size: u64,
+}
+
+/// What a fit proved or measured about itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Accuracy of the dictionary relative to gamma (the pencil of sampled and full covariance).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epsilon: Option<f64>,
+    /// tr(K - K~) / tr K.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_error: Option<f64>,
+    /// True relative residual of the normal equations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub residual: Option<PerTarget>,
+}
+
+/// Error on held-out rows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Validation {
+    /// Held-out rows.
+    pub rows: u64,
+    /// Errors on them.
+    #[serde(flatten)]
+    pub metrics: Metrics,
+}
+
+/// Floating-point operations, by the plan's cost model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Flops {
+    /// By the plan.
+    pub predicted: f64,
+    /// By what was done.
+    pub achieved: f64,
+}
+
+impl Report for FitReport {
+    fn text(&self) -> String {
+        let mut pairs = Pairs::default();
+        pairs.add("rows", count(self.rows));
+        if self.rows_skipped_null_target > 0 {
+            pairs.add("rows without a target", count(self.rows_skipped_null_target));
+        }
+        if self.rows_bad > 0 {
+            pairs.add("bad rows", count(self.rows_bad));
+        }
+        pairs
+            .add("encoded features", count(self.features_encoded))
+            .add("centers", format!("{} by {}", count(self.centers), self.select))
+            .add("kernel", format!("{}, bandwidth {}", self.kernel, number(self.bandwidth)))
+            .add("ridge", format!("{} (matrix ridge {})", per_target(&self.ridge), per_target(&self.ridge_matrix)));
+        match self.iterations {
+            Some(iterations) => pairs.add("solver", format!("{}, {iterations} iterations", self.solver)),
+            None => pairs.add("solver", &self.solver),
+        };
+        if let Some(d) = &self.dictionary {
+            let scored = count(d.rows_scored);
+            pairs.add(
+                "dictionary",
+                format!("{} of {scored} rows, gamma {}, beta {}", count(d.size), number(d.gamma), number(d.beta)),
+            );
+        }
+        pairs
+            .maybe("effective dimension", self.effective_dimension.as_ref().map(per_target))
+            .maybe("dictionary epsilon", self.certificate.epsilon.map(number))
+            .maybe("trace error", self.certificate.trace_error.map(number))
+            .maybe("residual", self.certificate.residual.as_ref().map(per_target));
+        if let Some(validation) = &self.validation {
+            pairs.add("held-out rows", count(validation.rows));
+            validation.metrics.pairs(&mut pairs);
+        }
+        pairs
+            .add("passes", format!("{}, {} read", self.passes, bytes(self.bytes_read)))
+            .add("kernel entries", number(self.kernel_entries as f64))
+            .add("flops", format!("{} predicted, {} done", number(self.flops.predicted), number(self.flops.achieved)));
+        let stages: Vec<String> = (self.seconds.iter().filter(|(stage, _)| *stage != "total"))
+            .map(|(stage, time)| format!("{stage} {}", seconds(*time)))
+            .collect();
+        let total = self.seconds.get("total").map(|time| seconds(*time)).unwrap_or_default();
+        pairs.add("time", format!("{total} ({})", stages.join(", ")));
+        pairs.maybe("peak memory", self.peak_rss_bytes.map(bytes));
+        pairs
+            .add("machine", format!("{} workers x {} processes, {}", self.workers, self.processes, self.simd))
+            .add("model digest", &self.model_digest)
+            .maybe("stopped early", self.stopped.as_ref());
+        self.notes.iter().for_each(|note| {
+            pairs.add("note", note);
+        });
+        self.files.iter().for_each(|file| {
+            pairs.add("wrote", file);
+        });
+        pairs.render()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn example() -> FitReport {
+        FitReport {
+            rows: 1_000_000,
+            rows_skipped_null_target: 0,
+            rows_bad: 0,
+            features_encoded: 10,
+            centers: 1000,
+            kernel: "gaussian".into(),
+            bandwidth: 2.5,
+            ridge: 1e-6.into(),
+            ridge_matrix: 1.0.into(),
+            solver: "gram".into(),
+            select: "squeak".into(),
+            dictionary: Some(DictionaryReport { rows_scored: 1_000_000, gamma: 1.0, beta: 8.0, size: 4000 }),
+            effective_dimension: Some(321.5.into()),
+            certificate: Certificate { epsilon: Some(0.4), trace_error: Some(1e-4), residual: Some(1e-9.into()) },
+            validation: Some(Validation {
+                rows: 100_000,
+                metrics: Metrics { rmse: Some(0.5.into()), standardized_rmse: Some(0.1.into()), ..Metrics::default() },
+            }),
+            passes: 4,
+            bytes_read: 1 << 30,
+            kernel_entries: 4_000_000_000,
+            flops: Flops { predicted: 1e12, achieved: 1.1e12 },
+            seconds: BTreeMap::from([("profile".into(), 1.0), ("solve".into(), 9.0), ("total".into(), 10.5)]),
+            peak_rss_bytes: Some(1 << 29),
+            workers: 2,
+            processes: 1,
+            simd: "avx2".into(),
+            model_digest: "ab".repeat(32),
+            iterations: None,
+            stopped: None,
+            notes: vec!["dropped constant column `c`".into()],
+            files: vec!["air.nys".into()],
+        }
+    }
+
+    /// The contract, field by field.
+    #[test]
+    fn json_has_the_contracted_names() {
+        let json = example().json();
+        for name in "schema_version rows rows_skipped_null_target rows_bad features_encoded centers kernel bandwidth ridge \
+                     ridge_matrix solver select dictionary effective_dimension certificate validation passes bytes_read \
+                     kernel_entries flops seconds peak_rss_bytes workers processes simd model_digest"
+            .split_whitespace()
+        {
+            assert!(json.get(name).is_some(), "{name} is missing from {json}");
+        }
+        for pointer in [
+            "/dictionary/rows_scored",
+            "/dictionary/gamma",
+            "/dictionary/beta",
+            "/dictionary/size",
+            "/certificate/epsilon",
+            "/certificate/trace_error",
+            "/certificate/residual",
+            "/validation/rows",
+            "/validation/rmse",
+            "/validation/standardized_rmse",
+            "/flops/predicted",
+            "/flops/achieved",
+            "/seconds/total",
+        ] {
+            assert!(json.pointer(pointer).is_some_and(|v| v.is_number()), "{pointer}");
+        }
+        for absent in ["/validation/accuracy", "/validation/auc", "/stopped", "/iterations"] {
+            assert!(json.pointer(absent).is_none(), "{absent}");
+        }
+        assert_eq!(json["schema_version"], 1);
+    }
+
+    #[test]
+    fn reads_back() {
+        let report = example();
+        let again: FitReport = serde_json::from_value(report.json()).unwrap();
+        assert_eq!(again, report);
+    }
+
+    #[test]
+    fn text_ends_with_error_and_files() {
+        let text = example().text();
+        for part in ["1,000,000", "held-out rows", "standardized rmse", "wrote", "air.nys", "10.5 s (profile 1.0 s"] {
+            assert!(text.contains(part), "{part} is missing from\n{text}");
+        }
+        assert!(!text.contains("accuracy"), "{text}");
+    }
+}

@@ -1,0 +1,143 @@
+//! Errors on rows with known targets.
+
+use super::text::{Pairs, bytes, count, number, per_target, seconds};
+use super::{PerTarget, Report};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Measures of error: the first four for regression, the last three for classification.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Root mean squared error, target units.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rmse: Option<PerTarget>,
+    /// Mean absolute error, target units.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mae: Option<PerTarget>,
+    /// 1 - (sum of squared errors) / (sum of squared deviations from these rows' mean).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r2: Option<PerTarget>,
+    /// Root mean squared error over the standard deviation (ddof 0) of the training target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standardized_rmse: Option<PerTarget>,
+    /// Share of rows whose class is predicted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// Area under the ROC curve; the mean over classes, one against the rest, for more than two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auc: Option<f64>,
+    /// Mean negative log probability of the true class, nats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_loss: Option<f64>,
+}
+
+impl Metrics {
+    pub(super) fn pairs(&self, pairs: &mut Pairs) {
+        pairs
+            .maybe("rmse", self.rmse.as_ref().map(per_target))
+            .maybe("mae", self.mae.as_ref().map(per_target))
+            .maybe("r2", self.r2.as_ref().map(per_target))
+            .maybe("standardized rmse", self.standardized_rmse.as_ref().map(per_target))
+            .maybe("accuracy", self.accuracy.map(number))
+            .maybe("auc", self.auc.map(number))
+            .maybe("log loss", self.log_loss.map(number));
+    }
+}
+
+/// `nystream evaluate`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EvaluateReport {
+    /// Rows measured on.
+    pub rows: u64,
+    /// Rows left out for a null target.
+    pub rows_skipped_null_target: u64,
+    /// Rows left out as bad.
+    pub rows_bad: u64,
+    /// Errors.
+    #[serde(flatten)]
+    pub metrics: Metrics,
+    /// Bytes read from files.
+    pub bytes_read: u64,
+    /// Seconds by stage, and `total`.
+    pub seconds: BTreeMap<String, f64>,
+    /// Peak resident memory of this process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_rss_bytes: Option<u64>,
+    /// Digest of the model.
+    pub model_digest: String,
+}
+
+impl Report for EvaluateReport {
+    fn text(&self) -> String {
+        let mut pairs = Pairs::default();
+        pairs.add("rows", count(self.rows));
+        if self.rows_skipped_null_target > 0 {
+            pairs.add("rows without a target", count(self.rows_skipped_null_target));
+        }
+        if self.rows_bad > 0 {
+            pairs.add("bad rows", count(self.rows_bad));
+        }
+        self.metrics.pairs(&mut pairs);
+        pairs.maybe("time", self.seconds.get("total").map(|s| seconds(*s)));
+        pairs.maybe("peak memory", self.peak_rss_bytes.map(bytes));
+        pairs.render()
+    }
+}
+
+/// `nystream predict`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PredictReport {
+    /// Rows written.
+    pub rows: u64,
+    /// Rows whose prediction is null because they are bad.
+    pub rows_bad: u64,
+    /// Columns written, in order.
+    pub columns: Vec<String>,
+    /// File written.
+    pub out: String,
+    /// Bytes read from files.
+    pub bytes_read: u64,
+    /// Seconds by stage, and `total`.
+    pub seconds: BTreeMap<String, f64>,
+    /// Peak resident memory of this process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_rss_bytes: Option<u64>,
+    /// Digest of the model.
+    pub model_digest: String,
+}
+
+impl Report for PredictReport {
+    fn text(&self) -> String {
+        let mut pairs = Pairs::default();
+        pairs.add("rows", count(self.rows));
+        if self.rows_bad > 0 {
+            pairs.add("bad rows", format!("{} (null predictions)", count(self.rows_bad)));
+        }
+        pairs.add("columns", self.columns.join(", "));
+        pairs.maybe("time", self.seconds.get("total").map(|s| seconds(*s)));
+        pairs.add("wrote", &self.out);
+        pairs.render()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_apply_is_absent() {
+        let report = EvaluateReport {
+            rows: 10,
+            metrics: Metrics { rmse: Some(vec![0.5, 1.0].into()), mae: Some(f64::NAN.into()), ..Metrics::default() },
+            ..EvaluateReport::default()
+        };
+        let json = report.json();
+        assert_eq!(json["schema_version"], 1);
+        assert_eq!(json["rmse"], serde_json::json!([0.5, 1.0]));
+        for absent in ["accuracy", "auc", "r2", "mae", "peak_rss_bytes"] {
+            assert!(json.get(absent).is_none(), "{absent}: {json}");
+        }
+        let text = report.text();
+        assert!(text.contains("0.5000, 1.000") && !text.contains("accuracy"), "{text}");
+    }
+}

@@ -1,0 +1,25 @@
+//! What this process has used.
+
+/// Peak resident memory of this process in bytes, where the system says (Linux: `VmHWM`).
+pub fn peak_rss_bytes() -> Option<u64> {
+    peak_of_status(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+fn peak_of_status(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_high_water_mark() {
+        assert_eq!(peak_of_status("VmPeak:\t 9 kB\nVmHWM:\t    1234 kB\nVmRSS: 5 kB\n"), Some(1234 * 1024));
+        assert_eq!(peak_of_status("VmRSS: 5 kB\n"), None);
+        if cfg!(target_os = "linux") {
+            assert!(peak_rss_bytes().is_some_and(|bytes| bytes > 100_000));
+        }
+    }
+}
