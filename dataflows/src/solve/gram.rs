@@ -170,6 +170,10 @@ fn ridge_grid() -> Vec<f64> {
 
 /// From the sums to coefficients: whitening, the regularisation path, the ridge (given, or by generalised cross-validation per target).
 ///
+/// `entry_error` is the rounding error of a kernel entry. Errors of that size in the entries of a new row move its prediction by
+/// about `entry_error` |alpha|: the square of that is added to each score, since cross-validation on the rounded
+/// entries cannot see it and, where the model nearly interpolates, would follow rounding to enormous coefficients.
+///
 /// `weight_sum` in the sums is relative to the largest weight, which changes no ridge per sample.
 ///
 /// # Errors
@@ -178,6 +182,7 @@ pub fn solve(
     sums: &GramSums,
     kmm: MatRef<'_, f64>,
     ridge: Option<f64>,
+    entry_error: f64,
     kernel_trace: Option<f64>,
     variance: bool,
 ) -> Result<Solved, StageError> {
@@ -190,7 +195,15 @@ pub fn solve(
     let ridges: Vec<f64> = match ridge {
         Some(lambda) => vec![lambda; t],
         None => {
-            let scores = grid.iter().map(|lambda| path.gcv(*lambda)).collect::<Result<Vec<_>, _>>().map_err(numeric)?;
+            let score = |lambda: &f64| {
+                let mut scores = path.gcv(*lambda)?;
+                let alpha = path.coefficients(*lambda)?;
+                for (j, score) in scores.iter_mut().enumerate() {
+                    *score += alpha.col(j).iter().map(|a| (entry_error * a).powi(2)).sum::<f64>();
+                }
+                Ok(scores)
+            };
+            let scores = grid.iter().map(score).collect::<Result<Vec<_>, _>>().map_err(numeric)?;
             let best = |j: usize| {
                 let first = scores.iter().enumerate().filter(|(_, s)| s[j].is_finite());
                 first.min_by(|a, b| a.1[j].total_cmp(&b.1[j])).map_or(grid.len() - 1, |(i, _)| i)
