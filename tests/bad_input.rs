@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A quick fit of whatever `d.parquet` holds.
-const FIT: &str = "fit --data d.parquet --target y --out m.nys --kernel gaussian --bandwidth 1x --ridge 1e-4 --centers 40";
+const FIT: &str =
+    "fit --data d.parquet --target y --out m.nys --kernel gaussian --bandwidth 1x --ridge 1e-4 --centers 40";
 const ANY: &str = "fit --data d.parquet --target y --out m.nys";
 
 /// A place with `columns` in `d.parquet`.
@@ -292,7 +293,13 @@ fn huge_and_tiny_values() {
                     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
                     let notes = report["notes"].to_string();
                     let ignored = column == "a" && notes.contains("'a'");
-                    let limit = if column == "y" { 1.2 } else if ignored { 1.1 } else { 0.7 };
+                    let limit = if column == "y" {
+                        1.2
+                    } else if ignored {
+                        1.1
+                    } else {
+                        0.7
+                    };
                     let measured = number(&report, "/validation/standardized_rmse");
                     assert!(measured < limit, "{name} {column}: {report}");
                 }
@@ -411,9 +418,7 @@ fn data_that_does_not_fit_the_model() {
     let place = with(table(0, 1000));
     fine(&place, FIT);
     let all = || batch(table(0, 50));
-    let keep = |wanted: &[&str]| {
-        batch(table(0, 50).into_iter().filter(|(name, _)| wanted.contains(name)).collect())
-    };
+    let keep = |wanted: &[&str]| batch(table(0, 50).into_iter().filter(|(name, _)| wanted.contains(name)).collect());
     let number_c: ArrayRef = Arc::new(Int64Array::from_iter_values(0..50));
     let cases = [
         (keep(&["a", "c", "y"]), vec!["'b'"]),
@@ -430,7 +435,11 @@ fn data_that_does_not_fit_the_model() {
             let line = format!("evaluate --model m.nys --data other.parquet --workers {workers}");
             place.fails(&line, 1, &parts);
         }
-        place.fails(&FIT.replace("m.nys", "n.nys").replace("--kernel", "--validation other.parquet --kernel"), 1, &parts);
+        place.fails(
+            &FIT.replace("m.nys", "n.nys").replace("--kernel", "--validation other.parquet --kernel"),
+            1,
+            &parts,
+        );
     }
     write(&place.path("other.parquet"), &all());
     assert_eq!(number(&place.json("evaluate --model m.nys --data other.parquet"), "/rows"), 50.0);

@@ -65,7 +65,8 @@ fn everything_on_auto() {
 #[test]
 fn double_precision_and_classes() {
     let source = "synth:twoclass?rows=12000&d=5&seed=2&categories=1&levels=3";
-    let line = "--task classification --class-weight balanced --kernel laplace --bandwidth 1x --ridge 1e-5 --centers 60";
+    let line =
+        "--task classification --class-weight balanced --kernel laplace --bandwidth 1x --ridge 1e-5 --centers 60";
     for solver in ["gram", "pcg"] {
         same_everywhere(&fit(source, &format!("{line} --precision f64 --solver {solver}")), &[(2, 1)]);
     }

@@ -1,15 +1,15 @@
 //! The evaluation of a fitted function on data with known targets.
 
+use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::evaluate::{Evaluation, evaluate};
 use crate::predict::Function;
-use nystream_datasets::{Catalog, Encoder, Role};
-use nystream_kernels::gram::Precision;
-use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
 use crate::profile::{NAMED_BAD_ROWS, refuse_bad_rows};
 use nystream_datasets::BadRow;
+use nystream_datasets::{Catalog, Encoder, Role};
+use nystream_kernels::gram::Precision;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -53,7 +53,10 @@ pub fn evaluate_model(
 /// Why data without a single target value cannot be used to measure an error.
 pub(super) fn nothing_to_measure(encoder: &Encoder) -> StageError {
     let names: Vec<String> = encoder.targets.iter().map(|name| format!("'{name}'")).collect();
-    StageError::Data(format!("no row of the data has a value of the target {}: nothing can be measured", names.join(", ")))
+    StageError::Data(format!(
+        "no row of the data has a value of the target {}: nothing can be measured",
+        names.join(", ")
+    ))
 }
 
 /// Makes the counts of bad and skipped rows those of all processes, and refuses more than `allowed` bad ones.
