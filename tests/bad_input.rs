@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A quick fit of whatever `d.parquet` holds.
-const FIT: &str = "fit --data d.parquet --target y --out m.nys --kernel gaussian --bandwidth 1x --ridge 1e-4 --centers 40";
+const FIT: &str =
+    "fit --data d.parquet --target y --out m.nys --kernel gaussian --bandwidth 1x --ridge 1e-4 --centers 40";
 const ANY: &str = "fit --data d.parquet --target y --out m.nys";
 
 /// A place with `columns` in `d.parquet`.
@@ -146,7 +147,7 @@ fn nested_and_binary_columns() {
     let mut list = ListBuilder::new(Int32Builder::new());
     (0..300).for_each(|i| list.append_value([Some(i), None]));
     let bytes: BinaryArray = (0..300).map(|_| Some(b"raw".as_slice())).collect();
-    let place = with(but(300, vec![("nest", Arc::new(list.finish())), ("raw", Arc::new(bytes))]));
+    let place = with(but(300, vec![("raw", Arc::new(bytes)), ("nest", Arc::new(list.finish()))]));
     place.fails(FIT, 1, &["'nest'", "List", "--drop 'nest'"]);
     place.fails(&format!("{FIT} --drop nest"), 1, &["'raw'", "Binary", "--drop 'raw'"]);
     fine(&place, &format!("{FIT} --drop nest --drop raw"));
@@ -182,10 +183,11 @@ fn ten_thousand_columns() {
 
 #[test]
 fn too_many_levels() {
-    let place = with(but(70_000, vec![("id", texts((0..70_000).map(|i| format!("id {i}"))))]));
+    let place = with(but(80_000, vec![("id", texts((0..80_000).map(|i| format!("id {i}"))))]));
+    // Training rows of one worker alone hold fewer than the limit.
     place.fails(&format!("{FIT} --workers 2"), 1, &["'id'", "65536", "--drop 'id'"]);
     let report = fine(&place, &format!("{FIT} --drop id"));
-    assert!(number(&report, "/rows") > 60_000.0);
+    assert!(number(&report, "/rows") > 70_000.0);
     // Many, but countable: the rare ones are pooled.
     let place = with(but(30_000, vec![("id", texts((0..30_000).map(|i| format!("id {}", i / 2))))]));
     fine(&place, FIT);
@@ -291,7 +293,13 @@ fn huge_and_tiny_values() {
                     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
                     let notes = report["notes"].to_string();
                     let ignored = column == "a" && notes.contains("'a'");
-                    let limit = if column == "y" { 1.2 } else if ignored { 1.1 } else { 0.7 };
+                    let limit = if column == "y" {
+                        1.2
+                    } else if ignored {
+                        1.1
+                    } else {
+                        0.7
+                    };
                     let measured = number(&report, "/validation/standardized_rmse");
                     assert!(measured < limit, "{name} {column}: {report}");
                 }
@@ -384,7 +392,7 @@ fn damaged_models() {
     let mut newer = bytes.clone();
     newer[at + version.len()] = b'9';
     damage("newer.nys", &newer);
-    place.fails("inspect newer.nys", 1, &["newer.nys", "version 9"]);
+    place.fails("inspect newer.nys", 1, &["newer.nys", "format 9"]);
     let models = ["newer", "short", "half", "stub", "none", "length", "value", "first", "header"];
     for name in models {
         let file = format!("{name}.nys");
@@ -410,9 +418,7 @@ fn data_that_does_not_fit_the_model() {
     let place = with(table(0, 1000));
     fine(&place, FIT);
     let all = || batch(table(0, 50));
-    let keep = |wanted: &[&str]| {
-        batch(table(0, 50).into_iter().filter(|(name, _)| wanted.contains(name)).collect())
-    };
+    let keep = |wanted: &[&str]| batch(table(0, 50).into_iter().filter(|(name, _)| wanted.contains(name)).collect());
     let number_c: ArrayRef = Arc::new(Int64Array::from_iter_values(0..50));
     let cases = [
         (keep(&["a", "c", "y"]), vec!["'b'"]),
@@ -429,7 +435,11 @@ fn data_that_does_not_fit_the_model() {
             let line = format!("evaluate --model m.nys --data other.parquet --workers {workers}");
             place.fails(&line, 1, &parts);
         }
-        place.fails(&FIT.replace("m.nys", "n.nys").replace("--kernel", "--validation other.parquet --kernel"), 1, &parts);
+        place.fails(
+            &FIT.replace("m.nys", "n.nys").replace("--kernel", "--validation other.parquet --kernel"),
+            1,
+            &parts,
+        );
     }
     write(&place.path("other.parquet"), &all());
     assert_eq!(number(&place.json("evaluate --model m.nys --data other.parquet"), "/rows"), 50.0);
