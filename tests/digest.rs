@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 
-const SOURCE: &str = "synth:friedman1?rows=20000&d=6&seed=3&categories=2&levels=4";
+const SOURCE: &str = "synth:friedman1?rows=12000&d=6&seed=3&categories=2&levels=4";
 const FIXED: &str = "--kernel gaussian --bandwidth 1.5x --ridge 1e-6 --centers 100";
 
 fn fit(source: &str, options: &str) -> String {
@@ -58,7 +58,7 @@ fn processes_with_pcg() {
 
 #[test]
 fn everything_on_auto() {
-    let source = "synth:sines?rows=20000&d=3&seed=5";
+    let source = "synth:sines?rows=5000&d=3&seed=5";
     same_everywhere(&fit(source, "--kernel auto --max-flops 2e11"), &[(2, 1)]);
 }
 
@@ -130,7 +130,7 @@ fn data_seed_and_configuration_are_in_the_digest() {
         run(&base),
         run(&format!("{base} --seed 1")),
         run(&base.replace("seed=3", "seed=4")),
-        run(&base.replace("rows=20000", "rows=19999")),
+        run(&base.replace("rows=12000", "rows=11999")),
         run(&base.replace("--ridge 1e-6", "--ridge 1.1e-6")),
         run(&base.replace("1.5x", "1.6x")),
         run(&base.replace("--centers 100", "--centers 99")),
@@ -157,7 +157,7 @@ fn processes_that_disagree_are_refused() {
         base.replace("--centers 100", "--centers 90"),
         format!("{base} --solver pcg"),
         format!("{base} --precision f64"),
-        base.replace("rows=20000", "rows=19999"),
+        base.replace("rows=12000", "rows=11999"),
         format!("{base} --simd portable"),
     ] {
         let outputs = place.processes(&[base.clone(), other.clone()]);

@@ -12,7 +12,7 @@ fn both(root: &Path, train: &str, test: &str, options: &str, metric: &str) -> [f
     let path = |name: &str| root.join(name).display().to_string();
     ["gram", "pcg"].map(|solver| {
         let line = format!("fit --data {} --out m.nys --centers 300 --split none", path(train));
-        let report = place.json(&format!("{line} {options} --solver {solver}"));
+        let report = place.solved(&format!("{line} {options} --solver {solver}"));
         assert_eq!(number(&report, "/rows_bad"), 0.0);
         assert!(number(&report, "/certificate/trace_error") < 0.9, "{train}: {report}");
         let score = place.json(&format!("evaluate --model m.nys --data {}", path(test)));

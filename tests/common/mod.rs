@@ -64,6 +64,16 @@ impl Place {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{line}: {e}: {}", text(&output.stdout)))
     }
 
+    /// As [`Place::json`], for a solve that may end at its iteration limit: then the exit code is 3 and the report says so.
+    pub fn solved(&self, line: &str) -> Value {
+        let output = self.run(&format!("{line} --format json"));
+        let code = output.status.code();
+        assert!(matches!(code, Some(0 | 3)), "{line}: {code:?}\n{}", text(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["stopped"].is_string(), code == Some(3), "{line}: {report}");
+        report
+    }
+
     /// Runs `line`, which must fail with `code` and one message that holds every part; nothing may be left behind.
     pub fn fails(&self, line: &str, code: i32, parts: &[&str]) {
         let before = self.names();

@@ -1,6 +1,8 @@
 //! The session of a worker and the state shared by the workers of a process.
 
 use crate::error::StageError;
+use crate::profile::NAMED_BAD_ROWS;
+use nystream_datasets::BadRow;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -45,7 +47,7 @@ pub struct Process {
     /// Floating-point operations of the passes, by the cost model's count.
     pub flops: AtomicU64,
     /// Bad rows met by passes over data that was not profiled, and the first of them by name.
-    pub bad_rows: Mutex<(u64, Vec<String>)>,
+    pub bad_rows: Mutex<(u64, Vec<BadRow>)>,
     /// Rows without a target met by such passes.
     pub skipped_rows: AtomicU64,
     /// Watches the passes.
@@ -100,9 +102,10 @@ impl Process {
         if !chunk.bad.is_empty() {
             let mut bad = self.bad_rows.lock().unwrap_or_else(PoisonError::into_inner);
             bad.0 += chunk.bad.len() as u64;
-            for row in chunk.bad.iter().take(20usize.saturating_sub(bad.1.len())) {
-                bad.1.push(format!("row {}: column '{}' {}", row.ordinal, row.column, row.reason));
-            }
+            bad.1.extend_from_slice(&chunk.bad);
+            // The first in file order, whichever worker met them first.
+            bad.1.sort();
+            bad.1.truncate(NAMED_BAD_ROWS);
         }
     }
 

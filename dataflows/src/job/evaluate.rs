@@ -1,18 +1,22 @@
 //! The evaluation of a fitted function on data with known targets.
 
+use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::evaluate::{Evaluation, evaluate};
 use crate::predict::Function;
+use crate::profile::{NAMED_BAD_ROWS, refuse_bad_rows};
+use nystream_datasets::BadRow;
 use nystream_datasets::{Catalog, Encoder, Role};
 use nystream_kernels::gram::Precision;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 /// Evaluates `function` on all rows of `catalog` that have a target.
 ///
 /// # Errors
-/// Unreadable data, missing columns, or more than `max_bad_rows` bad rows (counted in this process).
+/// Unreadable data, missing columns, no row with a target, or more than `max_bad_rows` bad rows.
 pub fn evaluate_model(
     session: &mut Session<'_>,
     catalog: &Catalog,
@@ -39,12 +43,54 @@ pub fn evaluate_model(
     if session.is_leader() {
         session.process.progress.end();
     }
-    let (bad, named) = session.process.bad_rows.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    if bad > max_bad_rows {
-        return Err(StageError::Data(format!(
-            "{bad} bad rows, and --max-bad-rows allows {max_bad_rows}:\n  {}",
-            named.join("\n  ")
-        )));
+    left_out(session, catalog, max_bad_rows)?;
+    if evaluation.rows() == 0 {
+        return Err(nothing_to_measure(encoder));
     }
     Ok(evaluation)
+}
+
+/// Why data without a single target value cannot be used to measure an error.
+pub(super) fn nothing_to_measure(encoder: &Encoder) -> StageError {
+    let names: Vec<String> = encoder.targets.iter().map(|name| format!("'{name}'")).collect();
+    StageError::Data(format!(
+        "no row of the data has a value of the target {}: nothing can be measured",
+        names.join(", ")
+    ))
+}
+
+/// Makes the counts of bad and skipped rows those of all processes, and refuses more than `allowed` bad ones.
+///
+/// # Errors
+/// [`StageError::Data`] naming the first bad rows; the same on every worker.
+pub(super) fn left_out(session: &mut Session<'_>, catalog: &Catalog, allowed: u64) -> Result<(), StageError> {
+    let process = Arc::clone(&session.process);
+    if process.processes() > 1 {
+        let outgoing = if session.is_leader() {
+            let bad = process.bad_rows.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let counts = (bad.0, bad.1, process.skipped_rows.load(Ordering::Relaxed));
+            // Plain data: serialisation cannot fail.
+            vec![Outgoing { key: 0, bytes: serde_json::to_vec(&counts).unwrap_or_default() }]
+        } else {
+            Vec::new()
+        };
+        let parcels = pass(session, "left out", outgoing, Gather::default(), Audience::Everyone)?;
+        session.try_once(|| {
+            let (mut count, mut rows, mut skipped) = (0, Vec::new(), 0);
+            for parcel in &parcels {
+                let (bad, named, without): (u64, Vec<BadRow>, u64) = serde_json::from_slice(&parcel.bytes)
+                    .map_err(|e| StageError::Internal(format!("counts arrived damaged: {e}")))?;
+                count += bad;
+                skipped += without;
+                rows.extend(named);
+            }
+            rows.sort();
+            rows.truncate(NAMED_BAD_ROWS);
+            *process.bad_rows.lock().unwrap_or_else(PoisonError::into_inner) = (count, rows);
+            process.skipped_rows.store(skipped, Ordering::Relaxed);
+            Ok(())
+        })?;
+    }
+    let (count, rows) = process.bad_rows.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    refuse_bad_rows(catalog, count, &rows, allowed, "")
 }

@@ -9,6 +9,7 @@ use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::evaluate::{Evaluation, evaluate};
+use crate::job::evaluate::{left_out, nothing_to_measure};
 use crate::job::{Bandwidth, FitConfig, Loss, Select, Solver, Task};
 use crate::plan::{FitPlan, PlanRequest, Shape};
 use crate::predict::{Function, VarianceFactor};
@@ -25,7 +26,7 @@ use nystream_hashing::StreamKey;
 use nystream_kernels::gram::{GramShape, Precision};
 use nystream_kernels::kernel::{Family, Kernel};
 use nystream_kernels::nystrom::WhitenMethod;
-use nystream_kernels::sampling::{KernelOracle, ScoreSample};
+use nystream_kernels::sampling::RidgeFactor;
 use nystream_kernels::solve::pcg::PcgParams;
 use nystream_kernels::tile::{Entry, kernel_matrix, symmetric_kernel_matrix};
 use std::collections::BTreeMap;
@@ -121,6 +122,14 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     let mut clock = Clock { seconds: BTreeMap::new(), last: Instant::now() };
     let columns = config.encoder.plan(&inputs.catalog.columns)?;
     let profile = profile(session, &inputs.catalog, &columns, &config.encoder, config.max_bad_rows)?;
+    if profile.rows == 0 && profile.skipped_null_target > 0 && profile.bad + profile.held_out == 0 {
+        let names: Vec<String> = config.encoder.targets.iter().map(|name| format!("'{name}'")).collect();
+        return Err(StageError::Data(format!(
+            "the target {} is null in all {} rows: nothing can be learned from it",
+            names.join(", "),
+            profile.skipped_null_target
+        )));
+    }
     if profile.rows == 0 {
         return Err(StageError::Data(format!(
             "no training rows: {} rows have no target, {} are bad and {} are held out",
@@ -301,7 +310,9 @@ fn rest<T: Entry + Into<f64> + Default>(
                     Precision::Double => WhitenMethod::Eigen,
                     Precision::Single => WhitenMethod::Cholesky,
                 };
-                gram::solve(&sums, kmm.as_ref(), method, config.ridge, &judges, trace, config.variance)
+                let entry_error = entry_error(config.precision) * 2f64.powi(shape.scale_log2);
+                let choice = gram::RidgeChoice { given: config.ridge, judges: &judges, entry_error };
+                gram::solve(&sums, kmm.as_ref(), method, &choice, trace, config.variance)
             })?;
             clock.lap("solve");
             (*solved).clone()
@@ -511,10 +522,24 @@ fn effective_dimension(
     let oracle = TileOracle::new(kernel, config.simd);
     let head = sample.rows.view().slice(0, s);
     let numeric = |e: nystream_kernels::sampling::SamplingError| StageError::Numeric(e.to_string());
-    let scores = ScoreSample::new(oracle.block(head, head).as_ref(), rows.max(s as u64)).map_err(numeric)?;
     let gamma = ridge_matrix.max(1e-9 * rows as f64);
-    let tau = scores.scores(gamma).map_err(numeric)?;
-    Ok(tau.iter().sum::<f64>() / s.max(1) as f64 * rows as f64)
+    let fraction = s as f64 / rows.max(s as u64) as f64;
+    // One ridge needs no eigenvectors: scores within the sample by one Cholesky, then the bracket of `ScoreSample`.
+    let factor = RidgeFactor::new(&oracle, head, &vec![1.0; s], gamma * fraction).map_err(numeric)?;
+    let score = |tau: &f64| {
+        let inside = tau.min(1.0);
+        let (low, high) = (fraction * inside, fraction * inside / (1.0 - inside + fraction * inside));
+        (low * high).sqrt()
+    };
+    Ok(factor.atom_scores().scores.iter().map(score).sum::<f64>() / s.max(1) as f64 * rows as f64)
+}
+
+/// Rounding error of a kernel entry at most 1: that of the exact Gram's grid, which f32 entries nearly reach too.
+fn entry_error(precision: Precision) -> f64 {
+    match precision {
+        Precision::Single => 2f64.powi(-22),
+        Precision::Double => 2f64.powi(-44),
+    }
 }
 
 /// Least power of two that bounds the kernel's values on the sample with room to spare; 0 for kernels with k(x, x) = 1.
@@ -603,5 +628,12 @@ fn validation<T: Entry>(
     begin(session, "validation", outcome.profile.held_out);
     let evaluation = evaluate(session, "validation", feed, function, tiles)?;
     end(session);
-    Ok(Some(evaluation))
+    if let Some(catalog) = &inputs.validation {
+        left_out(session, catalog, inputs.config.max_bad_rows)?;
+        if evaluation.rows() == 0 {
+            return Err(nothing_to_measure(&outcome.encoder));
+        }
+    }
+    // A split of few rows may hold none out.
+    Ok(Some(evaluation).filter(|evaluation| evaluation.rows() > 0))
 }

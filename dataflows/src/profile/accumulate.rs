@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 /// Magnitude from which a value is bad: its square could not be summed.
 const TOO_LARGE: f64 = 3.273390607896142e150; // 2^500
 
+/// Magnitude below which a value counts as zero in sums: its square would vanish, and a spread of zero with it.
+const TOO_SMALL: f64 = 3.054936363499605e-151; // 2^-500
+
 /// Entries of a quantile table.
 const QUANTILES: usize = 1025;
 
@@ -199,6 +202,7 @@ fn quantile_table(sorted: &[f64]) -> Vec<f64> {
 
 impl ColumnTotals {
     fn number(&mut self, value: f64) {
+        let value = if value.abs() < TOO_SMALL { 0.0 } else { value };
         if self.count == 0 {
             (self.min, self.max) = (value, value);
         }

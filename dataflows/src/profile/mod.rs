@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering;
 pub const SAMPLE_ROWS: u64 = 20_000;
 
 /// Bad rows that are named in messages.
-const NAMED_BAD_ROWS: usize = 20;
+pub(crate) const NAMED_BAD_ROWS: usize = 20;
 
 /// What the profile pass found.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,21 +131,30 @@ pub fn profile(
     }
     let bytes = parcels.first().map(|p| p.bytes.as_slice()).unwrap_or_default();
     let totals = ProfileTotals::from_bytes(bytes)?;
-    if totals.bad > max_bad_rows {
-        let shown: Vec<String> = totals
-            .bad_rows
-            .iter()
-            .map(|bad| {
-                let file = catalog.file_index(bad.file).map_or_else(String::new, |i| catalog.files[i].name.clone());
-                format!("  {file} row {}: column '{}' {}", bad.ordinal, bad.column, bad.reason)
-            })
-            .collect();
-        return Err(StageError::Data(format!(
-            "{} bad rows, and --max-bad-rows allows {max_bad_rows}:\n{}\nmend them, drop their columns with --drop, or allow them with --max-bad-rows {}",
-            totals.bad,
-            shown.join("\n"),
-            totals.bad
-        )));
-    }
+    refuse_bad_rows(catalog, totals.bad, &totals.bad_rows, max_bad_rows, ", drop their columns with --drop,")?;
     totals.summarise(plan, options)
+}
+
+/// Refuses more than `allowed` bad rows, naming the first of them; `or` is what else the user may do.
+pub(crate) fn refuse_bad_rows(
+    catalog: &Catalog,
+    count: u64,
+    rows: &[BadRow],
+    allowed: u64,
+    or: &str,
+) -> Result<(), StageError> {
+    if count <= allowed {
+        return Ok(());
+    }
+    let shown: Vec<String> = rows
+        .iter()
+        .map(|bad| {
+            let file = catalog.file_index(bad.file).map_or_else(String::new, |i| catalog.files[i].name.clone());
+            format!("  {file} row {}: column '{}' {}", bad.ordinal, bad.column, bad.reason)
+        })
+        .collect();
+    Err(StageError::Data(format!(
+        "{count} bad rows, and --max-bad-rows allows {allowed}:\n{}\nmend them{or} or allow them with --max-bad-rows {count}",
+        shown.join("\n"),
+    )))
 }

@@ -178,8 +178,22 @@ pub struct Judges {
     pub sqrt_weights: Option<Vec<f64>>,
 }
 
+/// How the ridge is chosen.
+pub struct RidgeChoice<'a> {
+    /// The ridge per row, when given.
+    pub given: Option<f64>,
+    /// Rows that judge it otherwise.
+    pub judges: &'a Judges,
+    /// Rounding error of a kernel entry.
+    pub entry_error: f64,
+}
+
 /// From the sums to coefficients: whitening, the regularisation path, the ridge (given, or the one whose leave-one-out error on the `judges` is least, per
 /// target; generalised cross-validation would miss single rows of high leverage).
+///
+/// Rounding errors of size [`RidgeChoice::entry_error`] in the entries of a new row move its prediction by
+/// about that times |alpha|: the square of that is added to each score, since cross-validation on the rounded
+/// entries cannot see it and, where the model nearly interpolates, would follow rounding to enormous coefficients.
 ///
 /// `weight_sum` in the sums is relative to the largest weight, which changes no ridge per sample.
 ///
@@ -189,8 +203,7 @@ pub fn solve(
     sums: &GramSums,
     kmm: MatRef<'_, f64>,
     method: WhitenMethod,
-    ridge: Option<f64>,
-    judges: &Judges,
+    choice: &RidgeChoice<'_>,
     kernel_trace: Option<f64>,
     variance: bool,
 ) -> Result<Solved, StageError> {
@@ -200,13 +213,20 @@ pub fn solve(
     let (m, t) = (kmm.nrows(), sums.target_squares.len());
     let grid = ridge_grid();
     let mut notes = Vec::new();
-    let ridges: Vec<f64> = match ridge {
+    let ridges: Vec<f64> = match choice.given {
         Some(lambda) => vec![lambda; t],
         None => {
+            let judges = choice.judges;
             let roots = judges.sqrt_weights.as_deref();
-            let errors = path
+            let mut errors = path
                 .leave_one_out_errors(judges.entries.as_ref(), judges.targets.as_ref(), roots, &grid)
                 .map_err(numeric)?;
+            for (i, lambda) in grid.iter().enumerate() {
+                let alpha = path.coefficients(*lambda).map_err(numeric)?;
+                for j in 0..t {
+                    errors[(i, j)] += alpha.col(j).iter().map(|a| (choice.entry_error * a).powi(2)).sum::<f64>();
+                }
+            }
             let best = |j: usize| {
                 let finite = (0..grid.len()).filter(|i| errors[(*i, j)].is_finite());
                 finite.min_by(|a, b| errors[(*a, j)].total_cmp(&errors[(*b, j)])).unwrap_or(grid.len() - 1)

@@ -12,6 +12,9 @@ use crate::dense::{self, SEQUENTIAL, fixed_parallelism, gemm};
 use crate::gram::GramSums;
 use faer::{Mat, MatRef};
 
+/// Relative rounding of a residual sum of squares, as a share of the targets' sum of squares.
+const RSS_ROUNDING: f64 = 16.0 * f64::EPSILON;
+
 /// All ridge solutions of one problem.
 ///
 /// ```
@@ -171,8 +174,10 @@ impl RidgePath {
     /// [`NystromError::Ridge`].
     pub fn gcv(&self, lambda: f64) -> Result<Vec<f64>, NystromError> {
         let left = 1.0 - self.degrees_of_freedom(lambda)? / self.rows as f64;
+        // A difference of sums: what is left of it below their rounding is not known to be zero.
+        let known = |(rss, squares): (f64, &f64)| rss.max(RSS_ROUNDING * squares);
         let score = |rss: f64| if left > 0.0 { rss / self.weight_sum / (left * left) } else { f64::INFINITY };
-        Ok(self.rss(lambda)?.into_iter().map(score).collect())
+        Ok(self.rss(lambda)?.into_iter().zip(&self.target_squares).map(known).map(score).collect())
     }
 
     /// Mean squared errors (weighted, grid x t) on rows that the path has not seen, given their sums.
