@@ -15,6 +15,7 @@ use nystream_datasets::{Catalog, ClassWeight, EncoderOptions, Scale, Sources, Sp
 use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::Metric;
 use nystream_kernels::tile::SimdPath;
+use std::fmt::Debug;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -129,14 +130,14 @@ pub fn fit_config(
             _ => None,
         },
         loss: if solve.is_some_and(|s| s.loss.as_str() == "logistic") { Loss::Logistic } else { Loss::Squared },
-        family: kernel.kernel.clone().given().map(|k| k.0),
+        family: kernel.kernel.given().map(|k| k.0),
         bandwidth: match kernel.bandwidth {
             values::Bandwidth::Auto => Bandwidth::Auto,
             values::Bandwidth::Absolute(sigma) => Bandwidth::Absolute(sigma),
             values::Bandwidth::TimesMedian(times) => Bandwidth::TimesMedian(times),
         },
         metric: metric(kernel.metric.as_deref(), catalog)?,
-        ridge: kernel.ridge.clone().given().map(|r| r.0),
+        ridge: kernel.ridge.given().map(|r| r.0),
         centers: match dictionary.centers {
             AutoOr::Auto => None,
             AutoOr::Given(count) => Some(count.0 as usize),
@@ -159,7 +160,7 @@ pub fn fit_config(
         disk_limit: resources.disk_limit.0,
         temp_dir: resources.temporary_folder(),
         max_flops: resources.max_flops.0,
-        tolerance: solve.and_then(|s| s.tolerance).map_or(1e-6, |t| t.0),
+        tolerance: solve.and_then(|s| s.tolerance).map_or(1e-5, |t| t.0),
         iterations: solve.and_then(|s| s.iterations).map(|i| i.0 as usize),
         time_limit: solve.and_then(|s| s.time_limit).map(|t| t.0),
         max_bad_rows: input.max_bad_rows,
@@ -176,6 +177,25 @@ fn metric(path: Option<&Path>, catalog: &Catalog) -> Result<Metric, Failure> {
     let _ = catalog;
     let _ = file;
     Err(Failure::usage("--metric is not connected in this build"))
+}
+
+/// What all processes of a job must have been told alike: the options in `parts`, the data, budgets and SIMD path. Two
+/// processes that decide differently would wait for each other for ever. Paths may differ from host to host.
+///
+/// # Errors
+/// A SIMD path that this host does not have (2).
+pub fn identity(
+    command: &str,
+    data: &[&Catalog],
+    input: &InputArgs,
+    resources: &ResourceArgs,
+    parts: &[&dyn Debug],
+) -> Result<String, Failure> {
+    let input = InputArgs { data: Vec::new(), ..input.clone() };
+    let simd = simd(resources)?.unwrap_or_else(SimdPath::detect);
+    let fingerprints: Vec<_> = data.iter().map(|catalog| &catalog.fingerprint).collect();
+    let budgets = (resources.memory, &resources.max_flops, resources.disk_limit);
+    Ok(format!("{command} {fingerprints:?} {input:?} {simd} {budgets:?} {parts:?}"))
 }
 
 /// Shows the passes of the workers.

@@ -8,7 +8,7 @@ use crate::cli::checks::Check;
 use crate::cli::values::KernelName;
 use crate::exit::{ExitCode, Failure};
 use crate::fitted::{function_of, model_of, solver_name};
-use crate::jobs::{Workers, fit_config, open, split};
+use crate::jobs::{Workers, fit_config, identity, open, split};
 use crate::model::Model;
 use crate::output::write_json_into;
 use crate::report::{
@@ -46,7 +46,23 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
     )?;
     config.variance = args.variance;
     let frozen = start_models(&args, &mut config)?;
-    let identity = format!("fit {:?} {:?} {:?}", catalog.fingerprint, args.input, args.kernel);
+    let catalogs: Vec<_> = std::iter::once(&catalog).chain(&validation).collect();
+    let starts = [&args.from, &args.config_from].map(|path| path.as_deref().map(|p| Model::load(p)?.digest()));
+    let identity = identity(
+        "fit",
+        &catalogs,
+        &args.input,
+        &args.resources,
+        &[
+            &split_text,
+            &args.kernel,
+            &args.dictionary,
+            &args.solve,
+            &args.sample,
+            &(args.variance, plan_only),
+            &starts.map(|digest| digest.transpose()).into_iter().collect::<Result<Vec<_>, _>>()?,
+        ],
+    )?;
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let process = Arc::clone(&workers.process);
     let inputs = FitInputs { catalog, validation, config: config.clone(), frozen, plan_only };

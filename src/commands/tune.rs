@@ -6,11 +6,12 @@ use crate::cli::TuneArgs;
 use crate::cli::checks::Check;
 use crate::cli::values::KernelName;
 use crate::exit::{ExitCode, Failure};
-use crate::jobs::{Workers, fit_config, open, split};
+use crate::jobs::{Workers, fit_config, identity, open, split};
 use crate::output::write_json_into;
 use crate::report::{TuneReport, TuneRow};
 use nystream_dataflows::job::{FitInputs, fit};
 use nystream_dataflows::tune::CandidateFit;
+use std::fmt::Debug;
 use std::time::Instant;
 
 /// Chooses kernel, bandwidth and ridge on the sample, and prints the table it saw.
@@ -22,7 +23,7 @@ pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
     let begun = Instant::now();
     let output = args.report.as_deref().map(AtomicFile::create).transpose()?;
     let catalog = open(&args.input.data)?;
-    let (_, split) = split(&args.holdout);
+    let (split_text, split) = split(&args.holdout);
     let config = fit_config(
         &args.input,
         split,
@@ -33,7 +34,8 @@ pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
         &args.resources,
         &catalog,
     )?;
-    let identity = format!("tune {:?} {:?} {:?}", catalog.fingerprint, args.input, args.kernel);
+    let told: [&dyn Debug; 5] = [&split_text, &args.kernel, &args.dictionary, &args.solve, &args.sample];
+    let identity = identity("tune", &[&catalog], &args.input, &args.resources, &told)?;
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let first = workers.process.index() == 0;
     let inputs = FitInputs { catalog, validation: None, config, frozen: None, plan_only: true };

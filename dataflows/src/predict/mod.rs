@@ -15,5 +15,5 @@ mod stage;
 mod tests;
 mod variance;
 
-pub use function::{Function, VarianceFactor};
+pub use function::{Function, VarianceFactor, prior_margin};
 pub use stage::{PredictOptions, Predictions, predict};

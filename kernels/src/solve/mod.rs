@@ -14,7 +14,10 @@
 //! Lambda is the matrix ridge, lambda times the sum of weights (DESIGN section 5). Blocks of vectors are column-major
 //! [`faer::Mat`], one column per output.
 
+pub mod blockcd;
+pub mod eigenpro;
 mod error;
+pub mod logistic;
 pub mod pcg;
 mod preconditioner;
 pub(crate) mod vectors;

@@ -1,6 +1,7 @@
 //! Slow, obvious references on stored matrices, shared by the solvers' tests.
 
 use super::pcg::NormalOperator;
+use super::vectors::product;
 use super::whitening::Whitening;
 use crate::dense::{SEQUENTIAL, cholesky, solve_lower, solve_lower_transpose, symmetric_eigen};
 use crate::kernel::{Family, Kernel};
@@ -30,7 +31,6 @@ pub(crate) fn kernel_matrix(kernel: &Kernel, x: Rows<'_>, z: Rows<'_>) -> Mat<f6
 
 /// A regression problem: rows, centers among them (the first m), kernel matrices, `t` noisy targets of a smooth function, weights.
 pub(crate) struct Problem {
-    pub kernel: Kernel,
     pub x: RowBuf,
     pub knm: Mat<f64>,
     pub kmm: Mat<f64>,
@@ -52,7 +52,7 @@ impl Problem {
             let signal: f64 = row.iter().enumerate().map(|(k, v)| (f64::from(*v) * phase + k as f64).sin()).sum();
             signal + noise * eps[(i, j)]
         });
-        Problem { kernel, x, knm, kmm, y, weights: vec![1.0; n] }
+        Problem { x, knm, kmm, y, weights: vec![1.0; n] }
     }
 
     pub fn n(&self) -> usize {
@@ -112,7 +112,7 @@ impl NormalOperator for Problem {
         self.m()
     }
     fn apply(&mut self, v: MatRef<'_, f64>) -> Result<Mat<f64>, Infallible> {
-        Ok(self.knm.transpose() * self.weigh(&(&self.knm * v)))
+        Ok(product(self.knm.transpose(), self.weigh(&product(self.knm.as_ref(), v)).as_ref()))
     }
 }
 
@@ -164,10 +164,10 @@ impl Whitening for CholeskyWhitening {
         out
     }
     fn center_gram(&self, alpha: MatRef<'_, f64>) -> Mat<f64> {
-        &self.l * (self.l.transpose() * alpha)
+        product(self.l.as_ref(), product(self.l.transpose(), alpha).as_ref())
     }
     fn coordinates(&self, alpha: MatRef<'_, f64>) -> Mat<f64> {
-        self.l.transpose() * alpha
+        product(self.l.transpose(), alpha)
     }
 }
 

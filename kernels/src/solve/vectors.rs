@@ -1,5 +1,6 @@
 //! Sums over replicated vectors in one fixed shape (law 1): eight interleaved lanes, added in a fixed order.
 
+use crate::dense::{fixed_parallelism, gemm};
 use faer::{Mat, MatRef};
 
 /// x . y.
@@ -46,4 +47,11 @@ pub(crate) fn from_columns(rows: usize, columns: &[&[f64]]) -> Mat<f64> {
 /// Sum of squares of a whole matrix, column by column.
 pub(crate) fn squares(a: &Mat<f64>) -> f64 {
     (0..a.ncols()).map(|j| dot(a.col_as_slice(j), a.col_as_slice(j))).sum()
+}
+
+/// a b, in the fixed parallelism (faer's `*` would take the host's).
+pub(crate) fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
+    let mut out = Mat::zeros(a.nrows(), b.ncols());
+    gemm(out.as_mut(), false, 1.0, a, b, fixed_parallelism());
+    out
 }

@@ -1,7 +1,7 @@
 //! The Falkon oracles of the solver specification, on stored matrices.
 
 use super::super::oracle::{CholeskyWhitening, EigenWhitening, Problem, distance, normals, spd_solve};
-use super::super::vectors::{axpy, dot, norm};
+use super::super::vectors::{axpy, dot};
 use super::super::{Preconditioner, SolveError, Stopped, Whitening};
 use super::*;
 use std::convert::Infallible;
@@ -363,4 +363,28 @@ fn a_restored_state_continues_to_the_same_bits() {
         assert_eq!(second.alpha(), whole);
         assert_eq!(second.info(), expected);
     }
+}
+
+#[test]
+fn the_thread_pool_does_not_change_a_bit() {
+    // Law 1: large enough for the factorisations to split their work.
+    let mut problem = Problem::new(13, 900, 300, 4, 3, 1.0, 0.2);
+    let ridge = 900.0 * 1e-5;
+    let rhs = problem.rhs();
+    let mut results = Vec::new();
+    for threads in [1, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        results.push(pool.install(|| {
+            let whitening = CholeskyWhitening::new(&problem.kmm);
+            let features = whitening.features(&problem.knm);
+            [
+                Preconditioner::from_rows(features.as_ref(), &[1.0; 900], 3.0 * ridge).unwrap(),
+                Preconditioner::falkon(&whitening, &[1.0; 300], 900.0, ridge).unwrap(),
+                Preconditioner::spectral(features.as_ref(), &[1.0; 900], ridge, 60).unwrap(),
+            ]
+            .map(|p| pcg(&mut problem, &whitening, &p, rhs.as_ref(), ridge, params(1e-7, 25), None, go).unwrap().0)
+        }));
+    }
+    assert!(results[0].iter().all(|a| a.norm_max() > 0.0));
+    assert!(results[0] == results[1]);
 }

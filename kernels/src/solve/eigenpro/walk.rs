@@ -1,0 +1,112 @@
+//! The function between two projections: batches, the subsample's correction, and what follows without kernel entries.
+
+use super::super::SolveError;
+use super::super::vectors::product;
+use super::preconditioner::scale_rows;
+use super::projection::Projector;
+use super::{EigenProModel, EigenProOperator, EigenProProblem, EigenProState, Temporary, unflatten};
+use faer::Mat;
+use std::ops::Range;
+
+/// The working state between projections.
+pub(super) struct Walk {
+    pub(super) alpha: Mat<f64>,
+    pub(super) temporaries: Vec<Temporary>,
+    /// Subsample coefficients are E (c + ridge_c): the data's part and the ridge's.
+    pub(super) c: Mat<f64>,
+    pub(super) ridge_c: Mat<f64>,
+    /// E^T f(S).
+    pub(super) u: Mat<f64>,
+    /// Values on Z of the temporaries, K(Z, batches) w.
+    pub(super) h: Mat<f64>,
+    /// Values on Z that earlier projections left.
+    pub(super) carried: Mat<f64>,
+}
+
+impl Walk {
+    /// The walk that begins at a projected iterate.
+    pub(super) fn begin(problem: &EigenProProblem<'_>, state: &EigenProState, m: usize) -> Self {
+        let alpha = unflatten(&state.alpha, m);
+        let (q, t) = (problem.preconditioner.rank(), alpha.ncols());
+        let u = product(problem.center_directions.transpose(), alpha.as_ref());
+        let zero = Mat::<f64>::zeros(q, t);
+        let h = Mat::zeros(m, t);
+        let carried = unflatten(&state.carried, m);
+        Walk { h, carried, alpha, temporaries: Vec::new(), c: zero.clone(), ridge_c: zero, u }
+    }
+
+    /// f <- f - gamma P (sum_B g k(x, .) + b lambda f).
+    pub(super) fn step<O: EigenProOperator>(
+        &mut self,
+        operator: &mut O,
+        problem: &EigenProProblem<'_>,
+        rows: Range<usize>,
+        gamma: f64,
+    ) -> Result<(), SolveError<O::Error>> {
+        let p = problem.preconditioner;
+        let sample = p.expand(&(&self.c + &self.ridge_c));
+        let model =
+            EigenProModel { alpha: self.alpha.as_ref(), sample: sample.as_ref(), temporaries: &self.temporaries };
+        let partial = operator.batch(rows.clone(), &model).map_err(SolveError::Operator)?;
+        for (what, part, expected) in [
+            ("rows of the batch's residual", &partial.residual, rows.len()),
+            ("rows of the batch's center sums", &partial.centers, self.alpha.nrows()),
+            ("rows of the batch's subsample sums", &partial.sample, p.sample()),
+        ] {
+            SolveError::check(what, expected, part.nrows())?;
+            SolveError::check("columns of a batch's sums", self.alpha.ncols(), part.ncols())?;
+        }
+        let shrink = gamma * rows.len() as f64 * problem.ridge;
+        let projected = p.project(partial.sample.as_ref());
+
+        let mut data = projected.clone();
+        scale_rows(&mut data, p.gains());
+        let mut ridge = self.u.clone();
+        scale_rows(&mut ridge, p.gains());
+        let keep = faer::Scale(1.0 - shrink);
+        if shrink > 0.0 {
+            self.alpha *= keep;
+            self.c *= keep;
+            self.ridge_c *= keep;
+            self.h *= keep;
+            self.carried *= keep;
+            self.temporaries.iter_mut().for_each(|t| t.weights *= keep);
+        }
+        self.c += faer::Scale(gamma) * data;
+        self.ridge_c += faer::Scale(shrink) * ridge;
+        self.h -= faer::Scale(gamma) * &partial.centers;
+        self.temporaries.push(Temporary { rows, weights: faer::Scale(-gamma) * &partial.residual });
+
+        // E^T K_SS E = diag(mu): the values on S follow without a kernel entry.
+        let left: Vec<f64> = p.values().iter().zip(p.gains()).map(|(mu, d)| 1.0 - mu * d).collect();
+        let mut moved = faer::Scale(gamma) * projected + faer::Scale(shrink) * &self.u;
+        scale_rows(&mut moved, &left);
+        self.u -= moved;
+        Ok(())
+    }
+
+    /// Puts the walk's function into the span of the centers; returns what an inexact projection left.
+    pub(super) fn project<P: Projector>(
+        &mut self,
+        projector: &mut P,
+        problem: &EigenProProblem<'_>,
+        consistent: bool,
+    ) -> Result<Mat<f64>, P::Error> {
+        let directions = problem.center_directions;
+        let on_centers = |c: &Mat<f64>| product(directions, c.as_ref());
+        if !consistent {
+            let h = &self.h + &self.carried + on_centers(&(&self.c + &self.ridge_c));
+            let (theta, left) = projector.project(h.as_ref())?;
+            self.alpha += theta;
+            return Ok(left);
+        }
+        // The data's part first; then P acts on what of it lies in the span: E^T of its values on S.
+        let (theta, first_left) = projector.project(self.h.as_ref())?;
+        let mut c = faer::Scale(-1.0) * product(directions.transpose(), theta.as_ref());
+        scale_rows(&mut c, problem.preconditioner.gains());
+        c += &self.ridge_c;
+        let (second, second_left) = projector.project((&self.carried + on_centers(&c)).as_ref())?;
+        self.alpha += theta + second;
+        Ok(first_left + second_left)
+    }
+}

@@ -1,0 +1,79 @@
+//! Small fits on the development data, against held-out files: errors within bounds that a broken stage would break,
+//! and two solvers that agree. Runs where the data is, and says so where it is not.
+
+mod common;
+
+use common::*;
+use std::path::Path;
+
+/// Fits with 300 centers by gram and pcg, evaluates on the test files; gives both values of `metric`.
+fn both(root: &Path, train: &str, test: &str, options: &str, metric: &str) -> [f64; 2] {
+    let place = Place::new();
+    let path = |name: &str| root.join(name).display().to_string();
+    ["gram", "pcg"].map(|solver| {
+        let line = format!("fit --data {} --out m.nys --centers 300 --split none", path(train));
+        let report = place.json(&format!("{line} {options} --solver {solver}"));
+        assert_eq!(number(&report, "/rows_bad"), 0.0);
+        assert!(number(&report, "/certificate/trace_error") < 0.9, "{train}: {report}");
+        let score = place.json(&format!("evaluate --model m.nys --data {}", path(test)));
+        number(&score, &format!("/{metric}"))
+    })
+}
+
+fn agree(name: &str, [gram, pcg]: [f64; 2]) {
+    assert!((gram - pcg).abs() <= 0.01 * gram.abs(), "{name}: gram {gram}, pcg {pcg}");
+}
+
+fn regression(name: &str, train: &str, test: &str, target: &str, bound: f64) {
+    let Some(root) = shared_data() else { return };
+    let options = format!("--target {target} --ridge 1e-6 --bandwidth 1x");
+    let errors = both(&root, train, test, &options, "standardized_rmse");
+    println!("{name}: {errors:?}");
+    agree(name, errors);
+    assert!(errors[0] > 0.01 && errors[0] < bound, "{name}: {errors:?}");
+}
+
+#[test]
+fn kin40k() {
+    regression("kin40k", "kin40k.train.parquet", "kin40k.test.parquet", "y", 0.75);
+}
+
+#[test]
+fn protein() {
+    regression("protein", "protein.train.parquet", "protein.test.parquet", "log1p_rmsd", 0.85);
+}
+
+#[test]
+fn keggdirected() {
+    regression("keggdirected", "keggdirected.train.parquet", "keggdirected.test.parquet", "y", 0.25);
+}
+
+#[test]
+fn beijing_air() {
+    regression("beijing_air", "beijing_air/train", "beijing_air/test", "PM2.5", 0.45);
+}
+
+#[test]
+fn acs_income() {
+    let Some(root) = shared_data() else { return };
+    let options = "--target income_gt_50k --task classification --ridge 1e-5 --bandwidth 1x";
+    let (train, test) = ("acs_income.train.parquet", "acs_income.test.parquet");
+    let accuracy = both(&root, train, test, options, "accuracy");
+    println!("acs_income: {accuracy:?}");
+    agree("acs_income", accuracy);
+    assert!(accuracy[0] > 0.76 && accuracy[0] < 0.83, "{accuracy:?}");
+}
+
+/// Chosen bandwidth, ridge and number of centers are no worse than plain ones.
+#[test]
+fn kin40k_on_auto() {
+    let Some(root) = shared_data() else { return };
+    let place = Place::new();
+    let train = root.join("kin40k.train.parquet").display().to_string();
+    let run = |options: &str| {
+        let report = place.json(&format!("fit --data {train} --target y --out m.nys --centers 300 {options}"));
+        number(&report, "/validation/standardized_rmse")
+    };
+    let (plain, auto) = (run("--bandwidth 1x --ridge 1e-4"), run(""));
+    assert!(auto < 1.02 * plain, "auto {auto}, plain {plain}");
+}
