@@ -10,7 +10,8 @@
 //! **Cost**: the bytes of the parts, written and read once more; memory for one row group of at most 131,072 rows or 32 MB a writer.
 
 use crate::DataError;
-use crate::sink::{AtomicFile, GROUP_BYTES, GROUP_ROWS, Shared, write_error};
+use crate::atomic::AtomicFile;
+use crate::sink::{GROUP_BYTES, GROUP_ROWS, Shared, write_error};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use parquet::arrow::ArrowWriter;
