@@ -15,9 +15,9 @@ use nystream_kernels::tile::{SimdPath, kernel_matrix, symmetric_kernel_matrix};
 use std::collections::BTreeSet;
 
 /// Sample rows whose kernel matrix is formed.
-const HELD_OUT_ROWS: usize = 500;
+pub(crate) const HELD_OUT_ROWS: usize = 500;
 /// Sample rows over which the trace error is averaged.
-const TRACE_ROWS: usize = 2000;
+pub(crate) const TRACE_ROWS: usize = 2000;
 
 /// The certificate of a selection.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

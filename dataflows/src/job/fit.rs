@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Sample rows from which the effective dimension is estimated.
-const DIMENSION_ROWS: usize = 2000;
+pub(crate) const DIMENSION_ROWS: usize = 2000;
 /// Sample rows that judge the ridge of a gram solve.
 const JUDGE_ROWS: usize = 4000;
 /// Family when the kernel is not a function of the distance and no bandwidth was given.
@@ -184,7 +184,11 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         (None, Some(tuned)) => tuned.ridge_matrix,
         (None, None) => 1e-6 * weight_sum,
     };
-    let dimension = session.try_once(|| effective_dimension(config, &kernel, &sample, profile.rows, ridge_matrix))?;
+    // Only `--centers auto` asks for it.
+    let dimension = session.try_once(|| match given_centers(config) {
+        Some(_) => Ok(0.0),
+        None => effective_dimension(config, &kernel, &sample, profile.rows, ridge_matrix),
+    })?;
     let same_nulls = profile.targets.iter().all(|t| t.count == profile.rows) || code.is_classification();
     let request = PlanRequest {
         shape,

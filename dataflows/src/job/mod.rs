@@ -2,7 +2,7 @@
 
 mod config;
 mod evaluate;
-mod fit;
+pub(crate) mod fit;
 
 pub use config::{Bandwidth, DictionaryRule, FitConfig, Loss, Select, Solver, Task, WarmStart};
 pub use evaluate::evaluate_model;

@@ -2,7 +2,9 @@
 
 use super::cost::{Shape, SolverCost};
 use super::memory::MemoryPlan;
+use crate::certify::{HELD_OUT_ROWS, TRACE_ROWS};
 use crate::error::StageError;
+use crate::job::fit::DIMENSION_ROWS;
 use crate::job::{Select, Solver};
 use nystream_kernels::gram::{ExactGram, GramShape, Precision};
 use serde::{Deserialize, Serialize};
@@ -151,6 +153,10 @@ impl PlanRequest {
         plan.add("row chunks read ahead", workers as u64 * (crate::engine::feed::AHEAD as u64 + 3) * chunk);
         plan.add("hashed sample", self.sample_rows * row);
         plan.add("packed centers", (m as u64) * (8 * (s.numeric + s.codes) as u64 + 64));
+        // The certificate's kernel block, twice while it is copied, and the effective dimension's matrix, its factor and inverse.
+        let certificate = 16 * (TRACE_ROWS * m) as u64 + 24 * (HELD_OUT_ROWS * HELD_OUT_ROWS) as u64;
+        let dimension = if self.centers.is_some() { 0 } else { 24 * (DIMENSION_ROWS * DIMENSION_ROWS) as u64 };
+        plan.add("estimates on the sample", certificate.max(dimension));
         match solver {
             Solver::Gram | Solver::Auto => {
                 let shape =
