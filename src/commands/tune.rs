@@ -31,7 +31,6 @@ pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
         Some(&args.solve),
         &args.sample,
         &args.resources,
-        &catalog,
     )?;
     let identity = format!("tune {:?} {:?} {:?}", catalog.fingerprint, args.input, args.kernel);
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;

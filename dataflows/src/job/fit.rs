@@ -21,7 +21,7 @@ use crate::tune::{TUNE_FLOOR, TUNE_SHARE, TuneRequest, Tuned, median_distance, t
 use nystream_datasets::{Catalog, Encoder, Role};
 use nystream_hashing::StreamKey;
 use nystream_kernels::gram::{GramShape, Precision};
-use nystream_kernels::kernel::{Family, Kernel};
+use nystream_kernels::kernel::{Family, Kernel, Metric};
 use nystream_kernels::sampling::{KernelOracle, ScoreSample};
 use nystream_kernels::solve::pcg::PcgParams;
 use nystream_kernels::tile::{Entry, symmetric_kernel_matrix};
@@ -132,6 +132,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         None => TargetCode::new(&encoder, &profile)?,
     };
     check_task(config, &code)?;
+    let metric = config.metric.resolve(&encoder)?;
     clock.lap("profile");
 
     let store = RowStore::new(
@@ -158,10 +159,9 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         codes: encoder.code_width() as f64,
         targets: code.width() as f64,
     };
-    let metric = config.metric.clone();
     let median = *session.once(|| median_distance(&metric, sample.rows.view()));
-    let tuned = tune_if_asked(session, config, &sample, &code, &shape, median)?;
-    let kernel = kernel(config, tuned.as_ref(), median);
+    let tuned = tune_if_asked(session, config, &metric, &sample, &code, &shape, median)?;
+    let kernel = kernel(config, &metric, tuned.as_ref(), median);
     clock.lap("tune");
 
     let ridge_matrix = match (config.ridge, &tuned) {
@@ -394,6 +394,7 @@ fn weights(encoder: &Encoder, profile: &Profile) -> (f64, f64) {
 fn tune_if_asked(
     session: &mut Session<'_>,
     config: &FitConfig,
+    metric: &Metric,
     sample: &Pool,
     code: &TargetCode,
     shape: &Shape,
@@ -413,7 +414,7 @@ fn tune_if_asked(
     let request = TuneRequest {
         family: config.family,
         bandwidth,
-        metric: config.metric.clone(),
+        metric: metric.clone(),
         simd: config.simd,
         flops: (TUNE_SHARE * planned).max(TUNE_FLOOR),
     };
@@ -423,7 +424,7 @@ fn tune_if_asked(
     Ok(Some(tuned))
 }
 
-fn kernel(config: &FitConfig, tuned: Option<&Tuned>, median: f64) -> Kernel {
+fn kernel(config: &FitConfig, metric: &Metric, tuned: Option<&Tuned>, median: f64) -> Kernel {
     if let Some(tuned) = tuned {
         return tuned.kernel.clone();
     }
@@ -434,7 +435,7 @@ fn kernel(config: &FitConfig, tuned: Option<&Tuned>, median: f64) -> Kernel {
         Bandwidth::Auto if family.is_radial() => median,
         Bandwidth::Auto => PLAIN_BANDWIDTH,
     };
-    Kernel { family, bandwidth, metric: config.metric.clone() }
+    Kernel { family, bandwidth, metric: metric.clone() }
 }
 
 fn given_centers(config: &FitConfig) -> Option<usize> {
