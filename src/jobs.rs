@@ -160,6 +160,7 @@ pub fn fit_config(
         iterations: solve.and_then(|s| s.iterations).map(|i| i.0 as usize),
         time_limit: solve.and_then(|s| s.time_limit).map(|t| t.0),
         max_bad_rows: input.max_bad_rows,
+        dictionary_only: false,
         variance: false,
         warm_start: None,
     })

@@ -9,6 +9,7 @@
 mod cache;
 mod catalog;
 pub mod catalogue;
+mod chosen;
 mod chunk;
 mod column;
 mod encoder;
@@ -25,6 +26,7 @@ pub mod synth;
 
 pub use cache::ChunkCache;
 pub use catalog::{BLOCK_ROWS, BlockRun, Catalog, CatalogFile};
+pub use chosen::chosen_rows;
 pub use chunk::{BadReason, BadRow, Chunk, Role};
 pub use column::{ColumnInfo, ColumnKind, NumericColumn, TextColumn};
 pub use encoder::{CategoricalFeature, Encoder, NumericFeature, Part, SplitRule, TargetKind, Transform};

@@ -192,6 +192,8 @@ pub struct FitConfig {
     pub time_limit: Option<f64>,
     /// Bad rows that are tolerated.
     pub max_bad_rows: u64,
+    /// End once the centers are chosen and certified.
+    pub dictionary_only: bool,
     /// Keep what predictive variances need.
     pub variance: bool,
     /// Kernel and coefficients of an earlier model, to start from.
