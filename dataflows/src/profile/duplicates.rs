@@ -5,7 +5,7 @@
 //! gets and looks for equal neighbours. The key of the least repeated id is then read once more for the message, so that it is
 //! the same for any number of workers and any budget.
 //!
-//! Cost: rows / ([`memory`](check) / [`BYTES_PER_ID`] / 4) passes over one column, at least one; 16 bytes a row over the network.
+//! Cost: about 400 bytes x rows / memory passes over one column, at least one; 16 bytes a row over the network.
 
 use crate::engine::exchange::{Audience, Gather, Outgoing, Reducer, Scan, Step, pass};
 use crate::engine::session::{Process, Session};
