@@ -24,6 +24,8 @@ use std::time::Instant;
 pub fn run(args: DictionaryCommandArgs, context: &Context) -> Result<ExitCode, Failure> {
     args.check()?;
     let begun = Instant::now();
+    // Refused with the message that all outputs have; the writer makes its own file.
+    drop(AtomicFile::create(&args.out)?);
     let mut output = PredictionWriter::create(&args.out)?;
     let report_file = args.report.as_deref().map(AtomicFile::create).transpose()?;
     let catalog = open(&args.input.data)?;
