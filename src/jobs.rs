@@ -10,10 +10,9 @@ use crate::progress::{Pass, Progress};
 use nystream_cluster::{Communication, Hosts, JobIdentity, JoinError, join, single_process};
 use nystream_dataflows::StageError;
 use nystream_dataflows::engine::{self, Process, Session};
-use nystream_dataflows::job::{Bandwidth, DictionaryRule, FitConfig, Loss, Select, Solver, Task};
-use nystream_datasets::{Catalog, ClassWeight, EncoderOptions, Scale, Sources, Split};
+use nystream_dataflows::job::{Bandwidth, DictionaryRule, FitConfig, Loss, MetricRequest, Select, Solver, Task};
+use nystream_datasets::{Catalog, ClassWeight, Encoder, EncoderOptions, Part, Scale, Sources, Split};
 use nystream_kernels::gram::Precision;
-use nystream_kernels::kernel::Metric;
 use nystream_kernels::tile::SimdPath;
 use std::fmt::Debug;
 use std::path::Path;
@@ -96,7 +95,6 @@ pub fn encoder_options(input: &InputArgs, split: Split, seed: u64) -> EncoderOpt
 ///
 /// # Errors
 /// A SIMD path, a metric file or a file of centers that cannot be used.
-#[allow(clippy::too_many_arguments)]
 pub fn fit_config(
     input: &InputArgs,
     split: Split,
@@ -105,7 +103,6 @@ pub fn fit_config(
     solve: Option<&SolveArgs>,
     sample: &SampleArgs,
     resources: &ResourceArgs,
-    catalog: &Catalog,
 ) -> Result<FitConfig, Failure> {
     let (select, full) = match &dictionary.select {
         values::Select::Auto => (Select::Auto, false),
@@ -136,7 +133,7 @@ pub fn fit_config(
             values::Bandwidth::Absolute(sigma) => Bandwidth::Absolute(sigma),
             values::Bandwidth::TimesMedian(times) => Bandwidth::TimesMedian(times),
         },
-        metric: metric(kernel.metric.as_deref(), catalog)?,
+        metric: metric(kernel.metric.as_deref())?,
         ridge: kernel.ridge.given().map(|r| r.0),
         centers: match dictionary.centers {
             AutoOr::Auto => None,
@@ -164,19 +161,32 @@ pub fn fit_config(
         iterations: solve.and_then(|s| s.iterations).map(|i| i.0 as usize),
         time_limit: solve.and_then(|s| s.time_limit).map(|t| t.0),
         max_bad_rows: input.max_bad_rows,
+        dictionary_only: false,
         variance: false,
         warm_start: None,
     })
 }
 
-/// The metric of a file names encoded columns, which are known once the data is profiled; here the file is read, and
-/// applied to plain numeric columns in catalog order.
-fn metric(path: Option<&Path>, catalog: &Catalog) -> Result<Metric, Failure> {
-    let Some(path) = path else { return Ok(Metric::Isotropic) };
+/// The metric of a file names encoded columns, which are known once the data is profiled: here the file is read, there it is
+/// matched with the columns.
+fn metric(path: Option<&Path>) -> Result<MetricRequest, Failure> {
+    let Some(path) = path else { return Ok(MetricRequest::default()) };
     let file = MetricFile::read(path).map_err(|e| Failure::caused(ExitCode::Usage, e))?;
-    let _ = catalog;
-    let _ = file;
-    Err(Failure::usage("--metric is not connected in this build"))
+    let name = path.display().to_string();
+    Ok(MetricRequest::Resolve(Arc::new(move |encoder| {
+        let (numeric, categorical) = encoded_columns(encoder);
+        file.resolve(&numeric, &categorical).map_err(|e| StageError::Usage(format!("--metric {name}: {e}")))
+    })))
+}
+
+/// The names that metric files use: a column's own for its value or its level, `column:part` for what else is made of it
+/// (`:is null`, `:hour sin`, ...).
+fn encoded_columns(encoder: &Encoder) -> (Vec<String>, Vec<String>) {
+    let numeric = encoder.numeric_columns().into_iter().map(|(column, part)| match part {
+        Part::Value => column.to_owned(),
+        part => format!("{column}:{part}"),
+    });
+    (numeric.collect(), encoder.categorical.iter().map(|feature| feature.column.clone()).collect())
 }
 
 /// What all processes of a job must have been told alike: the options in `parts`, the data, budgets and SIMD path. Two

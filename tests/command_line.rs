@@ -117,7 +117,7 @@ fn unwritable_outputs_are_refused_first() {
         "fit --data d --target y --out absent/m.nys",
         "fit --data d --target y --out m --report absent/r.json",
         "tune --data d --target y --report absent/r.json",
-        "dictionary --data d --out absent/d.parquet",
+        "dictionary --data d --target y --out absent/d.parquet",
     ] {
         fails(&place.run(line), 1, &["absent/", "folder that exists"]);
     }

@@ -28,6 +28,12 @@ pub enum StageError {
 
 impl From<DataError> for StageError {
     fn from(error: DataError) -> Self {
-        StageError::Data(error.to_string())
+        match error {
+            // What a cache may take, or can: a budget, whose remedy the message names.
+            DataError::DiskBudget { .. } | DataError::MemoryBudget { .. } | DataError::CacheWrite { .. } => {
+                StageError::Budget(error.to_string())
+            }
+            other => StageError::Data(other.to_string()),
+        }
     }
 }

@@ -298,7 +298,7 @@ pub enum DataError {
     },
     /// The chunk cache would outgrow its budget.
     #[error(
-        "the chunk cache needs more than the {limit} bytes it may use ({needed} so far): raise the limit, or use fewer columns"
+        "the chunk cache needs more than the {limit} bytes it may use ({needed} so far): raise --disk-limit, or use fewer columns"
     )]
     DiskBudget {
         /// Bytes allowed.

@@ -10,6 +10,7 @@ pub mod atomic;
 mod cache;
 mod catalog;
 pub mod catalogue;
+mod chosen;
 mod chunk;
 mod column;
 mod encoder;
@@ -29,6 +30,7 @@ pub mod table;
 
 pub use cache::ChunkCache;
 pub use catalog::{BLOCK_ROWS, BlockRun, Catalog, CatalogFile};
+pub use chosen::chosen_rows;
 pub use chunk::{BadReason, BadRow, Chunk, Role};
 pub use column::{ColumnInfo, ColumnKind, NumericColumn, TextColumn};
 pub use encoder::{CategoricalFeature, Encoder, NumericFeature, Part, SplitRule, TargetKind, Transform};

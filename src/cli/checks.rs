@@ -45,6 +45,7 @@ impl Check for TuneArgs {
 
 impl Check for DictionaryCommandArgs {
     fn check(&self) -> Result<(), Failure> {
+        need_target(&self.input)?;
         self.input.check()?;
         if matches!(self.dictionary.select, Select::File(_)) {
             return usage("--select file:PATH chooses nothing; give it to `fit`");
@@ -206,7 +207,8 @@ mod tests {
             (&format!("{fit} --solver blockcd --select uniform"), "--select uniform"),
             (&format!("{fit} --report m"), "--report"),
             ("nystream predict --model m --data d --out m", "overwrite"),
-            ("nystream dictionary --data d --out o --select file:x", "file:PATH"),
+            ("nystream dictionary --data d --out o", "--target"),
+            ("nystream dictionary --data d --target y --out o --select file:x", "file:PATH"),
         ];
         for (line, word) in cases {
             let failure = check(line).expect_err(line);
@@ -223,7 +225,7 @@ mod tests {
             "nystream fit --data d --config-from old --out m",
             "nystream fit --data d --target y --out m --ridge 0 --solver eigenpro",
             "nystream fit --data d --target y --target z --out m --hosts h --process 1",
-            "nystream dictionary --data d --out o --centers 100",
+            "nystream dictionary --data d --target y --out o --centers 100",
             "nystream evaluate --data d --model m",
         ] {
             check(line).unwrap_or_else(|failure| panic!("{line}: {failure}"));

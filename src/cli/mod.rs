@@ -214,7 +214,7 @@ pub struct InspectArgs {
 /// `nystream dictionary`.
 #[derive(Clone, Debug, Args)]
 pub struct DictionaryCommandArgs {
-    /// Data and columns; the target is optional here.
+    /// Data and columns; the target decides which rows can be chosen, and what bandwidth and ridge are tuned for.
     #[command(flatten)]
     pub input: InputArgs,
     /// Kernel, and the ridge the leverage scores are meant for.

@@ -1,10 +1,21 @@
 //! `nystream dictionary`.
+//!
+//! The centers are those that `fit --split none` with the same options would choose; as a file of original columns they can be
+//! looked at, edited, and given to other fits by `--select file:PATH`. A target is needed: rows without one are not
+//! chosen from, and bandwidth and ridge are tuned on it.
 
 use super::Context;
 use crate::atomic::AtomicFile;
 use crate::cli::DictionaryCommandArgs;
 use crate::cli::checks::Check;
 use crate::exit::{ExitCode, Failure};
+use crate::jobs::{Workers, fit_config, open};
+use crate::output::write_json_into;
+use crate::report::{Certificate, DictionaryStageReport};
+use nystream_dataflows::job::{FitInputs, fit};
+use nystream_datasets::sink::PredictionWriter;
+use nystream_datasets::{Split, chosen_rows};
+use std::time::Instant;
 
 /// Chooses centers, certifies them and writes them.
 ///
@@ -12,8 +23,50 @@ use crate::exit::{ExitCode, Failure};
 /// Contradicting options (2), bad data (1), a plan over budget (4).
 pub fn run(args: DictionaryCommandArgs, context: &Context) -> Result<ExitCode, Failure> {
     args.check()?;
-    let _output = AtomicFile::create(&args.out)?;
-    let _report = args.report.as_deref().map(AtomicFile::create).transpose()?;
-    let _ = context;
-    Err(Failure::new(ExitCode::Bug, "the dictionary stage is not part of this build"))
+    let begun = Instant::now();
+    // Refused with the message that all outputs have; the writer makes its own file.
+    drop(AtomicFile::create(&args.out)?);
+    let mut output = PredictionWriter::create(&args.out)?;
+    let report_file = args.report.as_deref().map(AtomicFile::create).transpose()?;
+    let catalog = open(&args.input.data)?;
+    let mut config =
+        fit_config(&args.input, Split::None, &args.kernel, &args.dictionary, None, &args.sample, &args.resources)?;
+    config.dictionary_only = true;
+    let identity = format!(
+        "dictionary {:?} {:?} {:?} {:?} {:?}",
+        catalog.fingerprint, args.input, args.kernel, args.dictionary, args.sample
+    );
+    let workers = Workers::start(&args.resources, &context.progress, &identity)?;
+    let first = workers.process.index() == 0;
+    let inputs = FitInputs { catalog: catalog.clone(), validation: None, config, frozen: None, plan_only: false };
+    let outcome = workers.run(move |session| fit(session, &inputs))?;
+    if !first {
+        return Ok(ExitCode::Done);
+    }
+    output.write(&chosen_rows(&catalog, args.input.id_column.as_deref(), &outcome.centers.ids)?)?;
+    output.finish()?;
+    let mut seconds = outcome.seconds.clone();
+    seconds.insert("total".to_owned(), begun.elapsed().as_secs_f64());
+    let report = DictionaryStageReport {
+        rows: outcome.profile.rows,
+        rows_scored: outcome.centers.rows_scored,
+        gamma: outcome.centers.gamma,
+        beta: outcome.centers.beta,
+        size: outcome.centers.size as u64,
+        centers: outcome.centers.ids.len() as u64,
+        select: outcome.plan.selection.name().into(),
+        effective_dimension: None,
+        certificate: Certificate {
+            epsilon: outcome.certificate.epsilon,
+            trace_error: outcome.certificate.sampled_trace_error,
+            residual: None,
+        },
+        seconds,
+        out: args.out.display().to_string(),
+    };
+    if let Some(file) = report_file {
+        write_json_into(file, &report)?;
+    }
+    context.output.report(&report)?;
+    Ok(ExitCode::Done)
 }

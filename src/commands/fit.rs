@@ -15,7 +15,7 @@ use crate::report::{
     Certificate, Consumer, DictionaryReport, FitReport, Flops, PerTarget, PlanReport, Report, Validation,
 };
 use nystream_dataflows::engine::Process;
-use nystream_dataflows::job::{FitConfig, FitInputs, FitOutcome, Frozen, Loss, Solver, WarmStart, fit};
+use nystream_dataflows::job::{FitConfig, FitInputs, FitOutcome, Frozen, Loss, MetricRequest, Solver, WarmStart, fit};
 use nystream_kernels::solve::Stopped;
 use std::sync::{Arc, atomic::Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -44,7 +44,6 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
         Some(&args.solve),
         &args.sample,
         &args.resources,
-        &catalog,
     )?;
     config.variance = args.variance;
     let catalogs: Vec<_> = std::iter::once(&catalog).chain(&validation).collect();
@@ -110,7 +109,7 @@ fn start_models(
     let (encoder, function) = function_of(&model, None)?;
     config.family = Some(function.kernel.family);
     config.bandwidth = nystream_dataflows::job::Bandwidth::Absolute(function.kernel.bandwidth);
-    config.metric = function.kernel.metric.clone();
+    config.metric = MetricRequest::Given(function.kernel.metric.clone());
     config.ridge = model.config.ridge.first().copied();
     config.centers = Some(function.centers());
     config.precision = function.precision;

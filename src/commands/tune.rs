@@ -32,7 +32,6 @@ pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
         Some(&args.solve),
         &args.sample,
         &args.resources,
-        &catalog,
     )?;
     let told: [&dyn Debug; 5] = [&split_text, &args.kernel, &args.dictionary, &args.solve, &args.sample];
     let identity = identity("tune", &[&catalog], &args.input, &args.resources, &told)?;

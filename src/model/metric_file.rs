@@ -2,7 +2,8 @@
 //!
 //! JSON, one of
 //! * `[0.5, 2, ...]`: the length scale of every encoded column, numeric columns first, then categorical ones;
-//! * `{"temperature": 2.5, "station": 0.5, ...}`: length scales by encoded column name; columns not named have 1;
+//! * `{"temperature": 2.5, "station": 0.5, ...}`: length scales by encoded column name; columns not named have 1. A column
+//!   of the data stands for its value or level, `column:part` for what else is made of it (`pm:is null`, `time:hour sin`);
 //! * `[[...], ...]`: rows of a map A of the numeric columns, r^2 = |A (x - z)|^2 plus the categorical part.
 //!
 //! Scales are in encoded units and positive: a difference is divided by its scale.

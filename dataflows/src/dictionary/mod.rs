@@ -4,6 +4,7 @@
 //! pivots are decided by residuals far below the rounding of f32. The order of centers is the order in which they were picked
 //! (RPCholesky) or of their hash (uniform).
 
+mod full;
 mod oracle;
 pub mod pool;
 pub mod trie;
@@ -73,6 +74,8 @@ pub struct Centers {
     pub size: usize,
     /// Residual trace over the pool or the dictionary's weights, relative.
     pub pool_trace: Option<f64>,
+    /// Passes over the rows, where it was more than one.
+    pub passes: u64,
     /// Sentences for the report.
     pub notes: Vec<String>,
 }
@@ -94,6 +97,7 @@ pub fn select(
     match job.selection {
         Selection::File => session.try_once(|| given(store, job)),
         Selection::Uniform => uniform(session, store, job),
+        Selection::RpCholesky { full: true, .. } => full::full_passes(session, store, job),
         Selection::RpCholesky { rows, .. } => {
             let pool = named_pool(session, store, job, "pool", rows)?;
             session

@@ -4,13 +4,16 @@
 //! thread; if the plan says so, its chunks are kept, in memory or in a cache file, and later passes
 //! read those. What a pass sees does not depend on which (law 1): chunks are the same rows in the same order.
 //!
+//! A cache file lies in the folder for temporary files, has no name there, and belongs to one worker.
+//!
 //! Cost: at most [`AHEAD`] chunks are read ahead; buffers go back to the prefetch thread and are used again.
 
 use crate::engine::session::Process;
 use crate::error::StageError;
-use nystream_datasets::{BLOCK_ROWS, BlockReader, BlockRun, Catalog, Chunk, Encoder, ReadOptions, Role};
+use nystream_datasets::{BLOCK_ROWS, BlockReader, BlockRun, Catalog, Chunk, ChunkCache, Encoder, ReadOptions, Role};
 use nystream_kernels::rows::Rows;
 use std::cell::RefCell;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -40,8 +43,23 @@ enum Kept {
     Never,
     /// To be filled by the next pass over the training rows.
     Wanted,
+    /// To be filled by the next pass, in a file in this folder of at most so many bytes.
+    DiskWanted { folder: PathBuf, limit: u64 },
     /// Filled, in memory.
     Memory(Arc<Vec<Chunk>>),
+    /// Filled, on disk.
+    Disk(Rc<ChunkCache>),
+}
+
+/// Chunks on their way into the store.
+enum Filling {
+    Memory(Vec<Chunk>),
+    /// A file that is made when the pass begins.
+    NewDisk {
+        folder: PathBuf,
+        limit: u64,
+    },
+    Disk(ChunkCache),
 }
 
 impl RowStore {
@@ -62,6 +80,15 @@ impl RowStore {
         let mut kept = self.kept.borrow_mut();
         if matches!(*kept, Kept::Never) {
             *kept = Kept::Wanted;
+        }
+    }
+
+    /// Asks that the training chunks of the next pass be kept in a file in `folder`, of at most `limit` bytes, unless they are kept
+    /// already. A pass that cannot write there ends with an error.
+    pub fn keep_on_disk(&self, folder: &Path, limit: u64) {
+        let mut kept = self.kept.borrow_mut();
+        if matches!(*kept, Kept::Never) {
+            *kept = Kept::DiskWanted { folder: folder.to_path_buf(), limit };
         }
     }
 
@@ -92,7 +119,11 @@ impl RowStore {
             Kept::Memory(chunks) if role == Role::Training => {
                 (Supply::Memory { chunks: Arc::clone(chunks), next: 0 }, None)
             }
-            Kept::Wanted if role == Role::Training => (Supply::Idle, Some(Vec::new())),
+            Kept::Disk(cache) if role == Role::Training => (Supply::Disk { cache: Rc::clone(cache), next: 0 }, None),
+            Kept::Wanted if role == Role::Training => (Supply::Idle, Some(Filling::Memory(Vec::new()))),
+            Kept::DiskWanted { folder, limit } if role == Role::Training => {
+                (Supply::Idle, Some(Filling::NewDisk { folder: folder.clone(), limit: *limit }))
+            }
             _ => (Supply::Idle, None),
         };
         Feed { store: self.clone(), role, supply, filling }
@@ -109,6 +140,7 @@ enum Supply {
     Idle,
     Decode { ready: Receiver<Result<Chunk, StageError>>, back: Sender<Chunk> },
     Memory { chunks: Arc<Vec<Chunk>>, next: usize },
+    Disk { cache: Rc<ChunkCache>, next: usize },
     Over,
 }
 
@@ -118,7 +150,7 @@ pub struct Feed {
     role: Role,
     supply: Supply,
     /// Chunks to be kept, while this pass fills the store.
-    filling: Option<Vec<Chunk>>,
+    filling: Option<Filling>,
 }
 
 impl Feed {
@@ -140,6 +172,9 @@ impl Feed {
     pub fn next(&mut self, chunk: &mut Chunk) -> Result<bool, StageError> {
         if matches!(self.supply, Supply::Idle) {
             self.supply = self.start()?;
+            if let Some(Filling::NewDisk { folder, limit }) = &self.filling {
+                self.filling = Some(Filling::Disk(ChunkCache::on_disk(folder, *limit)?));
+            }
         }
         let result = match &mut self.supply {
             Supply::Idle | Supply::Over => Ok(false),
@@ -151,11 +186,24 @@ impl Feed {
                 }
                 None => Ok(false),
             },
+            Supply::Disk { cache, next } if *next < cache.len() => {
+                cache.read(*next, chunk)?;
+                *next += 1;
+                return Ok(true);
+            }
+            Supply::Disk { cache, .. } => {
+                self.store.process.bytes_read.fetch_add(cache.bytes(), Ordering::Relaxed);
+                Ok(false)
+            }
             Supply::Decode { ready, back } => match ready.recv() {
                 Ok(Ok(next)) => {
                     let used = std::mem::replace(chunk, next);
-                    if let Some(filling) = &mut self.filling {
-                        filling.push(chunk.clone());
+                    match &mut self.filling {
+                        Some(Filling::Memory(chunks)) => chunks.push(chunk.clone()),
+                        Some(Filling::Disk(cache)) => {
+                            cache.write(chunk)?;
+                        }
+                        Some(Filling::NewDisk { .. }) | None => {}
                     }
                     // The prefetch thread may be done; then the buffer is simply freed.
                     let _ = back.send(used);
@@ -163,8 +211,12 @@ impl Feed {
                 }
                 Ok(Err(error)) => Err(error),
                 Err(_) => {
-                    if let Some(filling) = self.filling.take() {
-                        *self.store.kept.borrow_mut() = Kept::Memory(Arc::new(filling));
+                    match self.filling.take() {
+                        Some(Filling::Memory(chunks)) => {
+                            *self.store.kept.borrow_mut() = Kept::Memory(Arc::new(chunks));
+                        }
+                        Some(Filling::Disk(cache)) => *self.store.kept.borrow_mut() = Kept::Disk(Rc::new(cache)),
+                        Some(Filling::NewDisk { .. }) | None => {}
                     }
                     Ok(false)
                 }

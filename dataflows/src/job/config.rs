@@ -1,12 +1,15 @@
 //! What a fit is asked to do.
 
-use nystream_datasets::{Catalog, EncoderOptions};
+use crate::error::StageError;
+use nystream_datasets::{Catalog, Encoder, EncoderOptions};
 use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::{Family, Kernel, Metric};
 use nystream_kernels::rows::RowBuf;
 use nystream_kernels::tile::SimdPath;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What the target is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +42,46 @@ pub enum Bandwidth {
     Absolute(f64),
     /// Times the median distance of the sample.
     TimesMedian(f64),
+}
+
+/// A metric for the columns of an encoder.
+pub type ResolveMetric = dyn Fn(&Encoder) -> Result<Metric, StageError> + Send + Sync;
+
+/// How the metric is given. Encoded columns are known only after the profile, so one that names them waits for the encoder.
+#[derive(Clone)]
+pub enum MetricRequest {
+    /// As it is.
+    Given(Metric),
+    /// Made for the encoder once that is fixed; must be a function of the encoder alone.
+    Resolve(Arc<ResolveMetric>),
+}
+
+impl MetricRequest {
+    /// The metric for `encoder`.
+    ///
+    /// # Errors
+    /// Columns or sizes that do not match.
+    pub fn resolve(&self, encoder: &Encoder) -> Result<Metric, StageError> {
+        match self {
+            MetricRequest::Given(metric) => Ok(metric.clone()),
+            MetricRequest::Resolve(resolve) => resolve(encoder),
+        }
+    }
+}
+
+impl Default for MetricRequest {
+    fn default() -> Self {
+        MetricRequest::Given(Metric::Isotropic)
+    }
+}
+
+impl fmt::Debug for MetricRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MetricRequest::Given(metric) => f.debug_tuple("Given").field(metric).finish(),
+            MetricRequest::Resolve(_) => f.write_str("Resolve(..)"),
+        }
+    }
 }
 
 /// How centers are chosen.
@@ -114,7 +157,7 @@ pub struct FitConfig {
     /// Bandwidth.
     pub bandwidth: Bandwidth,
     /// Metric on encoded columns.
-    pub metric: Metric,
+    pub metric: MetricRequest,
     /// Per-sample ridge lambda.
     pub ridge: Option<f64>,
     /// Number of centers.
@@ -149,6 +192,8 @@ pub struct FitConfig {
     pub time_limit: Option<f64>,
     /// Bad rows that are tolerated.
     pub max_bad_rows: u64,
+    /// End once the centers are chosen and certified.
+    pub dictionary_only: bool,
     /// Keep what predictive variances need.
     pub variance: bool,
     /// Kernel and coefficients of an earlier model, to start from.

@@ -11,9 +11,9 @@ use crate::error::StageError;
 use crate::evaluate::{Evaluation, evaluate};
 use crate::job::evaluate::{left_out, nothing_to_measure};
 use crate::job::{Bandwidth, FitConfig, Loss, Select, Solver, Task};
-use crate::plan::{FitPlan, PlanRequest, Shape};
+use crate::plan::{FitPlan, PlanRequest, Selection, Shape};
 use crate::predict::{Function, VarianceFactor};
-use crate::profile::{Profile, SAMPLE_ROWS, profile};
+use crate::profile::{Profile, SAMPLE_ROWS, duplicates, profile};
 use crate::solve::gram::{GramJob, exact_gram};
 use crate::solve::logistic::LogisticJob;
 use crate::solve::pcg::PcgJob;
@@ -24,7 +24,7 @@ use faer::Mat;
 use nystream_datasets::{Catalog, Encoder, Role};
 use nystream_hashing::StreamKey;
 use nystream_kernels::gram::{GramShape, Precision};
-use nystream_kernels::kernel::{Family, Kernel};
+use nystream_kernels::kernel::{Family, Kernel, Metric};
 use nystream_kernels::nystrom::WhitenMethod;
 use nystream_kernels::sampling::RidgeFactor;
 use nystream_kernels::solve::pcg::PcgParams;
@@ -37,6 +37,8 @@ use std::time::Instant;
 pub(crate) const DIMENSION_ROWS: usize = 2000;
 /// Sample rows that judge the ridge of a gram solve.
 const JUDGE_ROWS: usize = 4000;
+/// Planned passes above which encoded rows are kept on disk when they do not fit in memory.
+const CACHED_PASSES: u64 = 4;
 /// Family when the kernel is not a function of the distance and no bandwidth was given.
 const PLAIN_BANDWIDTH: f64 = 1.0;
 
@@ -130,6 +132,10 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
             profile.skipped_null_target
         )));
     }
+    let key_passes = match &config.encoder.id_column {
+        Some(column) => duplicates::check(session, &inputs.catalog, column, config.memory)?,
+        None => 0,
+    };
     if profile.rows == 0 {
         return Err(StageError::Data(format!(
             "no training rows: {} rows have no target, {} are bad and {} are held out",
@@ -146,6 +152,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         None => TargetCode::new(&encoder, &profile)?,
     };
     check_task(config, &code)?;
+    let metric = config.metric.resolve(&encoder)?;
     clock.lap("profile");
 
     let store = RowStore::new(
@@ -155,7 +162,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         session.index(),
         Arc::clone(&session.process),
     );
-    if keep_rows(config, &encoder, &profile) {
+    if keep_rows(config, &encoder, profile.rows) {
         store.keep_in_memory();
     }
     let sample_key = StreamKey::new(config.seed, "sample", 0);
@@ -172,10 +179,9 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         codes: encoder.code_width() as f64,
         targets: code.width() as f64,
     };
-    let metric = config.metric.clone();
     let median = *session.once(|| median_distance(&metric, sample.rows.view()));
-    let tuned = tune_if_asked(session, config, &sample, &code, &shape, median)?;
-    let kernel = kernel(config, tuned.as_ref(), median);
+    let tuned = tune_if_asked(session, config, &metric, &sample, &code, &shape, median)?;
+    let kernel = kernel(config, &metric, tuned.as_ref(), median);
     clock.lap("tune");
 
     let ridge_matrix = match (config.ridge, &tuned) {
@@ -223,11 +229,19 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         certificate: Certificate::default(),
         validation: None,
         seconds: BTreeMap::new(),
-        passes: 2,
+        passes: 2 + key_passes,
         weight_max,
         profile,
     };
     if inputs.plan_only {
+        outcome.seconds = clock.seconds;
+        return Ok(outcome);
+    }
+    keep_on_disk(session, config, &store, &mut outcome);
+    choose_centers(session, config, &store, &sample, ridge_matrix, &mut outcome, &mut clock)?;
+    if config.dictionary_only {
+        outcome.certificate = *certificate(session, config, &sample, ridge_matrix, &outcome)?;
+        clock.lap("certify");
         outcome.seconds = clock.seconds;
         return Ok(outcome);
     }
@@ -243,19 +257,16 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     Ok(outcome)
 }
 
-/// The stages whose tiles have the chosen precision.
-#[allow(clippy::too_many_arguments)]
-fn rest<T: Entry + Into<f64> + Default>(
+/// Chooses the centers.
+fn choose_centers(
     session: &mut Session<'_>,
-    inputs: &FitInputs,
+    config: &FitConfig,
     store: &RowStore,
     sample: &Arc<Pool>,
-    code: &TargetCode,
     ridge_matrix: f64,
     outcome: &mut FitOutcome,
     clock: &mut Clock,
 ) -> Result<(), StageError> {
-    let config = &inputs.config;
     let rows = outcome.profile.rows;
     let job = SelectJob {
         kernel: outcome.kernel.clone(),
@@ -275,10 +286,44 @@ fn rest<T: Entry + Into<f64> + Default>(
     if centers.ids.is_empty() {
         return Err(StageError::Data("no centers: the training rows hold no usable row".into()));
     }
-    outcome.passes += u64::from(!matches!(outcome.plan.selection, crate::plan::Selection::File));
-    outcome.centers = Arc::clone(&centers);
+    if !matches!(outcome.plan.selection, Selection::File) {
+        outcome.passes += centers.passes.max(1);
+    }
+    outcome.centers = centers;
     clock.lap("dictionary");
+    Ok(())
+}
 
+/// Measures the centers at the matrix ridge of their selection, or at `ridge_matrix` where there was none.
+fn certificate(
+    session: &mut Session<'_>,
+    config: &FitConfig,
+    sample: &Pool,
+    ridge_matrix: f64,
+    outcome: &FitOutcome,
+) -> Result<Arc<Certificate>, StageError> {
+    let centers = &outcome.centers;
+    let gamma = if centers.gamma > 0.0 { centers.gamma } else { ridge_matrix };
+    session.try_once(|| {
+        certify(&outcome.kernel, config.simd, centers.rows.view(), &centers.ids, sample, gamma, outcome.profile.rows)
+    })
+}
+
+/// The stages whose tiles have the chosen precision.
+#[allow(clippy::too_many_arguments)]
+fn rest<T: Entry + Into<f64> + Default>(
+    session: &mut Session<'_>,
+    inputs: &FitInputs,
+    store: &RowStore,
+    sample: &Arc<Pool>,
+    code: &TargetCode,
+    ridge_matrix: f64,
+    outcome: &mut FitOutcome,
+    clock: &mut Clock,
+) -> Result<(), StageError> {
+    let config = &inputs.config;
+    let rows = outcome.profile.rows;
+    let centers = Arc::clone(&outcome.centers);
     let mut function = Function {
         kernel: outcome.kernel.clone(),
         centers: centers.rows.clone(),
@@ -375,10 +420,8 @@ fn rest<T: Entry + Into<f64> + Default>(
     if let (Some((factor, rank)), Some(quality)) = (&solved.variance, &solved.fit_quality) {
         function.variance = Some(variance_factor(factor, *rank, quality, &solved, code, outcome));
     }
-    let gamma = if centers.gamma > 0.0 { centers.gamma } else { solved.ridges[0] * outcome.weight_sum };
-    let certificate = session
-        .try_once(|| certify(&outcome.kernel, config.simd, centers.rows.view(), &centers.ids, sample, gamma, rows))?;
-    outcome.certificate = *certificate;
+    let measured = certificate(session, config, sample, solved.ridges[0] * outcome.weight_sum, outcome)?;
+    outcome.certificate = *measured;
     clock.lap("certify");
 
     let function = session.once(|| function.clone());
@@ -438,10 +481,37 @@ fn check_task(config: &FitConfig, code: &TargetCode) -> Result<(), StageError> {
     Ok(())
 }
 
+/// Bytes of an encoded training row in memory or in a cache.
+fn row_bytes(encoder: &Encoder) -> u64 {
+    (4 * encoder.numeric_width() + 2 * encoder.code_width() + 8 * encoder.target_width() + 48) as u64
+}
+
 /// Whether encoded training rows fit in a third of the memory budget: then they are decoded once.
-fn keep_rows(config: &FitConfig, encoder: &Encoder, profile: &Profile) -> bool {
-    let row = 4 * encoder.numeric_width() + 2 * encoder.code_width() + 8 * encoder.target_width() + 48;
-    profile.rows.saturating_mul(row as u64) <= config.memory / 3
+fn keep_rows(config: &FitConfig, encoder: &Encoder, rows: u64) -> bool {
+    rows.saturating_mul(row_bytes(encoder)) <= config.memory / 3
+}
+
+/// Has the rows kept on disk where they do not fit in memory, will be read often, and fit the disk budget; says what was done.
+/// What the passes see is the same in each case.
+fn keep_on_disk(session: &Session<'_>, config: &FitConfig, store: &RowStore, outcome: &mut FitOutcome) {
+    let full = matches!(outcome.plan.selection, Selection::RpCholesky { full: true, .. });
+    let encoder = &outcome.encoder;
+    if keep_rows(config, encoder, outcome.profile.rows) || !(full || outcome.plan.passes > CACHED_PASSES) {
+        return;
+    }
+    // Workers own equal numbers of blocks, so an equal share of the budget serves each.
+    let limit = config.disk_limit / session.process.workers() as u64;
+    let workers = session.peers() as u64;
+    let share = store.total_blocks().div_ceil(workers) * nystream_datasets::BLOCK_ROWS * row_bytes(encoder);
+    // Archives carry a little more than the rows.
+    let needed = share + share / 16 + (1 << 16);
+    let size = crate::plan::human(needed * session.process.workers() as u64);
+    outcome.plan.reasons.push(if needed <= limit {
+        store.keep_on_disk(&config.temp_dir, limit);
+        format!("encoded rows are kept on disk, about {size} a process")
+    } else {
+        format!("encoded rows are decoded again in every pass: a cache would take about {size} of disk a process")
+    });
 }
 
 /// Sum and maximum of the weights with class weights, from the profile alone.
@@ -464,6 +534,7 @@ fn weights(encoder: &Encoder, profile: &Profile) -> (f64, f64) {
 fn tune_if_asked(
     session: &mut Session<'_>,
     config: &FitConfig,
+    metric: &Metric,
     sample: &Pool,
     code: &TargetCode,
     shape: &Shape,
@@ -483,7 +554,7 @@ fn tune_if_asked(
     let request = TuneRequest {
         family: config.family,
         bandwidth,
-        metric: config.metric.clone(),
+        metric: metric.clone(),
         simd: config.simd,
         flops: (TUNE_SHARE * planned).max(TUNE_FLOOR),
     };
@@ -493,7 +564,7 @@ fn tune_if_asked(
     Ok(Some(tuned))
 }
 
-fn kernel(config: &FitConfig, tuned: Option<&Tuned>, median: f64) -> Kernel {
+fn kernel(config: &FitConfig, metric: &Metric, tuned: Option<&Tuned>, median: f64) -> Kernel {
     if let Some(tuned) = tuned {
         return tuned.kernel.clone();
     }
@@ -504,7 +575,7 @@ fn kernel(config: &FitConfig, tuned: Option<&Tuned>, median: f64) -> Kernel {
         Bandwidth::Auto if family.is_radial() => median,
         Bandwidth::Auto => PLAIN_BANDWIDTH,
     };
-    Kernel { family, bandwidth, metric: config.metric.clone() }
+    Kernel { family, bandwidth, metric: metric.clone() }
 }
 
 fn given_centers(config: &FitConfig) -> Option<usize> {

@@ -4,6 +4,8 @@ mod config;
 mod evaluate;
 pub(crate) mod fit;
 
-pub use config::{Bandwidth, DictionaryRule, FitConfig, Loss, Select, Solver, Task, WarmStart};
+pub use config::{
+    Bandwidth, DictionaryRule, FitConfig, Loss, MetricRequest, ResolveMetric, Select, Solver, Task, WarmStart,
+};
 pub use evaluate::evaluate_model;
 pub use fit::{FitInputs, FitOutcome, Frozen, fit};

@@ -21,6 +21,8 @@ const GRAM_PREFERENCE: f64 = 4.0;
 pub const SELECT_SHARE: f64 = 0.25;
 /// Most pool rows, in units of m.
 const POOL_MOST: f64 = 50.0;
+/// Rounds that full-pass pivoting is expected to take.
+const FULL_ROUNDS: f64 = 18.0;
 /// Fewest pool rows, in units of m.
 const POOL_LEAST: f64 = 4.0;
 
@@ -318,8 +320,17 @@ impl PlanRequest {
                 let full = self.dictionary_rows == Some(u64::MAX);
                 let by_flops = allowance / self.shape.rpcholesky(1.0, mf);
                 let rows = given.unwrap_or_else(|| pool(by_flops.min(POOL_MOST * mf)));
-                let rounds = if full { 12.0 } else { 1.0 };
-                Ok((Selection::RpCholesky { rows: rows as u64, full }, rounds * self.shape.rpcholesky(rows, mf)))
+                // A round of the full form makes every row's factor anew over the pivots so far: a third of the work, rounds times.
+                let times = if full { FULL_ROUNDS / 3.0 } else { 1.0 };
+                let flops = times * self.shape.rpcholesky(rows, mf);
+                if full && flops > self.max_flops {
+                    return Err(StageError::Budget(format!(
+                        "picking {m} centers from all {rows:.0} rows by --select rpcholesky:full takes {flops:.2e} flops and --max-flops \
+                         allows {:.2e}: give fewer --centers, more --max-flops, or --select rpcholesky (a pool)",
+                        self.max_flops
+                    )));
+                }
+                Ok((Selection::RpCholesky { rows: rows as u64, full }, flops))
             }
             Select::Auto => {
                 let rows = given.unwrap_or(n);

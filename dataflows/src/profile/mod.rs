@@ -7,6 +7,7 @@
 //! Cost: one decoding pass, a few nanoseconds a value; memory is levels (at most 65,536 a column) and the sample.
 
 mod accumulate;
+pub mod duplicates;
 
 pub use accumulate::{ColumnTotals, ProfileTotals};
 
