@@ -60,6 +60,12 @@ struct Piece {
     chunk: Chunk,
 }
 
+/// The prefetch thread's ends of its channels: batches, and used buffers on their way back.
+struct Supply {
+    ready: Receiver<Result<Piece, StageError>>,
+    back: Sender<Chunk>,
+}
+
 /// Where a worker writes.
 enum Target {
     Table(TableWriter),
@@ -76,7 +82,7 @@ pub(super) struct PredictScan<T: Entry> {
     process: Arc<Process>,
     worker: usize,
     reader: Option<BlockReader>,
-    pieces: Option<(Receiver<Result<Piece, StageError>>, Sender<Chunk>)>,
+    supply: Option<Supply>,
     target: Option<Target>,
     places: Vec<usize>,
     scores: Vec<f64>,
@@ -107,7 +113,7 @@ impl<T: Entry> PredictScan<T> {
             process,
             worker,
             reader: Some(reader),
-            pieces: None,
+            supply: None,
             target: None,
             places: Vec::new(),
             scores: Vec::new(),
@@ -136,7 +142,7 @@ impl<T: Entry> PredictScan<T> {
             .name("prefetch".into())
             .spawn(move || prefetch(reader, &decode, &process, &send, &used))
             .map_err(|e| StageError::Internal(format!("cannot start a prefetch thread: {e}")))?;
-        self.pieces = Some((ready, back));
+        self.supply = Some(Supply { ready, back });
         Ok(())
     }
 
@@ -208,16 +214,16 @@ impl<T: Entry> Scan for PredictScan<T> {
         if let Some(reader) = self.reader.take() {
             self.start(reader)?;
         }
-        let Some((ready, _)) = &self.pieces else { return Ok(Step::Done) };
+        let Some(supply) = &self.supply else { return Ok(Step::Done) };
         // The prefetch thread hangs up when it is done.
-        let Ok(piece) = ready.recv() else { return Ok(Step::Done) };
+        let Ok(piece) = supply.ready.recv() else { return Ok(Step::Done) };
         let mut piece = piece?;
         self.note_bad(&piece);
         self.write(&mut piece)?;
         let rows = piece.rows as u64;
-        if let Some((_, back)) = &self.pieces {
+        if let Some(supply) = &self.supply {
             // It may be done; then the buffer is simply freed.
-            let _ = back.send(piece.chunk);
+            let _ = supply.back.send(piece.chunk);
         }
         Ok(Step::More { rows })
     }
