@@ -19,8 +19,8 @@ say() {
 }
 
 mkdir -p "$folder"
-say datasets make friedman1 --rows 200000 --features 10 --noise 1 --seed 1 --files 4 --out "$folder/train"
-say datasets make friedman1 --rows 20000 --features 10 --noise 1 --seed 2 --out "$folder/test"
+say datasets make friedman1 --rows 200000 --features 10 --noise 1 --seed 1 --files 4 --overwrite --out "$folder/train"
+say datasets make friedman1 --rows 20000 --features 10 --noise 1 --seed 2 --overwrite --out "$folder/test"
 say fit --data "$folder/train" --target y --centers 500 --out "$folder/model.nys" --report "$folder/report.json"
 say predict --model "$folder/model.nys" --data "$folder/test" --keep y --out "$folder/predictions.parquet"
 say evaluate --model "$folder/model.nys" --data "$folder/test"

@@ -216,7 +216,7 @@ pub fn install_interrupt_handler() -> Result<(), Failure> {
 /// Removes temporary files, runs the hooks, and ends the process.
 fn end(code: ExitCode) -> ! {
     // Held for good: no thread can finish or start an output while the process ends.
-    let _outputs = crate::atomic::remove_all();
+    let _outputs = nystream_datasets::atomic::remove_pending();
     if let Ok(hooks) = AT_END.try_lock() {
         hooks.iter().for_each(|hook| hook());
     }

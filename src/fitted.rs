@@ -29,7 +29,13 @@ impl From<StageError> for Failure {
 
 impl From<nystream_datasets::DataError> for Failure {
     fn from(error: nystream_datasets::DataError) -> Self {
-        Failure::caused(ExitCode::Data, error)
+        use nystream_datasets::DataError as E;
+        let code = match &error {
+            E::DiskBudget { .. } | E::MemoryBudget { .. } | E::OutputBudget { .. } => ExitCode::Budget,
+            E::BadSynth { .. } | E::BadPattern { .. } | E::NoSources | E::UnsupportedScheme { .. } => ExitCode::Usage,
+            _ => ExitCode::Data,
+        };
+        Failure::caused(code, error)
     }
 }
 

@@ -28,7 +28,7 @@ fn regression(name: &str, train: &str, test: &str, target: &str, bound: f64) {
     let Some(root) = shared_data() else { return };
     let options = format!("--target {target} --ridge 1e-6 --bandwidth 1x");
     let errors = both(&root, train, test, &options, "standardized_rmse");
-    println!("{name}: {errors:?}");
+    eprintln!("{name}: {errors:?}");
     agree(name, errors);
     assert!(errors[0] > 0.01 && errors[0] < bound, "{name}: {errors:?}");
 }
@@ -59,7 +59,7 @@ fn acs_income() {
     let options = "--target income_gt_50k --task classification --ridge 1e-5 --bandwidth 1x";
     let (train, test) = ("acs_income.train.parquet", "acs_income.test.parquet");
     let accuracy = both(&root, train, test, options, "accuracy");
-    println!("acs_income: {accuracy:?}");
+    eprintln!("acs_income: {accuracy:?}");
     agree("acs_income", accuracy);
     assert!(accuracy[0] > 0.76 && accuracy[0] < 0.83, "{accuracy:?}");
 }

@@ -105,7 +105,7 @@ pub fn join(
         .map_err(|source| JoinError::Listen { address: address.to_string(), process: index, source })?;
     let mut sockets: Vec<Option<TcpStream>> = (0..processes).map(|_| None).collect();
 
-    for peer in 0..index {
+    for (peer, socket) in sockets.iter_mut().enumerate().take(index) {
         let stream = loop {
             if Instant::now() >= until {
                 return Err(late(peer));
@@ -125,7 +125,7 @@ pub fn join(
                 }
             })
             .map_err(|refusal| refusal.into_error(peer, &late))?;
-        sockets[peer] = Some(stream);
+        *socket = Some(stream);
     }
     while let Some(missing) = (index + 1..processes).find(|&peer| sockets[peer].is_none()) {
         if Instant::now() >= until {

@@ -98,6 +98,19 @@ impl Catalog {
     /// # Errors
     /// Any file that cannot be read or decoded; files that disagree about columns; no rows at all.
     pub fn open(sources: &Sources) -> Result<Catalog, DataError> {
+        let catalog = Self::open_any(sources)?;
+        if catalog.total_rows == 0 {
+            let first = catalog.files.first().map(|file| file.path.clone()).unwrap_or_default();
+            return Err(DataError::NoRows { files: catalog.files.len(), first });
+        }
+        Ok(catalog)
+    }
+
+    /// [`Catalog::open`] for uses that make sense without rows, such as prediction.
+    ///
+    /// # Errors
+    /// Any file that cannot be read or decoded; files that disagree about columns.
+    pub fn open_any(sources: &Sources) -> Result<Catalog, DataError> {
         let mut files: Vec<CatalogFile> = Vec::with_capacity(sources.files.len());
         let mut columns: Vec<ColumnInfo> = Vec::new();
         // For each column, the file its type was taken from.
@@ -123,10 +136,6 @@ impl Catalog {
             files.push(file);
         }
         let total_rows = files.iter().map(|file| file.rows).sum();
-        if total_rows == 0 {
-            let first = files.first().map(|file| file.path.clone()).unwrap_or_default();
-            return Err(DataError::NoRows { files: files.len(), first });
-        }
         let mut hasher = blake3::Hasher::new();
         let mut starts = vec![0];
         for file in &files {

@@ -1,8 +1,34 @@
-//! Public data sets known by name (`nystream datasets list`): what they are and where to get them.
+//! Data sets known by name (`nystream datasets list`): synthetic sources, and public data sets with where to get them.
 //!
 //! Nothing is downloaded here. Licences change and differ by copy: the notes say what the origin states, if anything.
 
 use crate::Task;
+use crate::synth::SynthName;
+
+/// A synthetic source; see [`crate::synth`] for the formulas.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SyntheticSource {
+    /// Short name.
+    pub name: &'static str,
+    /// What is learned.
+    pub task: Task,
+    /// Target column.
+    pub target: &'static str,
+    /// What the rows are.
+    pub description: &'static str,
+}
+
+/// The synthetic source of a name.
+pub fn synthetic(name: SynthName) -> SyntheticSource {
+    let (task, description) = match name {
+        SynthName::Friedman1 => (Task::Regression, "Friedman's first function of five uniform features, the rest idle"),
+        SynthName::Sines => (Task::Regression, "32 sine waves in random directions on [-1, 1]^d, unit variance"),
+        SynthName::Mixtures => (Task::Regression, "16 Gaussian clusters, a linear function in each"),
+        SynthName::Twoclass => (Task::Classification, "labels 0 and 1 by a curved boundary in normal features"),
+    };
+    let text = SynthName::ALL.iter().find(|(known, _)| *known == name).map_or("", |(_, text)| text);
+    SyntheticSource { name: text, task, target: "y", description }
+}
 
 /// A public data set.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -107,6 +133,18 @@ pub const PUBLIC: &[PublicDataset] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_synthetic_source_can_be_made() {
+        for (name, text) in SynthName::ALL {
+            let source = synthetic(name);
+            assert_eq!(source.name, text);
+            let spec: crate::SynthSpec = text.parse().unwrap();
+            assert!(spec.columns().iter().any(|column| column.name == source.target));
+            let labels = spec.columns().iter().any(|column| column.name == "y" && column.integer);
+            assert_eq!(labels, source.task == Task::Classification);
+        }
+    }
 
     #[test]
     fn names_are_unique_and_sorted() {

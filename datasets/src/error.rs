@@ -317,12 +317,35 @@ pub enum DataError {
         needed: u64,
     },
     /// An output file that cannot be written.
-    #[error("cannot write '{}': {source}; check that the folder exists and can be written", path.display())]
-    Write {
-        /// The output file.
+    #[error(transparent)]
+    Output(#[from] crate::atomic::OutputError),
+    /// An output folder that cannot be used.
+    #[error("cannot write to the folder '{}': {source}; name a folder that can be made or written", path.display())]
+    OutputFolder {
+        /// The folder.
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
+    },
+    /// An output folder with other Parquet files in it.
+    #[error("'{}' already holds '{name}', which would be mixed with the new files: {remedy}", folder.display())]
+    FolderInUse {
+        /// The folder.
+        folder: PathBuf,
+        /// A file in it.
+        name: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Generated files that would outgrow their budget.
+    #[error("the files in '{}' need {needed} bytes or more, --disk-limit allows {limit}: raise it, or make fewer rows", folder.display())]
+    OutputBudget {
+        /// Their folder.
+        folder: PathBuf,
+        /// Bytes allowed.
+        limit: u64,
+        /// Bytes needed when it was refused.
+        needed: u64,
     },
     /// A Parquet encoding failure of an output.
     #[error("cannot write '{}': {reason}", path.display())]

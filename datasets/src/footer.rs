@@ -2,7 +2,7 @@
 //!
 //! The bytes are fetched with `pread` and checked before anything is decoded: magic at both ends,
 //! footer length, and afterwards that every column chunk lies inside the file and that row counts add up.
-//! Statistics are skipped: nothing here uses them, and they are most of a footer's memory.
+//! Statistics are skipped unless asked for: no pass uses them, and they are most of a footer's memory.
 
 use crate::scan::guarded;
 use crate::{DataError, pread::PreadFile};
@@ -22,8 +22,17 @@ pub(crate) struct Footer {
 
 const MAGIC: &[u8; 4] = b"PAR1";
 
-/// Reads and checks the footer of `file`.
+/// Reads and checks the footer of `file`, without statistics.
 pub(crate) fn read_footer(path: &Path, file: &PreadFile) -> Result<Footer, DataError> {
+    read_footer_with(path, file, ParquetStatisticsPolicy::SkipAll)
+}
+
+/// Reads and checks the footer of `file`, with the statistics of `policy`.
+pub(crate) fn read_footer_with(
+    path: &Path,
+    file: &PreadFile,
+    policy: ParquetStatisticsPolicy,
+) -> Result<Footer, DataError> {
     let read = |source| DataError::read(path, source);
     let size = file.size();
     if size == 0 {
@@ -55,7 +64,7 @@ pub(crate) fn read_footer(path: &Path, file: &PreadFile) -> Result<Footer, DataE
     file.read_exact_at(&mut bytes, size - 8 - length).map_err(read)?;
     let corrupt = |reason: String| DataError::Footer { path: path.into(), reason };
     let mut options = ParquetMetaDataOptions::new();
-    options.set_column_stats_policy(ParquetStatisticsPolicy::SkipAll);
+    options.set_column_stats_policy(policy);
     options.set_size_stats_policy(ParquetStatisticsPolicy::SkipAll);
     let metadata = guarded(|| ParquetMetaDataReader::decode_metadata_with_options(&bytes, Some(&options)))
         .map_err(corrupt)?

@@ -2,10 +2,11 @@
 //!
 //! The way of a row: [`Sources`] name files, a [`Catalog`] reads their footers and lays out sum blocks, a
 //! [`BlockReader`] decodes whole blocks into [`RawBatch`]es, and the [`Encoder`] turns those into
-//! [`Chunk`]s of plain numbers. Predictions and generated data go out through [`sink`].
+//! [`Chunk`]s of plain numbers. Predictions and generated data go out through [`sink`]; every output is [`atomic`].
 //!
 //! This crate knows nothing of kernels or of the dataflow engine; a chunk is plain row-major slices.
 
+pub mod atomic;
 mod cache;
 mod catalog;
 pub mod catalogue;
@@ -14,14 +15,17 @@ mod column;
 mod encoder;
 mod error;
 mod footer;
+pub mod kept;
 pub mod make;
 mod options;
 mod pread;
 mod scan;
 pub mod sink;
 mod source;
+mod statistics;
 mod summary;
 pub mod synth;
+pub mod table;
 
 pub use cache::ChunkCache;
 pub use catalog::{BLOCK_ROWS, BlockRun, Catalog, CatalogFile};
@@ -33,5 +37,6 @@ pub use options::{ClassWeight, ColumnPlan, EncoderOptions, LevelCount, PlannedCo
 pub use pread::PreadFile;
 pub use scan::{BlockReader, RawBatch, ReadOptions, is_decoding};
 pub use source::{Origin, SourceFile, Sources};
+pub use statistics::{ColumnStatistics, statistics};
 pub use summary::{ColumnSummary, ContentHash, KEPT_LEVELS, LevelCounter, MAX_LEVELS, MIN_LEVEL_ROWS};
 pub use synth::SynthSpec;

@@ -1,12 +1,9 @@
-//! Output files that appear whole or not at all.
+//! Parquet files that appear whole or not at all.
 //!
-//! An [`AtomicFile`] is written under a temporary hidden name in the folder of its destination and renamed when it
-//! is complete; dropping it removes what was written. [`remove_pending`] does the same for all of them at once, for an interrupt
-//! handler. A destination that exists and is not a regular file (`/dev/null`, a pipe) is written directly.
-//!
-//! [`PredictionWriter`] streams record batches to a Parquet file (zstd) with bounded memory.
+//! [`PredictionWriter`] streams record batches to an [`AtomicFile`] as Parquet (zstd) with bounded memory.
 
 use crate::DataError;
+use crate::atomic::{AtomicFile, OutputError, SealedFile, commit_all};
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, SchemaRef};
 use parquet::arrow::ArrowWriter;
@@ -14,161 +11,14 @@ use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use tempfile::NamedTempFile;
-
-/// Names of all unfinished outputs of this process.
-static PENDING: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
-
-/// Removes every unfinished output of this process. For use just before the process ends: their writers fail afterwards.
-pub fn remove_pending() {
-    let mut pending = PENDING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    for path in std::mem::take(&mut *pending) {
-        // Nothing better can be done with a failure at this point.
-        let _ = std::fs::remove_file(path);
-    }
-}
-
-/// A file that appears at its destination when [`AtomicFile::commit`] succeeds, and never otherwise.
-///
-/// ```
-/// use nystream_datasets::sink::AtomicFile;
-/// use std::io::Write;
-/// let folder = tempfile::tempdir().unwrap();
-/// let path = folder.path().join("out.txt");
-/// let mut file = AtomicFile::create(&path)?;
-/// file.write_all(b"done").unwrap();
-/// assert!(!path.exists());
-/// file.commit()?;
-/// assert_eq!(std::fs::read(&path).unwrap(), b"done");
-/// # Ok::<(), nystream_datasets::DataError>(())
-/// ```
-#[derive(Debug)]
-pub struct AtomicFile {
-    path: PathBuf,
-    target: Target,
-}
-
-#[derive(Debug)]
-enum Target {
-    Temporary(BufWriter<Pending>),
-    Direct(File),
-}
-
-/// A temporary file that is registered while it exists.
-#[derive(Debug)]
-struct Pending {
-    file: Option<NamedTempFile>,
-}
-
-impl Write for Pending {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.file.as_mut().ok_or_else(|| io::Error::other("the file is finished"))?.write(buffer)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.as_mut().map_or(Ok(()), NamedTempFile::flush)
-    }
-}
-
-impl Pending {
-    fn unregister(path: &Path) {
-        PENDING.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(path);
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        if let Some(file) = &self.file {
-            Pending::unregister(file.path());
-        }
-    }
-}
-
-impl AtomicFile {
-    /// Starts writing what is to appear at `path`.
-    ///
-    /// # Errors
-    /// [`DataError::Write`] when the folder does not exist or cannot be written, or `path` is a folder.
-    pub fn create(path: &Path) -> Result<Self, DataError> {
-        let fail = |source| DataError::Write { path: path.to_path_buf(), source };
-        // Through links: the file a link points at is replaced, not the link.
-        let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        if let Ok(metadata) = std::fs::metadata(&real) {
-            if metadata.is_dir() {
-                return Err(fail(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder")));
-            }
-            if !metadata.is_file() {
-                let file = File::options().write(true).open(&real).map_err(fail)?;
-                return Ok(AtomicFile { path: real, target: Target::Direct(file) });
-            }
-        }
-        let parent = real.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let name = real.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let mut builder = tempfile::Builder::new();
-        let prefix = format!(".{name}.");
-        builder.prefix(&prefix).suffix(".part");
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // Temporary files are private by default; outputs are as open as the umask says.
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
-        let file = builder.tempfile_in(parent).map_err(fail)?;
-        PENDING.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(file.path().to_path_buf());
-        Ok(AtomicFile { path: real, target: Target::Temporary(BufWriter::new(Pending { file: Some(file) })) })
-    }
-
-    /// The destination.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Makes the content durable and moves it to its destination.
-    ///
-    /// # Errors
-    /// [`DataError::Write`]; nothing is left behind then.
-    pub fn commit(self) -> Result<(), DataError> {
-        let path = self.path;
-        let fail = |source| DataError::Write { path: path.clone(), source };
-        match self.target {
-            Target::Direct(mut file) => file.flush().map_err(fail),
-            Target::Temporary(writer) => {
-                let mut pending = writer.into_inner().map_err(|e| fail(e.into_error()))?;
-                let Some(file) = pending.file.take() else { return Ok(()) };
-                let temporary = file.path().to_path_buf();
-                let outcome = file.as_file().sync_all().and_then(|()| file.persist(&path).map_err(|e| e.error));
-                Pending::unregister(&temporary);
-                outcome.map(|_| ()).map_err(fail)
-            }
-        }
-    }
-}
-
-impl Write for AtomicFile {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        match &mut self.target {
-            Target::Temporary(writer) => writer.write(buffer),
-            Target::Direct(file) => file.write(buffer),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match &mut self.target {
-            Target::Temporary(writer) => writer.flush(),
-            Target::Direct(file) => file.flush(),
-        }
-    }
-}
 
 /// Rows of one row group of an output.
-const GROUP_ROWS: usize = 131_072;
+pub(crate) const GROUP_ROWS: usize = 131_072;
 /// Bytes of an unfinished row group at which it is written out early.
-const GROUP_BYTES: usize = 32 << 20;
+pub(crate) const GROUP_BYTES: usize = 32 << 20;
 
 /// A Parquet file written batch by batch; it appears when [`PredictionWriter::finish`] succeeds.
 ///
@@ -191,7 +41,7 @@ impl PredictionWriter {
     /// Starts the file that is to appear at `path`; fails now if it cannot be written.
     ///
     /// # Errors
-    /// [`DataError::Write`].
+    /// [`DataError::Output`].
     pub fn create(path: &Path) -> Result<Self, DataError> {
         Ok(PredictionWriter { path: path.to_path_buf(), state: State::Fresh(AtomicFile::create(path)?), rows: 0 })
     }
@@ -199,7 +49,7 @@ impl PredictionWriter {
     /// Appends the rows of `batch`.
     ///
     /// # Errors
-    /// [`DataError::Write`] when the disk refuses, [`DataError::Encode`] for another schema than the first batch's.
+    /// [`DataError::Output`] when the disk refuses, [`DataError::Encode`] for another schema than the first batch's.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), DataError> {
         // Whatever fails below leaves the writer failed.
         let mut file = match std::mem::replace(&mut self.state, State::Failed) {
@@ -225,7 +75,7 @@ impl PredictionWriter {
     /// Completes the file and moves it to its destination; returns its rows.
     ///
     /// # Errors
-    /// [`DataError::Write`]; [`DataError::Encode`] when no batch was written or an earlier write failed.
+    /// [`DataError::Output`]; [`DataError::Encode`] when no batch was written or an earlier write failed.
     pub fn finish(self) -> Result<u64, DataError> {
         let path = self.path;
         match self.state {
@@ -237,7 +87,7 @@ impl PredictionWriter {
 }
 
 /// An [`AtomicFile`] behind a Parquet writer, which gives its file back only with the system's reasons lost.
-struct Shared(Arc<Mutex<Option<AtomicFile>>>);
+pub(crate) struct Shared(pub(crate) Arc<Mutex<Option<AtomicFile>>>);
 
 impl Shared {
     fn with<T>(&self, f: impl FnOnce(&mut AtomicFile) -> io::Result<T>) -> io::Result<T> {
@@ -265,7 +115,7 @@ pub(crate) struct ParquetFile {
 
 impl ParquetFile {
     fn new(file: AtomicFile, schema: SchemaRef, options: ArrowWriterOptions) -> Result<Self, DataError> {
-        let path = file.path().to_path_buf();
+        let path = file.destination().to_path_buf();
         let file = Arc::new(Mutex::new(Some(file)));
         let writer = ArrowWriter::try_new_with_options(Shared(file.clone()), schema, options)
             .map_err(|error| write_error(&path, error))?;
@@ -296,20 +146,32 @@ impl ParquetFile {
         outcome.map_err(|error| write_error(&self.path, error))
     }
 
-    /// Writes the footer and moves the file to its destination.
-    pub(crate) fn finish(mut self) -> Result<(), DataError> {
+    /// Bytes of the file so far, those of the unfinished row group as estimated by the encoder.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
+    }
+
+    /// Writes the footer and makes the file durable.
+    pub(crate) fn seal(mut self) -> Result<SealedFile, DataError> {
         self.writer.finish().map_err(|error| write_error(&self.path, error))?;
         let file = self.file.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
-        file.map_or(Ok(()), AtomicFile::commit)
+        let source = || io::Error::other("the file is finished");
+        let file = file.ok_or_else(|| OutputError::Write { path: self.path.clone(), source: source() })?;
+        Ok(file.seal()?)
+    }
+
+    /// Writes the footer and moves the file to its destination.
+    pub(crate) fn finish(self) -> Result<(), DataError> {
+        Ok(commit_all(vec![self.seal()?])?)
     }
 }
 
 /// Tells the disk's refusals from the encoder's.
-fn write_error(path: &Path, error: ParquetError) -> DataError {
+pub(crate) fn write_error(path: &Path, error: ParquetError) -> DataError {
     let path = path.to_path_buf();
     match error {
         ParquetError::External(source) => match source.downcast::<io::Error>() {
-            Ok(source) => DataError::Write { path, source: *source },
+            Ok(source) => OutputError::Write { path, source: *source }.into(),
             Err(other) => DataError::Encode { path, reason: other.to_string() },
         },
         other => DataError::Encode { path, reason: other.to_string() },
@@ -334,43 +196,10 @@ pub fn plain_column(name: &str, array: &ArrayRef) -> Result<ArrayRef, DataError>
 mod tests {
     use super::*;
     use arrow_array::{DictionaryArray, Float64Array, StringArray, types::Int32Type};
+    use std::fs::File;
 
     fn entries(folder: &Path) -> usize {
         std::fs::read_dir(folder).unwrap().count()
-    }
-
-    #[test]
-    fn nothing_appears_before_commit_or_after_drop() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.bin");
-        std::fs::write(&path, b"old").unwrap();
-        let mut file = AtomicFile::create(&path).unwrap();
-        file.write_all(b"new").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"old");
-        drop(file);
-        assert_eq!((std::fs::read(&path).unwrap(), entries(folder.path())), (b"old".to_vec(), 1));
-        let mut file = AtomicFile::create(&path).unwrap();
-        file.write_all(b"new").unwrap();
-        file.commit().unwrap();
-        assert_eq!((std::fs::read(&path).unwrap(), entries(folder.path())), (b"new".to_vec(), 1));
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn links_and_devices() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, link) = (folder.path().join("a"), folder.path().join("l"));
-        std::fs::write(&path, b"old").unwrap();
-        std::os::unix::fs::symlink(&path, &link).unwrap();
-        let mut file = AtomicFile::create(&link).unwrap();
-        file.write_all(b"new").unwrap();
-        file.commit().unwrap();
-        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!(std::fs::read(&path).unwrap(), b"new");
-        let mut null = AtomicFile::create(Path::new("/dev/null")).unwrap();
-        null.write_all(b"x").unwrap();
-        null.commit().unwrap();
-        assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
     }
 
     #[test]
@@ -378,7 +207,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for path in [folder.path().join("no/such/a.parquet"), folder.path().to_path_buf()] {
             let error = PredictionWriter::create(&path).err().unwrap();
-            assert!(matches!(&error, DataError::Write { path: named, .. } if *named == path), "{error}");
+            assert!(
+                matches!(&error, DataError::Output(OutputError::Create { path: named, .. }) if *named == path),
+                "{error}"
+            );
         }
     }
 
@@ -417,7 +249,7 @@ mod tests {
         let batch = RecordBatch::try_from_iter([("y", y)]).unwrap();
         let error = writer.write(&batch).and_then(|()| writer.finish().map(|_| ())).unwrap_err();
         assert!(
-            matches!(&error, DataError::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull),
+            matches!(&error, DataError::Output(OutputError::Write { source, .. }) if source.kind() == io::ErrorKind::StorageFull),
             "{error}"
         );
     }

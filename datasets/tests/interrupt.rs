@@ -1,6 +1,6 @@
 //! An interrupt leaves no partial output. Alone in its process: it removes every unfinished output there is.
 
-use nystream_datasets::sink::{AtomicFile, remove_pending};
+use nystream_datasets::atomic::{AtomicFile, remove_pending};
 use std::io::Write;
 
 #[test]
@@ -14,7 +14,7 @@ fn unfinished_outputs_are_removed() {
         (0..3).map(|i| AtomicFile::create(&folder.path().join(format!("{i}.txt"))).unwrap()).collect();
     files.iter_mut().for_each(|file| file.write_all(&[7; 100_000]).unwrap());
     assert_eq!(entries(), 4);
-    remove_pending();
+    drop(remove_pending());
     assert_eq!(entries(), 1);
     // A commit that was overtaken fails and leaves nothing.
     assert!(files.into_iter().all(|file| file.commit().is_err()));

@@ -2,7 +2,7 @@
 //!
 //! Two rules keep one answer for any machine size (law 1):
 //! * inside dataflow workers every product is sequential ([`SEQUENTIAL`]);
-//! * m x m algebra, computed while workers rest, uses one *logical* parallelism ([`FIXED`]) whatever
+//! * m x m algebra, computed while workers rest, uses one *logical* parallelism ([`fixed_parallelism`]) whatever
 //!   the thread pool holds, since faer's factorisations give other bits for another `Par`.
 //!
 //! Everything heavy is instantiated here once, behind non-generic functions, so that faer is compiled once.
@@ -114,7 +114,7 @@ pub fn cholesky(mut a: MatMut<'_, f64>, par: Par) -> Result<(), DenseError> {
     }
     // A NaN pivot compares as neither positive nor negative; do not let it pass as success.
     for i in 0..order {
-        if !(a[(i, i)] > 0.0) {
+        if a[(i, i)].is_nan() || a[(i, i)] <= 0.0 {
             return Err(DenseError::NonPositivePivot { index: i, order });
         }
     }

@@ -30,7 +30,7 @@ impl<'a> Rows<'a> {
     /// If the lengths are not the same whole number of rows, or both widths are zero.
     pub fn new(numeric: &'a [f32], numeric_width: usize, codes: &'a [u16], code_width: usize) -> Self {
         assert!(numeric_width + code_width > 0, "rows need at least one column");
-        let len = if numeric_width > 0 { numeric.len() / numeric_width } else { codes.len() / code_width };
+        let len = numeric.len().checked_div(numeric_width).unwrap_or_else(|| codes.len() / code_width);
         assert_eq!(numeric.len(), len * numeric_width, "numeric part is not whole rows");
         assert_eq!(codes.len(), len * code_width, "categorical part is not whole rows");
         Rows { numeric, numeric_width, codes, code_width, len }
@@ -117,11 +117,7 @@ impl RowBuf {
 
     /// Number of rows.
     pub fn len(&self) -> usize {
-        if self.numeric_width > 0 {
-            self.numeric.len() / self.numeric_width
-        } else {
-            self.codes.len() / self.code_width.max(1)
-        }
+        self.numeric.len().checked_div(self.numeric_width).unwrap_or_else(|| self.codes.len() / self.code_width.max(1))
     }
 
     /// Whether there are no rows.

@@ -86,7 +86,7 @@ polynomial[:DEGREE[:OFFSET]], arccosine[:DEPTH], ntk[:DEPTH], or auto";
 #[command(next_help_heading = "Kernel")]
 pub struct KernelArgs {
     /// Kernel family, or auto; the grammar is that of [`KernelName`].
-    #[arg(long, value_name = "KERNEL", default_value = "gaussian", help = KERNEL_HELP)]
+    #[arg(long, value_name = "KERNEL", default_value = "auto", help = KERNEL_HELP)]
     pub kernel: AutoOr<KernelName>,
     /// Bandwidth: a number in encoded units, a multiple of the sample's median distance such as 2.0x, or auto
     #[arg(long, value_name = "SIGMA", default_value = "auto", allow_negative_numbers = true)]

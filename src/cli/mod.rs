@@ -286,6 +286,9 @@ pub struct MakeArgs {
     /// Bytes the files may take on disk
     #[arg(long, value_name = "SIZE", default_value = "64GiB")]
     pub disk_limit: values::ByteSize,
+    /// Replace the part-*.parquet files that are in the folder
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 impl MakeArgs {

@@ -31,6 +31,8 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
     // Outputs are opened before the work: an unwritable place costs no hours.
     let model_file = args.out.as_deref().filter(|_| !plan_only).map(AtomicFile::create).transpose()?;
     let report_file = args.report.as_deref().map(AtomicFile::create).transpose()?;
+    let from = args.from.as_deref().map(Model::load).transpose()?;
+    let config_from = args.config_from.as_deref().map(Model::load).transpose()?;
     let catalog = open(&args.input.data)?;
     let validation = if args.holdout.validation.is_empty() { None } else { Some(open(&args.holdout.validation)?) };
     let (split_text, split) = split(&args.holdout);
@@ -45,9 +47,8 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
         &catalog,
     )?;
     config.variance = args.variance;
-    let frozen = start_models(&args, &mut config)?;
     let catalogs: Vec<_> = std::iter::once(&catalog).chain(&validation).collect();
-    let starts = [&args.from, &args.config_from].map(|path| path.as_deref().map(|p| Model::load(p)?.digest()));
+    let starts = [&from, &config_from].map(|model| model.as_ref().map(Model::digest));
     let identity = identity(
         "fit",
         &catalogs,
@@ -63,6 +64,7 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
             &starts.map(|digest| digest.transpose()).into_iter().collect::<Result<Vec<_>, _>>()?,
         ],
     )?;
+    let frozen = start_models(from, config_from, &mut config)?;
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let process = Arc::clone(&workers.process);
     let inputs = FitInputs { catalog, validation, config: config.clone(), frozen, plan_only };
@@ -94,14 +96,17 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
 }
 
 /// What `--from` and `--config-from` bring along.
-fn start_models(args: &FitArgs, config: &mut FitConfig) -> Result<Option<Frozen>, Failure> {
-    if let Some(path) = &args.from {
-        let (_, function) = function_of(&Model::load(path)?, None)?;
+fn start_models(
+    from: Option<Model>,
+    config_from: Option<Model>,
+    config: &mut FitConfig,
+) -> Result<Option<Frozen>, Failure> {
+    if let Some(model) = &from {
+        let (_, function) = function_of(model, None)?;
         config.warm_start =
             Some(WarmStart { kernel: function.kernel, centers: function.centers, coefficients: function.coefficients });
     }
-    let Some(path) = &args.config_from else { return Ok(None) };
-    let model = Model::load(path)?;
+    let Some(model) = config_from else { return Ok(None) };
     let (encoder, function) = function_of(&model, None)?;
     config.family = Some(function.kernel.family);
     config.bandwidth = nystream_dataflows::job::Bandwidth::Absolute(function.kernel.bandwidth);

@@ -47,7 +47,7 @@ pub fn main(line: Vec<OsString>) -> ExitCode {
 }
 
 fn start(line: &[OsString]) -> Result<ExitCode, Refusal> {
-    exit::install_panic_hook(|| false);
+    exit::install_panic_hook(nystream_datasets::is_decoding);
     exit::install_interrupt_handler()?;
     let environment = Environment::of_process()?;
     let cli = parse(line, &environment)?;

@@ -1,11 +1,18 @@
 //! `nystream predict`.
 
 use super::Context;
-use crate::atomic::AtomicFile;
 use crate::cli::PredictArgs;
 use crate::cli::checks::Check;
 use crate::exit::{ExitCode, Failure};
+use crate::fitted::function_of;
+use crate::jobs::{Workers, simd};
 use crate::model::Model;
+use crate::report::PredictReport;
+use nystream_dataflows::predict::{PredictOptions, predict};
+use nystream_datasets::{Catalog, Sources};
+use std::collections::BTreeMap;
+use std::sync::{Arc, atomic::Ordering};
+use std::time::Instant;
 
 /// Predicts every row of the data.
 ///
@@ -13,14 +20,47 @@ use crate::model::Model;
 /// Contradicting options (2), a damaged model or bad data (1).
 pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
     args.check()?;
+    let begun = Instant::now();
     let model = Model::load(&args.model)?;
     if args.variance && model.variance.is_none() {
         return Err(Failure::data(format!(
-            "{} holds no variance factor: predictive variances need a model fitted by gram or pcg",
+            "{} holds no variance factor: fit it with --variance for predictive variances",
             args.model.display()
         )));
     }
-    let _output = AtomicFile::create(&args.out)?;
-    let _ = context;
-    Err(Failure::new(ExitCode::Bug, "the prediction stage is not part of this build"))
+    if args.resources.hosts.is_some() {
+        return Err(Failure::usage(
+            "predict runs in one process: leave out --hosts, or predict a part of the data on each host",
+        ));
+    }
+    // Opened before the work and held through it: an unwritable place costs no hours.
+    let reserved = crate::atomic::AtomicFile::create(&args.out)?;
+    let (encoder, function) = function_of(&model, simd(&args.resources)?)?;
+    // Without rows there is nothing to predict, and nothing wrong.
+    let catalog = Catalog::open_any(&Sources::parse(&args.data)?)?;
+    let digest = model.digest()?;
+    let workers =
+        Workers::start(&args.resources, &context.progress, &format!("predict {digest} {:?}", catalog.fingerprint))?;
+    let process = Arc::clone(&workers.process);
+    let (encoder, function) = (Arc::new(encoder), Arc::new(function));
+    let options = PredictOptions {
+        keep: args.keep.clone(),
+        variance: args.variance,
+        max_bad_rows: args.max_bad_rows,
+        out: args.out.clone(),
+    };
+    drop(model);
+    let predictions = workers.run(move |session| predict(session, &catalog, &encoder, &function, &options))?;
+    drop(reserved);
+    context.output.report(&PredictReport {
+        rows: predictions.rows,
+        rows_bad: predictions.bad,
+        columns: predictions.columns,
+        out: args.out.display().to_string(),
+        bytes_read: process.bytes_read.load(Ordering::Relaxed),
+        seconds: BTreeMap::from([("total".to_owned(), begun.elapsed().as_secs_f64())]),
+        peak_rss_bytes: crate::resources::peak_rss_bytes(),
+        model_digest: digest,
+    })?;
+    Ok(ExitCode::Done)
 }

@@ -280,6 +280,18 @@ pub struct SourceEntry {
     pub target: String,
     /// What it is and where it comes from.
     pub description: String,
+    /// Source to give to `--data`, with every parameter; of synthetic sources.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Rows, rounded where copies differ; of public data sets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+    /// Features; of public data sets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<u64>,
+    /// What is known about the licence; of public data sets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
 }
 
 impl Report for SourcesReport {
@@ -288,6 +300,22 @@ impl Report for SourcesReport {
             .map(|s| vec![s.name.clone(), s.kind.clone(), s.task.clone(), s.target.clone(), s.description.clone()])
             .collect();
         table(&["name", "kind", "task", "target", "description"], &rows)
+    }
+}
+
+impl Report for SourceEntry {
+    fn text(&self) -> String {
+        let mut pairs = Pairs::default();
+        pairs
+            .add("name", format!("{} ({})", self.name, self.kind))
+            .add("task", &self.task)
+            .add("target", &self.target)
+            .maybe("rows", self.rows.map(count))
+            .maybe("features", self.features.map(count))
+            .add("description", &self.description)
+            .maybe("licence", self.licence.as_ref())
+            .maybe("source", self.source.as_ref());
+        pairs.render()
     }
 }
 

@@ -201,7 +201,7 @@ where
     let process = session.process.clone();
     let collected = Rc::new(RefCell::new(Reassembly::default()));
     let collector = Rc::clone(&collected);
-    let mut probe = ProbeHandle::new();
+    let probe = ProbeHandle::new();
     let watched = probe.clone();
 
     session.worker.dataflow_named::<u64, _, _>(name, move |scope| {
@@ -265,7 +265,7 @@ where
                         let hears = |to: u64| match audience {
                             _ if key == ERROR_KEY => true,
                             Audience::Everyone => true,
-                            Audience::Leaders => to % workers == 0,
+                            Audience::Leaders => to.is_multiple_of(workers),
                             Audience::Owners => to == key % peers,
                         };
                         for to in (0..peers).filter(|to| hears(*to)) {
@@ -290,7 +290,7 @@ where
                     }
                 },
             )
-            .probe_with(&mut probe);
+            .probe_with(&probe);
     });
     session.worker.step_or_park_while(None, || !watched.done());
 

@@ -6,6 +6,7 @@
 
 mod metrics;
 
+pub(crate) use metrics::argmax;
 pub use metrics::{ClassMetrics, Evaluation, TargetMetrics};
 
 use crate::engine::bytes::{Reader, Writer};

@@ -15,23 +15,28 @@ use crate::plan::{FitPlan, PlanRequest, Shape};
 use crate::predict::{Function, VarianceFactor};
 use crate::profile::{Profile, SAMPLE_ROWS, profile};
 use crate::solve::gram::{GramJob, exact_gram};
+use crate::solve::logistic::LogisticJob;
 use crate::solve::pcg::PcgJob;
-use crate::solve::{Solved, gram, pcg};
+use crate::solve::{Solved, gram, logistic, pcg};
 use crate::targets::TargetCode;
 use crate::tune::{TUNE_FLOOR, TUNE_SHARE, TuneRequest, Tuned, median_distance, tune};
+use faer::Mat;
 use nystream_datasets::{Catalog, Encoder, Role};
 use nystream_hashing::StreamKey;
 use nystream_kernels::gram::{GramShape, Precision};
 use nystream_kernels::kernel::{Family, Kernel};
+use nystream_kernels::nystrom::WhitenMethod;
 use nystream_kernels::sampling::RidgeFactor;
 use nystream_kernels::solve::pcg::PcgParams;
-use nystream_kernels::tile::{Entry, symmetric_kernel_matrix};
+use nystream_kernels::tile::{Entry, kernel_matrix, symmetric_kernel_matrix};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Sample rows from which the effective dimension is estimated.
 pub(crate) const DIMENSION_ROWS: usize = 2000;
+/// Sample rows that judge the ridge of a gram solve.
+const JUDGE_ROWS: usize = 4000;
 /// Family when the kernel is not a function of the distance and no bandwidth was given.
 const PLAIN_BANDWIDTH: f64 = 1.0;
 
@@ -303,11 +308,37 @@ fn rest<T: Entry + Into<f64> + Default>(
             let solved = session.try_once(|| {
                 let kmm = symmetric_kernel_matrix(&outcome.kernel, centers.rows.view(), &[], config.simd)
                     .map_err(|e| StageError::Numeric(e.to_string()))?;
+                let judges = judges(config, outcome, sample, code, &centers, weighted)?;
+                // Entries of full precision deserve the better conditioned basis; it costs another 9 m^3.
+                let method = match config.precision {
+                    Precision::Double => WhitenMethod::Eigen,
+                    Precision::Single => WhitenMethod::Cholesky,
+                };
                 let entry_error = entry_error(config.precision) * 2f64.powi(shape.scale_log2);
-                gram::solve(&sums, kmm.as_ref(), config.ridge, entry_error, trace, config.variance)
+                let choice = gram::RidgeChoice { given: config.ridge, judges: &judges, entry_error };
+                gram::solve(&sums, kmm.as_ref(), method, &choice, trace, config.variance)
             })?;
             clock.lap("solve");
             (*solved).clone()
+        }
+        Solver::Pcg if config.loss == Loss::Logistic => {
+            let job = LogisticJob {
+                tiles: &tiles,
+                centers: centers.rows.view(),
+                kernel: &outcome.kernel,
+                simd: config.simd,
+                code,
+                // The squared-loss ridge over four has the same curvature at p = 1/2.
+                ridge: config.ridge.unwrap_or(ridge_matrix / outcome.weight_sum / 4.0),
+                weight_sum: outcome.weight_sum,
+                sample,
+                tolerance: config.tolerance,
+                iterations: config.iterations,
+                time_limit: config.time_limit,
+            };
+            let solved = logistic::solve(session, store, &job)?;
+            clock.lap("solve");
+            solved
         }
         Solver::Pcg => {
             let defaults = PcgParams::default();
@@ -356,6 +387,31 @@ fn rest<T: Entry + Into<f64> + Default>(
     outcome.solved = Some(solved);
     outcome.function = Some(function);
     Ok(())
+}
+
+/// The first rows of the sample, as leave-one-out judges of the ridge (none when it is given).
+fn judges(
+    config: &FitConfig,
+    outcome: &FitOutcome,
+    sample: &Pool,
+    code: &TargetCode,
+    centers: &Centers,
+    weighted: bool,
+) -> Result<gram::Judges, StageError> {
+    let (m, t, raw) = (centers.ids.len(), code.width(), sample.target_width);
+    let count = if config.ridge.is_some() { 0 } else { sample.len().min(JUDGE_ROWS) };
+    let x = sample.rows.view().slice(0, count);
+    let k = kernel_matrix::<f64>(&outcome.kernel, x, centers.rows.view(), &[], config.simd)
+        .map_err(|e| StageError::Numeric(e.to_string()))?;
+    let mut row = vec![0.0; t];
+    let mut targets = Mat::zeros(count, t);
+    for i in 0..count {
+        code.encode(&sample.targets[i * raw..(i + 1) * raw], &mut row);
+        (0..t).for_each(|j| targets[(i, j)] = row[j]);
+    }
+    let sqrt_weights =
+        weighted.then(|| sample.weights[..count].iter().map(|w| (w / outcome.weight_max).sqrt()).collect());
+    Ok(gram::Judges { entries: Mat::from_fn(count, m, |i, j| k[i * m + j]), targets, sqrt_weights })
 }
 
 fn begin(session: &Session<'_>, name: &str, rows: u64) {

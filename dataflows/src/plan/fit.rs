@@ -15,6 +15,8 @@ const ENTRY_SECONDS: f64 = 1.0 / 3.5e10;
 const PRODUCT_SECONDS: f64 = 1.0 / 4.0e10;
 /// Iterations that `auto` expects of conjugate gradients.
 pub const EXPECTED_ITERATIONS: f64 = 25.0;
+/// How many times the cost of conjugate gradients `auto` pays for an exact Gram.
+const GRAM_PREFERENCE: f64 = 4.0;
 /// Share of the fit's flops that selecting centers may take.
 pub const SELECT_SHARE: f64 = 0.25;
 /// Most pool rows, in units of m.
@@ -249,7 +251,8 @@ impl PlanRequest {
         let (gram, pcg) = (self.gram_seconds(m as f64), self.pcg_seconds(m as f64));
         // `auto` plans for one worker in one process, so that the choice does not depend on how many there are.
         let fits = self.memory(Solver::Gram, m, 1).total() <= self.memory;
-        let choice = if fits && gram <= 2.0 * pcg { Solver::Gram } else { Solver::Pcg };
+        // The Gram also gives the ridge path, the effective dimension and the exact trace error: worth several times the flops.
+        let choice = if fits && gram <= GRAM_PREFERENCE * pcg { Solver::Gram } else { Solver::Pcg };
         reasons.push(format!(
             "{}: an exact Gram would take {gram:.1} core-seconds and gives the whole ridge path, conjugate gradients {pcg:.1}{}",
             if choice == Solver::Gram { "gram" } else { "pcg" },

@@ -2,7 +2,18 @@
 //!
 //! f(x) = c + 2^e k(x, Z) alpha for numbers; scores or probabilities for classes. Rows are independent: a row's prediction
 //! has the same bits in any batch.
+//!
+//! [`predict()`] is the stage: Parquet in, Parquet out, in the order of the input, with memory that does not grow with the rows. Its parts:
+//! `layout` (which worker writes which row groups), `columns` (what is written), `scan` (one worker's pass), `variance`.
 
+mod columns;
 mod function;
+mod layout;
+mod scan;
+mod stage;
+#[cfg(test)]
+mod tests;
+mod variance;
 
-pub use function::{Function, VarianceFactor};
+pub use function::{Function, VarianceFactor, prior_margin};
+pub use stage::{PredictOptions, Predictions, predict};

@@ -1,7 +1,7 @@
 //! One pass over the raw rows: counts, exact moments, nulls, levels, target moments, quantiles of a hashed sample.
 //!
 //! What is measured is measured over the *training* rows: those with a target, nothing wrong with them, and not held out by a
-//! hash split (a time split is decided by a quantile of this very pass, so it measures all rows). Sums are exact ([`ExactSum`]),
+//! hash split (a time split is decided by a quantile of this very pass, so it measures all rows). Sums are exact ([`nystream_kernels::exact_sum`]),
 //! counts are integers, samples are chosen by hash: the profile is a function of the set of rows.
 //!
 //! Cost: one decoding pass, a few nanoseconds a value; memory is levels (at most 65,536 a column) and the sample.

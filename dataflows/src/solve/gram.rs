@@ -10,7 +10,7 @@ use crate::engine::session::{Process, Session};
 use crate::error::StageError;
 use crate::solve::{FitQuality, Solved};
 use crate::targets::TargetCode;
-use faer::MatRef;
+use faer::{Mat, MatRef};
 use nystream_datasets::Chunk;
 use nystream_kernels::gram::{ExactGram, GramScratch, GramShape, GramSums};
 use nystream_kernels::nystrom::{RidgePath, WhitenMethod, Whitener, normal_residual, trace_error};
@@ -163,15 +163,36 @@ pub fn exact_gram<T: Entry + Into<f64> + Default>(
     Ok(session.once(|| gram.finish()))
 }
 
-/// Ridges per row that the path offers to `--ridge auto`: quarter decades from 1e-12 to 10.
+/// Ridges per row that the path offers to `--ridge auto`: quarter decades from 1e-11 to 10.
 fn ridge_grid() -> Vec<f64> {
-    (-48..=4).map(|k| 10f64.powf(f64::from(k) / 4.0)).collect()
+    (-44..=4).map(|k| 10f64.powf(f64::from(k) / 4.0)).collect()
 }
 
-/// From the sums to coefficients: whitening, the regularisation path, the ridge (given, or by generalised cross-validation per target).
+/// Training rows that judge the ridge.
+pub struct Judges {
+    /// Kernel entries with the centers, B x m.
+    pub entries: Mat<f64>,
+    /// Scaled targets, B x t.
+    pub targets: Mat<f64>,
+    /// Roots of the weights relative to the largest; `None` when all are one.
+    pub sqrt_weights: Option<Vec<f64>>,
+}
+
+/// How the ridge is chosen.
+pub struct RidgeChoice<'a> {
+    /// The ridge per row, when given.
+    pub given: Option<f64>,
+    /// Rows that judge it otherwise.
+    pub judges: &'a Judges,
+    /// Rounding error of a kernel entry.
+    pub entry_error: f64,
+}
+
+/// From the sums to coefficients: whitening, the regularisation path, the ridge (given, or the one whose leave-one-out error on the `judges` is least, per
+/// target; generalised cross-validation would miss single rows of high leverage).
 ///
-/// `entry_error` is the rounding error of a kernel entry. Errors of that size in the entries of a new row move its prediction by
-/// about `entry_error` |alpha|: the square of that is added to each score, since cross-validation on the rounded
+/// Rounding errors of size [`RidgeChoice::entry_error`] in the entries of a new row move its prediction by
+/// about that times |alpha|: the square of that is added to each score, since cross-validation on the rounded
 /// entries cannot see it and, where the model nearly interpolates, would follow rounding to enormous coefficients.
 ///
 /// `weight_sum` in the sums is relative to the largest weight, which changes no ridge per sample.
@@ -181,34 +202,36 @@ fn ridge_grid() -> Vec<f64> {
 pub fn solve(
     sums: &GramSums,
     kmm: MatRef<'_, f64>,
-    ridge: Option<f64>,
-    entry_error: f64,
+    method: WhitenMethod,
+    choice: &RidgeChoice<'_>,
     kernel_trace: Option<f64>,
     variance: bool,
 ) -> Result<Solved, StageError> {
     let numeric = |e: nystream_kernels::nystrom::NystromError| StageError::Numeric(e.to_string());
-    let whitener = Whitener::new(kmm, WhitenMethod::Cholesky).map_err(numeric)?;
+    let whitener = Whitener::new(kmm, method).map_err(numeric)?;
     let path = RidgePath::new(sums, &whitener).map_err(numeric)?;
     let (m, t) = (kmm.nrows(), sums.target_squares.len());
     let grid = ridge_grid();
     let mut notes = Vec::new();
-    let ridges: Vec<f64> = match ridge {
+    let ridges: Vec<f64> = match choice.given {
         Some(lambda) => vec![lambda; t],
         None => {
-            let score = |lambda: &f64| {
-                let mut scores = path.gcv(*lambda)?;
-                let alpha = path.coefficients(*lambda)?;
-                for (j, score) in scores.iter_mut().enumerate() {
-                    *score += alpha.col(j).iter().map(|a| (entry_error * a).powi(2)).sum::<f64>();
+            let judges = choice.judges;
+            let roots = judges.sqrt_weights.as_deref();
+            let mut errors = path
+                .leave_one_out_errors(judges.entries.as_ref(), judges.targets.as_ref(), roots, &grid)
+                .map_err(numeric)?;
+            for (i, lambda) in grid.iter().enumerate() {
+                let alpha = path.coefficients(*lambda).map_err(numeric)?;
+                for j in 0..t {
+                    errors[(i, j)] += alpha.col(j).iter().map(|a| (choice.entry_error * a).powi(2)).sum::<f64>();
                 }
-                Ok(scores)
-            };
-            let scores = grid.iter().map(score).collect::<Result<Vec<_>, _>>().map_err(numeric)?;
+            }
             let best = |j: usize| {
-                let first = scores.iter().enumerate().filter(|(_, s)| s[j].is_finite());
-                first.min_by(|a, b| a.1[j].total_cmp(&b.1[j])).map_or(grid.len() - 1, |(i, _)| i)
+                let finite = (0..grid.len()).filter(|i| errors[(*i, j)].is_finite());
+                finite.min_by(|a, b| errors[(*a, j)].total_cmp(&errors[(*b, j)])).unwrap_or(grid.len() - 1)
             };
-            notes.push("ridge by generalised cross-validation over the whole path".to_owned());
+            notes.push(format!("ridge by leave-one-out error of {} sampled training rows", judges.targets.nrows()));
             (0..t).map(|j| grid[best(j)]).collect()
         }
     };

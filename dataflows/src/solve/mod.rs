@@ -1,6 +1,7 @@
 //! Solving for the coefficients: one folder, one report format.
 
 pub mod gram;
+pub mod logistic;
 pub mod pcg;
 
 use nystream_kernels::solve::Stopped;

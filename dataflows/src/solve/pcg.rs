@@ -45,9 +45,25 @@ pub struct PcgJob<'a, T: Entry> {
 }
 
 /// K_mm = L L^T and its whitening, as the solver's algebra wants it.
-struct Basis {
+pub(super) struct Basis {
     whitener: Whitener,
     kmm: Mat<f64>,
+}
+
+impl Basis {
+    /// The basis of `centers`.
+    pub(super) fn new(kernel: &Kernel, centers: Rows<'_>, simd: SimdPath) -> Result<Self, StageError> {
+        let kmm = symmetric_kernel_matrix(kernel, centers, &[], simd).map_err(numeric)?;
+        let whitener = Whitener::new(kmm.as_ref(), WhitenMethod::Cholesky).map_err(numeric)?;
+        Ok(Basis { whitener, kmm })
+    }
+
+    /// Whitened features phi = R^T k of `rows` rows with kernel entries `k` (rows x m, row-major): rows x r.
+    pub(super) fn features(&self, k: &[f64], rows: usize, m: usize) -> Result<Mat<f64>, StageError> {
+        let transposed = Mat::from_fn(m, rows, |j, i| k[i * m + j]);
+        let phi = self.whitener.apply_transpose(transposed.as_ref()).map_err(numeric)?;
+        Ok(phi.transpose().to_owned())
+    }
 }
 
 impl Whitening for Basis {
@@ -76,15 +92,15 @@ impl Whitening for Basis {
     }
 }
 
-fn numeric(error: impl std::fmt::Display) -> StageError {
+pub(super) fn numeric(error: impl std::fmt::Display) -> StageError {
     StageError::Numeric(error.to_string())
 }
 
-fn row_major(m: MatRef<'_, f64>) -> Vec<f64> {
+pub(super) fn row_major(m: MatRef<'_, f64>) -> Vec<f64> {
     (0..m.nrows()).flat_map(|i| (0..m.ncols()).map(move |j| m[(i, j)])).collect()
 }
 
-fn from_row_major(values: &[f64], rows: usize, columns: usize) -> Mat<f64> {
+pub(super) fn from_row_major(values: &[f64], rows: usize, columns: usize) -> Mat<f64> {
     Mat::from_fn(rows, columns, |i, j| values[i * columns + j])
 }
 
@@ -95,11 +111,7 @@ fn from_row_major(values: &[f64], rows: usize, columns: usize) -> Mat<f64> {
 pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob<'_, T>) -> Result<Solved, StageError> {
     let (m, t) = (job.tiles.centers(), job.code.width());
     let ridge_matrix = job.ridge * job.weight_sum;
-    let basis = session.try_once(|| {
-        let kmm = symmetric_kernel_matrix(job.kernel, job.centers, &[], job.simd).map_err(numeric)?;
-        let whitener = Whitener::new(kmm.as_ref(), WhitenMethod::Cholesky).map_err(numeric)?;
-        Ok(Basis { whitener, kmm })
-    })?;
+    let basis = session.try_once(|| Basis::new(job.kernel, job.centers, job.simd))?;
     let preconditioner = session.try_once(|| preconditioner(job, &basis, ridge_matrix))?;
 
     // K_nm^T W y: nulls of one target leave that column's rows out.
@@ -126,7 +138,7 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
     let mut machine = None;
     session.try_once(|| {
         let warm = warm.as_ref().map(|w| w.as_ref());
-        let pcg = Pcg::new::<StageError>(&*basis, &*preconditioner, rhs.as_ref(), ridge_matrix, job.params, warm);
+        let pcg = Pcg::new::<StageError>(&*basis, &preconditioner, rhs.as_ref(), ridge_matrix, job.params, warm);
         machine = Some(pcg.map_err(solve_error)?);
         Ok(())
     })?;
@@ -170,7 +182,7 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
     })
 }
 
-fn solve_error(error: SolveError<StageError>) -> StageError {
+pub(super) fn solve_error(error: SolveError<StageError>) -> StageError {
     match error {
         SolveError::Operator(error) => error,
         other => numeric(other),
@@ -208,7 +220,7 @@ fn apply<T: Entry>(
 }
 
 /// Whether the first worker of all says that the time is up: one clock decides, so that all workers stop at the same step.
-pub(crate) fn over_time(session: &mut Session<'_>, limit: Option<f64>) -> Result<bool, StageError> {
+pub(super) fn over_time(session: &mut Session<'_>, limit: Option<f64>) -> Result<bool, StageError> {
     use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
     let Some(limit) = limit else { return Ok(false) };
     let outgoing = if session.is_first() {
@@ -230,9 +242,7 @@ fn preconditioner<T: Entry>(
     let rows = job.sample.len().min((crate::plan::PRECONDITIONER_ROWS * m as f64) as usize);
     let x = job.sample.rows.view().slice(0, rows);
     let k = kernel_matrix::<f64>(job.kernel, x, job.centers, &[], job.simd).map_err(numeric)?;
-    // Features phi = R^T k, one row each: R^T K^T, transposed.
-    let transposed = Mat::from_fn(m, rows, |j, i| k[i * m + j]);
-    let phi = basis.whitener.apply_transpose(transposed.as_ref()).map_err(numeric)?;
+    let phi = basis.features(&k, rows, m)?;
     let weights = &job.sample.weights[..rows];
-    Preconditioner::sampled(phi.transpose(), weights, job.weight_sum, ridge_matrix).map_err(numeric)
+    Preconditioner::sampled(phi.as_ref(), weights, job.weight_sum, ridge_matrix).map_err(numeric)
 }

@@ -181,8 +181,8 @@ fn best_per_family(table: &[CandidateFit], round: usize, keep: usize) -> Vec<Can
     for fit in table.iter().filter(|fit| fit.candidate.round == round && fit.error.is_finite()) {
         match best.iter_mut().find(|b| b.candidate.family == fit.candidate.family) {
             Some(known) if known.error <= fit.error => {}
-            Some(known) => *known = fit.clone(),
-            None => best.push(fit.clone()),
+            Some(known) => *known = *fit,
+            None => best.push(*fit),
         }
     }
     best.sort_by(|a, b| a.error.total_cmp(&b.error));

@@ -252,6 +252,48 @@ impl RidgePath {
         Ok(LeaveOneOut { leverages, residuals })
     }
 
+    /// Mean squared leave-one-out errors of a block of training rows (grid x t, weighted), as [`RidgePath::leave_one_out`] for every ridge of
+    /// `grid` with the block projected once. A row whose leverage is 1 to working precision is predicted by itself alone: its error is
+    /// infinite. Unlike generalised cross-validation this sees single rows of high leverage.
+    ///
+    /// # Errors
+    /// [`NystromError`] for bad ridges or shapes.
+    pub fn leave_one_out_errors(
+        &self,
+        k_bm: MatRef<'_, f64>,
+        y: MatRef<'_, f64>,
+        sqrt_weights: Option<&[f64]>,
+        grid: &[f64],
+    ) -> Result<Mat<f64>, NystromError> {
+        let (b, t) = (k_bm.nrows(), self.target_squares.len());
+        expect_shape("kernel block", k_bm, b, self.basis.nrows())?;
+        expect_shape("targets", y, b, t)?;
+        let mut z = Mat::zeros(b, self.values.len());
+        gemm(z.as_mut(), false, 1.0, k_bm, self.basis.as_ref(), fixed_parallelism());
+        let weight = |i: usize| sqrt_weights.map_or(1.0, |roots| roots[i] * roots[i]);
+        let total: f64 = (0..b).map(weight).sum();
+        let mut errors = Mat::zeros(grid.len(), t);
+        let mut leverages = vec![0.0; b];
+        for (at, &lambda) in grid.iter().enumerate() {
+            let inverses = self.inverses(self.matrix_ridge(lambda))?;
+            let q = self.shrunk(lambda)?;
+            leverages.fill(0.0);
+            for (j, v) in inverses.iter().enumerate() {
+                leverages.iter_mut().zip(z.col_as_slice(j)).for_each(|(h, z)| *h += z * z * v);
+            }
+            let mut residuals = y.to_owned();
+            gemm(residuals.as_mut(), true, -1.0, z.as_ref(), q.as_ref(), fixed_parallelism());
+            for target in 0..t {
+                let square = |i: usize| {
+                    let left = 1.0 - weight(i) * leverages[i];
+                    if left > 0.0 { weight(i) * (residuals[(i, target)] / left).powi(2) } else { f64::INFINITY }
+                };
+                errors[(at, target)] = (0..b).map(square).sum::<f64>() / total;
+            }
+        }
+        Ok(errors)
+    }
+
     /// The factor of the predictive variance at this ridge.
     ///
     /// # Errors

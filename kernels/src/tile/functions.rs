@@ -13,8 +13,9 @@
 //!
 //! To add a radial family: a variant of [`Shape`], its scale, and its value in [`radial`].
 //!
-//! Errors, swept in the tests: [`exp2`] 2 ulp in f32 and in f64 over its normal range; [`asin`] 3 ulp.
-//! The polynomials interpolate at Chebyshev nodes of [-1/2, 1/2] (of [0, 1/4] for the arc sine); that of 2^f is tied to 1 at f = 0, so 2^0 = 1
+//! Errors, swept in the tests, relative to the value: [`exp2`] 1.5 2^-23 in f32 and 2 2^-52 in f64 over the normal range; [`asin`] 3 of the same.
+//! The f32 polynomial of 2^f on [-1/2, 1/2] is the minimax one of degree 5 (error 9.3e-8; one degree more would cost 7 % of the tile's rate at 10
+//! features), the others interpolate at Chebyshev nodes (those of the arc sine in s^2 on [0, 1/4]). That of 2^f is tied to 1 at f = 0, so 2^0 = 1
 //! exactly, and k(x, x) = 1 exactly.
 
 use super::entry::Real;
@@ -77,8 +78,11 @@ pub fn exp2<T: Real, P: Lanes<T>>(p: P, x: P::V) -> P::V {
 
 #[inline(always)]
 fn horner<T: Real, P: Lanes<T>>(p: P, coefficients: &[T], x: P::V) -> P::V {
-    let (&top, rest) = coefficients.split_last().expect("a polynomial has coefficients");
-    rest.iter().rev().fold(p.splat(top), |y, &c| p.mul_add(y, x, p.splat(c)))
+    let mut y = p.splat(coefficients[coefficients.len() - 1]);
+    for &c in coefficients.iter().rev().skip(1) {
+        y = p.mul_add(y, x, p.splat(c));
+    }
+    y
 }
 
 /// Arc sine on [-1, 1]: asin(a) = pi/2 - 2 asin(sqrt((1 - a) / 2)) above 1/2.
@@ -99,16 +103,20 @@ pub fn asin<T: Real, P: Lanes<T>>(p: P, c: P::V) -> P::V {
 pub fn radial<T: Real, P: Lanes<T>>(p: P, shape: Shape<T>, a: P::V) -> P::V {
     let (zero, one) = (p.splat(T::ZERO), p.splat(T::ONE));
     // 2^-s is 0 at -EXP2_MIN; capping s there keeps 0 times the polynomial factor from becoming 0 times infinity.
-    let root = |a| p.min(p.sqrt(p.sub(zero, a)), p.splat(-T::EXP2_MIN));
+    macro_rules! root {
+        ($a:expr) => {
+            p.min(p.sqrt(p.sub(zero, $a)), p.splat(-T::EXP2_MIN))
+        };
+    }
     match shape {
         Shape::Gaussian => exp2(p, a),
-        Shape::Laplace => exp2(p, p.sub(zero, root(a))),
+        Shape::Laplace => exp2(p, p.sub(zero, root!(a))),
         Shape::Matern32 => {
-            let s = root(a);
+            let s = root!(a);
             p.mul(p.mul_add(s, p.splat(T::LN_2), one), exp2(p, p.sub(zero, s)))
         }
         Shape::Matern52 => {
-            let s = root(a);
+            let s = root!(a);
             let q = p.mul(s, p.splat(T::LN_2));
             let factor = p.mul_add(p.mul_add(q, p.splat(T::THIRD), one), q, one);
             p.mul(factor, exp2(p, p.sub(zero, s)))

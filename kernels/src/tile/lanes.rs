@@ -17,6 +17,8 @@ pub trait Lanes<T>: Copy + Send + Sync + 'static {
     type V: Copy;
     /// One truth value a lane.
     type M: Copy;
+    /// Flags gathered over several vectors.
+    type F: Copy;
     /// Lanes.
     const N: usize;
 
@@ -38,6 +40,8 @@ pub trait Lanes<T>: Copy + Send + Sync + 'static {
     fn sqrt(self, a: Self::V) -> Self::V;
     /// `a b + c`.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a b - c`.
+    fn mul_sub(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// `c - a b`.
     fn neg_mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// One lane of [`Lanes::mul_add`], bit for bit.
@@ -45,8 +49,13 @@ pub trait Lanes<T>: Copy + Send + Sync + 'static {
     /// `a < b`, false where either is NaN.
     fn less(self, a: Self::V, b: Self::V) -> Self::M;
     fn equal(self, a: Self::V, b: Self::V) -> Self::M;
-    fn and(self, a: Self::M, b: Self::M) -> Self::M;
-    fn all(self, m: Self::M) -> bool;
+    /// `a >= 0`, false where it is NaN.
+    fn not_negative(self, a: Self::V) -> Self::M;
+    /// Lanes met so far: see [`Lanes::flag`].
+    fn no_flags(self) -> Self::F;
+    /// Marks every lane where `a` is negative or NaN as an invalid operation makes it (others, -0 among them, may be marked too).
+    fn flag(self, flags: Self::F, a: Self::V) -> Self::F;
+    fn any_flag(self, flags: Self::F) -> bool;
     fn select(self, m: Self::M, if_true: Self::V, if_false: Self::V) -> Self::V;
     /// Adds the integer held in the low mantissa bits of `t` to the exponent of `x`, wrapping.
     fn add_exponent(self, x: Self::V, t: Self::V) -> Self::V;
@@ -80,6 +89,7 @@ macro_rules! array_lanes {
             type Array = [$t; $n];
             type V = [$t; $n];
             type M = [bool; $n];
+            type F = bool;
             const N: usize = $n;
 
             #[inline(always)]
@@ -135,6 +145,10 @@ macro_rules! array_lanes {
                 std::array::from_fn(|i| <Self as Lanes<$t>>::scalar_mul_add(self, a[i], b[i], c[i]))
             }
             #[inline(always)]
+            fn mul_sub(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+                std::array::from_fn(|i| <Self as Lanes<$t>>::scalar_mul_add(self, a[i], b[i], -c[i]))
+            }
+            #[inline(always)]
             fn neg_mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
                 std::array::from_fn(|i| <Self as Lanes<$t>>::scalar_mul_add(self, -a[i], b[i], c[i]))
             }
@@ -151,12 +165,20 @@ macro_rules! array_lanes {
                 std::array::from_fn(|i| a[i] == b[i])
             }
             #[inline(always)]
-            fn and(self, a: Self::M, b: Self::M) -> Self::M {
-                std::array::from_fn(|i| a[i] & b[i])
+            fn not_negative(self, a: Self::V) -> Self::M {
+                std::array::from_fn(|i| a[i] >= 0.0)
             }
             #[inline(always)]
-            fn all(self, m: Self::M) -> bool {
-                m.iter().all(|&b| b)
+            fn no_flags(self) -> bool {
+                false
+            }
+            #[inline(always)]
+            fn flag(self, flags: bool, a: Self::V) -> bool {
+                a.iter().fold(flags, |flags, &a| flags | (a < 0.0) | a.is_nan())
+            }
+            #[inline(always)]
+            fn any_flag(self, flags: bool) -> bool {
+                flags
             }
             #[inline(always)]
             fn select(self, m: Self::M, if_true: Self::V, if_false: Self::V) -> Self::V {

@@ -1,6 +1,6 @@
 //! The register tile: R rows by C vectors of centers, held in registers while the features go by.
 //!
-//! Per entry and feature one fused multiply-add, in ascending feature order; then the squared distance from the norm expansion, the
+//! Per entry and feature one fused multiply-add, in ascending feature order (panels hold 2 z, so that the sum is 2 x.z); then the squared distance from the norm expansion, the
 //! codes, and the family. Each lane sees the same sequence of operations wherever it lies in a tile, and padding is computed like anything else, so an
 //! entry's bits depend on its row and its center only.
 //!
@@ -13,13 +13,15 @@ use super::functions::{Shape, of_inner, radial};
 use super::lanes::Path;
 use super::pack::{Form, Mode};
 
-/// Takes finished vectors of entries.
-pub trait Sink<V> {
-    /// The entries of row `row` with the centers of vector `vector` (counted from the first center).
-    fn put(&mut self, row: usize, vector: usize, entries: V);
+/// Takes finished entries, a row of a tile at a time.
+pub trait Sink<V, const C: usize> {
+    /// A tile begins: its first row, and its panel.
+    fn begin(&mut self, first_row: usize, panel: usize);
+    /// The entries of row `first_row + r` with the centers of the panel.
+    fn put(&mut self, r: usize, entries: [V; C]);
 }
 
-/// Forms the entries of all packed `rows` (groups of R) with the panels from `first_panel` on.
+/// Forms the entries of all packed `rows` (groups of R) with all `panels`.
 /// Panels outside, groups inside: a panel stays in the first-level cache while the groups go by.
 #[inline(always)]
 pub fn sweep<T: Real, P: Path<T>, const R: usize, const C: usize>(
@@ -27,13 +29,12 @@ pub fn sweep<T: Real, P: Path<T>, const R: usize, const C: usize>(
     form: &Form<T>,
     rows: &[T],
     panels: &[T],
-    first_panel: usize,
-    sink: &mut impl Sink<P::V>,
+    sink: &mut impl Sink<P::V, C>,
 ) {
     match form.mode {
-        Mode::Expanded => sweep_mode::<T, P, R, C, EXPANDED>(p, form, rows, panels, first_panel, sink),
-        Mode::Direct => sweep_mode::<T, P, R, C, DIRECT>(p, form, rows, panels, first_panel, sink),
-        Mode::Inner => sweep_mode::<T, P, R, C, INNER>(p, form, rows, panels, first_panel, sink),
+        Mode::Expanded => sweep_mode::<T, P, R, C, EXPANDED>(p, form, rows, panels, sink),
+        Mode::Direct => sweep_mode::<T, P, R, C, DIRECT>(p, form, rows, panels, sink),
+        Mode::Inner => sweep_mode::<T, P, R, C, INNER>(p, form, rows, panels, sink),
     }
 }
 
@@ -47,15 +48,16 @@ fn sweep_mode<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u
     form: &Form<T>,
     rows: &[T],
     panels: &[T],
-    first_panel: usize,
-    sink: &mut impl Sink<P::V>,
+    sink: &mut impl Sink<P::V, C>,
 ) {
     let depth = form.depth();
+    // Filled in place: returned by value, the tile would be copied by a call.
+    let mut tile = [[p.splat(T::ZERO); C]; R];
     for (j, panel) in panels.chunks_exact(depth * C * P::N).enumerate() {
         for (g, group) in rows.chunks_exact(depth * R).enumerate() {
-            let arguments = arguments::<T, P, R, C, MODE>(p, form, group, panel);
-            let put = |r: usize, c: usize, k: P::V| sink.put(g * R + r, (first_panel + j) * C + c, k);
-            finish::<T, P, R, C, MODE>(p, form, group, panel, &arguments, put);
+            arguments::<T, P, R, C, MODE>(p, form, group, panel, &mut tile);
+            sink.begin(g * R, j);
+            finish::<T, P, R, C, MODE>(p, form, group, panel, &tile, sink);
         }
     }
 }
@@ -68,32 +70,37 @@ fn finish<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8>(
     group: &[T],
     panel: &[T],
     arguments: &[[P::V; C]; R],
-    mut put: impl FnMut(usize, usize, P::V),
+    sink: &mut impl Sink<P::V, C>,
 ) {
-    // One loop a family, so that the choice is made once a tile.
+    // One loop a family, so that the choice is made once a tile. Plain loops, not closures: what the compiler fails to inline here would lose the
+    // instruction set.
     macro_rules! each {
-        ($value:expr) => {
-            for (r, row) in arguments.iter().enumerate() {
-                for (c, &a) in row.iter().enumerate() {
-                    put(r, c, $value(r, c, a));
+        (|$r:ident, $c:ident, $a:ident| $value:expr) => {
+            for ($r, row) in arguments.iter().enumerate() {
+                let mut entries = *row;
+                for $c in 0..C {
+                    let $a = row[$c];
+                    entries[$c] = $value;
                 }
+                sink.put($r, entries);
             }
         };
     }
     if MODE == INNER {
         let at = form.width + form.codes;
-        let (xx, zz) = (&group[at * R..], P::arrays(&panel[at * C * P::N..]));
+        let xx = &group[at * R..][..R];
+        let zz = P::arrays(&panel[at * C * P::N..][..C * P::N]);
         match form.shape {
-            shape @ Shape::Polynomial { .. } => each!(|_, _, a| of_inner(p, shape, a, a, a)),
-            shape => each!(|r: usize, c: usize, a| of_inner(p, shape, a, p.splat(xx[r]), p.load(&zz[c]))),
+            shape @ Shape::Polynomial { .. } => each!(|_r, _c, a| of_inner(p, shape, a, a, a)),
+            shape => each!(|r, c, a| of_inner(p, shape, a, p.splat(xx[r]), p.load(&zz[c]))),
         }
     } else {
         match form.shape {
-            Shape::Gaussian => each!(|_, _, a| radial(p, Shape::Gaussian, a)),
-            Shape::Laplace => each!(|_, _, a| radial(p, Shape::Laplace, a)),
-            Shape::Matern32 => each!(|_, _, a| radial(p, Shape::Matern32, a)),
-            Shape::Matern52 => each!(|_, _, a| radial(p, Shape::Matern52, a)),
-            _ => each!(|_, _, a| radial(p, Shape::Cauchy, a)),
+            Shape::Gaussian => each!(|_r, _c, a| radial(p, Shape::Gaussian, a)),
+            Shape::Laplace => each!(|_r, _c, a| radial(p, Shape::Laplace, a)),
+            Shape::Matern32 => each!(|_r, _c, a| radial(p, Shape::Matern32, a)),
+            Shape::Matern52 => each!(|_r, _c, a| radial(p, Shape::Matern52, a)),
+            _ => each!(|_r, _c, a| radial(p, Shape::Cauchy, a)),
         }
     }
 }
@@ -105,7 +112,8 @@ fn arguments<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8
     form: &Form<T>,
     group: &[T],
     panel: &[T],
-) -> [[P::V; C]; R] {
+    arguments: &mut [[P::V; C]; R],
+) {
     let lanes = C * P::N;
     let (width, at) = (form.width, form.width + form.codes);
     let zero = p.splat(T::ZERO);
@@ -113,34 +121,29 @@ fn arguments<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8
     let zs = P::arrays(&panel[..width * lanes]).as_chunks::<C>().0;
     let mut sums = [[zero; C]; R];
     for (x, z) in xs.iter().zip(zs) {
-        let z: [P::V; C] = std::array::from_fn(|c| p.load(&z[c]));
+        feature::<T, P, R, C, MODE>(p, x, z, &mut sums);
+    }
+    if MODE != EXPANDED {
         for r in 0..R {
-            let x = p.splat(x[r]);
             for c in 0..C {
-                sums[r][c] = if MODE == DIRECT {
-                    let difference = p.sub(x, z[c]);
-                    p.neg_mul_add(difference, difference, sums[r][c])
-                } else {
-                    p.mul_add(x, z[c], sums[r][c])
-                };
+                arguments[r][c] = sums[r][c];
             }
         }
-    }
-    let mut arguments = sums;
-    if MODE == EXPANDED {
+    } else {
         let nx = &group[at * R..][..R];
         let nz = P::arrays(&panel[at * lanes..][..lanes]);
-        let (two, share) = (p.splat(T::TWO), p.splat(T::NEAR));
-        let mut far = p.equal(zero, zero);
+        let share = p.splat(T::NEAR);
+        let mut flags = p.no_flags();
         for r in 0..R {
+            let nx = p.splat(nx[r]);
             for c in 0..C {
-                let norms = p.add(p.splat(nx[r]), p.load(&nz[c]));
-                arguments[r][c] = p.mul_add(sums[r][c], two, norms);
-                far = p.and(far, p.less(arguments[r][c], p.mul(norms, share)));
+                let norms = p.add(nx, p.load(&nz[c]));
+                arguments[r][c] = p.add(sums[r][c], norms);
+                flags = p.flag(flags, p.mul_sub(norms, share, arguments[r][c]));
             }
         }
-        if !p.all(far) {
-            near::<T, P, R, C>(p, xs, zs, nx, nz, &mut arguments);
+        if p.any_flag(flags) {
+            near::<T, P, R, C>(p, xs, zs, nx, nz, arguments);
         }
     }
     for k in 0..form.codes {
@@ -158,7 +161,31 @@ fn arguments<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8
             }
         }
     }
-    arguments
+}
+
+/// One feature of a tile.
+#[inline(always)]
+fn feature<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8>(
+    p: P,
+    x: &[T; R],
+    z: &[P::Array; C],
+    sums: &mut [[P::V; C]; R],
+) {
+    let mut centers = [p.splat(T::ZERO); C];
+    for c in 0..C {
+        centers[c] = p.load(&z[c]);
+    }
+    for r in 0..R {
+        let x = p.splat(x[r]);
+        for c in 0..C {
+            sums[r][c] = if MODE == DIRECT {
+                let difference = p.sub(x, centers[c]);
+                p.neg_mul_add(difference, difference, sums[r][c])
+            } else {
+                p.mul_add(x, centers[c], sums[r][c])
+            };
+        }
+    }
 }
 
 /// Replaces the near lanes of a tile by sums of squared differences.
@@ -171,20 +198,21 @@ fn near<T: Real, P: Path<T>, const R: usize, const C: usize>(
     nz: &[P::Array],
     arguments: &mut [[P::V; C]; R],
 ) {
-    let share = p.splat(T::NEAR);
+    let (share, half) = (p.splat(T::NEAR), p.splat(T::HALF));
     for r in 0..R {
         for c in 0..C {
             let norms = p.add(p.splat(nx[r]), p.load(&nz[c]));
-            let far = p.less(arguments[r][c], p.mul(norms, share));
-            if p.all(far) {
+            let excess = p.mul_sub(norms, share, arguments[r][c]);
+            if !p.any_flag(p.flag(p.no_flags(), excess)) {
                 continue;
             }
             let mut direct = p.splat(T::ZERO);
             for (x, z) in xs.iter().zip(zs) {
-                let difference = p.sub(p.splat(x[r]), p.load(&z[c]));
+                // Panels hold 2 z: halving is exact.
+                let difference = p.neg_mul_add(half, p.load(&z[c]), p.splat(x[r]));
                 direct = p.neg_mul_add(difference, difference, direct);
             }
-            arguments[r][c] = p.select(far, arguments[r][c], direct);
+            arguments[r][c] = p.select(p.not_negative(excess), arguments[r][c], direct);
         }
     }
 }

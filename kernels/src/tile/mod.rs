@@ -11,7 +11,7 @@
 //! tile; `functions.rs` has the exponential, the arc sine and the families; `lanes.rs` and `x86.rs` hide the instruction sets; `products.rs` multiplies
 //! blocks with vectors.
 //!
-//! **Cost** per entry: d multiply-adds and about 15 operations for a radial family, in lanes of 8 (AVX2, f32). Memory: the packed centers, m (d + codes + 1)
+//! **Cost** per entry: d multiply-adds and about 20 other operations for a radial family, in lanes of 8 (AVX2, f32). Memory: the packed centers, m (d + codes + 1)
 //! entries; a scratch of about 0.5 MB a thread and the padded blocks of vectors.
 //!
 //! **Accuracy.** f32 radial entries: the argument has an absolute error of about (d + 4) 2^-24 (|x|^2 + |z|^2) (scaled, offset subtracted) where it is expanded, and a relative

@@ -97,34 +97,40 @@ impl<T: Real> Form<T> {
         self.width + self.codes + 1
     }
 
+    /// What coordinates of centers are multiplied by: 2 where the tile sums 2 x.z.
+    pub fn center_factor(&self) -> T {
+        if self.mode == Mode::Expanded { T::TWO } else { T::ONE }
+    }
+
     /// Whether `rows` have the widths this form was made for.
     pub fn fits(&self, rows: Rows<'_>) -> bool {
         rows.numeric_width() == self.input_width && rows.code_width() == self.codes
     }
 
     /// Packs `rows` into groups of `lanes` rows each: value k of row r of group g is at `out[(g depth + k) lanes + r]`.
-    /// `out` must hold the groups that `rows` need; what they do not fill is zero.
+    /// `out` must hold the groups that `rows` need; what they do not fill is zero. `factor` (a power of two) multiplies the
+    /// coordinates, not the norms.
     #[inline(always)]
-    pub fn pack<P: Lanes<T>>(&self, p: P, rows: Rows<'_>, lanes: usize, out: &mut [T]) {
+    pub fn pack<P: Lanes<T>>(&self, p: P, rows: Rows<'_>, lanes: usize, factor: T, out: &mut [T]) {
         let depth = self.depth();
         out.fill(T::ZERO);
         for (group, out) in out.chunks_exact_mut(depth * lanes).enumerate() {
             for r in 0..lanes.min(rows.len().saturating_sub(group * lanes)) {
-                self.pack_row(p, rows, group * lanes + r, lanes, &mut out[r..]);
+                self.pack_row(p, rows, group * lanes + r, lanes, factor, &mut out[r..]);
             }
         }
     }
 
     #[inline(always)]
-    fn pack_row<P: Lanes<T>>(&self, p: P, rows: Rows<'_>, i: usize, stride: usize, out: &mut [T]) {
+    fn pack_row<P: Lanes<T>>(&self, p: P, rows: Rows<'_>, i: usize, stride: usize, factor: T, out: &mut [T]) {
         let x = rows.numeric(i);
         // The norm repeats the tile's own sequence of operations, so that x.z = |x|^2 exactly where z = x.
         let mut norm = T::ZERO;
         match &self.map {
             Map::Diagonal(factors) => {
-                for (k, ((&x, &o), &factor)) in x.iter().zip(&self.offset).zip(factors).enumerate() {
-                    let value = T::from_f64((f64::from(x) - o) * factor);
-                    out[k * stride] = value;
+                for (k, ((&x, &o), &scale)) in x.iter().zip(&self.offset).zip(factors).enumerate() {
+                    let value = T::from_f64((f64::from(x) - o) * scale);
+                    out[k * stride] = value * factor;
                     norm = p.scalar_mul_add(value, value, norm);
                 }
             }
@@ -133,7 +139,7 @@ impl<T: Real> Form<T> {
                     let row = &map[k * self.input_width..][..self.input_width];
                     let products = x.iter().zip(&self.offset).zip(row).map(|((&x, &o), &a)| a * (f64::from(x) - o));
                     let value = T::from_f64(products.sum());
-                    out[k * stride] = value;
+                    out[k * stride] = value * factor;
                     norm = p.scalar_mul_add(value, value, norm);
                 }
             }

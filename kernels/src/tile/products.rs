@@ -66,8 +66,10 @@ fn dot_rows<T: Real, P: Path<T>, const C: usize, const Q: usize>(
 ) {
     let w = p.wide();
     let zero = w.splat(0.0);
-    let rows: [&[[P::Array; C]]; Q] =
-        std::array::from_fn(|q| P::arrays(&k[q * stride..(q + 1) * stride]).as_chunks::<C>().0);
+    let mut rows: [&[[P::Array; C]]; Q] = [&[]; Q];
+    for (q, row) in rows.iter_mut().enumerate() {
+        *row = P::arrays(&k[q * stride..(q + 1) * stride]).as_chunks::<C>().0;
+    }
     let vectors = <P::Wide as Lanes<f64>>::arrays(v);
     let mut sums = [[[zero; 2]; C]; Q];
     for j in 0..rows[0].len() {
@@ -129,14 +131,18 @@ impl<T: Real> Task<T> for Scatter<'_, T> {
 #[inline(always)]
 fn scatter_rows<T: Real, P: Path<T>, const Q: usize>(p: P, k: &[T], stride: usize, u: &[f64], acc: &mut [f64]) {
     let w = p.wide();
-    let rows: [&[P::Array]; Q] = std::array::from_fn(|q| P::arrays(&k[q * stride..(q + 1) * stride]));
-    let u: [_; Q] = std::array::from_fn(|q| w.splat(u[q]));
+    let mut rows: [&[P::Array]; Q] = [&[]; Q];
+    let mut weights = [w.splat(0.0); Q];
+    for q in 0..Q {
+        rows[q] = P::arrays(&k[q * stride..(q + 1) * stride]);
+        weights[q] = w.splat(u[q]);
+    }
     let acc = <P::Wide as Lanes<f64>>::arrays_mut(&mut acc[..stride]);
     for (j, acc) in acc.chunks_exact_mut(P::WIDENED).enumerate() {
         for (part, acc) in acc.iter_mut().enumerate() {
             let mut sum = w.load(acc);
             for q in 0..Q {
-                sum = w.mul_add(u[q], p.widen(p.load(&rows[q][j]), part), sum);
+                sum = w.mul_add(weights[q], p.widen(p.load(&rows[q][j]), part), sum);
             }
             w.store(acc, sum);
         }
@@ -268,17 +274,26 @@ fn forward_rows<W: Lanes<f64>, const S: usize, const Q: usize>(
     columns: usize,
     column: usize,
 ) {
-    let k: [&[f64]; Q] = std::array::from_fn(|q| &k[q * WIDE_CHUNK..][..v.len()]);
-    let mut sums: [[W::V; S]; Q] = std::array::from_fn(|q| {
+    let mut rows: [&[f64]; Q] = [&[]; Q];
+    for q in 0..Q {
+        rows[q] = &k[q * WIDE_CHUNK..][..v.len()];
+    }
+    let mut sums = [[w.splat(0.0); S]; Q];
+    for q in 0..Q {
         let out = W::arrays(&out[q * columns + column..][..S * W::N]);
-        std::array::from_fn(|s| w.load(&out[s]))
-    });
+        for s in 0..S {
+            sums[q][s] = w.load(&out[s]);
+        }
+    }
     for (j, v) in v.iter().enumerate() {
-        let v: [W::V; S] = std::array::from_fn(|s| w.load(&v[s]));
+        let mut vectors = [w.splat(0.0); S];
+        for s in 0..S {
+            vectors[s] = w.load(&v[s]);
+        }
         for q in 0..Q {
-            let k = w.splat(k[q][j]);
+            let k = w.splat(rows[q][j]);
             for s in 0..S {
-                sums[q][s] = w.mul_add(k, v[s], sums[q][s]);
+                sums[q][s] = w.mul_add(k, vectors[s], sums[q][s]);
             }
         }
     }
@@ -322,18 +337,24 @@ fn transposed_centers<W: Lanes<f64>, const S: usize, const Q: usize>(
     columns: usize,
     column: usize,
 ) {
-    let mut sums: [[W::V; S]; Q] = std::array::from_fn(|q| {
+    let mut sums = [[w.splat(0.0); S]; Q];
+    for q in 0..Q {
         let out = W::arrays(&out[q * columns + column..][..S * W::N]);
-        std::array::from_fn(|s| w.load(&out[s]))
-    });
+        for s in 0..S {
+            sums[q][s] = w.load(&out[s]);
+        }
+    }
     for i in 0..rows {
         let u = W::arrays(&u[i * columns + column..][..S * W::N]);
-        let u: [W::V; S] = std::array::from_fn(|s| w.load(&u[s]));
+        let mut vectors = [w.splat(0.0); S];
+        for s in 0..S {
+            vectors[s] = w.load(&u[s]);
+        }
         let k = &k[i * WIDE_CHUNK..][..Q];
         for q in 0..Q {
             let k = w.splat(k[q]);
             for s in 0..S {
-                sums[q][s] = w.mul_add(k, u[s], sums[q][s]);
+                sums[q][s] = w.mul_add(k, vectors[s], sums[q][s]);
             }
         }
     }

@@ -386,7 +386,7 @@ impl<T: Entry> Task<T> for PackCenters<'_, T> {
     fn run<P: Path<T>, const R: usize, const C: usize>(self, p: P) -> (usize, usize) {
         let lanes = C * P::N;
         let len = self.centers.len().next_multiple_of(lanes) * self.form.depth();
-        self.form.pack(p, self.centers, lanes, self.panels.take(len));
+        self.form.pack(p, self.centers, lanes, self.form.center_factor(), self.panels.take(len));
         (R, lanes)
     }
 }
@@ -401,7 +401,7 @@ impl<T: Entry> Task<T> for PackRows<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<P: Path<T>, const R: usize, const C: usize>(self, p: P) {
-        self.form.pack(p, self.rows, R, self.out);
+        self.form.pack(p, self.rows, R, T::ONE, self.out);
     }
 }
 
@@ -421,15 +421,25 @@ struct Store<'a, T, P> {
     p: P,
     rows: usize,
     stride: usize,
+    /// Rows from the first of the current tile on, and where that row's entries go.
+    left: usize,
+    at: usize,
     out: &'a mut [T],
 }
 
-impl<T, P: Lanes<T>> Sink<P::V> for Store<'_, T, P> {
+impl<T, P: Lanes<T>, const C: usize> Sink<P::V, C> for Store<'_, T, P> {
     #[inline(always)]
-    fn put(&mut self, row: usize, vector: usize, entries: P::V) {
-        if row < self.rows {
-            let at = row * self.stride + vector * P::N;
-            self.p.store(&mut P::arrays_mut(&mut self.out[at..at + P::N])[0], entries);
+    fn begin(&mut self, first_row: usize, panel: usize) {
+        self.left = self.rows - first_row;
+        self.at = first_row * self.stride + panel * C * P::N;
+    }
+    #[inline(always)]
+    fn put(&mut self, r: usize, entries: [P::V; C]) {
+        if r < self.left {
+            let to = P::arrays_mut(&mut self.out[self.at + r * self.stride..][..C * P::N]);
+            for c in 0..C {
+                self.p.store(&mut to[c], entries[c]);
+            }
         }
     }
 }
@@ -439,8 +449,8 @@ impl<T: Entry> Task<T> for Fill<'_, T> {
     #[inline(always)]
     fn run<P: Path<T>, const R: usize, const C: usize>(self, p: P) {
         let panels = self.until.div_ceil(C * P::N) * C * P::N * self.form.depth();
-        let mut sink = Store { p, rows: self.rows, stride: self.stride, out: &mut *self.out };
-        sweep::<T, P, R, C>(p, self.form, self.packed, &self.panels[..panels], 0, &mut sink);
+        let mut sink = Store { p, rows: self.rows, stride: self.stride, left: 0, at: 0, out: &mut *self.out };
+        sweep::<T, P, R, C>(p, self.form, self.packed, &self.panels[..panels], &mut sink);
         if self.until == self.centers {
             for row in self.out.chunks_exact_mut(self.stride.max(1)) {
                 row[self.centers..].fill(T::ZERO);
@@ -462,17 +472,25 @@ struct Narrow<'a, T> {
 
 struct Accumulate<'a, T, P: Lanes<T>, const C: usize> {
     p: P,
-    v: &'a [P::Array],
+    v: &'a [[P::Array; C]],
     sums: &'a mut [[P::Array; C]],
+    row: usize,
+    panel: usize,
     entry: std::marker::PhantomData<T>,
 }
 
-impl<T, P: Lanes<T>, const C: usize> Sink<P::V> for Accumulate<'_, T, P, C> {
+impl<T, P: Lanes<T>, const C: usize> Sink<P::V, C> for Accumulate<'_, T, P, C> {
     #[inline(always)]
-    fn put(&mut self, row: usize, vector: usize, entries: P::V) {
-        let sum = &mut self.sums[row][vector % C];
-        let total = self.p.mul_add(entries, self.p.load(&self.v[vector]), self.p.load(sum));
-        self.p.store(sum, total);
+    fn begin(&mut self, first_row: usize, panel: usize) {
+        (self.row, self.panel) = (first_row, panel);
+    }
+    #[inline(always)]
+    fn put(&mut self, r: usize, entries: [P::V; C]) {
+        let (sums, v) = (&mut self.sums[self.row + r], &self.v[self.panel]);
+        for c in 0..C {
+            let total = self.p.mul_add(entries[c], self.p.load(&v[c]), self.p.load(&sums[c]));
+            self.p.store(&mut sums[c], total);
+        }
     }
 }
 
@@ -484,9 +502,9 @@ impl<T: Entry> Task<T> for Narrow<'_, T> {
         let sums = self.sums.take(rows * C * P::N);
         sums.fill(T::ZERO);
         let sums = P::arrays_mut(sums).as_chunks_mut::<C>().0;
-        let v = P::arrays(self.v);
-        let mut sink = Accumulate::<T, P, C> { p, v, sums, entry: std::marker::PhantomData };
-        sweep::<T, P, R, C>(p, self.form, self.packed, self.panels, 0, &mut sink);
+        let v = P::arrays(self.v).as_chunks::<C>().0;
+        let mut sink = Accumulate::<T, P, C> { p, v, sums, row: 0, panel: 0, entry: std::marker::PhantomData };
+        sweep::<T, P, R, C>(p, self.form, self.packed, self.panels, &mut sink);
         let sums = self.sums.get(rows * C * P::N);
         for (out, sums) in self.out.iter_mut().zip(sums.chunks_exact(C * P::N)) {
             let mut total = p.splat(T::ZERO);

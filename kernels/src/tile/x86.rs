@@ -100,6 +100,7 @@ impl Lanes<f32> for Avx2 {
     type Array = [f32; 8];
     type V = __m256;
     type M = __m256;
+    type F = __m256;
     const N: usize = 8;
     memory_methods!(f32);
     #[inline(always)]
@@ -123,14 +124,27 @@ impl Lanes<f32> for Avx2 {
         min(a: V, b: V) -> V = avx._mm256_min_ps;
         sqrt(a: V) -> V = avx._mm256_sqrt_ps;
         mul_add(a: V, b: V, c: V) -> V = fma._mm256_fmadd_ps;
+        mul_sub(a: V, b: V, c: V) -> V = fma._mm256_fmsub_ps;
         neg_mul_add(a: V, b: V, c: V) -> V = fma._mm256_fnmadd_ps;
         less(a: V, b: V) -> M = avx._mm256_cmp_ps::<17>;
         equal(a: V, b: V) -> M = avx._mm256_cmp_ps::<0>;
-        and(a: M, b: M) -> M = avx._mm256_and_ps;
     }
     #[inline(always)]
-    fn all(self, m: Self::M) -> bool {
-        self.0.avx._mm256_movemask_ps(m) == 0xff
+    fn not_negative(self, a: Self::V) -> Self::M {
+        self.0.avx._mm256_cmp_ps::<29>(a, self.0.avx._mm256_setzero_ps())
+    }
+    #[inline(always)]
+    fn no_flags(self) -> Self::F {
+        self.0.avx._mm256_setzero_ps()
+    }
+    // The sign bit; the NaN of an invalid operation has it set on x86.
+    #[inline(always)]
+    fn flag(self, flags: Self::F, a: Self::V) -> Self::F {
+        self.0.avx._mm256_or_ps(flags, a)
+    }
+    #[inline(always)]
+    fn any_flag(self, flags: Self::F) -> bool {
+        self.0.avx._mm256_movemask_ps(flags) != 0
     }
     #[inline(always)]
     fn select(self, m: Self::M, if_true: Self::V, if_false: Self::V) -> Self::V {
@@ -147,6 +161,7 @@ impl Lanes<f64> for Avx2 {
     type Array = [f64; 4];
     type V = __m256d;
     type M = __m256d;
+    type F = __m256d;
     const N: usize = 4;
     memory_methods!(f64);
     #[inline(always)]
@@ -170,14 +185,27 @@ impl Lanes<f64> for Avx2 {
         min(a: V, b: V) -> V = avx._mm256_min_pd;
         sqrt(a: V) -> V = avx._mm256_sqrt_pd;
         mul_add(a: V, b: V, c: V) -> V = fma._mm256_fmadd_pd;
+        mul_sub(a: V, b: V, c: V) -> V = fma._mm256_fmsub_pd;
         neg_mul_add(a: V, b: V, c: V) -> V = fma._mm256_fnmadd_pd;
         less(a: V, b: V) -> M = avx._mm256_cmp_pd::<17>;
         equal(a: V, b: V) -> M = avx._mm256_cmp_pd::<0>;
-        and(a: M, b: M) -> M = avx._mm256_and_pd;
     }
     #[inline(always)]
-    fn all(self, m: Self::M) -> bool {
-        self.0.avx._mm256_movemask_pd(m) == 0xf
+    fn not_negative(self, a: Self::V) -> Self::M {
+        self.0.avx._mm256_cmp_pd::<29>(a, self.0.avx._mm256_setzero_pd())
+    }
+    #[inline(always)]
+    fn no_flags(self) -> Self::F {
+        self.0.avx._mm256_setzero_pd()
+    }
+    // The sign bit; the NaN of an invalid operation has it set on x86.
+    #[inline(always)]
+    fn flag(self, flags: Self::F, a: Self::V) -> Self::F {
+        self.0.avx._mm256_or_pd(flags, a)
+    }
+    #[inline(always)]
+    fn any_flag(self, flags: Self::F) -> bool {
+        self.0.avx._mm256_movemask_pd(flags) != 0
     }
     #[inline(always)]
     fn select(self, m: Self::M, if_true: Self::V, if_false: Self::V) -> Self::V {
@@ -232,6 +260,7 @@ impl Lanes<f32> for Avx512 {
     type Array = [f32; 16];
     type V = __m512;
     type M = __mmask16;
+    type F = __mmask16;
     const N: usize = 16;
     memory_methods!(f32);
     #[inline(always)]
@@ -258,17 +287,28 @@ impl Lanes<f32> for Avx512 {
         min(a: V, b: V) -> V = _mm512_min_ps;
         sqrt(a: V) -> V = _mm512_sqrt_ps;
         mul_add(a: V, b: V, c: V) -> V = _mm512_fmadd_ps;
+        mul_sub(a: V, b: V, c: V) -> V = _mm512_fmsub_ps;
         neg_mul_add(a: V, b: V, c: V) -> V = _mm512_fnmadd_ps;
         less(a: V, b: V) -> M = _mm512_cmp_ps_mask::<17>;
         equal(a: V, b: V) -> M = _mm512_cmp_ps_mask::<0>;
     }
     #[inline(always)]
-    fn and(self, a: Self::M, b: Self::M) -> Self::M {
-        a & b
+    fn not_negative(self, a: Self::V) -> Self::M {
+        // SAFETY: the token proves that AVX-512 F is present.
+        unsafe { _mm512_cmp_ps_mask::<29>(a, _mm512_setzero_ps()) }
     }
     #[inline(always)]
-    fn all(self, m: Self::M) -> bool {
-        m == !0
+    fn no_flags(self) -> Self::F {
+        0
+    }
+    #[inline(always)]
+    fn flag(self, flags: Self::F, a: Self::V) -> Self::F {
+        // SAFETY: the token proves that AVX-512 F is present. The comparison is "not greater or equal": true for NaN.
+        flags | unsafe { _mm512_cmp_ps_mask::<25>(a, _mm512_setzero_ps()) }
+    }
+    #[inline(always)]
+    fn any_flag(self, flags: Self::F) -> bool {
+        flags != 0
     }
     #[inline(always)]
     fn select(self, m: Self::M, if_true: Self::V, if_false: Self::V) -> Self::V {
@@ -289,6 +329,7 @@ impl Lanes<f64> for Avx512 {
     type Array = [f64; 8];
     type V = __m512d;
     type M = __mmask8;
+    type F = __mmask8;
     const N: usize = 8;
     memory_methods!(f64);
     #[inline(always)]
@@ -315,17 +356,28 @@ impl Lanes<f64> for Avx512 {
         min(a: V, b: V) -> V = _mm512_min_pd;
         sqrt(a: V) -> V = _mm512_sqrt_pd;
         mul_add(a: V, b: V, c: V) -> V = _mm512_fmadd_pd;
+        mul_sub(a: V, b: V, c: V) -> V = _mm512_fmsub_pd;
         neg_mul_add(a: V, b: V, c: V) -> V = _mm512_fnmadd_pd;
         less(a: V, b: V) -> M = _mm512_cmp_pd_mask::<17>;
         equal(a: V, b: V) -> M = _mm512_cmp_pd_mask::<0>;
     }
     #[inline(always)]
-    fn and(self, a: Self::M, b: Self::M) -> Self::M {
-        a & b
+    fn not_negative(self, a: Self::V) -> Self::M {
+        // SAFETY: the token proves that AVX-512 F is present.
+        unsafe { _mm512_cmp_pd_mask::<29>(a, _mm512_setzero_pd()) }
     }
     #[inline(always)]
-    fn all(self, m: Self::M) -> bool {
-        m == !0
+    fn no_flags(self) -> Self::F {
+        0
+    }
+    #[inline(always)]
+    fn flag(self, flags: Self::F, a: Self::V) -> Self::F {
+        // SAFETY: the token proves that AVX-512 F is present. The comparison is "not greater or equal": true for NaN.
+        flags | unsafe { _mm512_cmp_pd_mask::<25>(a, _mm512_setzero_pd()) }
+    }
+    #[inline(always)]
+    fn any_flag(self, flags: Self::F) -> bool {
+        flags != 0
     }
     #[inline(always)]
     fn select(self, m: Self::M, if_true: Self::V, if_false: Self::V) -> Self::V {

@@ -150,9 +150,9 @@ fn the_f32_product_is_close_and_cuts_anywhere() {
             let wide = case::<f64>(n, m, simd);
             let mut narrow = vec![0.0f32; n];
             wide.tiles.k_v_f32(x.view(), &v, &mut TileScratch::new(), &mut narrow);
-            for i in 0..n {
+            for (i, &narrow) in narrow.iter().enumerate() {
                 let exact: f64 = (0..m).map(|j| wide.k[i * m + j] * f64::from(v[j])).sum();
-                assert!((f64::from(narrow[i]) - exact).abs() <= 1e-7 * exact.abs() + 1e-12, "{simd} row {i}");
+                assert!((f64::from(narrow) - exact).abs() <= 1e-7 * exact.abs() + 1e-12, "{simd} row {i}");
             }
         }
     }

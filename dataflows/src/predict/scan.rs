@@ -1,0 +1,278 @@
+//! One worker's pass: decode and encode on a prefetch thread, then tiles, columns, and the worker's own row groups.
+
+use super::columns::Columns;
+use super::function::Function;
+use super::layout::Layout;
+use super::variance::{VarianceScratch, latent};
+use crate::engine::bytes::Writer;
+use crate::engine::exchange::{Outgoing, Scan, Step};
+use crate::engine::feed::{AHEAD, view};
+use crate::engine::session::Process;
+use crate::error::StageError;
+use arrow_array::ArrayRef;
+use nystream_datasets::table::{Part, PartWriter, TableWriter};
+use nystream_datasets::{BLOCK_ROWS, BlockReader, Catalog, Chunk, DataError, Encoder, RawBatch, Role};
+use nystream_kernels::tile::{Entry, TileScratch, Tiles};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bad rows named in a message, as in the profile's.
+pub(super) const NAMED_BAD_ROWS: usize = 20;
+
+/// What the workers of the process write, before and after the pass.
+#[derive(Default)]
+pub(super) struct Outputs {
+    /// The output, with the row groups of the first worker.
+    pub table: Option<TableWriter>,
+    /// Row groups of the others, by worker.
+    pub parts: BTreeMap<usize, Part>,
+}
+
+/// What all workers of the pass read.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub catalog: Catalog,
+    pub function: Arc<Function>,
+    pub layout: Arc<Layout>,
+    pub decode: Decode,
+    pub outputs: Arc<Mutex<Outputs>>,
+    pub out: PathBuf,
+}
+
+/// What the prefetch threads need. Not the outputs: a thread that ends late must not keep an unfinished file in place.
+#[derive(Clone)]
+pub(super) struct Decode {
+    pub encoder: Arc<Encoder>,
+    pub columns: Arc<Columns>,
+    /// Positions in a batch of the kept columns.
+    pub kept_at: Arc<[usize]>,
+}
+
+/// A batch, encoded, with its kept columns in their output types.
+struct Piece {
+    file: usize,
+    first_ordinal: u64,
+    rows: usize,
+    kept: Vec<ArrayRef>,
+    chunk: Chunk,
+}
+
+/// Where a worker writes.
+enum Target {
+    Table(TableWriter),
+    Part(PartWriter),
+}
+
+/// Pieces that come from the reading thread, and where their chunks go back for reuse.
+type Pieces = (Receiver<Result<Piece, StageError>>, Sender<Chunk>);
+
+/// The pass of one worker.
+pub(super) struct PredictScan<T: Entry> {
+    shared: Shared,
+    tiles: Arc<Tiles<T>>,
+    scratch: TileScratch<T>,
+    variance_scratch: VarianceScratch,
+    variance: bool,
+    process: Arc<Process>,
+    worker: usize,
+    reader: Option<BlockReader>,
+    pieces: Option<Pieces>,
+    target: Option<Target>,
+    places: Vec<usize>,
+    scores: Vec<f64>,
+    outputs: Vec<f64>,
+    latents: Vec<f64>,
+    variances: Vec<f64>,
+    rows: u64,
+    bad: u64,
+    named: Vec<String>,
+}
+
+impl<T: Entry> PredictScan<T> {
+    /// The pass of worker number `worker` over what `reader` reads.
+    pub fn new(
+        shared: Shared,
+        tiles: Arc<Tiles<T>>,
+        variance: bool,
+        process: Arc<Process>,
+        worker: usize,
+        reader: BlockReader,
+    ) -> Self {
+        PredictScan {
+            shared,
+            tiles,
+            scratch: TileScratch::default(),
+            variance_scratch: VarianceScratch::default(),
+            variance,
+            process,
+            worker,
+            reader: Some(reader),
+            pieces: None,
+            target: None,
+            places: Vec::new(),
+            scores: Vec::new(),
+            outputs: Vec::new(),
+            latents: Vec::new(),
+            variances: Vec::new(),
+            rows: 0,
+            bad: 0,
+            named: Vec::new(),
+        }
+    }
+
+    /// Opens the output and starts the prefetch thread.
+    fn start(&mut self, reader: BlockReader) -> Result<(), StageError> {
+        self.target = Some(match self.worker {
+            0 => {
+                let table = self.shared.outputs.lock().unwrap_or_else(PoisonError::into_inner).table.take();
+                Target::Table(table.ok_or_else(|| StageError::Internal("the output is not open".into()))?)
+            }
+            _ => Target::Part(PartWriter::create(&self.shared.out, self.shared.decode.columns.schema())?),
+        });
+        let (send, ready) = sync_channel(AHEAD);
+        let (back, used) = channel();
+        let (decode, process) = (self.shared.decode.clone(), Arc::clone(&self.process));
+        std::thread::Builder::new()
+            .name("prefetch".into())
+            .spawn(move || prefetch(reader, &decode, &process, &send, &used))
+            .map_err(|e| StageError::Internal(format!("cannot start a prefetch thread: {e}")))?;
+        self.pieces = Some((ready, back));
+        Ok(())
+    }
+
+    fn write(&mut self, piece: &mut Piece) -> Result<(), StageError> {
+        let function = Arc::clone(&self.shared.function);
+        let chunk = &piece.chunk;
+        let (n, t, width) = (chunk.rows(), function.code.width(), function.outputs());
+        self.scores.resize(n * t, 0.0);
+        self.tiles.k_v(view(chunk), &function.coefficients, t, &mut self.scratch, &mut self.scores);
+        self.outputs.resize(n * width, 0.0);
+        for i in 0..n {
+            function.outputs_of(&self.scores[i * t..(i + 1) * t], &mut self.outputs[i * width..(i + 1) * width]);
+        }
+        let m = self.tiles.centers() as u64;
+        let mut flops = 2 * m * t as u64;
+        if let Some(factor) = function.variance.as_ref().filter(|_| self.variance) {
+            self.latents.resize(n, 0.0);
+            latent(&self.tiles, view(chunk), factor, &mut self.scratch, &mut self.variance_scratch, &mut self.latents);
+            self.variances.clear();
+            for latent in &self.latents {
+                let of_target = factor.noise.iter().zip(&factor.signal).map(|(noise, signal)| noise + signal * latent);
+                self.variances.extend(of_target);
+            }
+            flops += 2 * m * factor.rank as u64;
+        }
+        self.process.count(n as u64 * m, n as u64 * flops);
+        self.places.clear();
+        self.places.extend(chunk.ordinals.iter().map(|ordinal| (ordinal - piece.first_ordinal) as usize));
+        let batch = self.shared.decode.columns.batch(
+            piece.rows,
+            std::mem::take(&mut piece.kept),
+            &self.places,
+            &self.outputs,
+            width,
+            &self.variances,
+        )?;
+        let begins =
+            self.shared.layout.begins(self.shared.catalog.global_block(piece.file, piece.first_ordinal / BLOCK_ROWS));
+        match &mut self.target {
+            Some(Target::Table(table)) => {
+                if begins {
+                    table.end_group()?;
+                }
+                table.write(&batch)?;
+            }
+            Some(Target::Part(part)) => {
+                if begins {
+                    part.end_group()?;
+                }
+                part.write(&batch)?;
+            }
+            None => return Err(StageError::Internal("the output is not open".into())),
+        }
+        self.rows += piece.rows as u64;
+        Ok(())
+    }
+
+    fn note_bad(&mut self, piece: &Piece) {
+        self.bad += piece.chunk.bad.len() as u64;
+        let file = &self.shared.catalog.files[piece.file].name;
+        for bad in piece.chunk.bad.iter().take(NAMED_BAD_ROWS.saturating_sub(self.named.len())) {
+            self.named.push(format!("  {file} row {}: column '{}' {}", bad.ordinal, bad.column, bad.reason));
+        }
+    }
+}
+
+impl<T: Entry> Scan for PredictScan<T> {
+    fn step(&mut self) -> Result<Step, StageError> {
+        if let Some(reader) = self.reader.take() {
+            self.start(reader)?;
+        }
+        let Some((ready, _)) = &self.pieces else { return Ok(Step::Done) };
+        // The prefetch thread hangs up when it is done.
+        let Ok(piece) = ready.recv() else { return Ok(Step::Done) };
+        let mut piece = piece?;
+        self.note_bad(&piece);
+        self.write(&mut piece)?;
+        let rows = piece.rows as u64;
+        if let Some((_, back)) = &self.pieces {
+            // It may be done; then the buffer is simply freed.
+            let _ = back.send(piece.chunk);
+        }
+        Ok(Step::More { rows })
+    }
+
+    fn finish(mut self) -> Result<Vec<Outgoing>, StageError> {
+        match self.target.take() {
+            Some(Target::Table(table)) => {
+                self.shared.outputs.lock().unwrap_or_else(PoisonError::into_inner).table = Some(table);
+            }
+            Some(Target::Part(part)) => {
+                let part = part.finish()?;
+                self.shared.outputs.lock().unwrap_or_else(PoisonError::into_inner).parts.insert(self.worker, part);
+            }
+            None => return Err(StageError::Internal("the output is not open".into())),
+        }
+        let mut out = Writer::default();
+        out.u64(self.rows);
+        out.u64(self.bad);
+        out.bytes(self.named.join("\n").as_bytes());
+        Ok(vec![Outgoing { key: 0, bytes: out.0 }])
+    }
+}
+
+fn prefetch(
+    mut reader: BlockReader,
+    decode: &Decode,
+    process: &Process,
+    send: &SyncSender<Result<Piece, StageError>>,
+    used: &Receiver<Chunk>,
+) {
+    let mut counted = 0;
+    loop {
+        let result = match reader.next() {
+            None => break,
+            Some(raw) => {
+                raw.and_then(|raw| encode(&raw, decode, used.try_recv().unwrap_or_default())).map_err(StageError::from)
+            }
+        };
+        let read = reader.bytes_read();
+        process.bytes_read.fetch_add(read - counted, Ordering::Relaxed);
+        counted = read;
+        let failed = result.is_err();
+        if send.send(result).is_err() || failed {
+            break;
+        }
+    }
+    process.bytes_read.fetch_add(reader.bytes_read() - counted, Ordering::Relaxed);
+}
+
+fn encode(raw: &RawBatch, decode: &Decode, mut chunk: Chunk) -> Result<Piece, DataError> {
+    decode.encoder.encode(raw, Role::Features, &mut chunk)?;
+    let convert = |(k, at): (usize, &usize)| decode.columns.kept.convert(k, raw.batch.column(*at));
+    let kept = decode.kept_at.iter().enumerate().map(convert).collect::<Result<_, _>>()?;
+    Ok(Piece { file: raw.file, first_ordinal: raw.first_ordinal, rows: raw.batch.num_rows(), kept, chunk })
+}

@@ -1,0 +1,249 @@
+//! The stage: predictions for every row of a data set, in the order of the data, to one Parquet file.
+//!
+//! Each worker reads its own blocks and writes its own row groups; nothing but counts is exchanged. The output appears when all rows are written
+//! and the bad ones are within bounds, and its bytes are the same for any number of workers.
+//!
+//! Memory of a worker: three decoded batches of at most 8,192 rows, one row group being written, a panel of the variance factor.
+
+use super::columns::Columns;
+use super::function::Function;
+use super::layout::{Layout, blocks_per_batch};
+use super::scan::{Decode, NAMED_BAD_ROWS, Outputs, PredictScan, Shared};
+use crate::engine::bytes::Reader;
+use crate::engine::exchange::{Audience, Gather, pass};
+use crate::engine::session::Session;
+use crate::error::StageError;
+use nystream_datasets::kept::KeptColumns;
+use nystream_datasets::table::TableWriter;
+use nystream_datasets::{BlockReader, Catalog, Encoder, ReadOptions, Role};
+use nystream_kernels::gram::Precision;
+use nystream_kernels::tile::Entry;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What is to be predicted besides the rows themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PredictOptions {
+    /// Input columns to carry over, in this order; `*` is all.
+    pub keep: Vec<String>,
+    /// Whether to add predictive variances (numbers only).
+    pub variance: bool,
+    /// Bad rows allowed; their predictions are null.
+    pub max_bad_rows: u64,
+    /// The Parquet file to write.
+    pub out: PathBuf,
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Predictions {
+    /// Rows written: all rows of the data.
+    pub rows: u64,
+    /// Those with null predictions.
+    pub bad: u64,
+    /// Columns written, in order.
+    pub columns: Vec<String>,
+}
+
+/// A typical kept value in a decoded batch; only shapes batches, and by a constant so that they are the same everywhere.
+const KEPT_BYTES: usize = 16;
+
+/// Predicts every row of `catalog` into `options.out`. All workers of the one process call this in step; each gets the result.
+///
+/// Columns: the kept ones; `prediction`, or `prediction_<target>` for several targets; for classes the label in
+/// `prediction` and `probability_<label>` (logistic loss) or `score_<label>` (squared loss); `variance` or `variance_<target>`.
+///
+/// ```
+/// use nystream_dataflows::engine::{Process, SilentProgress, run};
+/// use nystream_dataflows::job::Loss;
+/// use nystream_dataflows::predict::{Function, PredictOptions, predict};
+/// use nystream_dataflows::targets::TargetCode;
+/// use nystream_datasets::{Catalog, ColumnSummary, Encoder, EncoderOptions, Sources};
+/// use nystream_kernels::{gram::Precision, kernel::{Family, Kernel}, rows::RowBuf, tile::SimdPath};
+/// use std::sync::Arc;
+///
+/// let catalog = Catalog::open(&Sources::parse(&["synth:sines?rows=5000&d=1"])?)?;
+/// let summary = |info| ColumnSummary { count: 5000, sd: 0.6, min: -1.0, max: 1.0, ..ColumnSummary::empty(info) };
+/// let summaries: Vec<ColumnSummary> = catalog.columns.iter().map(summary).collect();
+/// let encoder = Encoder::fit(&summaries, &EncoderOptions { targets: vec!["y".into()], ..Default::default() })?;
+/// let function = Function {
+///     kernel: Kernel::new(Family::Gaussian, 1.0),
+///     centers: RowBuf { numeric: vec![-1.0, 1.0], numeric_width: 1, codes: vec![], code_width: 0 },
+///     coefficients: vec![0.5, -0.5],
+///     code: TargetCode { names: vec!["y".into()], classes: vec![], centres: vec![0.0], exponents: vec![0] },
+///     loss: Loss::Squared,
+///     precision: Precision::Single,
+///     simd: SimdPath::detect(),
+///     variance: None,
+/// };
+/// let folder = tempfile::tempdir().unwrap();
+/// let options = PredictOptions { keep: vec!["y".into()], out: folder.path().join("p.parquet"), ..Default::default() };
+/// let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// let (encoder, function) = (Arc::new(encoder), Arc::new(function));
+/// let results = run(&process, communication, move |session| {
+///     predict(session, &catalog, &encoder, &function, &options)
+/// }).unwrap();
+/// let predictions = results[0].clone().unwrap();
+/// assert_eq!((predictions.rows, predictions.columns), (5000, vec!["y".to_string(), "prediction".to_string()]));
+/// # Ok::<(), nystream_datasets::DataError>(())
+/// ```
+///
+/// # Errors
+/// * [`StageError::Usage`]: several processes, variances of classes, an output that is one of the inputs, a kept column with the name of a predicted one;
+/// * [`StageError::Data`]: a missing or mistyped column, unreadable data, more than `max_bad_rows` bad rows, an output that cannot be written, a
+///   function whose parts do not fit the encoder.
+///
+/// Nothing is left at `options.out` then.
+pub fn predict(
+    session: &mut Session<'_>,
+    catalog: &Catalog,
+    encoder: &Arc<Encoder>,
+    function: &Arc<Function>,
+    options: &PredictOptions,
+) -> Result<Predictions, StageError> {
+    if session.process.processes() > 1 {
+        return Err(StageError::Usage(
+            "predict runs in one process: leave out --hosts, or predict a part of the data in each process".into(),
+        ));
+    }
+    let prepared = session.try_once(|| prepare(catalog, encoder, function, options))?;
+    if session.is_leader() {
+        session.process.progress.begin("predict", catalog.total_rows);
+    }
+    let counts = match function.precision {
+        Precision::Double => run_pass::<f64>(session, &prepared, options),
+        _ => run_pass::<f32>(session, &prepared, options),
+    };
+    if session.is_leader() {
+        session.process.progress.end();
+    }
+    let take = || std::mem::take(&mut *prepared.shared.outputs.lock().unwrap_or_else(PoisonError::into_inner));
+    // Every worker is past the pass: what it left behind goes here on failure, before anyone reports it.
+    let Counts { rows, bad, named } = counts.inspect_err(|_| drop(take()))?;
+    if bad > options.max_bad_rows {
+        drop(take());
+        return Err(StageError::Data(format!(
+            "{bad} bad rows, and --max-bad-rows allows {}:\n{}\nmend them, or get null predictions for them with --max-bad-rows {bad}",
+            options.max_bad_rows,
+            named.join("\n")
+        )));
+    }
+    let written = session.try_once(|| {
+        let outputs = take();
+        let table = outputs.table.ok_or_else(|| StageError::Internal("the output is not open".into()))?;
+        Ok(table.finish(outputs.parts.into_values().collect())?)
+    })?;
+    if *written != rows || rows != catalog.total_rows {
+        let total = catalog.total_rows;
+        return Err(StageError::Internal(format!("{written} rows were written of {rows} predicted and {total} read")));
+    }
+    Ok(Predictions { rows, bad, columns: prepared.shared.decode.columns.names() })
+}
+
+/// What the workers share, and how they read.
+struct Prepared {
+    shared: Shared,
+    projection: Vec<usize>,
+    read: ReadOptions,
+}
+
+fn prepare(
+    catalog: &Catalog,
+    encoder: &Arc<Encoder>,
+    function: &Arc<Function>,
+    options: &PredictOptions,
+) -> Result<Prepared, StageError> {
+    check(encoder, function, options.variance)?;
+    if let Some(input) = catalog.files.iter().find(|file| same_file(&file.path, &options.out)) {
+        let path = input.path.display();
+        return Err(StageError::Usage(format!("--out would overwrite the data file {path}: name another file")));
+    }
+    let mut projection = encoder.projection(catalog, Role::Features)?;
+    let kept = KeptColumns::new(catalog, &options.keep)?;
+    let mut kept_at = Vec::new();
+    for index in kept.indices() {
+        kept_at.push(projection.iter().position(|known| *known == index).unwrap_or_else(|| {
+            projection.push(index);
+            projection.len() - 1
+        }));
+    }
+    let row_bytes = encoder.numeric_width() * 4 + encoder.code_width() * 2 + kept_at.len() * KEPT_BYTES;
+    let read = ReadOptions { blocks_per_batch: blocks_per_batch(row_bytes), ..ReadOptions::default() };
+    let columns = Columns::new(function, kept, options.variance)?;
+    let table = TableWriter::create(&options.out, columns.schema())?;
+    let shared = Shared {
+        catalog: catalog.clone(),
+        function: Arc::clone(function),
+        layout: Arc::new(Layout::new(catalog)),
+        decode: Decode { encoder: Arc::clone(encoder), columns: Arc::new(columns), kept_at: kept_at.into() },
+        outputs: Arc::new(Mutex::new(Outputs { table: Some(table), ..Outputs::default() })),
+        out: options.out.clone(),
+    };
+    Ok(Prepared { shared, projection, read })
+}
+
+/// Whether the parts of a function fit together: they come from a file.
+fn check(encoder: &Encoder, function: &Function, variance: bool) -> Result<(), StageError> {
+    let bad = |what: String| Err(StageError::Data(format!("the model is not usable: {what}")));
+    let (numeric, codes) = (encoder.numeric_width(), encoder.code_width());
+    let centers = &function.centers;
+    if (numeric, codes) != (centers.numeric_width, centers.code_width) {
+        return bad(format!(
+            "its encoder makes {numeric} numeric and {codes} categorical columns, its centers have {} and {}",
+            centers.numeric_width, centers.code_width
+        ));
+    }
+    let (m, t) = (function.centers(), function.code.width());
+    if t == 0 || function.coefficients.len() != m * t {
+        return bad(format!("{} coefficients for {m} centers and {t} outputs", function.coefficients.len()));
+    }
+    if !variance {
+        return Ok(());
+    }
+    if function.code.is_classification() {
+        return Err(StageError::Usage("--variance: classes have no predictive variance, only numbers do".into()));
+    }
+    match &function.variance {
+        None => Err(StageError::Data("the model holds no variance factor: fit it with --variance".into())),
+        Some(v) if v.factor.len() != m * v.rank || v.noise.len() != t || v.signal.len() != t => {
+            bad(format!("{} numbers of its variance factor for {m} centers and rank {}", v.factor.len(), v.rank))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    matches!((std::fs::canonicalize(a), std::fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
+}
+
+/// What all workers counted.
+struct Counts {
+    rows: u64,
+    bad: u64,
+    named: Vec<String>,
+}
+
+fn run_pass<T: Entry>(
+    session: &mut Session<'_>,
+    prepared: &Prepared,
+    options: &PredictOptions,
+) -> Result<Counts, StageError> {
+    let shared = &prepared.shared;
+    let tiles = session.try_once(|| shared.function.tiles::<T>())?;
+    let runs = shared.layout.runs(&shared.catalog, session.peers(), session.index());
+    let reader = BlockReader::new(&shared.catalog, runs, &prepared.projection, prepared.read.clone());
+    let process = Arc::clone(&session.process);
+    let scan = PredictScan::new(shared.clone(), tiles, options.variance, process, session.index(), reader);
+    let mut counts = Counts { rows: 0, bad: 0, named: Vec::new() };
+    // Parcels come in worker order, which is that of the data.
+    for parcel in pass(session, "predict", scan, Gather::default(), Audience::Everyone)? {
+        let mut bytes = Reader(&parcel.bytes);
+        counts.rows += bytes.u64()?;
+        counts.bad += bytes.u64()?;
+        let lines = String::from_utf8_lossy(bytes.bytes()?);
+        counts.named.extend(lines.lines().map(str::to_owned));
+    }
+    counts.named.truncate(NAMED_BAD_ROWS);
+    Ok(counts)
+}

@@ -1,0 +1,346 @@
+//! Files that appear whole or not at all.
+//!
+//! An [`AtomicFile`] is written under a temporary hidden name in the folder of its destination, made durable, and renamed
+//! when it is complete. Dropping it removes what was written, and [`remove_pending`] does so for all of them at once, for
+//! an interrupt handler or a panic hook. Creating it first is also the check that the output can be written, before hours of
+//! work. Outputs of several files are [sealed](AtomicFile::seal) one by one and appear together by [`commit_all`].
+//!
+//! A destination that exists and is not a regular file (`/dev/null`, a pipe) is written directly; a link keeps pointing
+//! where it points, and its target is replaced.
+//!
+//! Invariant: a temporary file exists only while its name is registered, and both change under one lock. Whoever holds that
+//! lock, as [`remove_pending`] does, knows that no output starts, appears or goes away meanwhile.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tempfile::{NamedTempFile, TempPath};
+use thiserror::Error;
+
+/// Why an output could not be written.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OutputError {
+    /// The destination cannot be created.
+    #[error("cannot write '{}': {source}; name a file in a folder that exists and can be written", path.display())]
+    Create {
+        /// Destination.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Writing or renaming failed.
+    #[error("cannot finish '{}': {source}; nothing was left there", path.display())]
+    Write {
+        /// Destination.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+/// Names of all unfinished outputs of this process.
+static PENDING: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// Locks, ignoring poison: the set is valid at every step.
+fn pending() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    PENDING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// While it lives no output of this process can be started or finished.
+#[derive(Debug)]
+pub struct NoOutputs {
+    _held: MutexGuard<'static, BTreeSet<PathBuf>>,
+}
+
+/// Removes every unfinished output of this process, and holds up new ones while the result lives.
+///
+/// For use just before the process ends: the writers of what was removed fail afterwards.
+pub fn remove_pending() -> NoOutputs {
+    let mut held = pending();
+    for path in std::mem::take(&mut *held) {
+        // Nothing better can be done with a failure at this point.
+        let _ = std::fs::remove_file(path);
+    }
+    NoOutputs { _held: held }
+}
+
+/// A file that appears at its destination when [`AtomicFile::commit`] succeeds, and never otherwise.
+///
+/// ```
+/// use nystream_datasets::atomic::AtomicFile;
+/// use std::io::Write;
+/// let folder = tempfile::tempdir().unwrap();
+/// let path = folder.path().join("out.txt");
+/// let mut file = AtomicFile::create(&path)?;
+/// file.write_all(b"done").unwrap();
+/// assert!(!path.exists());
+/// file.commit()?;
+/// assert_eq!(std::fs::read(&path).unwrap(), b"done");
+/// # Ok::<(), nystream_datasets::atomic::OutputError>(())
+/// ```
+#[derive(Debug)]
+pub struct AtomicFile {
+    destination: PathBuf,
+    file: BufWriter<File>,
+    /// `None` where the destination is a device or pipe, written directly.
+    temporary: Option<Temporary>,
+}
+
+/// The name of a temporary file, registered while the file exists.
+#[derive(Debug)]
+struct Temporary(Option<TempPath>);
+
+impl Temporary {
+    fn rename(mut self, destination: &Path, held: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+        let Some(path) = self.0.take() else { return Ok(()) };
+        held.remove::<Path>(&path);
+        // The file of a failed rename goes away with its name.
+        path.persist(destination).map_err(|failed| failed.error)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take() {
+            let mut held = pending();
+            held.remove::<Path>(&path);
+            drop(path);
+        }
+    }
+}
+
+impl AtomicFile {
+    /// Starts writing what is to appear at `path`.
+    ///
+    /// # Errors
+    /// [`OutputError::Create`] when the folder does not exist or cannot be written, or `path` is a folder.
+    pub fn create(path: &Path) -> Result<Self, OutputError> {
+        let fail = |source| OutputError::Create { path: path.to_path_buf(), source };
+        let destination = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        match std::fs::metadata(&destination) {
+            Ok(found) if found.is_dir() => {
+                return Err(fail(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder")));
+            }
+            Ok(found) if !found.is_file() => {
+                let file = File::options().write(true).open(&destination).map_err(fail)?;
+                return Ok(AtomicFile { destination, file: BufWriter::new(file), temporary: None });
+            }
+            _ => {}
+        }
+        let Some(name) = destination.file_name() else {
+            return Err(fail(io::Error::new(io::ErrorKind::InvalidInput, "not the name of a file")));
+        };
+        let parent = destination.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let prefix = hidden(&name.to_string_lossy());
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).suffix(".part");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // Temporary files are private by default; outputs are as open as the umask says.
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        let mut held = pending();
+        let (file, path) = builder.tempfile_in(parent).map(NamedTempFile::into_parts).map_err(fail)?;
+        held.insert(path.to_path_buf());
+        Ok(AtomicFile { destination, file: BufWriter::new(file), temporary: Some(Temporary(Some(path))) })
+    }
+
+    /// Where the file will be.
+    pub fn destination(&self) -> &Path {
+        &self.destination
+    }
+
+    /// Makes the content durable and closes the file, which still appears only with [`commit_all`].
+    ///
+    /// # Errors
+    /// [`OutputError::Write`]; nothing is left behind then.
+    pub fn seal(self) -> Result<SealedFile, OutputError> {
+        let AtomicFile { destination, file, temporary } = self;
+        let written = file.into_inner().map_err(|failed| failed.into_error()).and_then(|file| match temporary {
+            Some(_) => file.sync_all(),
+            None => Ok(()),
+        });
+        match written {
+            Ok(()) => Ok(SealedFile { destination, temporary }),
+            Err(source) => Err(OutputError::Write { path: destination, source }),
+        }
+    }
+
+    /// Makes the content durable and moves it to its destination.
+    ///
+    /// # Errors
+    /// [`OutputError::Write`]; nothing is left behind then.
+    pub fn commit(self) -> Result<(), OutputError> {
+        self.seal().and_then(|sealed| commit_all(vec![sealed]))
+    }
+}
+
+/// The beginning of a temporary name; short, since names have a greatest length and the destination may use it up.
+fn hidden(name: &str) -> OsString {
+    format!(".{}.", name.chars().take(32).collect::<String>()).into()
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// A complete output that has not appeared yet. Dropping it removes what was written.
+#[derive(Debug)]
+pub struct SealedFile {
+    destination: PathBuf,
+    temporary: Option<Temporary>,
+}
+
+impl SealedFile {
+    /// Where the file will be.
+    pub fn destination(&self) -> &Path {
+        &self.destination
+    }
+
+    /// Bytes of the file; 0 for devices and pipes.
+    ///
+    /// # Errors
+    /// A file that went away.
+    pub fn bytes(&self) -> io::Result<u64> {
+        match self.temporary.as_ref().and_then(|temporary| temporary.0.as_ref()) {
+            Some(path) => std::fs::metadata(path).map(|metadata| metadata.len()),
+            None => Ok(0),
+        }
+    }
+}
+
+/// Moves complete files to their destinations, in order; no interrupt comes between them.
+///
+/// # Errors
+/// [`OutputError::Write`] for the first that cannot be moved; those before it have appeared, those after it are removed.
+pub fn commit_all(files: Vec<SealedFile>) -> Result<(), OutputError> {
+    let mut held = pending();
+    let mut left = files.into_iter();
+    for SealedFile { destination, temporary } in left.by_ref() {
+        let Some(temporary) = temporary else { continue };
+        if let Err(source) = temporary.rename(&destination, &mut held) {
+            // Dropping the rest takes the lock.
+            drop(held);
+            drop(left);
+            return Err(OutputError::Write { path: destination, source });
+        }
+    }
+    Ok(())
+}
+
+/// Writes `bytes` to `path`, whole or not at all.
+///
+/// # Errors
+/// As [`AtomicFile::create`] and [`AtomicFile::commit`].
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(bytes).map_err(|source| OutputError::Write { path: path.to_path_buf(), source })?;
+    file.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn appears_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        fs::write(&path, "old").unwrap();
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(b"half").unwrap();
+        file.flush().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(folder.path()).len(), 2);
+        drop(file);
+        assert_eq!(names(folder.path()), ["out"]);
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        write(&path, b"new").unwrap();
+        assert_eq!(names(folder.path()), ["out"]);
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn sealed_files_appear_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let sealed = |name: &str| {
+            let mut file = AtomicFile::create(&folder.path().join(name)).unwrap();
+            file.write_all(name.as_bytes()).unwrap();
+            file.seal().unwrap()
+        };
+        let files = vec![sealed("a"), sealed("b")];
+        assert!(names(folder.path()).iter().all(|name| name.starts_with('.')));
+        drop(sealed("c"));
+        assert_eq!(names(folder.path()).len(), 2);
+        commit_all(files).unwrap();
+        assert_eq!(names(folder.path()), ["a", "b"]);
+        // A folder took the place of the second file: the first has appeared, nothing else is left.
+        let files = vec![sealed("a"), sealed("d"), sealed("e")];
+        fs::create_dir(folder.path().join("d")).unwrap();
+        let error = commit_all(files).unwrap_err();
+        assert!(matches!(&error, OutputError::Write { path, .. } if path.ends_with("d")), "{error}");
+        assert_eq!(names(folder.path()), ["a", "b", "d"]);
+    }
+
+    #[test]
+    fn unwritable_places_are_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in [folder.path().to_path_buf(), folder.path().join("absent/out"), PathBuf::from("/"), PathBuf::new()]
+        {
+            let error = AtomicFile::create(&path).expect_err("created");
+            assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+        }
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn names_may_be_as_long_as_the_system_allows() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = "n".repeat(255);
+        write(&folder.path().join(&name), b"x").unwrap();
+        assert_eq!(names(folder.path()), [name]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn devices_and_links_stay_what_they_are() {
+        write(Path::new("/dev/null"), b"gone").unwrap();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+        let folder = tempfile::tempdir().unwrap();
+        let (target, link) = (folder.path().join("target"), folder.path().join("link"));
+        fs::write(&target, "old").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        write(&link, b"new").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_device_is_an_error_of_the_commit_at_the_latest() {
+        let error = write(Path::new("/dev/full"), b"lost").unwrap_err();
+        assert!(
+            matches!(&error, OutputError::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull),
+            "{error}"
+        );
+    }
+}
