@@ -72,11 +72,11 @@ fn double_precision_and_classes() {
     }
 }
 
-/// 110,000 rows of 60 features are 33 MB: more than a third of the small budget, less than a third of the large one.
+/// 225,000 training rows of 296 bytes are 67 MB: more than a third of the small budget, less than a third of the large one.
 #[test]
 fn memory_changes_how_never_what() {
     let place = Place::new();
-    let source = "synth:friedman1?rows=150000&d=60&seed=1";
+    let source = "synth:friedman1?rows=250000&d=60&seed=1";
     for (solver, more) in [("gram", ""), ("pcg", "--iterations 4 --tolerance 0.5")] {
         let line = fit(source, &format!("{FIXED} --select uniform --solver {solver} {more} --workers 2"));
         let small = place.json(&format!("{line} --memory 128MiB"));
@@ -84,8 +84,8 @@ fn memory_changes_how_never_what() {
         assert_eq!(digest(&small), digest(&large), "{solver}");
         let third = place.json(&format!("{line} --memory 128MiB --workers 1").replacen("--workers 2 ", "", 1));
         assert_eq!(digest(&third), digest(&large), "{solver} with one worker");
-        // Kept rows need fewer bytes at the peak of the small run than of the large one.
-        assert!(number(&small, "/peak_rss_bytes") < number(&large, "/peak_rss_bytes"));
+        // Only the large one kept its rows, and the small one kept its promise.
+        assert!(number(&large, "/peak_rss_bytes") > number(&small, "/peak_rss_bytes") + 20e6, "{small}\n{large}");
         assert!(number(&small, "/peak_rss_bytes") <= 128.0 * 1048576.0, "{small}");
     }
 }
