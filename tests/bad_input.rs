@@ -60,17 +60,17 @@ fn missing_empty_and_foreign_files() {
     std::fs::write(place.path("empty.parquet"), b"").unwrap();
     std::fs::write(place.path("text.parquet"), b"a,b\n1,2\n3,4\n5,6\n").unwrap();
     for command in ["fit --target y --out m.nys", "tune --target y"] {
-        for (data, parts) in [
-            ("absent.parquet", ["absent.parquet", "does not exist"]),
-            ("folder", ["folder", "no Parquet file"]),
-            ("none*.parquet", ["none*.parquet", "no Parquet file"]),
-            ("empty.parquet", ["empty.parquet", "is empty"]),
-            ("text.parquet", ["text.parquet", "not a Parquet file"]),
-            ("s3://bucket/key", ["s3://bucket/key", "only local paths"]),
-            ("synth:sinus?rows=10", ["synth:sinus", "sines"]),
-            ("synth:sines?rows=ten", ["synth:sines", "rows"]),
+        for (data, code, parts) in [
+            ("absent.parquet", 1, ["absent.parquet", "does not exist"]),
+            ("folder", 1, ["folder", "no Parquet file"]),
+            ("none*.parquet", 1, ["none*.parquet", "no Parquet file"]),
+            ("empty.parquet", 1, ["empty.parquet", "is empty"]),
+            ("text.parquet", 1, ["text.parquet", "not a Parquet file"]),
+            ("s3://bucket/key", 2, ["s3://bucket/key", "only local paths"]),
+            ("synth:sinus?rows=10", 2, ["synth:sinus", "sines"]),
+            ("synth:sines?rows=ten", 2, ["synth:sines", "rows"]),
         ] {
-            place.fails(&format!("{command} --data {data}"), 1, &parts);
+            place.fails(&format!("{command} --data {data}"), code, &parts);
         }
     }
     place.fails(
@@ -435,6 +435,14 @@ fn data_that_does_not_fit_the_model() {
             let line = format!("evaluate --model m.nys --data other.parquet --workers {workers}");
             place.fails(&line, 1, &parts);
         }
+        // Predictions need no target, and name a damaged row as well.
+        let line = "predict --model m.nys --data other.parquet --out p.parquet";
+        if parts.contains(&"'y'") {
+            place.json(line);
+            std::fs::remove_file(place.path("p.parquet")).unwrap();
+        } else {
+            place.fails(line, 1, &parts);
+        }
         place.fails(
             &FIT.replace("m.nys", "n.nys").replace("--kernel", "--validation other.parquet --kernel"),
             1,
@@ -470,7 +478,7 @@ fn interrupted(place: &Place, line: &str, signal: &str, wait: Duration) -> Outpu
     let child = place.command(line).spawn().unwrap();
     let begun = Instant::now();
     // Not before the output is open: then the handler is surely there.
-    while !place.names().iter().any(|name| name.ends_with(".tmp")) {
+    while !place.names().iter().any(|name| name.starts_with(".m.nys.")) {
         assert!(begun.elapsed() < Duration::from_secs(60), "{line} did not start");
         std::thread::sleep(Duration::from_millis(2));
     }
