@@ -117,7 +117,7 @@ pub struct FitArgs {
     /// Profile the data, print which solver and sizes would be chosen and why, and stop
     #[arg(long, help_heading = "Output")]
     pub explain: bool,
-    /// Print the plan (flops, bytes, memory, time) without reading more than the files' footers, and stop
+    /// Profile and sample the data, print the plan (flops, bytes, memory, time), and stop
     #[arg(long, help_heading = "Output")]
     pub dry_run: bool,
     /// Start the solve from this model's coefficients
