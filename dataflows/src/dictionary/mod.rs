@@ -7,6 +7,8 @@
 mod full;
 mod oracle;
 pub mod pool;
+#[cfg(test)]
+mod tests;
 pub mod trie;
 
 pub use oracle::TileOracle;
