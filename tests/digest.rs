@@ -15,11 +15,11 @@ fn fit(source: &str, options: &str) -> String {
 /// Digests of `line` with 1, 2, 3 workers and, when asked, 2 and 3 processes: all must be the same one.
 fn same_everywhere(line: &str, clusters: &[(usize, usize)]) -> String {
     let place = Place::new();
-    let alone = digest(&place.json(&format!("{line} --workers 1")));
+    let alone = digest(&place.solved(&format!("{line} --workers 1")));
     let kept = digest(&place.json("inspect m.nys"));
     assert_eq!(kept, alone, "the file holds another model than the report says: {line}");
     for workers in [2, 3] {
-        let report = place.json(&format!("{line} --workers {workers}"));
+        let report = place.solved(&format!("{line} --workers {workers}"));
         assert_eq!(digest(&report), alone, "{workers} workers: {line}");
         assert_eq!(number(&report, "/workers"), workers as f64);
     }
@@ -35,7 +35,7 @@ fn same_everywhere(line: &str, clusters: &[(usize, usize)]) -> String {
 fn workers_for_every_selection_and_solver() {
     let mut seen = Vec::new();
     for select in ["uniform", "rpcholesky", "squeak"] {
-        for solver in ["gram", "pcg"] {
+        for solver in ["gram", "pcg", "eigenpro --iterations 3"] {
             let options = format!("{FIXED} --select {select} --solver {solver}");
             seen.push(same_everywhere(&fit(SOURCE, &options), &[]));
         }
@@ -43,7 +43,7 @@ fn workers_for_every_selection_and_solver() {
     // The choices matter: no two gave the same model.
     seen.sort();
     seen.dedup();
-    assert_eq!(seen.len(), 6);
+    assert_eq!(seen.len(), 9);
 }
 
 #[test]
@@ -54,6 +54,19 @@ fn processes_with_gram() {
 #[test]
 fn processes_with_pcg() {
     same_everywhere(&fit(SOURCE, &format!("{FIXED} --select rpcholesky --solver pcg")), &[(2, 1), (3, 1), (2, 2)]);
+}
+
+#[test]
+fn processes_with_eigenpro() {
+    let options = format!("{FIXED} --select rpcholesky --solver eigenpro --iterations 3");
+    same_everywhere(&fit(SOURCE, &options), &[(2, 1), (3, 1), (2, 2)]);
+}
+
+#[test]
+fn processes_with_blockcd() {
+    let source = "synth:friedman1?rows=1500&d=4&seed=3&categories=1&levels=3";
+    let options = "--kernel laplace --bandwidth 1.5x --ridge 1e-4 --solver blockcd --iterations 4";
+    same_everywhere(&fit(source, options), &[(2, 1), (3, 1)]);
 }
 
 #[test]
@@ -77,12 +90,12 @@ fn double_precision_and_classes() {
 fn memory_changes_how_never_what() {
     let place = Place::new();
     let source = "synth:friedman1?rows=250000&d=60&seed=1";
-    for (solver, more) in [("gram", ""), ("pcg", "--iterations 4 --tolerance 0.5")] {
+    for (solver, more) in [("gram", ""), ("pcg", "--iterations 4 --tolerance 0.5"), ("eigenpro", "--iterations 1")] {
         let line = fit(source, &format!("{FIXED} --select uniform --solver {solver} {more} --workers 2"));
-        let small = place.json(&format!("{line} --memory 128MiB"));
-        let large = place.json(&format!("{line} --memory 2GiB"));
+        let small = place.solved(&format!("{line} --memory 128MiB"));
+        let large = place.solved(&format!("{line} --memory 2GiB"));
         assert_eq!(digest(&small), digest(&large), "{solver}");
-        let third = place.json(&format!("{line} --memory 128MiB --workers 1").replacen("--workers 2 ", "", 1));
+        let third = place.solved(&format!("{line} --memory 128MiB --workers 1").replacen("--workers 2 ", "", 1));
         assert_eq!(digest(&third), digest(&large), "{solver} with one worker");
         // Only the large one kept its rows, and the small one kept its promise.
         assert!(number(&large, "/peak_rss_bytes") > number(&small, "/peak_rss_bytes") + 20e6, "{small}\n{large}");
@@ -177,6 +190,7 @@ fn kin40k() {
     let line = |solver: &str| fit(source.to_str().unwrap(), &format!("--ridge 1e-6 --centers 200 --solver {solver}"));
     same_everywhere(&line("gram"), &[(2, 1)]);
     same_everywhere(&line("pcg"), &[]);
+    same_everywhere(&line("eigenpro"), &[]);
 }
 
 /// The full form of the promise: a real data set with nulls and text in twelve files, and a million rows.
@@ -185,7 +199,7 @@ fn long_form() {
     if !long_tests() {
         return;
     }
-    for solver in ["gram", "pcg"] {
+    for solver in ["gram", "pcg", "eigenpro"] {
         let options = format!("--ridge 1e-6 --centers 500 --solver {solver}");
         same_everywhere(&fit("synth:sines?rows=1e6&d=6&seed=1", &options), &[(2, 1), (3, 1)]);
         if let Some(root) = shared_data() {

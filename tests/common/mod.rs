@@ -98,11 +98,12 @@ impl Place {
         names
     }
 
-    /// Runs `line` as `processes` processes on loopback; all must succeed, and only the first may print. Gives its result.
+    /// Runs `line` as `processes` processes on loopback; all must succeed (a solve may end at its iteration limit), and only the first may print. Gives its result.
     pub fn cluster(&self, line: &str, processes: usize) -> Value {
         let outputs = self.processes(&vec![line.to_owned(); processes]);
         for (index, output) in outputs.iter().enumerate() {
-            assert_eq!(output.status.code(), Some(0), "process {index} of {line}\n{}", text(&output.stderr));
+            let code = output.status.code();
+            assert!(matches!(code, Some(0 | 3)), "process {index} of {line}: {code:?}\n{}", text(&output.stderr));
             assert!(index == 0 || output.stdout.is_empty(), "process {index} of {line} printed");
         }
         serde_json::from_slice(&outputs[0].stdout).unwrap()

@@ -119,6 +119,19 @@ pub enum Solver {
     BlockCd,
 }
 
+impl Solver {
+    /// The name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Solver::Auto => "auto",
+            Solver::Gram => "gram",
+            Solver::Pcg => "pcg",
+            Solver::EigenPro => "eigenpro",
+            Solver::BlockCd => "blockcd",
+        }
+    }
+}
+
 /// How inclusion probabilities of the dictionary are made.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -14,10 +14,13 @@ use crate::job::{Bandwidth, FitConfig, Loss, Select, Solver, Task};
 use crate::plan::{FitPlan, PlanRequest, Selection, Shape};
 use crate::predict::{Function, VarianceFactor};
 use crate::profile::{Profile, SAMPLE_ROWS, duplicates, profile};
+use crate::solve::blockcd::BlockJob;
+use crate::solve::eigenpro::order::Place;
+use crate::solve::eigenpro::{EXACT_PROJECTION_CENTERS, EigenProJob};
 use crate::solve::gram::{GramJob, exact_gram};
 use crate::solve::logistic::LogisticJob;
 use crate::solve::pcg::PcgJob;
-use crate::solve::{Solved, gram, logistic, pcg};
+use crate::solve::{Solved, blockcd, eigenpro, gram, logistic, pcg};
 use crate::targets::TargetCode;
 use crate::tune::{TUNE_FLOOR, TUNE_SHARE, TuneRequest, Tuned, median_distance, tune};
 use faer::Mat;
@@ -210,6 +213,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         processes: session.process.processes(),
         iterations: config.iterations,
         one_gram: same_nulls && config.loss == Loss::Squared,
+        logistic: config.loss == Loss::Logistic,
         no_gram_reason: if same_nulls { "the loss is logistic" } else { "targets are null in different rows" },
         sample_rows: sample.len() as u64,
     };
@@ -303,6 +307,14 @@ fn certificate(
     outcome: &FitOutcome,
 ) -> Result<Arc<Certificate>, StageError> {
     let centers = &outcome.centers;
+    if matches!(outcome.plan.solver, Solver::BlockCd) {
+        // Every row is a center.
+        return Ok(Arc::new(Certificate { epsilon: Some(0.0), sampled_trace_error: Some(0.0) }));
+    }
+    if centers.ids.len() > EXACT_PROJECTION_CENTERS && matches!(outcome.plan.solver, Solver::EigenPro) {
+        // K_mm is not factored anywhere in such a fit.
+        return Ok(Arc::new(Certificate::default()));
+    }
     let gamma = if centers.gamma > 0.0 { centers.gamma } else { ridge_matrix };
     session.try_once(|| {
         certify(&outcome.kernel, config.simd, centers.rows.view(), &centers.ids, sample, gamma, outcome.profile.rows)
@@ -409,11 +421,35 @@ fn rest<T: Entry + Into<f64> + Default>(
             clock.lap("solve");
             solved
         }
-        other => {
-            return Err(StageError::Usage(
-                format!("--solver {other:?} is not available in this build: use gram, pcg or auto").to_lowercase(),
-            ));
+        Solver::EigenPro => {
+            let solved = eigenpro::solve(
+                session,
+                store,
+                &eigenpro_job(session, config, &tiles, code, ridge_matrix, sample, outcome),
+            )?;
+            clock.lap("solve");
+            solved
         }
+        Solver::BlockCd => {
+            let job = BlockJob {
+                tiles: &tiles,
+                centers: &centers.rows,
+                kernel: &outcome.kernel,
+                simd: config.simd,
+                code,
+                ridge: ridge_matrix / outcome.weight_sum,
+                weight_sum: outcome.weight_sum,
+                seed: config.seed,
+                tolerance: config.tolerance,
+                epochs: config.iterations,
+                warm_start: warm_start(config, code, &centers),
+                time_limit: config.time_limit,
+            };
+            let solved = blockcd::solve(session, store, &job)?;
+            clock.lap("solve");
+            solved
+        }
+        Solver::Auto => return Err(StageError::Internal("the plan named no solver".into())),
     };
     outcome.passes += solved.passes;
     function.coefficients = solved.coefficients.clone();
@@ -430,6 +466,43 @@ fn rest<T: Entry + Into<f64> + Default>(
     outcome.solved = Some(solved);
     outcome.function = Some(function);
     Ok(())
+}
+
+fn eigenpro_job<'a, T: Entry>(
+    session: &Session<'_>,
+    config: &'a FitConfig,
+    tiles: &'a Arc<nystream_kernels::tile::Tiles<T>>,
+    code: &'a TargetCode,
+    ridge_matrix: f64,
+    sample: &'a Arc<Pool>,
+    outcome: &'a FitOutcome,
+) -> EigenProJob<'a, T> {
+    let row_bytes = row_bytes(&outcome.encoder);
+    let rows = outcome.profile.rows;
+    let place = if keep_rows(config, &outcome.encoder, rows) {
+        Place::Memory(config.memory / 3)
+    } else {
+        Place::Disk(config.temp_dir.clone(), config.disk_limit / session.process.workers() as u64)
+    };
+    EigenProJob {
+        tiles,
+        centers: &outcome.centers.rows,
+        kernel: &outcome.kernel,
+        simd: config.simd,
+        code,
+        ridge: ridge_matrix / outcome.weight_sum,
+        weight_sum: outcome.weight_sum,
+        rows,
+        held_out: outcome.profile.held_out,
+        sample,
+        seed: config.seed,
+        epochs: config.iterations,
+        warm_start: warm_start(config, code, &outcome.centers),
+        time_limit: config.time_limit,
+        row_bytes,
+        place,
+        exact: outcome.centers.ids.len() <= EXACT_PROJECTION_CENTERS,
+    }
 }
 
 /// The first rows of the sample, as leave-one-out judges of the ridge (none when it is given).

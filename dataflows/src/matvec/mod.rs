@@ -11,6 +11,8 @@
 //! Sums run in f64, inside a sum block in row order and across blocks over the fixed tree.
 //! Cost: n m entries, 2 n m (t + s) flops, (m s + extras) log(blocks) values exchanged by each worker.
 
+pub mod blocks;
+
 use crate::engine::Outgoing;
 use crate::engine::exchange::{Audience, Scan, Step, pass};
 use crate::engine::feed::Feed;

@@ -6,6 +6,7 @@ use crate::certify::{HELD_OUT_ROWS, TRACE_ROWS};
 use crate::error::StageError;
 use crate::job::fit::DIMENSION_ROWS;
 use crate::job::{Select, Solver};
+use crate::solve::eigenpro::{self, order};
 use nystream_kernels::gram::{ExactGram, GramShape, Precision};
 use serde::{Deserialize, Serialize};
 
@@ -126,6 +127,8 @@ pub struct PlanRequest {
     pub one_gram: bool,
     /// Why not, when not.
     pub no_gram_reason: &'static str,
+    /// Whether the loss is logistic.
+    pub logistic: bool,
     /// Rows of the sample held by every process.
     pub sample_rows: u64,
 }
@@ -181,17 +184,31 @@ impl PlanRequest {
                 plan.add("coefficient vectors", vectors * (12 + workers as u64 * 40));
             }
             Solver::EigenPro => {
-                plan.add(format!("K_mm and its factor for {m} centers"), 2 * square);
-                plan.add("preconditioner and temporary centers", 8 * (m as u64) * 200);
+                let t = s.targets.max(1.0) as u64;
+                let subsample = (self.sample_rows.div_ceil(2)).min(eigenpro::SUBSAMPLE as u64);
+                if m <= eigenpro::EXACT_PROJECTION_CENTERS {
+                    plan.add(format!("K_mm and its factor for {m} centers"), 3 * square);
+                }
+                plan.add("eigensystem of the subsample", 8 * 5 * subsample * subsample);
+                plan.add("preconditioner of the centers", 8 * m as u64 * (subsample / 20 + 1) * 2);
+                plan.add("batches between projections", m as u64 * row * 3);
+                plan.add("coefficient vectors", 8 * (m as u64 + subsample) * t * workers as u64 * 24);
+                let bytes = s.rows as u64 * row;
+                let windows = (3 + order::KEPT as u64) * order::WINDOW_BYTES.min(bytes);
+                let buckets = 1u64 << order::bucket_bits(s.rows as u64, row);
+                plan.add("rows in hashed order", windows + workers as u64 * (buckets * order::FLUSH_BYTES).min(bytes));
+                if bytes <= self.memory / 3 {
+                    plan.add("all rows by hash", bytes);
+                }
             }
             Solver::BlockCd => {
                 let n = s.rows as u64;
-                plan.add(
-                    "all rows, and the O(n t) vectors of full kernel ridge regression",
-                    n * (row + 8 * 6 * s.targets as u64),
-                );
-                let block = (n / 100).max(256);
-                plan.add("a coordinate block", 8 * block * block * 3);
+                let t = s.targets.max(1.0) as u64;
+                // The rows as centers, packed twice, and as they are gathered; eight vectors in every worker.
+                plan.add("all rows as centers", n * 5 * row);
+                plan.add("O(n t) vectors of full kernel ridge regression", 8 * 8 * n * t * workers as u64 + 80 * n);
+                let block = crate::solve::blockcd::block_rows(n as usize) as u64;
+                plan.add("a coordinate block", 8 * block * block * (1 + 2 * workers as u64));
             }
         }
         plan
@@ -205,6 +222,7 @@ impl PlanRequest {
         let n = self.shape.rows;
         let mut reasons = Vec::new();
         let m = match self.centers {
+            _ if self.solver == Solver::BlockCd => n.max(1.0) as usize,
             Some(m) => (m as f64).min(n).max(1.0) as usize,
             None => self.auto_centers(&mut reasons),
         };
@@ -237,13 +255,15 @@ impl PlanRequest {
 
     fn solver(&self, m: usize, reasons: &mut Vec<String>) -> Result<Solver, StageError> {
         if self.solver != Solver::Auto {
-            if self.solver == Solver::Gram && !self.one_gram {
+            let masked = matches!(self.solver, Solver::Gram | Solver::BlockCd);
+            if !self.one_gram && (masked || self.logistic && self.solver == Solver::EigenPro) {
                 return Err(StageError::Usage(format!(
-                    "--solver gram cannot be used here: {}. Use --solver pcg or auto",
+                    "--solver {} cannot be used here: {}. Use --solver pcg or auto",
+                    self.solver.name(),
                     self.no_gram_reason
                 )));
             }
-            reasons.push(format!("solver {:?} as asked", self.solver).to_lowercase());
+            reasons.push(format!("solver {} as asked", self.solver.name()));
             return Ok(self.solver);
         }
         if !self.one_gram {
@@ -254,7 +274,16 @@ impl PlanRequest {
         // `auto` plans for one worker in one process, so that the choice does not depend on how many there are.
         let fits = self.memory(Solver::Gram, m, 1).total() <= self.memory;
         // The Gram also gives the ridge path, the effective dimension and the exact trace error: worth several times the flops.
-        let choice = if fits && gram <= GRAM_PREFERENCE * pcg { Solver::Gram } else { Solver::Pcg };
+        let choice = if fits && gram <= GRAM_PREFERENCE * pcg {
+            Solver::Gram
+        } else if self.memory(Solver::Pcg, m, 1).total() > self.memory
+            && self.memory(Solver::EigenPro, m, 1).total() <= self.memory
+        {
+            reasons.push("eigenpro: neither an exact Gram nor the factors of conjugate gradients fit --memory".into());
+            return Ok(Solver::EigenPro);
+        } else {
+            Solver::Pcg
+        };
         reasons.push(format!(
             "{}: an exact Gram would take {gram:.1} core-seconds and gives the whole ridge path, conjugate gradients {pcg:.1}{}",
             if choice == Solver::Gram { "gram" } else { "pcg" },

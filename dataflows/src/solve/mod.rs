@@ -1,5 +1,7 @@
 //! Solving for the coefficients: one folder, one report format.
 
+pub mod blockcd;
+pub mod eigenpro;
 pub mod gram;
 pub mod logistic;
 pub mod pcg;

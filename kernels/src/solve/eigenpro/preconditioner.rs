@@ -92,6 +92,11 @@ impl SubsamplePreconditioner {
         self.vectors.as_ref()
     }
 
+    /// E D^1/2, s x q: k(x, x) - k_P(x, x) is the squared norm of its transpose times k(S, x).
+    pub fn scaled_vectors(&self) -> Mat<f64> {
+        Mat::from_fn(self.sample(), self.rank(), |i, j| self.vectors[(i, j)] * self.gains[j].sqrt())
+    }
+
     /// mu_1 ... mu_q.
     pub(super) fn values(&self) -> &[f64] {
         &self.values

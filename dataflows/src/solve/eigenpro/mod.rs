@@ -1,0 +1,460 @@
+//! Projected, preconditioned stochastic gradients over the workers (EigenPro 3 and 4; the algebra and its sources are in
+//! `nystream_kernels::solve::eigenpro`).
+//!
+//! Every worker runs the iteration in step and holds the same m-sized state; a batch is divided in sub-blocks ([`operator`]), batches come
+//! in the order of the hashed row ids ([`order`]).
+//!
+//! * Up to [`EXACT_PROJECTION_CENTERS`] centers, K_mm is factored once per process and projections are exact; beyond, they are epochs of
+//!   EigenPro 2 over the centers and K_mm is never stored. The number of centers decides, so that no budget changes the model.
+//! * The end: with a ridge, when the ridge objective on sample rows has not fallen by 0.1 % for three epochs (or at `--iterations` epochs).
+//!   Ridge 0 is the early-stopped form: it ends when the error on held-out rows has stopped falling.
+//! * The true residual of the normal equations is computed at the end and reported.
+
+mod operator;
+pub mod order;
+#[cfg(test)]
+mod tests;
+
+use crate::dictionary::pool::{Pool, gather_pool, pool_bits};
+use crate::engine::feed::RowStore;
+use crate::engine::session::{Process, Session};
+use crate::error::StageError;
+use crate::solve::Solved;
+use crate::solve::pcg::{Basis, from_row_major, numeric, over_time, row_major, solve_error};
+use crate::targets::TargetCode;
+use faer::{Mat, MatRef};
+use nystream_datasets::Role;
+use nystream_hashing::StreamKey;
+use nystream_kernels::dense::{fixed_parallelism, gemm};
+use nystream_kernels::kernel::Kernel;
+use nystream_kernels::rows::{RowBuf, Rows};
+use nystream_kernels::solve::eigenpro::{
+    CENTER_BLOCK, EigenProInfo, EigenProParams, EigenProProblem, EigenProState, InnerProjector, Measured, Projector,
+    Schedule, SubsamplePreconditioner, Verdict, eigenpro,
+};
+use nystream_kernels::solve::{SolveError, Stopped, Whitening};
+use nystream_kernels::tile::{Entry, SimdPath, Tiles, kernel_matrix, symmetric_kernel_matrix};
+use operator::{CenterRows, RowOperator, largest_diagonals, values_at};
+use order::{HashedOrder, Place};
+use std::cell::RefCell;
+use std::sync::Arc;
+
+/// Centers up to which K_mm is factored.
+pub const EXACT_PROJECTION_CENTERS: usize = 20_000;
+/// Rows of the subsample at most.
+pub const SUBSAMPLE: usize = 3000;
+/// Rows on which the preconditioned eigenvalue is measured, at most.
+const PROBES: usize = 1000;
+/// Rows that judge the iterates, at most.
+const JUDGES: usize = 4000;
+/// A walk whose objective grows to so many times that of its start has diverged; it begins again with a smaller step.
+const DIVERGED: f64 = 2.0;
+/// So has one whose objective rises to so many times its least value.
+const RISEN: f64 = 1.1;
+/// What the step is divided by then, and how often.
+const STEP_CUT: f64 = 4.0;
+const STEP_CUTS: usize = 3;
+/// Epochs of an inexact projection.
+const PROJECTION_EPOCHS: usize = 4;
+
+/// What a solve by stochastic gradients is given.
+pub struct EigenProJob<'a, T: Entry> {
+    /// Packed centers.
+    pub tiles: &'a Arc<Tiles<T>>,
+    /// The centers.
+    pub centers: &'a RowBuf,
+    /// Kernel.
+    pub kernel: &'a Kernel,
+    /// SIMD path.
+    pub simd: SimdPath,
+    /// Targets.
+    pub code: &'a TargetCode,
+    /// Per-sample ridge; 0 is the early-stopped form.
+    pub ridge: f64,
+    /// Sum of the weights of all training rows.
+    pub weight_sum: f64,
+    /// Training rows.
+    pub rows: u64,
+    /// Held-out rows of the split.
+    pub held_out: u64,
+    /// The hashed sample: subsample, probes and judges.
+    pub sample: &'a Arc<Pool>,
+    /// Seed of the order of the rows.
+    pub seed: u64,
+    /// Epochs at most.
+    pub epochs: Option<usize>,
+    /// Coefficients to start from, m x t row-major.
+    pub warm_start: Option<Vec<f64>>,
+    /// Seconds of the process after which to stop.
+    pub time_limit: Option<f64>,
+    /// Bytes of an encoded row.
+    pub row_bytes: u64,
+    /// Where the rows are kept in hashed order.
+    pub place: Place,
+    /// Whether K_mm is factored ([`EXACT_PROJECTION_CENTERS`]).
+    pub exact: bool,
+}
+
+/// The preconditioner and what was measured of it, once per process.
+struct Setup<T: Entry> {
+    preconditioner: SubsamplePreconditioner,
+    /// K(Z, S) E, m x q.
+    directions: Mat<f64>,
+    measured: Measured,
+    both: Arc<Tiles<T>>,
+    /// The subsample alone.
+    sample: Arc<Tiles<T>>,
+    /// E D^1/2, s x q row-major.
+    scaled: Vec<f64>,
+}
+
+fn matrix(kernel: &Kernel, a: Rows<'_>, b: Rows<'_>, simd: SimdPath) -> Result<Mat<f64>, StageError> {
+    let k = kernel_matrix::<f64>(kernel, a, b, &[], simd).map_err(numeric)?;
+    Ok(from_row_major(&k, a.len(), b.len()))
+}
+
+/// Sample rows taken for the subsample S and for the probes outside it.
+fn subsample_sizes(sample: usize, centers: usize) -> (usize, usize) {
+    let s = centers.clamp(1000, SUBSAMPLE).min(sample.div_ceil(2));
+    (s, (sample - s).min(PROBES))
+}
+
+fn setup<T: Entry>(job: &EigenProJob<'_, T>) -> Result<Setup<T>, StageError> {
+    let (s, probes) = subsample_sizes(job.sample.len(), job.centers.len());
+    let all = job.sample.rows.view();
+    let sample = all.slice(0, s);
+    let k_ss = symmetric_kernel_matrix(job.kernel, sample, &[], job.simd).map_err(numeric)?;
+    let q = SubsamplePreconditioner::recommended_rank(s);
+    let preconditioner = SubsamplePreconditioner::new(k_ss.as_ref(), q, 1.0).map_err(numeric)?;
+    // One row is its own probe: there is no other.
+    let probe = if probes > 0 { s..s + probes } else { 0..s };
+    let rows = all.slice(probe.start, probe.end);
+    let k_pp = symmetric_kernel_matrix(job.kernel, rows, &[], job.simd).map_err(numeric)?;
+    let k_ps = matrix(job.kernel, rows, sample, job.simd)?;
+    let mean_weight = job.weight_sum / job.rows as f64;
+    let weights: Vec<f64> = job.sample.weights[probe].iter().map(|w| w / mean_weight).collect();
+    let measured = preconditioner.measure(k_pp.as_ref(), k_ps.as_ref(), &weights);
+    let m = job.centers.len();
+    let mut directions = Mat::zeros(m, preconditioner.rank());
+    for start in (0..m).step_by(CENTER_BLOCK) {
+        let rows = job.centers.view().slice(start, (start + CENTER_BLOCK).min(m));
+        let k_zs = matrix(job.kernel, rows, sample, job.simd)?;
+        let out = directions.as_mut().subrows_mut(start, rows.len());
+        gemm(out, false, 1.0, k_zs.as_ref(), preconditioner.vectors(), fixed_parallelism());
+    }
+    let mut stacked = job.centers.clone();
+    (0..s).for_each(|i| stacked.push(sample, i));
+    let both = Tiles::new(job.kernel, stacked.view(), &[], job.simd).map_err(numeric)?;
+    let only = Tiles::new(job.kernel, sample, &[], job.simd).map_err(numeric)?;
+    let scaled = row_major(preconditioner.scaled_vectors().as_ref());
+    let (both, sample) = (Arc::new(both), Arc::new(only));
+    Ok(Setup { preconditioner, directions, measured, both, sample, scaled })
+}
+
+/// Exact projection by the whitener of K_mm: directions that are zero to working precision hold nothing.
+#[derive(Clone)]
+struct WhitenedProjector<'a, 's, 'w> {
+    session: &'a RefCell<&'s mut Session<'w>>,
+    basis: Arc<Basis>,
+}
+
+impl Projector for WhitenedProjector<'_, '_, '_> {
+    type Error = StageError;
+
+    fn project(&mut self, h: MatRef<'_, f64>) -> Result<(Mat<f64>, Mat<f64>), StageError> {
+        let basis = &self.basis;
+        let theta = self.session.borrow_mut().once(|| basis.apply(basis.apply_transpose(h).as_ref()));
+        Ok(((*theta).clone(), Mat::zeros(h.nrows(), h.ncols())))
+    }
+
+    fn center_gram(&mut self, alpha: MatRef<'_, f64>) -> Result<Mat<f64>, StageError> {
+        let basis = &self.basis;
+        Ok((*self.session.borrow_mut().once(|| basis.center_gram(alpha))).clone())
+    }
+}
+
+/// The inexact projection's subsample of the centers, in the order of their hash so that it is uniform among them.
+fn inner_projector<'a, 's, 'w, T: Entry>(
+    shared: &'a RefCell<&'s mut Session<'w>>,
+    job: &EigenProJob<'_, T>,
+) -> Result<InnerProjector<CenterRows<'a, 's, 'w>>, StageError> {
+    let m = job.centers.len();
+    let key = StreamKey::new(job.seed, "eigenpro centers", 0);
+    let mut order: Vec<(u128, usize)> = (0..m).map(|i| (key.u128(nystream_hashing::RowId(i as u128)), i)).collect();
+    order.sort_unstable();
+    let chosen: Vec<usize> = order.into_iter().map(|(_, i)| i).collect();
+    let s = SUBSAMPLE.min(m.div_ceil(2));
+    let probes = (m - s).min(PROBES);
+    let (sample, probe) = (chosen[..s].to_vec(), if probes > 0 { &chosen[s..s + probes] } else { &chosen[..s] });
+    let built = shared.borrow_mut().try_once(|| {
+        let sample_rows = RowBuf::gather(job.centers.view(), &sample);
+        let probe_rows = RowBuf::gather(job.centers.view(), probe);
+        let k_ss = symmetric_kernel_matrix(job.kernel, sample_rows.view(), &[], job.simd).map_err(numeric)?;
+        let q = SubsamplePreconditioner::recommended_rank(s);
+        let preconditioner = SubsamplePreconditioner::new(k_ss.as_ref(), q, 1.0).map_err(numeric)?;
+        let k_pp = symmetric_kernel_matrix(job.kernel, probe_rows.view(), &[], job.simd).map_err(numeric)?;
+        let k_ps = matrix(job.kernel, probe_rows.view(), sample_rows.view(), job.simd)?;
+        let measured = preconditioner.measure(k_pp.as_ref(), k_ps.as_ref(), &vec![1.0; probe_rows.len()]);
+        let tiles = |rows: &RowBuf| Tiles::<f64>::new(job.kernel, rows.view(), &[], job.simd).map_err(numeric);
+        Ok((preconditioner, measured, Arc::new(tiles(job.centers)?), Arc::new(tiles(&sample_rows)?)))
+    })?;
+    let rows = shared.borrow_mut().once(|| job.centers.clone());
+    let operator = CenterRows { session: shared, rows, centers: Arc::clone(&built.2), sample: Arc::clone(&built.3) };
+    InnerProjector::new(operator, built.0.clone(), sample, built.1, PROJECTION_EPOCHS).map_err(solve_error)
+}
+
+/// Rows that judge the iterates: held-out rows for the early-stopped form where there are some, otherwise training rows.
+struct Judges {
+    rows: Arc<RowBuf>,
+    /// Scaled, row-major; NaN where null.
+    targets: Vec<f64>,
+    weights: Vec<f64>,
+    held_out: bool,
+}
+
+fn judges<T: Entry>(
+    session: &mut Session<'_>,
+    store: &RowStore,
+    job: &EigenProJob<'_, T>,
+) -> Result<Arc<Judges>, StageError> {
+    let held_out = job.ridge == 0.0 && job.held_out > 0;
+    let gathered;
+    let pool = if held_out {
+        let key = StreamKey::new(job.seed, "eigenpro judges", 0);
+        gathered =
+            gather_pool(session, "judges", store.feed(Role::HeldOut), key, pool_bits(job.held_out, JUDGES as u64))?;
+        &gathered
+    } else {
+        job.sample
+    };
+    session.try_once(|| {
+        let count = pool.len().min(JUDGES);
+        let (raw, t) = (pool.target_width, job.code.width());
+        let mut targets = vec![0.0; count * t];
+        for (i, out) in targets.chunks_exact_mut(t).enumerate() {
+            job.code.encode(&pool.targets[i * raw..(i + 1) * raw], out);
+        }
+        let rows = RowBuf::gather(pool.rows.view(), &(0..count).collect::<Vec<_>>());
+        Ok(Judges { rows: Arc::new(rows), targets, weights: pool.weights[..count].to_vec(), held_out })
+    })
+}
+
+impl Judges {
+    /// (1/sum w) sum w (f - y)^2 over all outputs and judges.
+    fn loss(&self, values: &Mat<f64>) -> f64 {
+        let t = values.ncols();
+        let mut sum = 0.0;
+        for (i, w) in self.weights.iter().enumerate() {
+            for c in 0..t {
+                let r = values[(i, c)] - self.targets[i * t + c];
+                sum += if r.is_nan() { 0.0 } else { w * r * r };
+            }
+        }
+        sum / self.weights.iter().sum::<f64>().max(f64::MIN_POSITIVE)
+    }
+}
+
+/// Solves; the result is the same on every worker.
+///
+/// # Errors
+/// Bad data, a factorisation that fails, a step that would diverge, a full disk, or a damaged exchange.
+pub fn solve<T: Entry>(
+    session: &mut Session<'_>,
+    store: &RowStore,
+    job: &EigenProJob<'_, T>,
+) -> Result<Solved, StageError> {
+    let key = StreamKey::new(job.seed, "eigenpro order", 0);
+    let order = HashedOrder::new(session, store.feed(Role::Training), key, job.rows, job.row_bytes, job.place.clone())?;
+    let setup = session.try_once(|| setup(job))?;
+    let judges = judges(session, store, job)?;
+    let mean_weight = job.weight_sum / job.rows as f64;
+    let feed = store.feed(Role::Training);
+    let largest = largest_diagonals(session, feed, Arc::clone(&setup.sample), setup.scaled.clone(), mean_weight)?;
+    let measured = Measured {
+        diagonal: setup.measured.diagonal.max(largest[0]),
+        kernel_diagonal: setup.measured.kernel_diagonal.max(largest[1]),
+        ..setup.measured
+    };
+    let shared = RefCell::new(session);
+    let operator =
+        RowOperator::new(&shared, store, order, job.code, Arc::clone(job.tiles), Arc::clone(&setup.both), mean_weight);
+    if job.exact {
+        let basis = shared.borrow_mut().try_once(|| Basis::new(job.kernel, job.centers.view(), job.simd))?;
+        walk(&shared, operator, WhitenedProjector { session: &shared, basis }, job, &setup, measured, &judges)
+    } else {
+        walk(&shared, operator, inner_projector(&shared, job)?, job, &setup, measured, &judges)
+    }
+}
+
+fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
+    shared: &RefCell<&mut Session<'w>>,
+    mut operator: RowOperator<'_, '_, 'w, T>,
+    mut projector: P,
+    job: &EigenProJob<'_, T>,
+    setup: &Setup<T>,
+    measured: Measured,
+    judges: &Judges,
+) -> Result<Solved, StageError> {
+    let (m, t) = (job.centers.len(), job.code.width());
+    let problem = EigenProProblem {
+        preconditioner: &setup.preconditioner,
+        center_directions: setup.directions.as_ref(),
+        measured,
+        ridge: job.ridge,
+        weight_sum: job.weight_sum,
+    };
+    let defaults = EigenProParams::default();
+    let max_epochs = job.epochs.unwrap_or(defaults.max_epochs);
+    // A short run averages what it can.
+    let from = 3.min(max_epochs.saturating_sub(1));
+    let params = EigenProParams { max_epochs, schedule: Schedule::Average { from }, ..defaults };
+    let start = match &job.warm_start {
+        Some(warm) => from_row_major(warm, m, t),
+        None => Mat::zeros(m, t),
+    };
+    let progress = {
+        let session = shared.borrow();
+        let process = session.is_leader().then(|| Arc::clone(&session.process));
+        EpochProgress { process, rows: job.rows, most: max_epochs }
+    };
+    let range = 0..judges.rows.len();
+    let mut gram = projector.clone();
+    // The objective (or the held-out error) of coefficients.
+    let mut objective = |alpha: &Mat<f64>| -> Result<f64, StageError> {
+        let mut session = shared.borrow_mut();
+        let values = values_at(&mut session, "judges", job.tiles, &judges.rows, range.clone(), alpha.as_ref())?;
+        drop(session);
+        let mut loss = judges.loss(&values);
+        if job.ridge > 0.0 {
+            let smooth = gram.center_gram(alpha.as_ref())?;
+            let norm = |j: usize| (0..m).map(|i| alpha[(i, j)] * smooth[(i, j)]).sum::<f64>();
+            loss += job.ridge * (0..t).map(norm).sum::<f64>();
+        }
+        Ok(loss)
+    };
+    let at_start = objective(&start)?;
+    let mut attempts = Vec::new();
+    loop {
+        let step = attempts.last().map(|step: &f64| step / STEP_CUT);
+        let (mut failed, mut out_of_time, mut diverged, mut best) = (None, false, false, f64::INFINITY);
+        progress.begin(0);
+        let cold = EigenProState::from_coefficients(start.as_ref());
+        let params = EigenProParams { step, ..params };
+        let result = eigenpro(&mut operator, &mut projector, &problem, &params, cold, |seen| {
+            let mut judge = || -> Result<Verdict, StageError> {
+                out_of_time = over_time(&mut shared.borrow_mut(), job.time_limit)?;
+                if out_of_time {
+                    return Ok(Verdict::Stop);
+                }
+                if !seen.epoch_ended {
+                    return Ok(Verdict::Continue);
+                }
+                progress.end();
+                if seen.epoch < max_epochs {
+                    progress.begin(seen.epoch);
+                }
+                let loss = objective(seen.alpha)?;
+                best = best.min(loss);
+                // A convex objective does not rise again under steps that are stable.
+                diverged = !(loss <= DIVERGED * at_start) || job.ridge > 0.0 && loss > RISEN * best;
+                Ok(if diverged { Verdict::Stop } else { Verdict::HeldOut(loss) })
+            };
+            judge().unwrap_or_else(|error| {
+                failed = Some(error);
+                Verdict::Stop
+            })
+        });
+        progress.end();
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let last = step.unwrap_or_else(|| measured.step(measured.critical_batch().min(10_000), job.ridge));
+        match result {
+            Ok((alpha, info)) if !diverged => {
+                return Ok(solved(job, setup, judges, &alpha, &info, attempts.len(), out_of_time));
+            }
+            Ok(_) | Err(SolveError::NotFinite { .. }) if attempts.len() < STEP_CUTS => attempts.push(last),
+            Ok(_) => {
+                return Err(StageError::Numeric(format!(
+                    "eigenpro diverges even with the step {last:.3e}: use --solver pcg or gram"
+                )));
+            }
+            Err(error) => return Err(solve_error(error)),
+        }
+    }
+}
+
+/// Tells the process's watcher how far the epochs are.
+struct EpochProgress {
+    process: Option<Arc<Process>>,
+    rows: u64,
+    most: usize,
+}
+
+impl EpochProgress {
+    fn begin(&self, epoch: usize) {
+        if let Some(process) = &self.process {
+            let name = format!("eigenpro, epoch {} of at most {}", epoch + 1, self.most);
+            process.progress.begin(&name, self.rows);
+        }
+    }
+
+    fn end(&self) {
+        if let Some(process) = &self.process {
+            process.progress.end();
+        }
+    }
+}
+
+fn solved<T: Entry>(
+    job: &EigenProJob<'_, T>,
+    setup: &Setup<T>,
+    judges: &Judges,
+    alpha: &Mat<f64>,
+    info: &EigenProInfo,
+    cuts: usize,
+    out_of_time: bool,
+) -> Solved {
+    let what = match (job.ridge > 0.0, judges.held_out) {
+        (true, _) => "ridge objective on sample rows",
+        (false, true) => "error on held-out rows",
+        (false, false) => "error on training rows (no rows are held out to stop by)",
+    };
+    let losses: Vec<String> = info.held_out.iter().map(|loss| format!("{loss:.5}")).collect();
+    Solved {
+        coefficients: row_major(alpha.as_ref()),
+        ridges: vec![job.ridge; job.code.width()],
+        residuals: info.residuals.clone(),
+        effective_dimension: None,
+        trace_error: None,
+        fit_quality: None,
+        variance: None,
+        iterations: Some(info.epochs),
+        // The objective no longer falls: that is the end that was asked for.
+        stopped: match info.stopped {
+            Stopped::Stagnated => Stopped::Converged,
+            other => other,
+        },
+        passes: 4 + info.epochs as u64,
+        notes: vec![format!(
+            "eigenpro: {}{} epochs in batches of {} rows with step {:.3e} (stability {:.2} < 2), {} directions of {} rows, \
+             {} projection every {} batches{}{}; {what} after each epoch: {}",
+            if info.stopped == Stopped::MaxIterations { "not converged after " } else { "" },
+            info.epochs,
+            info.batch,
+            info.step,
+            info.stability,
+            setup.preconditioner.rank(),
+            setup.preconditioner.sample(),
+            if job.exact { "exact" } else { "inexact" },
+            info.projection_every,
+            if cuts > 0 {
+                format!("; the step was cut {cuts} times, since larger ones diverged")
+            } else {
+                String::new()
+            },
+            if out_of_time { "; out of time" } else { "" },
+            losses.join(", ")
+        )],
+    }
+}

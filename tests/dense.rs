@@ -1,0 +1,113 @@
+//! Centers = data: every solver that can gives dense kernel ridge regression, whose slow form is written out here.
+//!
+//! Columns hold 1.5 or 0.5 in magnitude (three to five) and come in pairs of opposite sign: mean 0 and deviation 1 exactly, so
+//! that encoded features are the values themselves.
+
+mod common;
+
+use common::*;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+const ROWS: usize = 256;
+const COLUMNS: usize = 9;
+const BANDWIDTH: f64 = 2.5;
+const RIDGE: f64 = 1e-4;
+
+/// Value of a column: rows i and i + ROWS / 2 are opposite, and of every eight rows (in a shuffled order) three have magnitude 1.5.
+fn feature(i: usize, column: usize) -> f64 {
+    let half = ROWS / 2;
+    let mut order: Vec<usize> = (0..half).collect();
+    let stream = format!("feature {column}");
+    order.sort_by(|a, b| uniform(&stream, *a).total_cmp(&uniform(&stream, *b)));
+    let place = order.iter().position(|k| *k == i % half).unwrap();
+    let sign = if (uniform(&stream, i % half + 1000) < 0.5) == (i < half) { 1.0 } else { -1.0 };
+    sign * if place % 8 < 3 { 1.5 } else { 0.5 }
+}
+
+fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
+    let n = b.len();
+    for k in 0..n {
+        let pivot = (k..n).max_by(|i, j| a[*i][k].abs().total_cmp(&a[*j][k].abs())).unwrap();
+        a.swap(k, pivot);
+        b.swap(k, pivot);
+        for i in k + 1..n {
+            let factor = a[i][k] / a[k][k];
+            for j in k..n {
+                a[i][j] -= factor * a[k][j];
+            }
+            b[i] -= factor * b[k];
+        }
+    }
+    for k in (0..n).rev() {
+        b[k] = (b[k] - (k + 1..n).map(|j| a[k][j] * b[j]).sum::<f64>()) / a[k][k];
+    }
+    b
+}
+
+fn predictions(place: &Place, line: &str) -> Vec<f64> {
+    place.json(&format!("fit --data d.parquet --target y --out m.nys {line}"));
+    place.run("predict --model m.nys --data d.parquet --keep i --out p.parquet");
+    let file = std::fs::File::open(place.path("p.parquet")).unwrap();
+    let mut out = vec![f64::NAN; ROWS];
+    for batch in ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap() {
+        let batch = batch.unwrap();
+        let column = |name: &str| {
+            let values = batch.column_by_name(name).unwrap_or_else(|| panic!("{name} in {:?}", batch.schema()));
+            arrow_cast_f64(values)
+        };
+        for (i, value) in column("i").into_iter().zip(column("prediction")) {
+            out[i as usize] = value;
+        }
+    }
+    out
+}
+
+fn arrow_cast_f64(values: &arrow_array::ArrayRef) -> Vec<f64> {
+    use arrow_array::cast::AsArray;
+    values.as_primitive::<arrow_array::types::Float64Type>().values().to_vec()
+}
+
+#[test]
+fn all_rows_as_centers_give_dense_kernel_ridge_regression() {
+    let place = Place::new();
+    let y = |i: usize| (feature(i, 0) * feature(i, 1)).sin() + feature(i, 2) + 0.3 * uniform("noise", i);
+    // Weights of two kinds; the second fit uses them.
+    let weight = |i: usize| if i % 3 == 0 { 2.0 } else { 0.5 };
+    let mut columns: Vec<(String, arrow_array::ArrayRef)> =
+        (0..COLUMNS).map(|c| (format!("x{c}"), numbers((0..ROWS).map(|i| feature(i, c))))).collect();
+    columns.push(("y".into(), numbers((0..ROWS).map(y))));
+    columns.push(("i".into(), numbers((0..ROWS).map(|i| i as f64))));
+    columns.push(("w".into(), numbers((0..ROWS).map(weight))));
+    write(&place.path("d.parquet"), &batch(columns.iter().map(|(n, a)| (n.as_str(), a.clone())).collect()));
+
+    let kernel = |i: usize, j: usize| {
+        let squared: f64 = (0..COLUMNS).map(|c| (feature(i, c) - feature(j, c)).powi(2)).sum();
+        (-squared / (2.0 * BANDWIDTH * BANDWIDTH)).exp()
+    };
+    let k: Vec<Vec<f64>> = (0..ROWS).map(|i| (0..ROWS).map(|j| kernel(i, j)).collect()).collect();
+    for weighted in [false, true] {
+        let w: Vec<f64> = (0..ROWS).map(|i| if weighted { weight(i) } else { 1.0 }).collect();
+        let total: f64 = w.iter().sum();
+        let mean = (0..ROWS).map(|i| w[i] * y(i)).sum::<f64>() / total;
+        // (K + lambda sum w W^-1) alpha = y - mean.
+        let mut a = k.clone();
+        (0..ROWS).for_each(|i| a[i][i] += RIDGE * total / w[i]);
+        let alpha = solve(a, (0..ROWS).map(|i| y(i) - mean).collect());
+        let dense: Vec<f64> = (0..ROWS).map(|i| mean + (0..ROWS).map(|j| k[i][j] * alpha[j]).sum::<f64>()).collect();
+
+        let drop = if weighted { "--drop i --weight w" } else { "--drop i,w" };
+        let common = format!(
+            "--kernel gaussian --bandwidth {BANDWIDTH} --ridge {RIDGE} --precision f64 --split none --workers 2 {drop}"
+        );
+        let centers = format!("--centers {ROWS} --select uniform");
+        for solver in [
+            format!("--solver gram {centers}"),
+            format!("--solver pcg --tolerance 1e-12 {centers}"),
+            "--solver blockcd --tolerance 1e-12 --iterations 500".to_owned(),
+        ] {
+            let found = predictions(&place, &format!("{common} {solver}"));
+            let worst = found.iter().zip(&dense).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(worst < 1e-8, "{solver}, weighted {weighted}: {worst:.3e}");
+        }
+    }
+}
