@@ -10,7 +10,7 @@ use crate::engine::session::Session;
 use crate::error::StageError;
 use nystream_datasets::Chunk;
 use nystream_hashing::{RowId, StreamKey};
-use nystream_kernels::rows::RowBuf;
+use nystream_kernels::rows::{RowBuf, Rows};
 use std::sync::Arc;
 
 /// Encoded training rows in the order of their hash.
@@ -53,20 +53,8 @@ impl Pool {
 
     /// Indices of the first row of every group of rows with equal features, in order.
     pub fn distinct(&self) -> Vec<usize> {
-        let view = self.rows.view();
-        let key = |i: usize| {
-            let mut hasher = blake3::Hasher::new();
-            // +0 and -0 are the same feature value.
-            view.numeric(i).iter().for_each(|v| {
-                hasher.update(&(v + 0.0).to_bits().to_le_bytes());
-            });
-            view.codes(i).iter().for_each(|c| {
-                hasher.update(&c.to_le_bytes());
-            });
-            *hasher.finalize().as_bytes()
-        };
         let mut seen = std::collections::BTreeSet::new();
-        (0..self.len()).filter(|i| seen.insert(key(*i))).collect()
+        (0..self.len()).filter(|i| seen.insert(feature_key(self.rows.view(), *i))).collect()
     }
 
     /// Adds row `i` of `chunk`.
@@ -136,6 +124,19 @@ impl Pool {
         let order: Vec<usize> = order.into_iter().map(|(_, i)| i).collect();
         self.gather(&order)
     }
+}
+
+/// Digest of the encoded features of row `i`: equal for equal features.
+pub(crate) fn feature_key(rows: Rows<'_>, i: usize) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    // +0 and -0 are the same feature value.
+    rows.numeric(i).iter().for_each(|v| {
+        hasher.update(&(v + 0.0).to_bits().to_le_bytes());
+    });
+    rows.codes(i).iter().for_each(|c| {
+        hasher.update(&c.to_le_bytes());
+    });
+    *hasher.finalize().as_bytes()
 }
 
 /// Leading zero bits that leave about `wanted` of `rows` rows, and at least `wanted` of them with overwhelming probability:

@@ -1,7 +1,7 @@
 //! One block of the pool: residuals, proposals, updates.
 
 use super::pivoting::{Pivoting, Window};
-use super::{FactorStorage, PivotParams, RESIDUAL_FLOOR};
+use super::{FactorStorage, Law, PivotParams, RESIDUAL_FLOOR};
 use crate::dense;
 use crate::rows::{RowBuf, Rows};
 use crate::sampling::KernelOracle;
@@ -16,7 +16,7 @@ pub const POOL_BLOCK_ROWS: usize = 256;
 /// Sums over a block, or over the pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Mass {
-    /// sum w d over the rows that can still be pivots.
+    /// Sum of the rates over the rows that can still be pivots.
     pub live: f64,
     /// sum w d.
     pub residual: f64,
@@ -73,6 +73,7 @@ pub struct PoolBlock {
     /// F, one column per pivot, when stored; allocated by the first update.
     factor: Option<Mat<f64>>,
     rounds: usize,
+    law: Law,
 }
 
 impl PoolBlock {
@@ -96,7 +97,17 @@ impl PoolBlock {
             FactorStorage::Stored => Some(Mat::new()),
             FactorStorage::Recomputed => None,
         };
-        PoolBlock { first, rows, ids, weights, residual: diagonal.clone(), diagonal, factor, rounds: 0 }
+        PoolBlock {
+            first,
+            rows,
+            ids,
+            weights,
+            residual: diagonal.clone(),
+            diagonal,
+            factor,
+            rounds: 0,
+            law: params.law,
+        }
     }
 
     /// Residual diagonal of the block's rows.
@@ -104,9 +115,13 @@ impl PoolBlock {
         &self.residual
     }
 
-    /// Rate of row `i` as a Poisson process: w d, or 0 when its residual is rounding noise.
+    /// Rate of row `i` as a Poisson process: w times that of the law, or 0 when the residual is rounding noise.
     fn rate(&self, i: usize) -> f64 {
-        if self.residual[i] > RESIDUAL_FLOOR * self.diagonal[i] { self.weights[i] * self.residual[i] } else { 0.0 }
+        if self.residual[i] > RESIDUAL_FLOOR * self.diagonal[i] {
+            self.weights[i] * self.law.rate(self.residual[i])
+        } else {
+            0.0
+        }
     }
 
     /// The block's sums.

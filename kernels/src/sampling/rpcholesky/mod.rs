@@ -15,6 +15,11 @@
 //! arrivals depend on that row alone: nothing is drawn in common, and there is no "with or without replacement"
 //! to get wrong. After a round, one blocked update serves all accepted pivots.
 //!
+//! **Tempered** ([`Law::Tempered`]): w_i d_i^1/4 instead of w_i d_i, in both forms: a rate is any function of the residual that does not grow.
+//! The bound on the trace error is that of the papers' law alone. But where m is far below the effective dimension, most of the
+//! residual is that of rows which resemble no other; pivots there explain themselves and nothing else, and the dense regions, where targets
+//! can be learned in detail, go short.
+//!
 //! **In pieces**: the pool is cut into blocks of [`POOL_BLOCK_ROWS`] rows ([`PoolBlock`]), which propose and update
 //! independently; [`Pivoting`] is the small state (pivots and L) that every worker replicates. A round is
 //!
@@ -74,6 +79,27 @@ pub enum Batch {
     Fixed(usize),
 }
 
+/// What the probability of a pivot is proportional to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Law {
+    /// w d, the law of the papers.
+    #[default]
+    Residual,
+    /// w d^1/4: between that and a uniform choice among the rows that are not spanned yet.
+    Tempered,
+}
+
+impl Law {
+    /// The rate of a row of weight 1. Square roots are rounded alike everywhere, powers are not.
+    pub(super) fn rate(self, residual: f64) -> f64 {
+        match self {
+            Law::Residual => residual,
+            Law::Tempered => residual.sqrt().sqrt(),
+        }
+    }
+}
+
 /// Parameters of [`rp_cholesky`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PivotParams {
@@ -85,12 +111,14 @@ pub struct PivotParams {
     pub batch: Batch,
     /// What becomes of F between rounds.
     pub storage: FactorStorage,
+    /// What the probability of a pivot is proportional to.
+    pub law: Law,
 }
 
 impl PivotParams {
-    /// `centers` pivots, adaptive batches, F stored.
+    /// `centers` pivots, adaptive batches, F stored, the law of the papers.
     pub fn new(centers: usize, seed: u64) -> Self {
-        PivotParams { centers, seed, batch: Batch::default(), storage: FactorStorage::default() }
+        PivotParams { centers, seed, batch: Batch::default(), storage: FactorStorage::default(), law: Law::default() }
     }
 }
 

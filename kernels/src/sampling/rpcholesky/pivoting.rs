@@ -157,7 +157,9 @@ impl Pivoting {
             }
             let proposal = &proposals[j];
             let u = window.judge_key(proposal.arrival).uniform(proposal.id);
-            if current[j] <= RESIDUAL_FLOOR * diagonal[j] || u * proposal.residual >= current[j] {
+            if current[j] <= RESIDUAL_FLOOR * diagonal[j]
+                || u * self.params.law.rate(proposal.residual) >= self.params.law.rate(current[j])
+            {
                 continue;
             }
             let root = current[j].sqrt();

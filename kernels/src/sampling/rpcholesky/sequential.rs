@@ -32,7 +32,9 @@ pub fn sequential<O: KernelOracle + ?Sized>(
     let mut stop = Stop::Reached;
     while indices.len() < params.centers {
         let key = StreamKey::new(params.seed, "rpcholesky-sequential", indices.len() as u64);
-        let rate = |i: usize| if residual[i] > RESIDUAL_FLOOR * diagonal[i] { weight(i) * residual[i] } else { 0.0 };
+        let rate = |i: usize| {
+            if residual[i] > RESIDUAL_FLOOR * diagonal[i] { weight(i) * params.law.rate(residual[i]) } else { 0.0 }
+        };
         let winner = order
             .iter()
             .filter(|&&i| rate(i) > 0.0)

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::sampling::rpcholesky::{
-    Batch, FactorStorage, Mass, PivotParams, Pivoting, Pivots, PoolBlock, Stop, Window, sequential,
+    Batch, FactorStorage, Law, Mass, PivotParams, Pivoting, Pivots, PoolBlock, Stop, Window, sequential,
 };
 use crate::sampling::{SamplingError, rp_cholesky};
 
@@ -11,15 +11,17 @@ fn accelerated(table: &Table, weights: Option<&[f64]>, params: PivotParams) -> P
 }
 
 /// Probability of every ordered sequence of `k` pivots, by the definition.
-fn law(k: &Mat<f64>, weights: &[f64], picks: usize) -> Vec<(Vec<usize>, f64)> {
+fn law(k: &Mat<f64>, weights: &[f64], power: f64, picks: usize) -> Vec<(Vec<usize>, f64)> {
     if picks == 0 {
         return vec![(vec![], 1.0)];
     }
     let n = k.nrows();
-    let mass: f64 = (0..n).map(|i| weights[i] * k[(i, i)].max(0.0)).sum();
+    // Differences leave 1e-16 where the residual is zero, which a small power would magnify.
+    let rate = |i: usize| if k[(i, i)] > 1e-12 { weights[i] * k[(i, i)].powf(power) } else { 0.0 };
+    let mass: f64 = (0..n).map(rate).sum();
     let mut out = Vec::new();
     for s in 0..n {
-        let p = weights[s] * k[(s, s)].max(0.0) / mass;
+        let p = rate(s) / mass;
         if p < 1e-9 {
             continue;
         }
@@ -28,7 +30,7 @@ fn law(k: &Mat<f64>, weights: &[f64], picks: usize) -> Vec<(Vec<usize>, f64)> {
             rest[(s, i)] = 0.0;
             rest[(i, s)] = 0.0;
         }
-        for (tail, q) in law(&rest, weights, picks - 1) {
+        for (tail, q) in law(&rest, weights, power, picks - 1) {
             out.push(([vec![s], tail].concat(), p * q));
         }
     }
@@ -46,15 +48,19 @@ fn small(n: usize) -> (Table, Vec<f64>) {
 /// average. chi-square, failure probability 1e-4 each.
 #[test]
 fn both_forms_have_the_law_of_the_definition() {
-    for (n, picks, batches) in [(6, 2, vec![0, 1, 3, 12]), (8, 3, vec![0, 12])] {
+    for (n, picks, form, power, batches) in [
+        (6, 2, Law::Residual, 1.0, vec![0, 1, 3, 12]),
+        (8, 3, Law::Residual, 1.0, vec![0, 12]),
+        (6, 2, Law::Tempered, 0.25, vec![0, 3, 12]),
+    ] {
         let (table, weights) = small(n);
-        let law = law(&table.k, &weights, picks);
+        let law = law(&table.k, &weights, power, picks);
         assert!((law.iter().map(|(_, p)| p).sum::<f64>() - 1.0).abs() < 1e-9);
         for batch in batches {
             let trials = 20_000;
             let mut observed = vec![0.0; law.len()];
             for seed in 0..trials {
-                let params = PivotParams { batch: Batch::Fixed(batch), ..PivotParams::new(picks, seed) };
+                let params = PivotParams { batch: Batch::Fixed(batch), law: form, ..PivotParams::new(picks, seed) };
                 let pivots = if batch == 0 {
                     sequential(&table, table.rows(), &table.ids, Some(&weights), params).unwrap()
                 } else {
