@@ -4,7 +4,7 @@
 #     examples/selection_table.sh FOLDER [SET ...]
 #
 # FOLDER holds the development datasets (kin40k.train.parquet, kin40k.test.parquet, ..., beijing_air/train/, beijing_air/test/).
-# The bandwidth of a set is tuned once, on the first seed. Environment: NYSTREAM (the program), CENTERS, SEEDS, SELECTIONS, RIDGE.
+# The bandwidth of a set is tuned once, on the first seed. Environment: NYSTREAM (the program), CENTERS, SEEDS, SELECTIONS, RIDGE, PRECISION.
 # Columns: set, selection, seed, trace error, test error (standardised root mean square error; share of wrong answers where
 # the target is a class), log loss (classes), ridge, seconds of the dictionary stage, seconds in all.
 set -euo pipefail
@@ -33,7 +33,7 @@ for set in "$@"; do
             model=$folder/model.nys report=$folder/report.json score=$folder/score.json
             rm -f "$model" "$report"
             "$program" fit --data "$train" --target "$target" --task "$task" --kernel gaussian --bandwidth "$bandwidth" \
-                --ridge "${RIDGE:-auto}" --centers "${CENTERS:-1000}" --select "$select" --seed "$seed" --split none \
+                --ridge "${RIDGE:-auto}" --centers "${CENTERS:-1000}" --select "$select" --seed "$seed" --precision "${PRECISION:-f32}" --split none \
                 --out "$model" --report "$report" --format json >/dev/null 2>"$folder/log" || { cat "$folder/log" >&2 && exit 1; }
             "$program" evaluate --model "$model" --data "$test" --format json >"$score" 2>/dev/null
             bandwidth=$(number "$report" bandwidth)

@@ -17,14 +17,18 @@ use crate::dictionary::pool::Pool;
 use crate::error::StageError;
 use faer::{Mat, MatRef};
 use nystream_hashing::RowId;
+use nystream_kernels::dense::DenseError;
 use nystream_kernels::kernel::Kernel;
-use nystream_kernels::nystrom::{WhitenMethod, Whitener, pencil, weighted_feature_gram};
+use nystream_kernels::nystrom::{NystromError, WhitenMethod, Whitener, pencil, weighted_feature_gram};
 use nystream_kernels::rows::{RowBuf, Rows};
 use nystream_kernels::tile::{SimdPath, kernel_matrix, symmetric_kernel_matrix};
 use std::collections::BTreeSet;
 
 /// Atoms or rows whose features are formed at once.
 const PIECE_ROWS: usize = 512;
+
+/// Most sample rows, in units of m (of [`PIECE_ROWS`] where m is less): as many as there are atoms.
+const SAMPLE_SHARE: usize = 4;
 
 /// What the pencil of a dictionary and its rows shows.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -84,7 +88,22 @@ impl Basis<'_> {
     }
 }
 
-/// The certificate against `gram` = K_nm^T K_nm of all `rows` training rows, unweighted.
+/// The pencil, or `None` when gamma is below the rounding of G1, which is then not positive: nothing can be said at that gamma.
+fn measure(
+    g1: MatRef<'_, f64>,
+    g2: MatRef<'_, f64>,
+    gamma: f64,
+    rows: u64,
+    exact: bool,
+) -> Result<Option<PencilCertificate>, StageError> {
+    match pencil(g1, g2, gamma) {
+        Ok(found) => Ok(Some(PencilCertificate { lowest: found.lowest, highest: found.highest, gamma, rows, exact })),
+        Err(NystromError::Dense(DenseError::NonPositivePivot { .. })) => Ok(None),
+        Err(other) => Err(numeric(other)),
+    }
+}
+
+/// The certificate against `gram` = K_nm^T K_nm of all `rows` training rows, unweighted; `None` when gamma is below its rounding.
 ///
 /// # Errors
 /// A factorisation that fails.
@@ -94,15 +113,15 @@ pub fn exact_pencil(
     gram: MatRef<'_, f64>,
     gamma: f64,
     rows: u64,
-) -> Result<PencilCertificate, StageError> {
+) -> Result<Option<PencilCertificate>, StageError> {
     let whitener = basis.whitener()?;
     let g1 = whitener.congruence(gram).map_err(numeric)?;
     let g2 = basis.feature_gram(&whitener, atoms.rows.view(), &atoms.weights)?;
-    let found = pencil(g1.as_ref(), g2.as_ref(), gamma).map_err(numeric)?;
-    Ok(PencilCertificate { lowest: found.lowest, highest: found.highest, gamma, rows, exact: true })
+    measure(g1.as_ref(), g2.as_ref(), gamma, rows, true)
 }
 
-/// The certificate against the atoms and the rows of `sample` that are none, which stand for the rest of all `rows`; `None` when there are none.
+/// The certificate against the atoms and the rows of `sample` that are none, which stand for the rest of all `rows`; `None` when
+/// there are none, or gamma is below the rounding of their sums.
 ///
 /// # Errors
 /// A factorisation that fails.
@@ -114,7 +133,8 @@ pub fn sampled_pencil(
     rows: u64,
 ) -> Result<Option<PencilCertificate>, StageError> {
     let taken: BTreeSet<RowId> = atoms.ids.iter().copied().collect();
-    let free: Vec<usize> = (0..sample.len()).filter(|i| !taken.contains(&sample.ids[*i])).collect();
+    let most = SAMPLE_SHARE * basis.centers.len().max(PIECE_ROWS);
+    let free: Vec<usize> = (0..sample.len()).filter(|i| !taken.contains(&sample.ids[*i])).take(most).collect();
     if free.is_empty() {
         return Ok(None);
     }
@@ -124,7 +144,5 @@ pub fn sampled_pencil(
     let g1 = basis.feature_gram(&whitener, held.view(), &vec![share; free.len()])?
         + basis.feature_gram(&whitener, atoms.rows.view(), &vec![1.0; atoms.ids.len()])?;
     let g2 = basis.feature_gram(&whitener, atoms.rows.view(), &atoms.weights)?;
-    let found = pencil(g1.as_ref(), g2.as_ref(), gamma).map_err(numeric)?;
-    let rows = free.len() as u64;
-    Ok(Some(PencilCertificate { lowest: found.lowest, highest: found.highest, gamma, rows, exact: false }))
+    measure(g1.as_ref(), g2.as_ref(), gamma, free.len() as u64, false)
 }

@@ -40,7 +40,7 @@ fn the_exact_pencil_is_that_of_the_definition() {
         weights: vec![weight; kept.len()],
     };
     let thin = atoms(&kept, 3.0);
-    let found = exact_pencil(basis(&kernel, centers.view()), &thin, gram.as_ref(), 0.5, 300).unwrap();
+    let found = exact_pencil(basis(&kernel, centers.view()), &thin, gram.as_ref(), 0.5, 300).unwrap().unwrap();
     let kam = dense(&kernel, thin.rows.view(), centers.view());
     // The pencil (L^-1 A L^-T, L^-1 B L^-T + gamma I) is (A, B + gamma K_mm).
     let kmm = dense(&kernel, centers.view(), centers.view());
@@ -60,9 +60,14 @@ fn the_exact_pencil_is_that_of_the_definition() {
     assert!(found.exact && found.rows == 300);
 
     let whole: Vec<usize> = (0..300).collect();
-    let exact = exact_pencil(basis(&kernel, centers.view()), &atoms(&whole, 1.0), gram.as_ref(), 0.5, 300).unwrap();
+    let exact =
+        exact_pencil(basis(&kernel, centers.view()), &atoms(&whole, 1.0), gram.as_ref(), 0.5, 300).unwrap().unwrap();
     assert!(exact.epsilon() < 1e-8, "{exact:?}");
-    let heavy = exact_pencil(basis(&kernel, centers.view()), &atoms(&whole, 3.0), gram.as_ref(), 0.5, 300).unwrap();
+    let heavy =
+        exact_pencil(basis(&kernel, centers.view()), &atoms(&whole, 3.0), gram.as_ref(), 0.5, 300).unwrap().unwrap();
+    // A Gram that rounding has made indefinite by more than gamma certifies nothing, and ends nothing.
+    let indefinite = gram.as_ref() * faer::Scale(-1.0);
+    assert_eq!(exact_pencil(basis(&kernel, centers.view()), &thin, indefinite.as_ref(), 0.5, 300).unwrap(), None);
     assert!(heavy.lowest > 0.0 && (1.9..2.0).contains(&heavy.highest), "{heavy:?}");
 }
 
@@ -81,7 +86,7 @@ fn a_sample_of_all_rows_measures_the_same() {
         weights: vec![3.0; kept.len()],
     };
     let sample = Pool { rows: all.clone(), ids: ids.clone(), ..Pool::default() };
-    let exact = exact_pencil(basis(&kernel, centers.view()), &atoms, gram.as_ref(), 0.5, 300).unwrap();
+    let exact = exact_pencil(basis(&kernel, centers.view()), &atoms, gram.as_ref(), 0.5, 300).unwrap().unwrap();
     let sampled = sampled_pencil(basis(&kernel, centers.view()), &atoms, &sample, 0.5, 300).unwrap().unwrap();
     assert!((exact.lowest - sampled.lowest).abs() < 1e-8 && (exact.highest - sampled.highest).abs() < 1e-8);
     assert!(!sampled.exact && sampled.rows == 200);

@@ -14,7 +14,7 @@
 //! Cost: rounds (10 to 20) passes; a pass with k pivots known takes n k kernel values in f64 and n k^2 flops, so about
 //! n m^2 / 3 flops a round; 2 m^2 values on every process.
 
-use super::{Centers, LAW, SelectJob, TileOracle, numeric};
+use super::{Centers, SelectJob, TileOracle, numeric};
 use crate::engine::bytes::{Reader, Writer};
 use crate::engine::exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
 use crate::engine::feed::{Feed, RowStore, view};
@@ -197,7 +197,7 @@ pub(super) fn full_passes(
 ) -> Result<Arc<Centers>, StageError> {
     let oracle = Arc::new(TileOracle::new(&job.kernel, job.simd));
     let storage = FactorStorage::Recomputed;
-    let params = PivotParams { storage, law: LAW, ..PivotParams::new(job.centers, job.seed) };
+    let params = PivotParams { storage, law: job.law(), ..PivotParams::new(job.centers, job.seed) };
     let encoder = Arc::clone(store.encoder());
     let first = round(session, store, &oracle, params, None)?;
     if !first.0.total.is_finite() {

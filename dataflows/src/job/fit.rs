@@ -371,8 +371,7 @@ fn rest<T: Entry + Into<f64> + Default>(
             // Weighted rows have another Gram than the dictionary was sampled for.
             if let Some(atoms) = centers.atoms.as_ref().filter(|_| !weighted) {
                 let basis = Basis { kernel: &outcome.kernel, simd: config.simd, centers: centers.rows.view() };
-                exact = *session
-                    .try_once(|| exact_pencil(basis, atoms, sums.gram.as_ref(), centers.gamma, rows).map(Some))?;
+                exact = *session.try_once(|| exact_pencil(basis, atoms, sums.gram.as_ref(), centers.gamma, rows))?;
                 clock.lap("certify");
             }
             (*solved).clone()
