@@ -13,15 +13,19 @@ const COLUMNS: usize = 9;
 const BANDWIDTH: f64 = 2.5;
 const RIDGE: f64 = 1e-4;
 
-/// Value of a column: rows i and i + ROWS / 2 are opposite, and of every eight rows (in a shuffled order) three have magnitude 1.5.
-fn feature(i: usize, column: usize) -> f64 {
+/// Values of a column: rows i and i + ROWS / 2 are opposite, and of every eight rows (in a shuffled order) three have magnitude 1.5.
+fn column(c: usize) -> Vec<f64> {
     let half = ROWS / 2;
+    let stream = format!("feature {c}");
     let mut order: Vec<usize> = (0..half).collect();
-    let stream = format!("feature {column}");
     order.sort_by(|a, b| uniform(&stream, *a).total_cmp(&uniform(&stream, *b)));
-    let place = order.iter().position(|k| *k == i % half).unwrap();
-    let sign = if (uniform(&stream, i % half + 1000) < 0.5) == (i < half) { 1.0 } else { -1.0 };
-    sign * if place % 8 < 3 { 1.5 } else { 0.5 }
+    let mut values = vec![0.0; ROWS];
+    for (place, i) in order.into_iter().enumerate() {
+        let sign = if uniform(&stream, i + 1000) < 0.5 { 1.0 } else { -1.0 };
+        values[i] = sign * if place % 8 < 3 { 1.5 } else { 0.5 };
+        values[i + half] = -values[i];
+    }
+    values
 }
 
 fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
@@ -70,11 +74,13 @@ fn arrow_cast_f64(values: &arrow_array::ArrayRef) -> Vec<f64> {
 #[test]
 fn all_rows_as_centers_give_dense_kernel_ridge_regression() {
     let place = Place::new();
+    let x: Vec<Vec<f64>> = (0..COLUMNS).map(column).collect();
+    let feature = |i: usize, c: usize| x[c][i];
     let y = |i: usize| (feature(i, 0) * feature(i, 1)).sin() + feature(i, 2) + 0.3 * uniform("noise", i);
     // Weights of two kinds; the second fit uses them.
     let weight = |i: usize| if i % 3 == 0 { 2.0 } else { 0.5 };
     let mut columns: Vec<(String, arrow_array::ArrayRef)> =
-        (0..COLUMNS).map(|c| (format!("x{c}"), numbers((0..ROWS).map(|i| feature(i, c))))).collect();
+        (0..COLUMNS).map(|c| (format!("x{c}"), numbers(x[c].iter().copied()))).collect();
     columns.push(("y".into(), numbers((0..ROWS).map(y))));
     columns.push(("i".into(), numbers((0..ROWS).map(|i| i as f64))));
     columns.push(("w".into(), numbers((0..ROWS).map(weight))));
@@ -95,7 +101,7 @@ fn all_rows_as_centers_give_dense_kernel_ridge_regression() {
         let alpha = solve(a, (0..ROWS).map(|i| y(i) - mean).collect());
         let dense: Vec<f64> = (0..ROWS).map(|i| mean + (0..ROWS).map(|j| k[i][j] * alpha[j]).sum::<f64>()).collect();
 
-        let drop = if weighted { "--drop i --weight w" } else { "--drop i,w" };
+        let drop = if weighted { "--drop i --weight w" } else { "--drop i --drop w" };
         let common = format!(
             "--kernel gaussian --bandwidth {BANDWIDTH} --ridge {RIDGE} --precision f64 --split none --workers 2 {drop}"
         );

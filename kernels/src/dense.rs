@@ -131,13 +131,6 @@ pub fn solve_lower_transpose(l: MatRef<'_, f64>, b: MatMut<'_, f64>, par: Par) {
     faer::linalg::triangular_solve::solve_upper_triangular_in_place(l.transpose(), b, par);
 }
 
-/// L^-1 (lower triangular, m x m) of the lower-triangular `l`; m^3/3 flops.
-pub fn invert_lower(l: MatRef<'_, f64>, par: Par) -> Mat<f64> {
-    let mut inverse = Mat::zeros(l.nrows(), l.ncols());
-    faer::linalg::triangular_inverse::invert_lower_triangular(inverse.as_mut(), l, par);
-    inverse
-}
-
 /// Eigenvalues (ascending) and eigenvectors (columns) of the symmetric `a` (only its lower triangle is read).
 ///
 /// # Errors

@@ -9,12 +9,13 @@ use crate::atomic::AtomicFile;
 use crate::cli::DictionaryCommandArgs;
 use crate::cli::checks::Check;
 use crate::exit::{ExitCode, Failure};
-use crate::jobs::{Workers, fit_config, open};
+use crate::jobs::{Workers, fit_config, identity, open};
 use crate::output::write_json_into;
 use crate::report::{Certificate, DictionaryStageReport};
 use nystream_dataflows::job::{FitInputs, fit};
 use nystream_datasets::sink::PredictionWriter;
 use nystream_datasets::{Split, chosen_rows};
+use std::fmt::Debug;
 use std::time::Instant;
 
 /// Chooses centers, certifies them and writes them.
@@ -32,10 +33,8 @@ pub fn run(args: DictionaryCommandArgs, context: &Context) -> Result<ExitCode, F
     let mut config =
         fit_config(&args.input, Split::None, &args.kernel, &args.dictionary, None, &args.sample, &args.resources)?;
     config.dictionary_only = true;
-    let identity = format!(
-        "dictionary {:?} {:?} {:?} {:?} {:?}",
-        catalog.fingerprint, args.input, args.kernel, args.dictionary, args.sample
-    );
+    let told: [&dyn Debug; 3] = [&args.kernel, &args.dictionary, &args.sample];
+    let identity = identity("dictionary", &[&catalog], &args.input, &args.resources, &told)?;
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let first = workers.process.index() == 0;
     let inputs = FitInputs { catalog: catalog.clone(), validation: None, config, frozen: None, plan_only: false };
@@ -58,6 +57,7 @@ pub fn run(args: DictionaryCommandArgs, context: &Context) -> Result<ExitCode, F
         effective_dimension: None,
         certificate: Certificate {
             epsilon: outcome.certificate.epsilon,
+            pencil: outcome.certificate.pencil.map(Into::into),
             trace_error: outcome.certificate.sampled_trace_error,
             residual: None,
         },

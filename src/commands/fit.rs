@@ -166,6 +166,7 @@ fn fit_report(outcome: &FitOutcome, process: &Process, args: &FitArgs, digest: &
         effective_dimension: solved.and_then(|s| s.effective_dimension.clone()).map(PerTarget::from),
         certificate: Certificate {
             epsilon: outcome.certificate.epsilon,
+            pencil: outcome.certificate.pencil.map(Into::into),
             trace_error: solved.and_then(|s| s.trace_error).or(outcome.certificate.sampled_trace_error),
             residual: solved.map(|s| PerTarget::from(s.residuals.clone())),
         },

@@ -92,15 +92,58 @@ pub struct DictionaryReport {
 /// What a fit proved or measured about itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Certificate {
-    /// Accuracy of the dictionary relative to gamma (the pencil of sampled and full covariance).
+    /// Lower-side accuracy of the centers relative to gamma, on held-out sample rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epsilon: Option<f64>,
+    /// Two-sided accuracy of the sampled dictionary, where there was one (`squeak`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pencil: Option<PencilReport>,
     /// tr(K - K~) / tr K.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_error: Option<f64>,
     /// True relative residual of the normal equations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub residual: Option<PerTarget>,
+}
+
+/// The pencil certificate of a dictionary: extreme eigenvalues of (G2 - G1, G1 + gamma I), G1 = sum f f^T over rows, G2 = sum w f f^T over the
+/// atoms, f the features on the centers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PencilReport {
+    /// The larger magnitude of the two sides.
+    pub epsilon: f64,
+    /// Least eigenvalue: mass that the dictionary misses.
+    pub lowest: f64,
+    /// Greatest eigenvalue: mass that it has too much.
+    pub highest: f64,
+    /// The matrix ridge it refers to.
+    pub gamma: f64,
+    /// Rows of G1.
+    pub rows: u64,
+    /// What these rows are: `training` (all of them: epsilon is then a lower bound on the dictionary's) or `sample` (rows of the hashed
+    /// sample that are no atoms, which stand for all others: their noise is in the figure).
+    pub measured_on: String,
+}
+
+impl From<nystream_dataflows::certify::PencilCertificate> for PencilReport {
+    fn from(found: nystream_dataflows::certify::PencilCertificate) -> Self {
+        PencilReport {
+            epsilon: found.epsilon(),
+            lowest: found.lowest,
+            highest: found.highest,
+            gamma: found.gamma,
+            rows: found.rows,
+            measured_on: if found.exact { "training" } else { "sample" }.into(),
+        }
+    }
+}
+
+impl PencilReport {
+    /// One line for people.
+    pub(super) fn text(&self) -> String {
+        let rows = count(self.rows);
+        format!("{} to {} on {rows} {} rows", number(self.lowest), number(self.highest), self.measured_on)
+    }
 }
 
 /// Error on held-out rows.
@@ -151,6 +194,7 @@ impl Report for FitReport {
         pairs
             .maybe("effective dimension", self.effective_dimension.as_ref().map(per_target))
             .maybe("dictionary epsilon", self.certificate.epsilon.map(number))
+            .maybe("dictionary pencil", self.certificate.pencil.as_ref().map(PencilReport::text))
             .maybe("trace error", self.certificate.trace_error.map(number))
             .maybe("residual", self.certificate.residual.as_ref().map(per_target));
         if let Some(validation) = &self.validation {
@@ -200,7 +244,12 @@ mod tests {
             select: "squeak".into(),
             dictionary: Some(DictionaryReport { rows_scored: 1_000_000, gamma: 1.0, beta: 8.0, size: 4000 }),
             effective_dimension: Some(321.5.into()),
-            certificate: Certificate { epsilon: Some(0.4), trace_error: Some(1e-4), residual: Some(1e-9.into()) },
+            certificate: Certificate {
+                epsilon: Some(0.4),
+                pencil: None,
+                trace_error: Some(1e-4),
+                residual: Some(1e-9.into()),
+            },
             validation: Some(Validation {
                 rows: 100_000,
                 metrics: Metrics { rmse: Some(0.5.into()), standardized_rmse: Some(0.1.into()), ..Metrics::default() },

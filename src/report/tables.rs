@@ -220,6 +220,7 @@ impl Report for DictionaryStageReport {
             .add("centers", format!("{} by {}", count(self.centers), self.select))
             .maybe("effective dimension", self.effective_dimension.as_ref().map(super::text::per_target))
             .maybe("dictionary epsilon", self.certificate.epsilon.map(number))
+            .maybe("dictionary pencil", self.certificate.pencil.as_ref().map(super::PencilReport::text))
             .maybe("trace error", self.certificate.trace_error.map(number))
             .maybe("time", self.seconds.get("total").map(|s| seconds(*s)))
             .add("wrote", &self.out);

@@ -2,16 +2,23 @@
 //!
 //! * `epsilon`: the smallest eps with K - K~ <= eps (K + gamma I) on held-out sample rows R, gamma scaled to |R| of n rows
 //!   (sampling_and_online.md section 5: only the lower side matters for the fit). It is a lower bound for all rows.
+//! * `pencil`: both sides of the accuracy of a sampled dictionary (see `pencil.rs`).
 //! * `trace_error` = tr(K - K~) / tr K: over all rows when the solver has the Gram, otherwise unbiased from R.
 
-use crate::dictionary::pool::Pool;
+mod pencil;
+#[cfg(test)]
+mod tests;
+
+pub use pencil::{Basis, PencilCertificate, exact_pencil};
+
+use crate::dictionary::Atoms;
+use crate::dictionary::pool::{Pool, feature_key};
 use crate::error::StageError;
 use faer::Mat;
 use nystream_hashing::RowId;
-use nystream_kernels::kernel::Kernel;
 use nystream_kernels::nystrom::{HeldOut, WhitenMethod, Whitener, residual_diagonal};
 use nystream_kernels::rows::{RowBuf, Rows};
-use nystream_kernels::tile::{SimdPath, kernel_matrix, symmetric_kernel_matrix};
+use nystream_kernels::tile::{kernel_matrix, symmetric_kernel_matrix};
 use std::collections::BTreeSet;
 
 /// Sample rows whose kernel matrix is formed.
@@ -26,29 +33,40 @@ pub struct Certificate {
     pub epsilon: Option<f64>,
     /// Relative trace error on held-out rows.
     pub sampled_trace_error: Option<f64>,
+    /// Two-sided accuracy of the sampled dictionary, where there was one.
+    pub pencil: Option<PencilCertificate>,
 }
 
 fn numeric(error: impl std::fmt::Display) -> StageError {
     StageError::Numeric(error.to_string())
 }
 
-/// Measures the centers on the rows of `sample` that are not among them. `gamma` is the matrix ridge on all `rows` rows.
+/// Measures the centers on the rows of `sample` that are not among them, neither by id nor by features; and the dictionary `atoms`, if any, as far
+/// as the sample tells ([`exact_pencil`] is for those who have the Gram of all rows). `gamma` is the matrix ridge on all `rows` rows.
 ///
 /// # Errors
 /// A factorisation that fails.
 pub fn certify(
-    kernel: &Kernel,
-    simd: SimdPath,
-    centers: Rows<'_>,
+    basis: Basis<'_>,
     center_ids: &[RowId],
     sample: &Pool,
+    atoms: Option<&Atoms>,
     gamma: f64,
     rows: u64,
 ) -> Result<Certificate, StageError> {
+    let Basis { kernel, simd, centers } = basis;
+    let pencil = match atoms {
+        Some(atoms) if gamma > 0.0 => pencil::sampled_pencil(basis, atoms, sample, gamma, rows)?,
+        _ => None,
+    };
     let taken: BTreeSet<RowId> = center_ids.iter().copied().collect();
-    let free: Vec<usize> = (0..sample.len()).filter(|i| !taken.contains(&sample.ids[*i])).take(TRACE_ROWS).collect();
+    // Centers from a file may be training rows under other ids: then their features tell.
+    let same: BTreeSet<[u8; 32]> = (0..centers.len()).map(|i| feature_key(centers, i)).collect();
+    let view = sample.rows.view();
+    let is_center = |i: &usize| taken.contains(&sample.ids[*i]) || same.contains(&feature_key(view, *i));
+    let free: Vec<usize> = (0..sample.len()).filter(|i| !is_center(i)).take(TRACE_ROWS).collect();
     if free.is_empty() {
-        return Ok(Certificate::default());
+        return Ok(Certificate { pencil, ..Certificate::default() });
     }
     let held = RowBuf::gather(sample.rows.view(), &free);
     let kmm = symmetric_kernel_matrix(kernel, centers, &[], simd).map_err(numeric)?;
@@ -75,5 +93,6 @@ pub fn certify(
             let share = population as f64 / rows.max(1) as f64;
             residual.iter().sum::<f64>() / total * share
         }),
+        pencil,
     })
 }

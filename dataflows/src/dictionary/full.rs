@@ -196,8 +196,8 @@ pub(super) fn full_passes(
     job: &SelectJob,
 ) -> Result<Arc<Centers>, StageError> {
     let oracle = Arc::new(TileOracle::new(&job.kernel, job.simd));
-    let mut params = PivotParams::new(job.centers, job.seed);
-    params.storage = FactorStorage::Recomputed;
+    let storage = FactorStorage::Recomputed;
+    let params = PivotParams { storage, ..PivotParams::new(job.centers, job.seed) };
     let encoder = Arc::clone(store.encoder());
     let first = round(session, store, &oracle, params, None)?;
     if !first.0.total.is_finite() {

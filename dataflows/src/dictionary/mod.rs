@@ -27,12 +27,15 @@ use nystream_kernels::sampling::{
     rp_cholesky,
 };
 use nystream_kernels::tile::SimdPath;
-use pool::{Pool, gather_pool, pool_bits};
+use pool::{Pool, expected_bits, gather_pool, pool_bits};
 use std::sync::Arc;
 use trie::{TrieJob, squeak_trie};
 
 /// Rows of the sample whose leverage scores set gamma.
 const SCORED_SAMPLE: usize = 1500;
+/// *Shape.* Most rows of a leaf of the trie, in units of M. A merge of two dictionaries of M atoms costs 16/3 M^3 flops and the filter M^2 a
+/// row: with 8 M rows a leaf the merges take about half of the filter's flops, with 2 M twice as many.
+pub(crate) const LEAF_ROWS: usize = 8;
 
 /// What selection is asked for.
 #[derive(Clone, Debug)]
@@ -59,6 +62,17 @@ pub struct SelectJob {
     pub factor_memory: u64,
 }
 
+/// The dictionary that centers were picked from.
+#[derive(Clone, Debug, Default)]
+pub struct Atoms {
+    /// Encoded rows.
+    pub rows: RowBuf,
+    /// Their ids.
+    pub ids: Vec<RowId>,
+    /// How many of all training rows each stands for.
+    pub weights: Vec<f64>,
+}
+
 /// The centers, and what is known about how they were chosen.
 #[derive(Clone, Debug, Default)]
 pub struct Centers {
@@ -78,6 +92,8 @@ pub struct Centers {
     pub pool_trace: Option<f64>,
     /// Passes over the rows, where it was more than one.
     pub passes: u64,
+    /// The sampled dictionary, where there was one.
+    pub atoms: Option<Atoms>,
     /// Sentences for the report.
     pub notes: Vec<String>,
 }
@@ -101,7 +117,8 @@ pub fn select(
         Selection::Uniform => uniform(session, store, job),
         Selection::RpCholesky { full: true, .. } => full::full_passes(session, store, job),
         Selection::RpCholesky { rows, .. } => {
-            let pool = named_pool(session, store, job, "pool", rows)?;
+            let bits = expected_bits(job.rows, rows);
+            let pool = named_pool(session, store, job, "pool", bits)?;
             session
                 .try_once(|| refine(job, &pool, None, Centers { rows_scored: pool.len() as u64, ..Centers::default() }))
         }
@@ -138,15 +155,15 @@ fn named_pool(
     store: &RowStore,
     job: &SelectJob,
     stage: &str,
-    rows: u64,
+    bits: u32,
 ) -> Result<Arc<Pool>, StageError> {
     let key = StreamKey::new(job.seed, stage, 0);
-    let bits = pool_bits(job.rows, rows);
     gather_pool(session, "dictionary: pool", store.feed(Role::Training), key, bits)
 }
 
 fn uniform(session: &mut Session<'_>, store: &RowStore, job: &SelectJob) -> Result<Arc<Centers>, StageError> {
-    let pool = named_pool(session, store, job, "uniform", 2 * job.centers as u64)?;
+    let bits = pool_bits(job.rows, 2 * job.centers as u64);
+    let pool = named_pool(session, store, job, "uniform", bits)?;
     session.try_once(|| {
         // Equal rows span nothing new: the first of each group stands for it.
         let mut chosen = pool.distinct();
@@ -199,7 +216,7 @@ fn squeak(
     rows: u64,
     atoms: u64,
 ) -> Result<Arc<Centers>, StageError> {
-    let bits = pool_bits(job.rows, rows);
+    let bits = expected_bits(job.rows, rows);
     let fraction = 2f64.powi(-(bits as i32));
     let scored_rows = ((job.rows as f64) * fraction).round().max(1.0) as u64;
     let beta = match job.rule {
@@ -232,7 +249,7 @@ fn squeak(
         params: DictionaryParams { gamma, mode, seed: job.seed, max_atoms: Some((16 * atoms) as usize) },
         bits,
         pool_key: StreamKey::new(job.seed, "pool", 0),
-        shape: TrieShape { hash: StreamKey::new(job.seed, "trie", 0), capacity: 2 * atoms as usize },
+        shape: TrieShape { hash: StreamKey::new(job.seed, "trie", 0), capacity: LEAF_ROWS * atoms as usize },
         expected_rows: scored_rows,
     };
     let (root, scored) = squeak_trie(session, store.feed(Role::Training), &task)?;
@@ -245,6 +262,11 @@ fn squeak(
             gamma: gamma / fraction,
             beta,
             size: dictionary.len(),
+            atoms: Some(Atoms {
+                rows: dictionary.rows.clone(),
+                ids: dictionary.ids(),
+                weights: dictionary.weights().iter().map(|w| w / fraction).collect(),
+            }),
             ..Centers::default()
         };
         let (pool, weights) = survivors(dictionary, 4 * job.centers);

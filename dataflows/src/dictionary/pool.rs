@@ -148,6 +148,22 @@ pub fn pool_bits(rows: u64, wanted: u64) -> u32 {
     if ratio < 2.0 { 0 } else { ratio.log2().floor() as u32 }
 }
 
+/// Leading zero bits that leave at most `allowed` of `rows` rows in expectation: ceil(log2(rows / allowed)).
+pub fn pool_bits_within(rows: u64, allowed: f64) -> u32 {
+    let ratio = rows as f64 / allowed.max(1.0);
+    if ratio <= 1.0 { 0 } else { ratio.log2().ceil() as u32 }
+}
+
+/// Expected rows of a pool of `rows` rows with `bits` leading zero bits.
+pub fn pool_rows(rows: u64, bits: u32) -> u64 {
+    (rows as f64 * 2f64.powi(-(bits as i32))).round() as u64
+}
+
+/// The bits of a pool of which `expected` rows are expected: the inverse of [`pool_rows`] for pools of 4 rows or more.
+pub fn expected_bits(rows: u64, expected: u64) -> u32 {
+    if expected >= rows { 0 } else { (rows as f64 / expected.max(1) as f64).log2().round() as u32 }
+}
+
 /// Whether `hash` has at least `bits` leading zero bits.
 pub fn in_pool(hash: u128, bits: u32) -> bool {
     hash.leading_zeros() >= bits

@@ -2,7 +2,7 @@
 //!
 //! Every worker runs this function and holds the same values after each stage, so every decision is taken by all of them alike.
 
-use crate::certify::{Certificate, certify};
+use crate::certify::{Basis, Certificate, certify, exact_pencil};
 use crate::dictionary::pool::{Pool, gather_pool, pool_bits};
 use crate::dictionary::{Centers, SelectJob, TileOracle, select};
 use crate::engine::feed::RowStore;
@@ -244,7 +244,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     keep_on_disk(session, config, &store, &mut outcome);
     choose_centers(session, config, &store, &sample, ridge_matrix, &mut outcome, &mut clock)?;
     if config.dictionary_only {
-        outcome.certificate = *certificate(session, config, &sample, ridge_matrix, &outcome)?;
+        outcome.certificate = *certificate(session, config, &sample, ridge_matrix, true, &outcome)?;
         clock.lap("certify");
         outcome.seconds = clock.seconds;
         return Ok(outcome);
@@ -304,12 +304,13 @@ fn certificate(
     config: &FitConfig,
     sample: &Pool,
     ridge_matrix: f64,
+    sampled_pencil: bool,
     outcome: &FitOutcome,
 ) -> Result<Arc<Certificate>, StageError> {
     let centers = &outcome.centers;
     if matches!(outcome.plan.solver, Solver::BlockCd) {
         // Every row is a center.
-        return Ok(Arc::new(Certificate { epsilon: Some(0.0), sampled_trace_error: Some(0.0) }));
+        return Ok(Arc::new(Certificate { epsilon: Some(0.0), sampled_trace_error: Some(0.0), pencil: None }));
     }
     if centers.ids.len() > EXACT_PROJECTION_CENTERS && matches!(outcome.plan.solver, Solver::EigenPro) {
         // K_mm is not factored anywhere in such a fit.
@@ -317,7 +318,9 @@ fn certificate(
     }
     let gamma = if centers.gamma > 0.0 { centers.gamma } else { ridge_matrix };
     session.try_once(|| {
-        certify(&outcome.kernel, config.simd, centers.rows.view(), &centers.ids, sample, gamma, outcome.profile.rows)
+        let (view, atoms) = (centers.rows.view(), centers.atoms.as_ref().filter(|_| sampled_pencil));
+        let basis = Basis { kernel: &outcome.kernel, simd: config.simd, centers: view };
+        certify(basis, &centers.ids, sample, atoms, gamma, outcome.profile.rows)
     })
 }
 
@@ -347,6 +350,7 @@ fn rest<T: Entry + Into<f64> + Default>(
         variance: None,
     };
     let tiles = session.try_once(|| function.tiles::<T>())?;
+    let mut exact = None;
     let solved = match outcome.plan.solver {
         Solver::Gram => {
             let shape = GramShape {
@@ -376,6 +380,12 @@ fn rest<T: Entry + Into<f64> + Default>(
                 gram::solve(&sums, kmm.as_ref(), method, &choice, trace, config.variance)
             })?;
             clock.lap("solve");
+            // Weighted rows have another Gram than the dictionary was sampled for.
+            if let Some(atoms) = centers.atoms.as_ref().filter(|_| !weighted) {
+                let basis = Basis { kernel: &outcome.kernel, simd: config.simd, centers: centers.rows.view() };
+                exact = *session.try_once(|| exact_pencil(basis, atoms, sums.gram.as_ref(), centers.gamma, rows))?;
+                clock.lap("certify");
+            }
             (*solved).clone()
         }
         Solver::Pcg if config.loss == Loss::Logistic => {
@@ -456,8 +466,9 @@ fn rest<T: Entry + Into<f64> + Default>(
     if let (Some((factor, rank)), Some(quality)) = (&solved.variance, &solved.fit_quality) {
         function.variance = Some(variance_factor(factor, *rank, quality, &solved, code, outcome));
     }
-    let measured = certificate(session, config, sample, solved.ridges[0] * outcome.weight_sum, outcome)?;
-    outcome.certificate = *measured;
+    let ridge = solved.ridges[0] * outcome.weight_sum;
+    let measured = certificate(session, config, sample, ridge, exact.is_none(), outcome)?;
+    outcome.certificate = Certificate { pencil: exact.or(measured.pencil), ..*measured };
     clock.lap("certify");
 
     let function = session.once(|| function.clone());

@@ -3,6 +3,7 @@
 use super::cost::{Shape, SolverCost};
 use super::memory::MemoryPlan;
 use crate::certify::{HELD_OUT_ROWS, TRACE_ROWS};
+use crate::dictionary::pool::{pool_bits, pool_bits_within, pool_rows};
 use crate::error::StageError;
 use crate::job::fit::DIMENSION_ROWS;
 use crate::job::{Select, Solver};
@@ -323,8 +324,15 @@ impl PlanRequest {
     fn selection(&self, m: usize, solve: f64, reasons: &mut Vec<String>) -> Result<(Selection, f64), StageError> {
         let (n, mf) = (self.shape.rows, m as f64);
         let allowance = SELECT_SHARE * solve;
-        let given = self.dictionary_rows.map(|r| (r as f64).min(n));
-        let pool = |rows: f64| rows.clamp((POOL_LEAST * mf).min(n), n);
+        // Pools hold a power of two fraction of the rows: what is counted here is what will be scored. One that was asked for holds at
+        // least so many rows, one that the budget allows at most so many, but never fewer than 4 m.
+        let whole = n as u64;
+        let at_least = |rows: f64| pool_rows(whole, pool_bits(whole, rows as u64)) as f64;
+        let given = self.dictionary_rows.map(|r| at_least((r as f64).min(n)));
+        let pool = |allowed: f64| {
+            let rows = pool_rows(whole, pool_bits_within(whole, allowed.min(n))) as f64;
+            if rows < POOL_LEAST * mf { at_least((POOL_LEAST * mf).min(n)) } else { rows }
+        };
         match &self.select {
             Select::File(_) => Ok((Selection::File, 0.0)),
             Select::Uniform => Ok((Selection::Uniform, 0.0)),
@@ -375,7 +383,7 @@ impl PlanRequest {
                     }
                 }
                 let by_flops = allowance / self.shape.rpcholesky(1.0, mf);
-                let rows = pool(given.unwrap_or(by_flops.min(POOL_MOST * mf)));
+                let rows = given.unwrap_or_else(|| pool(by_flops.min(POOL_MOST * mf)));
                 let flops = self.shape.rpcholesky(rows, mf);
                 reasons.push(format!(
                     "SQUEAK over all rows would pass {:.0} % of the solve: RPCholesky on a pool of {rows:.0} rows, {:.0} %",

@@ -11,7 +11,7 @@ use crate::error::StageError;
 use crate::matvec::{RowView, Widths, row_sums};
 use crate::predict::prior_margin;
 use crate::solve::Solved;
-use crate::solve::pcg::{Basis, from_row_major, numeric, over_time, row_major, solve_error};
+use crate::solve::pcg::{Basis, from_row_major, numeric, over_time, row_major, solve_error, stratified};
 use crate::targets::TargetCode;
 use faer::{Mat, MatRef};
 use nystream_datasets::Role;
@@ -20,7 +20,7 @@ use nystream_kernels::rows::Rows;
 use nystream_kernels::solve::logistic::{
     LogisticLoss, LogisticOperator, LogisticParams, SampleCurvature, logistic, ridge_path,
 };
-use nystream_kernels::tile::{Entry, SimdPath, Tiles, kernel_matrix};
+use nystream_kernels::tile::{Entry, SimdPath, Tiles};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -143,16 +143,11 @@ pub fn solve<T: Entry>(
     let offset = offsets(job.code);
     let basis = session.try_once(|| Basis::new(job.kernel, job.centers, job.simd))?;
     let curvature = session.try_once(|| {
-        let m = job.centers.len();
-        let rows = job.sample.len().min((crate::plan::PRECONDITIONER_ROWS * m as f64) as usize);
-        let x = job.sample.rows.view().slice(0, rows);
-        let k = kernel_matrix::<f64>(job.kernel, x, job.centers, &[], job.simd).map_err(numeric)?;
-        let features = basis.features(&k, rows, m)?;
-        let weights = &job.sample.weights[..rows];
-        let scale = job.weight_sum / weights.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+        let (features, weights) =
+            stratified(&basis, job.kernel, job.simd, job.centers, job.sample, job.weight_sum)?;
         Ok(SampleCurvature {
             features,
-            weights: weights.iter().map(|w| w * scale).collect(),
+            weights,
             offset: offset.clone(),
             loss,
             local: classes <= LOCAL_CLASSES,

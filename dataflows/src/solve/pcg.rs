@@ -1,7 +1,7 @@
 //! Conjugate gradients over streamed passes: the operator is one [`row_sums`] pass, the state machine and all m x m algebra live
 //! on the first worker of each process.
 
-use crate::dictionary::pool::Pool;
+use crate::dictionary::pool::{Pool, feature_key};
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
@@ -12,10 +12,11 @@ use faer::{Mat, MatRef};
 use nystream_datasets::Role;
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::nystrom::{WhitenMethod, Whitener};
-use nystream_kernels::rows::Rows;
+use nystream_kernels::rows::{RowBuf, Rows};
 use nystream_kernels::solve::pcg::{Pcg, PcgParams};
 use nystream_kernels::solve::{Preconditioner, SolveError, Whitening};
 use nystream_kernels::tile::{Entry, SimdPath, Tiles, kernel_matrix, symmetric_kernel_matrix};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What a solve by conjugate gradients is given.
@@ -232,17 +233,49 @@ pub(super) fn over_time(session: &mut Session<'_>, limit: Option<f64>) -> Result
     Ok(parcels.first().is_some_and(|p| p.bytes == [1]))
 }
 
-/// The whitened Gram of a uniform sample of rows, scaled to all rows, plus the ridge.
+/// The whitened Gram of a stratified sample of the rows, plus the ridge.
 fn preconditioner<T: Entry>(
     job: &PcgJob<'_, T>,
     basis: &Basis,
     ridge_matrix: f64,
 ) -> Result<Preconditioner, StageError> {
-    let m = job.centers.len();
-    let rows = job.sample.len().min((crate::plan::PRECONDITIONER_ROWS * m as f64) as usize);
-    let x = job.sample.rows.view().slice(0, rows);
-    let k = kernel_matrix::<f64>(job.kernel, x, job.centers, &[], job.simd).map_err(numeric)?;
-    let phi = basis.features(&k, rows, m)?;
-    let weights = &job.sample.weights[..rows];
-    Preconditioner::sampled(phi.as_ref(), weights, job.weight_sum, ridge_matrix).map_err(numeric)
+    let (features, weights) = stratified(basis, job.kernel, job.simd, job.centers, job.sample, job.weight_sum)?;
+    Preconditioner::from_rows(features.as_ref(), &weights, ridge_matrix).map_err(numeric)
+}
+
+/// Whitened features (s x r) of the rows from which a preconditioner is made, and the weight that each stands for.
+///
+/// Two strata: the centers, each for itself, and [`PRECONDITIONER_ROWS`] m sampled rows that are not centers, for all others. Centers chosen by
+/// leverage include rows that resemble no other; a uniform sample misses them, and each one missed is an eigenvalue of
+/// about 1 / Lambda in the preconditioned system (keggdirected, m = 1,000: 100 iterations to a residual of 1e-3 without the stratum).
+///
+/// [`PRECONDITIONER_ROWS`]: crate::plan::PRECONDITIONER_ROWS
+pub(super) fn stratified(
+    basis: &Basis,
+    kernel: &Kernel,
+    simd: SimdPath,
+    centers: Rows<'_>,
+    sample: &Pool,
+    weight_sum: f64,
+) -> Result<(Mat<f64>, Vec<f64>), StageError> {
+    let (m, r) = (centers.len(), basis.rank());
+    let taken: BTreeSet<[u8; 32]> = (0..m).map(|i| feature_key(centers, i)).collect();
+    let most = (crate::plan::PRECONDITIONER_ROWS * m as f64) as usize;
+    let view = sample.rows.view();
+    let others: Vec<usize> =
+        (0..sample.len()).filter(|i| !taken.contains(&feature_key(view, *i))).take(most).collect();
+    let mean = sample.weights.iter().sum::<f64>() / sample.len().max(1) as f64;
+    let center_weight = mean.min(weight_sum / m as f64);
+    let other_weights: f64 = others.iter().map(|i| sample.weights[*i]).sum();
+    let scale = (weight_sum - center_weight * m as f64).max(0.0) / other_weights.max(f64::MIN_POSITIVE);
+
+    let rows = RowBuf::gather(view, &others);
+    let k = kernel_matrix::<f64>(kernel, rows.view(), centers, &[], simd).map_err(numeric)?;
+    let sampled = basis.features(&k, others.len(), m)?;
+    let own = basis.center_gram(basis.apply(Mat::<f64>::identity(r, r).as_ref()).as_ref());
+    let features =
+        Mat::from_fn(m + others.len(), r, |i, j| if i < m { own[(i, j)] } else { sampled[(i - m, j)] });
+    let mut weights = vec![center_weight; m];
+    weights.extend(others.iter().map(|i| scale * sample.weights[*i]));
+    Ok((features, weights))
 }

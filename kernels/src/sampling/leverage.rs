@@ -14,10 +14,15 @@
 //!
 //! Cost: 2 m^3 / 3 flops for the scores of m atoms; m^2 flops a row, plus kernel values, for other rows.
 
-use super::{KernelOracle, SamplingError, parallelism};
+use super::oracle::scaled_lower;
+use super::{KernelOracle, PARALLEL_ORDER, SamplingError, parallelism};
 use crate::dense;
 use crate::rows::{RowBuf, Rows};
-use faer::{Mat, MatRef};
+use faer::{Mat, MatMut, MatRef};
+use rayon::prelude::*;
+
+/// *Shape.* Columns of L^-1 that are solved for at once.
+const INVERSE_COLUMNS: usize = 128;
 
 /// Scores are never taken below this: rounding can make the score of a negligible row zero or negative, and
 /// overestimating is safe.
@@ -100,8 +105,7 @@ impl RidgeFactor {
             return Err(SamplingError::BadWeight { row, weight: weights[row] });
         }
         let roots: Vec<f64> = weights.iter().map(|w| w.sqrt()).collect();
-        let k = oracle.block(atoms, atoms);
-        let (l, jitter) = factor(&k, &roots, ridge)?;
+        let (l, jitter) = factor(oracle, atoms, &roots, ridge)?;
         let mut buffer = RowBuf::new(atoms.numeric_width(), atoms.code_width());
         buffer.numeric.extend_from_slice(atoms.all_numeric());
         buffer.codes.extend_from_slice(atoms.all_codes());
@@ -120,35 +124,70 @@ impl RidgeFactor {
 
     /// Scores of the atoms themselves: m^3/3 flops.
     pub fn atom_scores(&self) -> AtomScores {
-        let order = self.order();
-        let inverse = dense::invert_lower(self.l.as_ref(), parallelism(order));
         let mut effective_dimension = 0.0;
-        let scores = (0..order)
-            .map(|j| {
-                // [N^-1]_jj = |column j of L^-1|^2, whose first j entries are zero.
-                let diagonal: f64 = inverse.col_as_slice(j)[j..].iter().map(|v| v * v).sum();
+        let scores = self
+            .inverse_diagonal()
+            .into_iter()
+            .zip(&self.roots)
+            .map(|(diagonal, root)| {
                 let part = 1.0 - self.ridge * diagonal;
                 effective_dimension += part;
-                (part / (self.roots[j] * self.roots[j])).max(SCORE_FLOOR)
+                (part / (root * root)).max(SCORE_FLOOR)
             })
             .collect();
         AtomScores { scores, effective_dimension }
+    }
+
+    /// The diagonal of N^-1: [N^-1]_jj = |column j of L^-1|^2, whose first j entries are zero.
+    ///
+    /// Columns are solved for by panels, each alone: the bits do not depend on how many threads take them, and L^-1 is never held whole.
+    fn inverse_diagonal(&self) -> Vec<f64> {
+        let order = self.order();
+        let panel = |start: usize| {
+            let width = INVERSE_COLUMNS.min(order - start);
+            let rest = order - start;
+            let mut columns = Mat::zeros(rest, width);
+            (0..width).for_each(|j| columns[(j, j)] = 1.0);
+            dense::solve_lower(self.l.submatrix(start, start, rest, rest), columns.as_mut(), dense::SEQUENTIAL);
+            (0..width).map(move |j| squared_norm(&columns.col_as_slice(j)[j..])).collect::<Vec<_>>()
+        };
+        let starts: Vec<usize> = (0..order).step_by(INVERSE_COLUMNS).collect();
+        if order < PARALLEL_ORDER {
+            starts.into_iter().flat_map(panel).collect()
+        } else {
+            starts.into_par_iter().with_max_len(1).flat_map_iter(panel).collect()
+        }
     }
 
     /// x_i = phi_i^T (M + ridge I)^-1 phi_i of any rows, atoms or not: m^2 flops each, and m kernel values.
     ///
     /// For a row that is *not* part of M, its score within M plus itself is x / (1 + x) ([`joint_score`]).
     pub fn row_scores<O: KernelOracle + ?Sized>(&self, oracle: &O, rows: Rows<'_>) -> Vec<f64> {
-        let mut k = oracle.block(self.atoms.view(), rows);
+        self.row_scores_with(oracle, rows, &mut Mat::new())
+    }
+
+    /// [`RidgeFactor::row_scores`] with working memory that is kept between calls.
+    pub(super) fn row_scores_with<O: KernelOracle + ?Sized>(
+        &self,
+        oracle: &O,
+        rows: Rows<'_>,
+        scratch: &mut Mat<f64>,
+    ) -> Vec<f64> {
+        let order = self.order();
+        if scratch.nrows() < order || scratch.ncols() < rows.len() {
+            *scratch = Mat::zeros(order, rows.len());
+        }
+        let mut k = scratch.as_mut().submatrix_mut(0, 0, order, rows.len());
+        oracle.fill(self.atoms.view(), rows, k.as_mut());
         for j in 0..rows.len() {
-            for (v, s) in k.col_as_slice_mut(j).iter_mut().zip(&self.roots) {
+            for (v, s) in column(k.as_mut(), j).iter_mut().zip(&self.roots) {
                 *v *= s;
             }
         }
         dense::solve_lower(self.l.as_ref(), k.as_mut(), dense::SEQUENTIAL);
         let diagonal = oracle.diagonal(rows);
         (0..rows.len())
-            .map(|j| ((diagonal[j] - squared_norm(k.col_as_slice(j))) / self.ridge).max(SCORE_FLOOR))
+            .map(|j| ((diagonal[j] - squared_norm(column(k.as_mut(), j))) / self.ridge).max(SCORE_FLOOR))
             .collect()
     }
 }
@@ -159,15 +198,29 @@ pub fn joint_score(x: f64) -> f64 {
     x / (1.0 + x)
 }
 
-fn factor(k: &Mat<f64>, roots: &[f64], ridge: f64) -> Result<(Mat<f64>, f64), SamplingError> {
+/// Column `j` of a column-major matrix.
+fn column(a: MatMut<'_, f64>, j: usize) -> &mut [f64] {
+    match a.col_mut(j).try_as_col_major_mut() {
+        Some(column) => column.as_slice_mut(),
+        None => unreachable!("a part of an owned matrix has its columns in one piece"),
+    }
+}
+
+fn factor<O: KernelOracle + ?Sized>(
+    oracle: &O,
+    atoms: Rows<'_>,
+    roots: &[f64],
+    ridge: f64,
+) -> Result<(Mat<f64>, f64), SamplingError> {
     let order = roots.len();
-    let top = (0..order).map(|i| k[(i, i)]).fold(0.0, f64::max);
+    let top = oracle.diagonal(atoms).into_iter().fold(0.0, f64::max);
     let unit = order as f64 * top;
     // Entries rounded to f32 are off by 2^-24 each, so |error|_2 <= order 2^-24 max k: more jitter hides a wrong kernel.
     let largest = (1e-6 * top).max(4.0 * unit * 2f64.powi(-24));
     let mut jitter = 0.0;
     loop {
-        let mut n = Mat::from_fn(order, order, |i, j| if i >= j { roots[i] * k[(i, j)] * roots[j] } else { 0.0 });
+        // Made anew for a jitter, which is rare, instead of kept.
+        let mut n = scaled_lower(oracle, atoms, roots);
         for i in 0..order {
             n[(i, i)] += jitter * roots[i] * roots[i] + ridge;
         }

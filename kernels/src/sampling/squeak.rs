@@ -16,9 +16,13 @@ use super::leverage::{check_gamma, joint_score, merge_scale};
 use super::{Atom, Dictionary, DictionaryMode, KernelOracle, RidgeFactor, SamplingError};
 use crate::rows::{RowBuf, Rows};
 use nystream_hashing::RowId;
+use rayon::prelude::*;
 
 /// *Shape.* Rows scored at a time against the frozen dictionary.
 pub const FILTER_ROWS: usize = 128;
+
+/// Chunks of [`FILTER_ROWS`] rows that are scored side by side, at most. Shapes nothing: a Shrink never falls inside such a batch.
+const FILTER_BATCH: usize = 16;
 
 /// *Shape.* A dictionary below twice this size is not worth a Shrink.
 pub const FILTER_FLOOR: usize = 64;
@@ -168,11 +172,15 @@ impl<'a, O: KernelOracle + ?Sized> Squeak<'a, O> {
         let mut dictionary = self.empty(rows.numeric_width(), rows.code_width());
         let mut frozen: Option<RidgeFactor> = None;
         let mut size = FILTER_FLOOR;
-        let mut chunks = order.chunks(FILTER_ROWS).peekable();
-        while let Some(chunk) = chunks.next() {
-            let chunk_rows = RowBuf::gather(rows, chunk);
-            let scores = frozen.as_ref().map(|factor| factor.row_scores(self.oracle, chunk_rows.view()));
-            for (j, i) in chunk.iter().enumerate() {
+        let mut rest = &order[..];
+        while !rest.is_empty() {
+            // No more rows than there is room for before a Shrink: nothing is scored in vain, and however many are scored together, the
+            // Shrink falls behind the same chunk.
+            let room = (2 * size).saturating_sub(dictionary.len()) / FILTER_ROWS;
+            let (batch, after) = rest.split_at((room.clamp(1, FILTER_BATCH) * FILTER_ROWS).min(rest.len()));
+            rest = after;
+            let scores = frozen.as_ref().map(|factor| self.scores(factor, rows, batch));
+            for (j, i) in batch.iter().enumerate() {
                 let p = scores.as_ref().map_or(1.0, |x| self.params.mode.probability(joint_score(x[j])));
                 let q = self.thresholds.survivors(ids[*i], p);
                 if q > 0 {
@@ -180,7 +188,7 @@ impl<'a, O: KernelOracle + ?Sized> Squeak<'a, O> {
                     dictionary.push(rows, *i, Atom { id: ids[*i], p, q });
                 }
             }
-            if chunks.peek().is_some() && dictionary.len() >= 2 * size {
+            if !rest.is_empty() && dictionary.len() >= 2 * size {
                 dictionary = self.shrink(&dictionary, Inputs::One)?;
                 size = dictionary.len().max(FILTER_FLOOR);
                 let view = dictionary.rows.view();
@@ -190,6 +198,17 @@ impl<'a, O: KernelOracle + ?Sized> Squeak<'a, O> {
             }
         }
         self.shrink(&dictionary, Inputs::One)
+    }
+
+    /// Scores of the rows at `indices` against a frozen dictionary, chunk by chunk; a chunk's bits do not depend on who computes it.
+    fn scores(&self, frozen: &RidgeFactor, rows: Rows<'_>, indices: &[usize]) -> Vec<f64> {
+        indices
+            .par_chunks(FILTER_ROWS)
+            .map_init(faer::Mat::new, |scratch, chunk| {
+                frozen.row_scores_with(self.oracle, RowBuf::gather(rows, chunk).view(), scratch)
+            })
+            .flatten_iter()
+            .collect()
     }
 
     /// DISQUEAK's merge: the union of two dictionaries, shrunk. One without atoms leaves the other as it is.

@@ -203,10 +203,9 @@ pub(super) fn extend<O: KernelOracle + ?Sized>(
         if a == 0 {
             continue;
         }
-        let block = oracle.block(rows, pivoting.pivots().slice(span.start, span.end));
         let (done, rest) = f.as_mut().split_at_col_mut(k);
         let mut new = rest.subcols_mut(0, a);
-        new.copy_from(&block);
+        oracle.fill(rows, pivoting.pivots().slice(span.start, span.end), new.as_mut());
         let known = l.submatrix(k, 0, a, k);
         dense::gemm(new.as_mut(), true, -1.0, done.as_ref(), known.transpose(), dense::SEQUENTIAL);
         dense::solve_lower(l.submatrix(k, k, a, a), new.transpose_mut(), dense::SEQUENTIAL);

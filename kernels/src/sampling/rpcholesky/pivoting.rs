@@ -8,6 +8,7 @@ use crate::sampling::leverage::dot;
 use crate::sampling::{KernelOracle, parallelism};
 use faer::{Mat, MatRef};
 use nystream_hashing::{RowId, StreamKey};
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rounds in a row that propose but accept nothing before the residual is taken for rounding noise. The first proposal of
@@ -197,12 +198,11 @@ impl Pivoting {
     fn residual_block<O: KernelOracle + ?Sized>(&self, oracle: &O, rows: Rows<'_>) -> (Mat<f64>, Mat<f64>) {
         let (count, known) = (rows.len(), self.centers());
         let mut f = Mat::zeros(count, known);
-        for start in (0..count).step_by(POOL_BLOCK_ROWS) {
-            let end = (start + POOL_BLOCK_ROWS).min(count);
-            let mut piece = Mat::zeros(end - start, known);
-            extend(oracle, rows.slice(start, end), self, 0, piece.as_mut());
-            f.as_mut().subrows_mut(start, end - start).copy_from(&piece);
-        }
+        // Pieces are independent of each other, so their bits do not depend on how many threads take them.
+        f.as_mut().par_row_chunks_mut(POOL_BLOCK_ROWS).enumerate().for_each(|(piece, f)| {
+            let start = piece * POOL_BLOCK_ROWS;
+            extend(oracle, rows.slice(start, start + f.nrows()), self, 0, f);
+        });
         let mut h = oracle.block(rows, rows);
         dense::gemm_lower(h.as_mut(), true, -1.0, f.as_ref(), f.transpose(), parallelism(count));
         for i in 0..count {
