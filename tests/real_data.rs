@@ -1,35 +1,44 @@
 //! Small fits on the development data, against held-out files: errors within bounds that a broken stage would break,
-//! and two solvers that agree. Runs where the data is, and says so where it is not.
+//! and solvers that agree: conjugate gradients to 1 % and, where conditioning allows it, stochastic gradients to 3 %. Runs where the data is, and says so where it is not.
 
 mod common;
 
 use common::*;
 use std::path::Path;
 
-/// Fits with 300 centers by gram and pcg, evaluates on the test files; gives both values of `metric`.
-fn both(root: &Path, train: &str, test: &str, options: &str, metric: &str) -> [f64; 2] {
+/// Fits with 300 centers by gram, pcg and eigenpro, evaluates on the test files; gives the values of `metric`, and whether eigenpro
+/// says that it has converged.
+fn all(root: &Path, train: &str, test: &str, options: &str, metric: &str) -> ([f64; 3], bool) {
     let place = Place::new();
     let path = |name: &str| root.join(name).display().to_string();
-    ["gram", "pcg"].map(|solver| {
+    let mut settled = false;
+    let scores = ["gram", "pcg", "eigenpro"].map(|solver| {
         let line = format!("fit --data {} --out m.nys --centers 300 --split none", path(train));
-        let report = place.solved(&format!("{line} {options} --solver {solver}"));
+        let line = format!("{line} {options} --solver {solver}");
+        // Only stochastic gradients may end at their epochs.
+        let report = if solver == "eigenpro" { place.solved(&line) } else { place.json(&line) };
+        settled = report["stopped"].is_null();
         assert_eq!(number(&report, "/rows_bad"), 0.0);
         assert!(number(&report, "/certificate/trace_error") < 0.9, "{train}: {report}");
         let score = place.json(&format!("evaluate --model m.nys --data {}", path(test)));
         number(&score, &format!("/{metric}"))
-    })
+    });
+    (scores, settled)
 }
 
-fn agree(name: &str, [gram, pcg]: [f64; 2]) {
+fn agree(name: &str, [gram, pcg, eigenpro]: [f64; 3], settled: bool) {
     assert!((gram - pcg).abs() <= 0.01 * gram.abs(), "{name}: gram {gram}, pcg {pcg}");
+    assert!(!settled || (gram - eigenpro).abs() <= 0.03 * gram.abs(), "{name}: gram {gram}, eigenpro {eigenpro}");
+    // keggdirected's isolated rows forbid large steps: there the report must say that it has not converged.
+    assert_eq!(settled, name != "keggdirected", "{name}: {eigenpro}");
 }
 
 fn regression(name: &str, train: &str, test: &str, target: &str, bound: f64) {
     let Some(root) = shared_data() else { return };
     let options = format!("--target {target} --ridge 1e-6 --bandwidth 1x");
-    let errors = both(&root, train, test, &options, "standardized_rmse");
+    let (errors, settled) = all(&root, train, test, &options, "standardized_rmse");
     eprintln!("{name}: {errors:?}");
-    agree(name, errors);
+    agree(name, errors, settled);
     assert!(errors[0] > 0.01 && errors[0] < bound, "{name}: {errors:?}");
 }
 
@@ -58,9 +67,9 @@ fn acs_income() {
     let Some(root) = shared_data() else { return };
     let options = "--target income_gt_50k --task classification --ridge 1e-5 --bandwidth 1x";
     let (train, test) = ("acs_income.train.parquet", "acs_income.test.parquet");
-    let accuracy = both(&root, train, test, options, "accuracy");
+    let (accuracy, settled) = all(&root, train, test, options, "accuracy");
     eprintln!("acs_income: {accuracy:?}");
-    agree("acs_income", accuracy);
+    agree("acs_income", accuracy, settled);
     assert!(accuracy[0] > 0.76 && accuracy[0] < 0.83, "{accuracy:?}");
 }
 

@@ -186,7 +186,7 @@ impl PlanRequest {
             }
             Solver::EigenPro => {
                 let t = s.targets.max(1.0) as u64;
-                let subsample = (self.sample_rows.div_ceil(2)).min(eigenpro::SUBSAMPLE as u64);
+                let subsample = eigenpro::subsample_sizes(self.sample_rows as usize, m).0 as u64;
                 if m <= eigenpro::EXACT_PROJECTION_CENTERS {
                     plan.add(format!("K_mm and its factor for {m} centers"), 3 * square);
                 }

@@ -11,7 +11,7 @@ use crate::error::StageError;
 use crate::matvec::{RowView, Widths, row_sums};
 use crate::predict::prior_margin;
 use crate::solve::Solved;
-use crate::solve::pcg::{Basis, from_row_major, numeric, over_time, row_major, solve_error, stratified};
+use crate::solve::pcg::{Basis, from_row_major, over_time, row_major, solve_error, stratified};
 use crate::targets::TargetCode;
 use faer::{Mat, MatRef};
 use nystream_datasets::Role;
@@ -143,15 +143,8 @@ pub fn solve<T: Entry>(
     let offset = offsets(job.code);
     let basis = session.try_once(|| Basis::new(job.kernel, job.centers, job.simd))?;
     let curvature = session.try_once(|| {
-        let (features, weights) =
-            stratified(&basis, job.kernel, job.simd, job.centers, job.sample, job.weight_sum)?;
-        Ok(SampleCurvature {
-            features,
-            weights,
-            offset: offset.clone(),
-            loss,
-            local: classes <= LOCAL_CLASSES,
-        })
+        let (features, weights) = stratified(&basis, job.kernel, job.simd, job.centers, job.sample, job.weight_sum)?;
+        Ok(SampleCurvature { features, weights, offset: offset.clone(), loss, local: classes <= LOCAL_CLASSES })
     })?;
     let params = LogisticParams {
         tolerance: job.tolerance,

@@ -42,7 +42,7 @@ use std::sync::Arc;
 /// Centers up to which K_mm is factored.
 pub const EXACT_PROJECTION_CENTERS: usize = 20_000;
 /// Rows of the subsample at most.
-pub const SUBSAMPLE: usize = 3000;
+const SUBSAMPLE: usize = 3000;
 /// Rows on which the preconditioned eigenvalue is measured, at most.
 const PROBES: usize = 1000;
 /// Rows that judge the iterates, at most.
@@ -114,7 +114,7 @@ fn matrix(kernel: &Kernel, a: Rows<'_>, b: Rows<'_>, simd: SimdPath) -> Result<M
 }
 
 /// Sample rows taken for the subsample S and for the probes outside it.
-fn subsample_sizes(sample: usize, centers: usize) -> (usize, usize) {
+pub fn subsample_sizes(sample: usize, centers: usize) -> (usize, usize) {
     let s = centers.clamp(1000, SUBSAMPLE).min(sample.div_ceil(2));
     (s, (sample - s).min(PROBES))
 }

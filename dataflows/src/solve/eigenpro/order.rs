@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 /// Bytes of the rows of a window.
-pub const WINDOW_BYTES: u64 = 16 << 20;
+pub const WINDOW_BYTES: u64 = 8 << 20;
 /// Windows held by a process.
 pub const KEPT: usize = 3;
 /// Bytes of rows that a bucket buffers before they go to the cache.
@@ -277,7 +277,7 @@ mod tests {
     fn buckets_hold_about_a_window() {
         assert_eq!(bucket_bits(0, 100), 0);
         assert_eq!(bucket_bits(36_000, 100), 0);
-        assert_eq!(bucket_bits(1_000_000, 100), 3);
+        assert_eq!(bucket_bits(1_000_000, 100), 4);
         assert_eq!(bucket_bits(u64::MAX, 1 << 20), MOST_BITS);
         assert_eq!([bucket(u128::MAX, 0), bucket(u128::MAX, 3), bucket(1 << 127, 1)], [0, 7, 1]);
     }
