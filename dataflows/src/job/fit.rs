@@ -3,7 +3,7 @@
 //! Every worker runs this function and holds the same values after each stage, so every decision is taken by all of them alike.
 
 use crate::certify::{Basis, Certificate, certify, exact_pencil};
-use crate::dictionary::pool::{Pool, gather_pool, pool_bits};
+use crate::dictionary::pool::{Pool, feature_key, gather_pool, pool_bits};
 use crate::dictionary::{Centers, SelectJob, TileOracle, select};
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
@@ -38,7 +38,7 @@ use std::time::Instant;
 
 /// Sample rows from which the effective dimension is estimated.
 pub(crate) const DIMENSION_ROWS: usize = 2000;
-/// Sample rows that judge the ridge of a gram solve.
+/// Sample rows that judge the ridge of a gram solve, at least.
 const JUDGE_ROWS: usize = 4000;
 /// Planned passes above which encoded rows are kept on disk when they do not fit in memory.
 const CACHED_PASSES: u64 = 4;
@@ -369,14 +369,17 @@ fn rest<T: Entry + Into<f64> + Default>(
             let solved = session.try_once(|| {
                 let kmm = symmetric_kernel_matrix(&outcome.kernel, centers.rows.view(), &[], config.simd)
                     .map_err(|e| StageError::Numeric(e.to_string()))?;
-                let judges = judges(config, outcome, sample, code, &centers, weighted)?;
+                let view = centers.rows.view();
+                let places = (0..view.len()).map(|i| (feature_key(view, i), i)).collect();
+                let judges = |range| judges(config, outcome, sample, code, weighted, &places, range);
+                let count = judge_count(config, sample, rows);
                 // Entries of full precision deserve the better conditioned basis; it costs another 9 m^3.
                 let method = match config.precision {
                     Precision::Double => WhitenMethod::Eigen,
                     Precision::Single => WhitenMethod::Cholesky,
                 };
                 let entry_error = entry_error(config.precision) * 2f64.powi(shape.scale_log2);
-                let choice = gram::RidgeChoice { given: config.ridge, judges: &judges, entry_error };
+                let choice = gram::RidgeChoice { given: config.ridge, count, judges: &judges, entry_error };
                 gram::solve(&sums, kmm.as_ref(), method, &choice, trace, config.variance)
             })?;
             clock.lap("solve");
@@ -516,29 +519,35 @@ fn eigenpro_job<'a, T: Entry>(
     }
 }
 
-/// The first rows of the sample, as leave-one-out judges of the ridge (none when it is given).
+/// Sample rows that judge the ridge of a gram solve: none when it is given; otherwise as many as cost no more than the Gram.
+fn judge_count(config: &FitConfig, sample: &Pool, rows: u64) -> usize {
+    if config.ridge.is_some() { 0 } else { sample.len().min((rows as usize / 2).max(JUDGE_ROWS)) }
+}
+
+/// Rows `range` of the sample, as leave-one-out judges of the ridge.
 fn judges(
     config: &FitConfig,
     outcome: &FitOutcome,
     sample: &Pool,
     code: &TargetCode,
-    centers: &Centers,
     weighted: bool,
+    places: &BTreeMap<[u8; 32], usize>,
+    range: std::ops::Range<usize>,
 ) -> Result<gram::Judges, StageError> {
-    let (m, t, raw) = (centers.ids.len(), code.width(), sample.target_width);
-    let count = if config.ridge.is_some() { 0 } else { sample.len().min(JUDGE_ROWS) };
-    let x = sample.rows.view().slice(0, count);
-    let k = kernel_matrix::<f64>(&outcome.kernel, x, centers.rows.view(), &[], config.simd)
+    let (m, t, raw) = (outcome.centers.ids.len(), code.width(), sample.target_width);
+    let x = sample.rows.view().slice(range.start, range.end);
+    let k = kernel_matrix::<f64>(&outcome.kernel, x, outcome.centers.rows.view(), &[], config.simd)
         .map_err(|e| StageError::Numeric(e.to_string()))?;
+    let own = (0..x.len()).map(|i| places.get(&feature_key(x, i)).copied()).collect();
     let mut row = vec![0.0; t];
-    let mut targets = Mat::zeros(count, t);
-    for i in 0..count {
+    let mut targets = Mat::zeros(range.len(), t);
+    for (at, i) in range.clone().enumerate() {
         code.encode(&sample.targets[i * raw..(i + 1) * raw], &mut row);
-        (0..t).for_each(|j| targets[(i, j)] = row[j]);
+        (0..t).for_each(|j| targets[(at, j)] = row[j]);
     }
     let sqrt_weights =
-        weighted.then(|| sample.weights[..count].iter().map(|w| (w / outcome.weight_max).sqrt()).collect());
-    Ok(gram::Judges { entries: Mat::from_fn(count, m, |i, j| k[i * m + j]), targets, sqrt_weights })
+        weighted.then(|| sample.weights[range.clone()].iter().map(|w| (w / outcome.weight_max).sqrt()).collect());
+    Ok(gram::Judges { entries: Mat::from_fn(range.len(), m, |i, j| k[i * m + j]), targets, sqrt_weights, own })
 }
 
 fn begin(session: &Session<'_>, name: &str, rows: u64) {

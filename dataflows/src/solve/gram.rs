@@ -17,6 +17,7 @@ use nystream_kernels::nystrom::{RidgePath, WhitenMethod, Whitener, normal_residu
 use nystream_kernels::solve::Stopped;
 use nystream_kernels::tile::{Entry, TileScratch, Tiles};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 struct GramScan<T: Entry> {
@@ -168,6 +169,9 @@ fn ridge_grid() -> Vec<f64> {
     (-44..=4).map(|k| 10f64.powf(f64::from(k) / 4.0)).collect()
 }
 
+/// Judges whose kernel entries are held at once.
+const JUDGE_BLOCK: usize = 2048;
+
 /// Training rows that judge the ridge.
 pub struct Judges {
     /// Kernel entries with the centers, B x m.
@@ -176,14 +180,18 @@ pub struct Judges {
     pub targets: Mat<f64>,
     /// Roots of the weights relative to the largest; `None` when all are one.
     pub sqrt_weights: Option<Vec<f64>>,
+    /// The center that a judge is, where it is one.
+    pub own: Vec<Option<usize>>,
 }
 
 /// How the ridge is chosen.
 pub struct RidgeChoice<'a> {
     /// The ridge per row, when given.
     pub given: Option<f64>,
-    /// Rows that judge it otherwise.
-    pub judges: &'a Judges,
+    /// How many rows judge it otherwise.
+    pub count: usize,
+    /// Some of them.
+    pub judges: &'a dyn Fn(Range<usize>) -> Result<Judges, StageError>,
     /// Rounding error of a kernel entry.
     pub entry_error: f64,
 }
@@ -216,11 +224,21 @@ pub fn solve(
     let ridges: Vec<f64> = match choice.given {
         Some(lambda) => vec![lambda; t],
         None => {
-            let judges = choice.judges;
-            let roots = judges.sqrt_weights.as_deref();
-            let mut errors = path
-                .leave_one_out_errors(judges.entries.as_ref(), judges.targets.as_ref(), roots, &grid)
-                .map_err(numeric)?;
+            let mut errors = Mat::zeros(grid.len(), t);
+            let mut total = 0.0;
+            for start in (0..choice.count).step_by(JUDGE_BLOCK) {
+                let judges = (choice.judges)(start..(start + JUDGE_BLOCK).min(choice.count))?;
+                let roots = judges.sqrt_weights.as_deref();
+                let weight = roots.map_or(judges.targets.nrows() as f64, |r| r.iter().map(|r| r * r).sum());
+                // Means of blocks; one of rows without weight is no number.
+                if weight > 0.0 {
+                    let (entries, targets) = (judges.entries.as_ref(), judges.targets.as_ref());
+                    errors += faer::Scale(weight)
+                        * path.leave_one_out_errors(entries, targets, roots, &judges.own, &grid).map_err(numeric)?;
+                    total += weight;
+                }
+            }
+            errors *= faer::Scale(1.0 / total);
             for (i, lambda) in grid.iter().enumerate() {
                 let alpha = path.coefficients(*lambda).map_err(numeric)?;
                 for j in 0..t {
@@ -231,7 +249,7 @@ pub fn solve(
                 let finite = (0..grid.len()).filter(|i| errors[(*i, j)].is_finite());
                 finite.min_by(|a, b| errors[(*a, j)].total_cmp(&errors[(*b, j)])).unwrap_or(grid.len() - 1)
             };
-            notes.push(format!("ridge by leave-one-out error of {} sampled training rows", judges.targets.nrows()));
+            notes.push(format!("ridge by leave-one-out error of {} sampled training rows", choice.count));
             (0..t).map(|j| grid[best(j)]).collect()
         }
     };

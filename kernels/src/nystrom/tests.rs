@@ -265,6 +265,46 @@ fn df_gcv_and_leave_one_out_are_the_hat_matrix() {
     }
 }
 
+/// Leave-one-out errors against refits, weighted: a row that is a center goes together with its center.
+#[test]
+fn a_row_and_its_center_are_left_out_together() {
+    let (n, m) = (60, 12);
+    let p = problem(n, 2, gaussian(0.2), 8);
+    let z = p.centers(m);
+    let (k, k_mm) = (p.k(&z), kernel_matrix(&p.kernel, z.view(), z.view()));
+    let weights: Vec<f64> = (0..n).map(|i| if i % 3 == 0 { 1.0 } else { 0.25 }).collect();
+    let roots: Vec<f64> = weights.iter().map(|w| w.sqrt()).collect();
+    // A row that equals center c has its kernel row.
+    let own: Vec<Option<usize>> =
+        (0..n).map(|i| (0..m).find(|&c| (0..m).all(|j| (k[(i, j)] - k_mm[(c, j)]).abs() < 1e-14))).collect();
+    assert_eq!(own.iter().flatten().count(), m, "the centers are rows");
+    let total = sums(&k, &p.y, &p.all_rows(), Some(&roots));
+    let path = RidgePath::new(&total, &Whitener::new(k_mm.as_ref(), WhitenMethod::Eigen).unwrap()).unwrap();
+    let grid = [1e-2, 1e-4];
+    let found = path.leave_one_out_errors(k.as_ref(), p.y.as_ref(), Some(&roots), &own, &grid).unwrap();
+    for (at, lambda) in grid.iter().enumerate() {
+        let ridge = weights.iter().sum::<f64>() * lambda;
+        let mut errors = [0.0; 2];
+        for i in 0..n {
+            let rows: Vec<usize> = (0..n).filter(|r| *r != i).collect();
+            let kept: Vec<usize> = (0..m).filter(|c| own[i] != Some(*c)).collect();
+            let part = Mat::from_fn(n - 1, kept.len(), |r, j| k[(rows[r], kept[j])] * roots[rows[r]]);
+            let y = Mat::from_fn(n - 1, 2, |r, j| p.y[(rows[r], j)] * roots[rows[r]]);
+            let gram = part.transpose() * &part;
+            let system = Mat::from_fn(kept.len(), kept.len(), |a, b| gram[(a, b)] + ridge * k_mm[(kept[a], kept[b])]);
+            let a = solve(&system, &(part.transpose() * y));
+            for (target, error) in errors.iter_mut().enumerate() {
+                let f: f64 = kept.iter().enumerate().map(|(j, c)| k[(i, *c)] * a[(j, target)]).sum();
+                *error += weights[i] * (p.y[(i, target)] - f).powi(2) / weights.iter().sum::<f64>();
+            }
+        }
+        for (target, error) in errors.into_iter().enumerate() {
+            let value = found[(at, target)];
+            assert!((value - error).abs() < 1e-7 * error, "{lambda} {target}: {value} {error}");
+        }
+    }
+}
+
 /// Gram/direct (5) and the K-fold path: folds sum to the total, and their errors are those of refits.
 #[test]
 fn fold_errors_are_those_of_refits() {
