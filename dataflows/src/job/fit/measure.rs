@@ -1,0 +1,78 @@
+//! What a fit measures about itself: the certificate of its centers, and its error on rows it has not seen.
+
+use super::{FitInputs, FitOutcome, begin, end};
+use crate::certify::{Basis, Certificate, certify};
+use crate::dictionary::pool::Pool;
+use crate::engine::feed::RowStore;
+use crate::engine::session::Session;
+use crate::error::StageError;
+use crate::evaluate::{Evaluation, evaluate};
+use crate::job::evaluate::{left_out, nothing_to_measure};
+use crate::job::{FitConfig, Solver};
+use crate::predict::Function;
+use crate::solve::eigenpro::EXACT_PROJECTION_CENTERS;
+use nystream_datasets::Role;
+use nystream_kernels::tile::Entry;
+use std::sync::Arc;
+
+/// Measures the centers at the matrix ridge of their selection, or at `ridge_matrix` where there was none.
+pub(super) fn certificate(
+    session: &mut Session<'_>,
+    config: &FitConfig,
+    sample: &Pool,
+    ridge_matrix: f64,
+    sampled_pencil: bool,
+    outcome: &FitOutcome,
+) -> Result<Arc<Certificate>, StageError> {
+    let centers = &outcome.centers;
+    if matches!(outcome.plan.solver, Solver::BlockCd) {
+        // Every row is a center.
+        return Ok(Arc::new(Certificate { epsilon: Some(0.0), sampled_trace_error: Some(0.0), pencil: None }));
+    }
+    if centers.ids.len() > EXACT_PROJECTION_CENTERS && matches!(outcome.plan.solver, Solver::EigenPro) {
+        // K_mm is not factored anywhere in such a fit.
+        return Ok(Arc::new(Certificate::default()));
+    }
+    let gamma = if centers.gamma > 0.0 { centers.gamma } else { ridge_matrix };
+    session.try_once(|| {
+        let (view, atoms) = (centers.rows.view(), centers.atoms.as_ref().filter(|_| sampled_pencil));
+        let basis = Basis { kernel: &outcome.kernel, simd: config.simd, centers: view };
+        certify(basis, &centers.ids, sample, atoms, gamma, outcome.profile.rows)
+    })
+}
+
+pub(super) fn validation<T: Entry>(
+    session: &mut Session<'_>,
+    inputs: &FitInputs,
+    store: &RowStore,
+    function: &Arc<Function>,
+    tiles: &Arc<nystream_kernels::tile::Tiles<T>>,
+    outcome: &mut FitOutcome,
+) -> Result<Option<Evaluation>, StageError> {
+    let feed = if let Some(catalog) = &inputs.validation {
+        let other = RowStore::new(
+            catalog,
+            Arc::clone(&outcome.encoder),
+            session.peers(),
+            session.index(),
+            Arc::clone(&session.process),
+        );
+        other.feed(Role::Evaluation)
+    } else if matches!(outcome.encoder.split, nystream_datasets::SplitRule::None) {
+        return Ok(None);
+    } else {
+        store.feed(Role::HeldOut)
+    };
+    outcome.passes += 1;
+    begin(session, "validation", outcome.profile.held_out);
+    let evaluation = evaluate(session, "validation", feed, function, tiles)?;
+    end(session);
+    if let Some(catalog) = &inputs.validation {
+        left_out(session, catalog, inputs.config.max_bad_rows)?;
+        if evaluation.rows() == 0 {
+            return Err(nothing_to_measure(&outcome.encoder));
+        }
+    }
+    // A split of few rows may hold none out.
+    Ok(Some(evaluation).filter(|evaluation| evaluation.rows() > 0))
+}

@@ -1,0 +1,127 @@
+//! What a fit settles before it chooses centers: weights, kernel, effective dimension.
+
+use super::{begin, end};
+use crate::dictionary::TileOracle;
+use crate::dictionary::pool::Pool;
+use crate::engine::session::Session;
+use crate::error::StageError;
+use crate::job::{Bandwidth, FitConfig, Loss, Select, Task};
+use crate::plan::Shape;
+use crate::profile::Profile;
+use crate::targets::TargetCode;
+use crate::tune::{TUNE_FLOOR, TUNE_SHARE, TuneRequest, Tuned, tune};
+use nystream_datasets::Encoder;
+use nystream_kernels::kernel::{Family, Kernel, Metric};
+use nystream_kernels::sampling::RidgeFactor;
+
+/// Sample rows from which the effective dimension is estimated.
+pub(crate) const DIMENSION_ROWS: usize = 2000;
+/// Bandwidth when the kernel is not a function of the distance and none was given.
+const PLAIN_BANDWIDTH: f64 = 1.0;
+
+pub(super) fn check_task(config: &FitConfig, code: &TargetCode) -> Result<(), StageError> {
+    if config.loss == Loss::Logistic && !code.is_classification() {
+        return Err(StageError::Usage(
+            "--loss logistic needs classes: give --task classification, or a text target".into(),
+        ));
+    }
+    if config.task == Some(Task::Classification) && !code.is_classification() {
+        return Err(StageError::Usage("--task classification needs one target of classes".into()));
+    }
+    Ok(())
+}
+
+/// Sum and maximum of the weights with class weights, from the profile alone.
+pub(super) fn weights(encoder: &Encoder, profile: &Profile) -> (f64, f64) {
+    if encoder.class_weights.is_empty() {
+        return (profile.weight_sum, profile.weight_max.max(f64::MIN_POSITIVE));
+    }
+    let target = profile.columns.iter().find(|c| c.name == encoder.targets[0]);
+    let levels = target.and_then(|t| t.levels.as_ref());
+    let classes = encoder.classes().unwrap_or_default();
+    let count =
+        |class: &String| levels.and_then(|l| l.iter().find(|(name, _)| name == class)).map_or(0.0, |(_, n)| *n as f64);
+    // Row weights and class weights together: the mean row weight stands for each class.
+    let mean = profile.weight_sum / profile.rows as f64;
+    let sum = classes.iter().zip(&encoder.class_weights).map(|(class, w)| w * count(class) * mean).sum();
+    let largest = encoder.class_weights.iter().copied().fold(0.0, f64::max);
+    (sum, (largest * profile.weight_max).max(f64::MIN_POSITIVE))
+}
+
+pub(super) fn tune_if_asked(
+    session: &mut Session<'_>,
+    config: &FitConfig,
+    metric: &Metric,
+    sample: &Pool,
+    code: &TargetCode,
+    shape: &Shape,
+    median: f64,
+) -> Result<Option<Tuned>, StageError> {
+    let bandwidth = match config.bandwidth {
+        Bandwidth::Auto => None,
+        Bandwidth::Absolute(sigma) => Some(sigma),
+        Bandwidth::TimesMedian(times) => Some(times * median),
+    };
+    let ridge_needed = config.ridge.is_none();
+    if config.family.is_some() && bandwidth.is_some() && !ridge_needed {
+        return Ok(None);
+    }
+    let m = given_centers(config).map_or_else(|| (shape.rows.sqrt() * 10.0).min(2000.0), |m| m as f64);
+    let planned = shape.gram(m.min(shape.rows)).flops;
+    let request = TuneRequest {
+        family: config.family,
+        bandwidth,
+        metric: metric.clone(),
+        simd: config.simd,
+        flops: (TUNE_SHARE * planned).max(TUNE_FLOOR),
+    };
+    begin(session, "tune", 0);
+    let tuned = tune(session, sample, code, &request)?;
+    end(session);
+    Ok(Some(tuned))
+}
+
+pub(super) fn kernel(config: &FitConfig, metric: &Metric, tuned: Option<&Tuned>, median: f64) -> Kernel {
+    if let Some(tuned) = tuned {
+        return tuned.kernel.clone();
+    }
+    let family = config.family.unwrap_or(Family::Gaussian);
+    let bandwidth = match config.bandwidth {
+        Bandwidth::Absolute(sigma) => sigma,
+        Bandwidth::TimesMedian(times) => times * median,
+        Bandwidth::Auto if family.is_radial() => median,
+        Bandwidth::Auto => PLAIN_BANDWIDTH,
+    };
+    Kernel { family, bandwidth, metric: metric.clone() }
+}
+
+pub(super) fn given_centers(config: &FitConfig) -> Option<usize> {
+    match &config.select {
+        Select::File(catalog) => Some(catalog.total_rows as usize),
+        _ => config.centers,
+    }
+}
+
+/// d_eff(n lambda), from the eigenvalues of the sample's kernel matrix.
+pub(super) fn effective_dimension(
+    config: &FitConfig,
+    kernel: &Kernel,
+    sample: &Pool,
+    rows: u64,
+    ridge_matrix: f64,
+) -> Result<f64, StageError> {
+    let s = sample.len().min(DIMENSION_ROWS);
+    let oracle = TileOracle::new(kernel, config.simd);
+    let head = sample.rows.view().slice(0, s);
+    let numeric = |e: nystream_kernels::sampling::SamplingError| StageError::Numeric(e.to_string());
+    let gamma = ridge_matrix.max(1e-9 * rows as f64);
+    let fraction = s as f64 / rows.max(s as u64) as f64;
+    // One ridge needs no eigenvectors: scores within the sample by one Cholesky, then the bracket of `ScoreSample`.
+    let factor = RidgeFactor::new(&oracle, head, &vec![1.0; s], gamma * fraction).map_err(numeric)?;
+    let score = |tau: &f64| {
+        let inside = tau.min(1.0);
+        let (low, high) = (fraction * inside, fraction * inside / (1.0 - inside + fraction * inside));
+        (low * high).sqrt()
+    };
+    Ok(factor.atom_scores().scores.iter().map(score).sum::<f64>() / s.max(1) as f64 * rows as f64)
+}
