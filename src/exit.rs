@@ -186,6 +186,15 @@ pub fn install_panic_hook(tolerated: fn() -> bool) {
         let stage = STAGE.try_lock().ok().and_then(|s| s.clone());
         let stage = stage.map(|s| format!(" in stage `{s}`")).unwrap_or_default();
         let name = thread.name().unwrap_or("unnamed");
+        if let Some(peer) = peer_of(name) {
+            let address = lock(&PEERS).get(peer).map(|a| format!(" ({a})")).unwrap_or_default();
+            let _ = writeln!(
+                io::stderr().lock(),
+                "error: process {peer}{address} was lost{stage}: {}. Its own message says why; start all processes again",
+                cause.trim_start_matches("timely communication error: ")
+            );
+            end(ExitCode::PeerLost)
+        }
         let _ = writeln!(
             io::stderr().lock(),
             "error: bug in nystream (thread `{name}`{stage}{place}): {cause}\n\
@@ -193,6 +202,19 @@ pub fn install_panic_hook(tolerated: fn() -> bool) {
         );
         end(ExitCode::Bug)
     }));
+}
+
+static PEERS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Tells the panic hook the addresses of the processes of the job, for the message of a lost one.
+pub fn set_peers(addresses: Vec<String>) {
+    *lock(&PEERS) = addresses;
+}
+
+/// The process at the other end of timely's network thread of this name. Such a thread panics only when that end closes its
+/// socket without a farewell or cannot be reached: its process died.
+fn peer_of(thread: &str) -> Option<usize> {
+    thread.strip_prefix("timely:recv-").or_else(|| thread.strip_prefix("timely:send-"))?.parse().ok()
 }
 
 type Hook = Box<dyn Fn() + Send>;

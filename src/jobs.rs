@@ -226,6 +226,10 @@ impl engine::Progress for Watcher {
         }
     }
 
+    fn say(&self, line: &str) {
+        self.progress.say(line);
+    }
+
     fn end(&self) {
         if let Some(pass) = self.pass.lock().unwrap_or_else(PoisonError::into_inner).take() {
             pass.finish();
@@ -256,6 +260,7 @@ impl Workers {
         let index = resources.process.unwrap_or(0) as usize;
         hosts.address(index).map_err(|e| Failure::caused(ExitCode::Usage, e))?;
         let processes = hosts.len();
+        crate::exit::set_peers(hosts.addresses().iter().map(ToString::to_string).collect());
         let communication = if processes == 1 {
             single_process(threads).map_err(refused)?
         } else {

@@ -133,7 +133,7 @@ pub struct SolveArgs {
     /// Iterations (pcg, blockcd) or epochs (eigenpro) at most [default: the solver's own]
     #[arg(long, value_name = "N")]
     pub iterations: Option<Count>,
-    /// Stop the solve after this long, save the model and exit with code 3: 90s, 10m, 1.5h
+    /// Stop the solve when the fit has run so long, save the model and exit with code 3: 90s, 10m, 1.5h
     #[arg(long, value_name = "TIME")]
     pub time_limit: Option<Seconds>,
 }
@@ -160,7 +160,7 @@ pub struct ResourceArgs {
     /// Memory of one process; what does not fit is refused
     #[arg(long, value_name = "SIZE", default_value = "8GiB")]
     pub memory: ByteSize,
-    /// Floating-point operations a plan may take
+    /// Floating-point operations a plan may take; what takes more is refused
     #[arg(long, value_name = "NUMBER", default_value = "2e14")]
     pub max_flops: Positive,
     /// Folder for spilled chunks [default: the system's temporary folder]

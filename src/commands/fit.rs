@@ -12,12 +12,12 @@ use crate::jobs::{Workers, fit_config, identity, open, split};
 use crate::model::Model;
 use crate::output::write_json_into;
 use crate::report::{
-    Certificate, Consumer, DictionaryReport, FitReport, Flops, PerTarget, PlanReport, Report, Validation,
+    Certificate, Consumer, DictionaryReport, FitReport, Flops, PerTarget, PlanReport, Predicted, Report, Validation,
 };
 use nystream_dataflows::engine::Process;
 use nystream_dataflows::job::{FitConfig, FitInputs, FitOutcome, Frozen, Loss, MetricRequest, Solver, WarmStart, fit};
 use nystream_kernels::solve::Stopped;
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Fits a model and reports on it.
@@ -175,9 +175,15 @@ fn fit_report(outcome: &FitOutcome, process: &Process, args: &FitArgs, digest: &
             .as_ref()
             .map(|evaluation| Validation { rows: evaluation.rows(), metrics: metrics(evaluation, &deviations) }),
         passes: outcome.passes,
-        bytes_read: process.bytes_read.load(Ordering::Relaxed),
-        kernel_entries: process.kernel_entries.load(Ordering::Relaxed),
-        flops: Flops { predicted: outcome.plan.total_flops(), achieved: process.flops.load(Ordering::Relaxed) as f64 },
+        bytes_read: outcome.counters.bytes_read,
+        kernel_entries: outcome.counters.kernel_entries,
+        flops: Flops { predicted: outcome.plan.total_flops(), achieved: outcome.counters.flops as f64 },
+        predicted: Predicted {
+            passes: outcome.plan.passes,
+            bytes_read: outcome.plan.bytes,
+            memory_bytes: outcome.plan.memory.total(),
+            seconds: outcome.plan.seconds(process.workers() * process.processes()),
+        },
         seconds,
         peak_rss_bytes: crate::resources::peak_rss_bytes(),
         workers: process.workers() as u64,
@@ -207,7 +213,7 @@ fn plan_report(outcome: &FitOutcome, config: &FitConfig, process: &Process, args
         flops: plan.flops.iter().cloned().collect(),
         max_flops: config.max_flops,
         passes: plan.passes,
-        bytes_read: process.bytes_read.load(Ordering::Relaxed) / 2 * plan.passes,
+        bytes_read: plan.bytes,
         memory_limit: args.resources.memory.0,
         memory: plan.memory.consumers.iter().map(|c| Consumer { name: c.name.clone(), bytes: c.bytes }).collect(),
         seconds: Some(plan.seconds(process.workers() * process.processes())),

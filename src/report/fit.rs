@@ -49,6 +49,9 @@ pub struct FitReport {
     pub kernel_entries: u64,
     /// Floating-point operations.
     pub flops: Flops,
+    /// What the plan predicted; beside it stand `passes`, `bytes_read`, `peak_rss_bytes` and `seconds.total`.
+    #[serde(default)]
+    pub predicted: Predicted,
     /// Seconds by stage, and `total`.
     pub seconds: BTreeMap<String, f64>,
     /// Peak resident memory of this process.
@@ -165,6 +168,19 @@ pub struct Flops {
     pub achieved: f64,
 }
 
+/// The plan's prediction of one process's memory and of all processes' passes, bytes and time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Predicted {
+    /// Passes over the data.
+    pub passes: u64,
+    /// Bytes read from files.
+    pub bytes_read: u64,
+    /// Memory of a process.
+    pub memory_bytes: u64,
+    /// Seconds at the speed of the reference machine, tuning not included.
+    pub seconds: f64,
+}
+
 impl Report for FitReport {
     fn text(&self) -> String {
         let mut pairs = Pairs::default();
@@ -202,7 +218,16 @@ impl Report for FitReport {
             validation.metrics.pairs(&mut pairs);
         }
         pairs
-            .add("passes", format!("{}, {} read", self.passes, bytes(self.bytes_read)))
+            .add(
+                "passes",
+                format!(
+                    "{} ({} predicted), {} read ({} predicted)",
+                    self.passes,
+                    self.predicted.passes,
+                    bytes(self.bytes_read),
+                    bytes(self.predicted.bytes_read)
+                ),
+            )
             .add("kernel entries", number(self.kernel_entries as f64))
             .add("flops", format!("{} predicted, {} done", number(self.flops.predicted), number(self.flops.achieved)));
         let stages: Vec<String> = (self.seconds.iter().filter(|(stage, _)| *stage != "total"))
@@ -210,7 +235,12 @@ impl Report for FitReport {
             .collect();
         let total = self.seconds.get("total").map(|time| seconds(*time)).unwrap_or_default();
         pairs.add("time", format!("{total} ({})", stages.join(", ")));
-        pairs.maybe("peak memory", self.peak_rss_bytes.map(bytes));
+        pairs.add("predicted time", seconds(self.predicted.seconds));
+        pairs.maybe(
+            "peak memory",
+            self.peak_rss_bytes
+                .map(|peak| format!("{} ({} predicted)", bytes(peak), bytes(self.predicted.memory_bytes))),
+        );
         pairs
             .add("machine", format!("{} workers x {} processes, {}", self.workers, self.processes, self.simd))
             .add("model digest", &self.model_digest)
@@ -258,6 +288,7 @@ mod tests {
             bytes_read: 1 << 30,
             kernel_entries: 4_000_000_000,
             flops: Flops { predicted: 1e12, achieved: 1.1e12 },
+            predicted: Predicted { passes: 5, bytes_read: 40_000_000, memory_bytes: 200 << 20, seconds: 9.0 },
             seconds: BTreeMap::from([("profile".into(), 1.0), ("solve".into(), 9.0), ("total".into(), 10.5)]),
             peak_rss_bytes: Some(1 << 29),
             workers: 2,

@@ -13,12 +13,14 @@
 //!   others wait ([`Session::once`]).
 
 pub mod bytes;
+pub mod counters;
 pub mod exchange;
 pub mod feed;
 pub mod run;
 pub mod session;
 pub mod sums;
 
+pub use counters::{Counters, counters};
 pub use exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
 pub use run::run;
 pub use session::{Process, Progress, Session, SilentProgress};

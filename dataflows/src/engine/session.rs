@@ -18,6 +18,8 @@ pub trait Progress: Send + Sync {
     fn advance(&self, rows: u64);
     /// The pass is over.
     fn end(&self);
+    /// A line for people, such as the plan.
+    fn say(&self, _line: &str) {}
 }
 
 /// Progress that nobody watches.
@@ -44,8 +46,10 @@ pub struct Process {
     pub bytes_read: AtomicU64,
     /// Kernel entries evaluated.
     pub kernel_entries: AtomicU64,
-    /// Floating-point operations of the passes, by the cost model's count.
+    /// Floating-point operations, by the cost model's count: those of kernel entries, of products, and of m x m algebra.
     pub flops: AtomicU64,
+    /// Floating-point operations that one kernel entry counts for ([`Process::count`]).
+    pub entry_flops: AtomicU64,
     /// Bad rows met by passes over data that was not profiled, and the first of them by name.
     pub bad_rows: Mutex<(u64, Vec<BadRow>)>,
     /// Rows without a target met by such passes.
@@ -68,6 +72,7 @@ impl Process {
             bytes_read: AtomicU64::new(0),
             kernel_entries: AtomicU64::new(0),
             flops: AtomicU64::new(0),
+            entry_flops: AtomicU64::new(0),
             bad_rows: Mutex::new((0, Vec::new())),
             skipped_rows: AtomicU64::new(0),
             progress,
@@ -90,10 +95,16 @@ impl Process {
         self.index
     }
 
-    /// Adds to the counters of kernel entries and flops.
+    /// Adds kernel entries, with [`Process::entry_flops`] each, and the `flops` of what was done with them.
     pub fn count(&self, kernel_entries: u64, flops: u64) {
         self.kernel_entries.fetch_add(kernel_entries, Ordering::Relaxed);
-        self.flops.fetch_add(flops, Ordering::Relaxed);
+        let each = self.entry_flops.load(Ordering::Relaxed);
+        self.flops.fetch_add(flops + kernel_entries * each, Ordering::Relaxed);
+    }
+
+    /// Adds the flops of algebra without kernel entries.
+    pub fn count_algebra(&self, flops: f64) {
+        self.flops.fetch_add(flops as u64, Ordering::Relaxed);
     }
 
     /// Records what a chunk left out.

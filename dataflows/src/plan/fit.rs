@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 /// (BENCHMARKS.md). Only their ratio decides anything, and it is a constant (law 1).
 const ENTRY_SECONDS: f64 = 1.0 / 3.5e10;
 const PRODUCT_SECONDS: f64 = 1.0 / 4.0e10;
+/// Seconds to read, decode and encode one value, on one core of the reference machine.
+const DECODE_SECONDS: f64 = 8e-9;
 /// Iterations that `auto` expects of conjugate gradients.
 pub const EXPECTED_ITERATIONS: f64 = 25.0;
 /// How many times the cost of conjugate gradients `auto` pays for an exact Gram.
@@ -77,7 +79,11 @@ pub struct FitPlan {
     pub selection: Selection,
     /// Passes over the rows, profile and sample included.
     pub passes: u64,
-    /// Predicted flops by stage.
+    /// Predicted bytes read from files, over all processes.
+    pub bytes: u64,
+    /// Values that are decoded, in all passes.
+    pub decoded: f64,
+    /// Predicted flops by stage; tuning, which has a share of its own, is not among them.
     pub flops: Vec<(String, f64)>,
     /// Memory of a process at the largest stage.
     pub memory: MemoryPlan,
@@ -93,7 +99,24 @@ impl FitPlan {
 
     /// Predicted seconds on `workers` cores of the reference machine.
     pub fn seconds(&self, workers: usize) -> f64 {
-        self.total_flops() * PRODUCT_SECONDS / workers.max(1) as f64
+        (self.total_flops() * PRODUCT_SECONDS + self.decoded * DECODE_SECONDS) / workers.max(1) as f64
+    }
+
+    /// One line for people, printed before the first expensive pass.
+    pub fn summary(&self, budget: u64, workers: usize) -> String {
+        format!(
+            "plan: {} rows, {} centers by {}, {}: {:.2e} flops, {} of {} memory a process, {} passes ({} to read), about {:.0} s",
+            self.rows,
+            self.centers,
+            self.selection.name(),
+            self.solver.name(),
+            self.total_flops(),
+            super::human(self.memory.total()),
+            super::human(budget),
+            self.passes,
+            super::human(self.bytes),
+            self.seconds(workers)
+        )
     }
 }
 
@@ -127,11 +150,17 @@ pub struct PlanRequest {
     /// Whether targets are null in different rows, or the loss is logistic: no single Gram serves.
     pub one_gram: bool,
     /// Why not, when not.
-    pub no_gram_reason: &'static str,
+    pub no_gram_reason: String,
     /// Whether the loss is logistic.
     pub logistic: bool,
     /// Rows of the sample held by every process.
     pub sample_rows: u64,
+    /// Bytes of files that a pass decodes, over all processes.
+    pub bytes_per_pass: u64,
+    /// Whether encoded training rows stay in memory: then they are decoded twice in all, however many passes there are.
+    pub rows_kept: bool,
+    /// Rows that are evaluated at the end, where they are known.
+    pub held_out: u64,
 }
 
 impl PlanRequest {
@@ -232,19 +261,32 @@ impl PlanRequest {
         let (selection, select_flops) = self.selection(m, cost.flops, &mut reasons)?;
         let memory = self.memory(solver, m, self.workers);
         memory.check(self.memory)?;
+        if self.centers.is_some() {
+            check_flops(cost.flops, self.max_flops, m, solver)?;
+        }
+        let passes = 3 + cost.passes as u64 + u64::from(self.held_out > 0);
+        let evaluated = self.held_out as f64 * m as f64 * (self.shape.entry() + 2.0 * self.shape.targets);
+        let decoded = if self.rows_kept { 2 + u64::from(self.held_out > 0) } else { passes };
+        let s = &self.shape;
         Ok(FitPlan {
             rows: n as u64,
             centers: m,
             solver,
             selection,
-            passes: 3 + cost.passes as u64,
-            flops: vec![("dictionary".into(), select_flops), ("solve".into(), cost.flops)],
+            passes,
+            bytes: self.bytes_per_pass * decoded,
+            decoded: n * (s.numeric + s.codes + s.targets) * decoded as f64,
+            flops: vec![
+                ("dictionary".into(), select_flops),
+                ("solve".into(), cost.flops),
+                ("validation".into(), evaluated),
+            ],
             memory,
             reasons,
         })
     }
 
-    fn cost(&self, solver: Solver, m: usize) -> SolverCost {
+    pub(super) fn cost(&self, solver: Solver, m: usize) -> SolverCost {
         let m = m as f64;
         match solver {
             Solver::Gram | Solver::Auto => self.shape.gram(m),
@@ -394,6 +436,18 @@ impl PlanRequest {
             }
         }
     }
+}
+
+/// Refuses a solve of more than `cap` flops.
+pub(super) fn check_flops(flops: f64, cap: f64, m: usize, solver: Solver) -> Result<(), StageError> {
+    if flops <= cap {
+        return Ok(());
+    }
+    Err(StageError::Budget(format!(
+        "{} with {m} centers takes about {flops:.2e} flops and --max-flops allows {cap:.2e}: use fewer --centers or another --solver, or \
+         raise --max-flops",
+        solver.name()
+    )))
 }
 
 fn panel_bytes(m: usize, precision: Precision) -> u64 {

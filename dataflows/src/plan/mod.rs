@@ -2,7 +2,8 @@
 //!
 //! A plan sees n, d, t, the hashed sample's estimates, explicit budgets and flop constants, and its `auto` decisions are those for one worker in
 //! one process (law 1): never a clock, a core count or the host's memory. Memory is then checked for what really runs
-//! ([`MemoryPlan::check`]), and a job that does not fit is refused before it starts, naming the largest consumers.
+//! ([`MemoryPlan::check`]), and a job that does not fit is refused before it starts, naming the largest consumers; what cannot
+//! fit whatever the rows hold is refused from the footers alone ([`preflight`]).
 //!
 //! Flop counts: a kernel entry costs `2 d + e` with e = [`ENTRY_FLOPS`] for the
 //! exponential, a categorical column [`CODE_FLOPS`].
@@ -10,7 +11,9 @@
 mod cost;
 mod fit;
 mod memory;
+mod preflight;
 
-pub use cost::{CODE_FLOPS, ENTRY_FLOPS, PRECONDITIONER_ROWS, Shape, SolverCost};
+pub use cost::{CODE_FLOPS, ENTRY_FLOPS, GRAM_ALGEBRA, PRECONDITIONER_ROWS, SHRINK_ALGEBRA, Shape, SolverCost};
 pub use fit::{EXPECTED_ITERATIONS, FitPlan, PlanRequest, SELECT_SHARE, Selection};
 pub use memory::{Consumer, MemoryPlan, human};
+pub use preflight::preflight;

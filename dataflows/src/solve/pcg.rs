@@ -165,6 +165,13 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
         Ok((row_major(machine.alpha().as_ref()), machine.info()))
     })?;
     let (coefficients, info) = &*result;
+    if session.is_first() {
+        let (m, t) = (m as f64, t as f64);
+        let sample = crate::plan::PRECONDITIONER_ROWS * m;
+        let products = 2.0 * sample * m * m + 4.0 * info.iterations as f64 * m * m * t;
+        session.process.count_algebra(m.powi(3) * 2.0 / 3.0 + products);
+        session.process.count(sample as u64 * m as u64, 0);
+    }
     Ok(Solved {
         coefficients: coefficients.clone(),
         ridges: vec![job.ridge; t],

@@ -11,13 +11,14 @@ pub(crate) use settings::DIMENSION_ROWS;
 
 use crate::certify::Certificate;
 use crate::dictionary::pool::{Pool, gather_pool, pool_bits};
-use crate::dictionary::{Centers, SelectJob, select};
+use crate::dictionary::{Centers, LEAF_ROWS, SelectJob, select};
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
+use crate::engine::{Counters, counters};
 use crate::error::StageError;
 use crate::evaluate::Evaluation;
 use crate::job::{FitConfig, Loss};
-use crate::plan::{FitPlan, PlanRequest, Selection, Shape};
+use crate::plan::{FitPlan, PlanRequest, SHRINK_ALGEBRA, Selection, Shape, preflight};
 use crate::predict::Function;
 use crate::profile::{Profile, SAMPLE_ROWS, duplicates, profile};
 use crate::solve::Solved;
@@ -29,10 +30,11 @@ use nystream_hashing::StreamKey;
 use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::Kernel;
 use rows::{keep_on_disk, keep_rows};
-use settings::{check_task, effective_dimension, given_centers, kernel, tune_if_asked, weights};
+use settings::{check_task, effective_dimension, given_centers, kernel, kernel_bound, tune_if_asked, weights};
 use solve::rest;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// What a fit reads.
@@ -92,6 +94,8 @@ pub struct FitOutcome {
     pub passes: u64,
     /// Largest weight, class weights included.
     pub weight_max: f64,
+    /// What all processes did.
+    pub counters: Counters,
 }
 
 /// Wall time by stage. For reports only.
@@ -115,6 +119,7 @@ impl Clock {
 pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, StageError> {
     let config = &inputs.config;
     let mut clock = Clock { seconds: BTreeMap::new(), last: Instant::now() };
+    preflight(&inputs.catalog, config, session.process.workers(), session.process.processes())?;
     let columns = config.encoder.plan(&inputs.catalog.columns)?;
     let profile = profile(session, &inputs.catalog, &columns, &config.encoder, config.max_bad_rows)?;
     if profile.rows == 0 && profile.skipped_null_target > 0 && profile.bad + profile.held_out == 0 {
@@ -146,6 +151,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     };
     check_task(config, &code)?;
     let metric = config.metric.resolve(&encoder)?;
+    let bytes_per_pass = counters(session)?.bytes_read / (1 + key_passes);
     clock.lap("profile");
 
     let store = RowStore::new(
@@ -155,7 +161,8 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         session.index(),
         Arc::clone(&session.process),
     );
-    if keep_rows(config, &encoder, profile.rows) {
+    let rows_kept = keep_rows(config, &encoder, profile.rows);
+    if rows_kept {
         store.keep_in_memory();
     }
     let sample_key = StreamKey::new(config.seed, "sample", 0);
@@ -172,6 +179,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         codes: encoder.code_width() as f64,
         targets: code.width() as f64,
     };
+    session.process.entry_flops.store(shape.entry() as u64, Ordering::Relaxed);
     let median = *session.once(|| median_distance(&metric, sample.rows.view()));
     let tuned = tune_if_asked(session, config, &metric, &sample, &code, &shape, median)?;
     let kernel = kernel(config, &metric, tuned.as_ref(), median);
@@ -189,6 +197,13 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         None => effective_dimension(config, &kernel, &sample, profile.rows, ridge_matrix),
     })?;
     let same_nulls = profile.targets.iter().all(|t| t.count == profile.rows) || code.is_classification();
+    let no_gram_reason = if !same_nulls {
+        Some("targets are null in different rows".to_owned())
+    } else if config.loss == Loss::Logistic {
+        Some("the loss is logistic".to_owned())
+    } else {
+        kernel_bound(&kernel, &sample).err()
+    };
     let request = PlanRequest {
         shape,
         centers: given_centers(config),
@@ -202,10 +217,13 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         workers: session.process.workers(),
         processes: session.process.processes(),
         iterations: config.iterations,
-        one_gram: same_nulls && config.loss == Loss::Squared,
+        one_gram: no_gram_reason.is_none(),
         logistic: config.loss == Loss::Logistic,
-        no_gram_reason: if same_nulls { "the loss is logistic" } else { "targets are null in different rows" },
+        no_gram_reason: no_gram_reason.unwrap_or_default(),
         sample_rows: sample.len() as u64,
+        bytes_per_pass,
+        rows_kept,
+        held_out: profile.held_out,
     };
     let plan = request.plan()?;
     clock.lap("plan");
@@ -226,7 +244,12 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         passes: 2 + key_passes,
         weight_max,
         profile,
+        counters: Counters::default(),
     };
+    if session.is_first() {
+        let workers = session.peers();
+        session.process.progress.say(&outcome.plan.summary(config.memory, workers));
+    }
     if inputs.plan_only {
         outcome.seconds = clock.seconds;
         return Ok(outcome);
@@ -235,6 +258,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     choose_centers(session, config, &store, &sample, ridge_matrix, &mut outcome, &mut clock)?;
     if config.dictionary_only {
         outcome.certificate = *certificate(session, config, &sample, ridge_matrix, true, &outcome)?;
+        outcome.counters = counters(session)?;
         clock.lap("certify");
         outcome.seconds = clock.seconds;
         return Ok(outcome);
@@ -247,8 +271,27 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
             rest::<f64>(session, inputs, &store, &sample, &code, ridge_matrix, &mut outcome, &mut clock)?
         }
     }
+    outcome.counters = counters(session)?;
     outcome.seconds = clock.seconds;
     Ok(outcome)
+}
+
+/// Counts what choosing the centers took; passes over all rows count themselves.
+fn count_selection(session: &Session<'_>, selection: Selection, centers: &Centers) {
+    if !session.is_first() {
+        return;
+    }
+    let (scored, m) = (centers.rows_scored, centers.ids.len() as u64);
+    match selection {
+        Selection::RpCholesky { full: false, .. } => session.process.count(scored * m, scored * m * m),
+        Selection::Squeak { .. } => {
+            let atoms = centers.size as u64;
+            let leaves = (scored as f64 / (LEAF_ROWS as u64 * atoms).max(1) as f64).max(1.0).log2().ceil().exp2();
+            session.process.count(scored * atoms, scored * atoms * atoms);
+            session.process.count_algebra(SHRINK_ALGEBRA * (2.0 * leaves - 1.0) * (atoms as f64).powi(3));
+        }
+        _ => {}
+    }
 }
 
 /// Chooses the centers.
@@ -280,6 +323,7 @@ fn choose_centers(
     if centers.ids.is_empty() {
         return Err(StageError::Data("no centers: the training rows hold no usable row".into()));
     }
+    count_selection(session, outcome.plan.selection, &centers);
     if !matches!(outcome.plan.selection, Selection::File) {
         outcome.passes += centers.passes.max(1);
     }

@@ -2,6 +2,7 @@
 
 use super::measure::{certificate, validation};
 use super::rows::{keep_rows, row_bytes};
+use super::settings::{effective_dimension, kernel_bound};
 use super::{Clock, FitInputs, FitOutcome, begin, end};
 use crate::certify::{Basis, Certificate, exact_pencil};
 use crate::dictionary::Centers;
@@ -10,6 +11,7 @@ use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::job::{FitConfig, Loss, Solver};
+use crate::plan::GRAM_ALGEBRA;
 use crate::predict::{Function, VarianceFactor};
 use crate::solve::blockcd::BlockJob;
 use crate::solve::eigenpro::order::Place;
@@ -22,8 +24,8 @@ use crate::targets::TargetCode;
 use faer::Mat;
 use nystream_datasets::Role;
 use nystream_kernels::gram::{GramShape, Precision};
-use nystream_kernels::kernel::Kernel;
 use nystream_kernels::nystrom::WhitenMethod;
+use nystream_kernels::solve::Stopped;
 use nystream_kernels::solve::pcg::PcgParams;
 use nystream_kernels::tile::{Entry, kernel_matrix, symmetric_kernel_matrix};
 use std::collections::BTreeMap;
@@ -65,10 +67,17 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 centers: centers.ids.len(),
                 targets: code.width(),
                 precision: config.precision,
-                scale_log2: kernel_bound(&outcome.kernel, sample)?,
+                scale_log2: kernel_bound(&outcome.kernel, sample).map_err(StageError::Usage)?,
             };
             let weighted = outcome.encoder.weight.is_some() || !outcome.encoder.class_weights.is_empty();
-            let job = GramJob { tiles: &tiles, code, shape, weight_max: outcome.weight_max, weighted };
+            let job = GramJob {
+                tiles: &tiles,
+                code,
+                shape,
+                weight_max: outcome.weight_max,
+                weighted,
+                time_limit: config.time_limit,
+            };
             begin(session, "gram", rows);
             let sums = exact_gram(session, "gram", store.feed(Role::Training), &job)?;
             end(session);
@@ -90,6 +99,14 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 let choice = gram::RidgeChoice { given: config.ridge, count, judges: &judges, entry_error };
                 gram::solve(&sums, kmm.as_ref(), method, &choice, trace, config.variance)
             })?;
+            if session.is_first() {
+                session.process.count_algebra(GRAM_ALGEBRA * (centers.ids.len() as f64).powi(3));
+            }
+            let mut solved = (*solved).clone();
+            if sums.rows < rows {
+                solved.stopped = Stopped::Asked;
+                solved.notes.push(format!("time limit: the Gram holds {} of {rows} training rows", sums.rows));
+            }
             clock.lap("solve");
             // Weighted rows have another Gram than the dictionary was sampled for.
             if let Some(atoms) = centers.atoms.as_ref().filter(|_| !weighted) {
@@ -97,7 +114,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 exact = *session.try_once(|| exact_pencil(basis, atoms, sums.gram.as_ref(), centers.gamma, rows))?;
                 clock.lap("certify");
             }
-            (*solved).clone()
+            solved
         }
         Solver::Pcg if config.loss == Loss::Logistic => {
             let job = LogisticJob {
@@ -172,6 +189,15 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
         }
         Solver::Auto => return Err(StageError::Internal("the plan named no solver".into())),
     };
+    let mut solved = solved;
+    if solved.effective_dimension.is_none() {
+        // The curvature of the logistic loss is at most a quarter of that of the squared loss.
+        let curvature = if config.loss == Loss::Logistic { 4.0 } else { 1.0 };
+        let matrix_ridge = solved.ridges[0] * outcome.weight_sum * curvature;
+        let found = session.try_once(|| effective_dimension(config, &outcome.kernel, sample, rows, matrix_ridge))?;
+        solved.effective_dimension = Some(vec![*found; code.width()]);
+        solved.notes.push("effective dimension estimated on the hashed sample".into());
+    }
     outcome.passes += solved.passes;
     function.coefficients = solved.coefficients.clone();
     if let (Some((factor, rank)), Some(quality)) = (&solved.variance, &solved.fit_quality) {
@@ -264,23 +290,6 @@ pub(super) fn entry_error(precision: Precision) -> f64 {
         Precision::Single => 2f64.powi(-22),
         Precision::Double => 2f64.powi(-44),
     }
-}
-
-/// Least power of two that bounds the kernel's values on the sample with room to spare; 0 for kernels with k(x, x) = 1.
-pub(super) fn kernel_bound(kernel: &Kernel, sample: &Pool) -> Result<i32, StageError> {
-    if kernel.family.is_radial() {
-        return Ok(0);
-    }
-    let mut diagonal: Vec<f64> = (0..sample.len()).map(|i| kernel.diagonal(sample.rows.view(), i)).collect();
-    diagonal.sort_by(f64::total_cmp);
-    let (median, largest) = (diagonal[diagonal.len() / 2], diagonal[diagonal.len() - 1]);
-    let bound = (4.0 * largest).max(f64::MIN_POSITIVE);
-    if bound > 64.0 * median.max(f64::MIN_POSITIVE) * 4.0 {
-        return Err(StageError::Usage(format!(
-            "--solver gram cannot hold this kernel exactly: k(x, x) reaches {largest:.3e} where its median is {median:.3e}. Use --solver pcg"
-        )));
-    }
-    Ok(bound.log2().ceil() as i32)
 }
 
 /// Coefficients of the earlier model where its centers are among the new ones (by their features).

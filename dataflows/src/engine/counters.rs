@@ -1,0 +1,42 @@
+//! What all processes did, added up for the report.
+
+use crate::engine::bytes::{Reader, Writer};
+use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
+use crate::engine::session::Session;
+use crate::error::StageError;
+use std::sync::atomic::Ordering;
+
+/// Counts over all processes of a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Bytes read from files, caches included.
+    pub bytes_read: u64,
+    /// Kernel entries evaluated.
+    pub kernel_entries: u64,
+    /// Floating-point operations, by the cost model's count.
+    pub flops: u64,
+}
+
+/// The counts so far of all processes, on every worker. One exchange of 24 bytes a process.
+///
+/// # Errors
+/// A damaged exchange.
+pub fn counters(session: &mut Session<'_>) -> Result<Counters, StageError> {
+    let process = &session.process;
+    let own = [&process.bytes_read, &process.kernel_entries, &process.flops].map(|c| c.load(Ordering::Relaxed));
+    let outgoing = if session.is_leader() {
+        let mut bytes = Writer::default();
+        own.iter().for_each(|value| bytes.u64(*value));
+        vec![Outgoing { key: 0, bytes: bytes.0 }]
+    } else {
+        Vec::new()
+    };
+    let mut total = Counters::default();
+    for parcel in pass(session, "counters", outgoing, Gather::default(), Audience::Everyone)? {
+        let mut bytes = Reader(&parcel.bytes);
+        total.bytes_read += bytes.u64()?;
+        total.kernel_entries += bytes.u64()?;
+        total.flops += bytes.u64()?;
+    }
+    Ok(total)
+}
