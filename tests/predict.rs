@@ -226,7 +226,6 @@ fn what_cannot_be_done_is_refused_and_leaves_nothing() {
     let words = Arc::new(StringArray::from(vec!["one"])) as ArrayRef;
     place.write("typed.parquet", vec![("a", words.clone()), ("b", words)]);
     std::fs::write(place.path("short.parquet"), &std::fs::read(place.path("d.parquet")).unwrap()[..500]).unwrap();
-    std::fs::write(place.path("hosts"), "127.0.0.1:2101\n127.0.0.1:2102\n").unwrap();
     let before = place.names();
     let cases = [
         ("--data lacks.parquet --out p", 1, &["'b'", "the model needs it"][..]),
@@ -238,7 +237,6 @@ fn what_cannot_be_done_is_refused_and_leaves_nothing() {
         ("--data d.parquet --out .", 1, &["."]),
         ("--data d.parquet --out d.parquet", 2, &["d.parquet", "overwrite"]),
         ("--data d.parquet --out p --variance", 1, &["m.nys", "--variance"]),
-        ("--data d.parquet --out p --hosts hosts --process 0", 2, &["one process"]),
         ("--data d.parquet --out p --simd avx9", 2, &["simd"]),
     ];
     for (line, code, parts) in cases {

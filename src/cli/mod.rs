@@ -137,7 +137,7 @@ pub struct PredictArgs {
     /// Parquet files: a file, a folder, a glob, or synth:NAME?...; repeatable
     #[arg(long, value_name = "PATH", required = true)]
     pub data: Vec<String>,
-    /// Parquet file to write
+    /// Parquet file to write; with several processes a folder, where each writes its part
     #[arg(long, value_name = "FILE", required = true)]
     pub out: PathBuf,
     /// Column of the input to carry to the output; repeatable, `*` for all

@@ -8,7 +8,7 @@ use crate::fitted::function_of;
 use crate::jobs::{Workers, simd};
 use crate::model::Model;
 use crate::report::PredictReport;
-use nystream_dataflows::predict::{PredictOptions, predict};
+use nystream_dataflows::predict::{PredictOptions, part_path, predict};
 use nystream_datasets::{Catalog, Sources};
 use std::collections::BTreeMap;
 use std::sync::{Arc, atomic::Ordering};
@@ -28,13 +28,6 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
             args.model.display()
         )));
     }
-    if args.resources.hosts.is_some() {
-        return Err(Failure::usage(
-            "predict runs in one process: leave out --hosts, or predict a part of the data on each host",
-        ));
-    }
-    // Opened before the work and held through it: an unwritable place costs no hours.
-    let reserved = crate::atomic::AtomicFile::create(&args.out)?;
     let (encoder, function) = function_of(&model, simd(&args.resources)?)?;
     // Without rows there is nothing to predict, and nothing wrong.
     let catalog = Catalog::open_any(&Sources::parse(&args.data)?)?;
@@ -42,6 +35,16 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
     let workers =
         Workers::start(&args.resources, &context.progress, &format!("predict {digest} {:?}", catalog.fingerprint))?;
     let process = Arc::clone(&workers.process);
+    if process.processes() > 1 {
+        std::fs::create_dir_all(&args.out).map_err(|e| {
+            let out = args.out.display();
+            Failure::data(format!(
+                "--out {out}: with several processes it is a folder of parts, which cannot be made: {e}"
+            ))
+        })?;
+    }
+    // Opened before the work and held through it: an unwritable place costs no hours.
+    let reserved = crate::atomic::AtomicFile::create(&part_path(&args.out, &process))?;
     let (encoder, function) = (Arc::new(encoder), Arc::new(function));
     let options = PredictOptions {
         keep: args.keep.clone(),
@@ -50,8 +53,17 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
         out: args.out.clone(),
     };
     drop(model);
-    let predictions = workers.run(move |session| predict(session, &catalog, &encoder, &function, &options))?;
+    let predictions = workers.run(move |session| predict(session, &catalog, &encoder, &function, &options));
     drop(reserved);
+    let predictions = predictions.inspect_err(|_| {
+        if process.processes() > 1 {
+            // Only an empty folder goes.
+            let _ = std::fs::remove_dir(&args.out);
+        }
+    })?;
+    if process.index() > 0 {
+        return Ok(ExitCode::Done);
+    }
     context.output.report(&PredictReport {
         rows: predictions.rows,
         rows_bad: predictions.bad,

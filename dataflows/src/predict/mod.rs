@@ -16,4 +16,4 @@ mod tests;
 mod variance;
 
 pub use function::{Function, VarianceFactor, prior_margin};
-pub use stage::{PredictOptions, Predictions, predict};
+pub use stage::{PredictOptions, Predictions, part_path, predict};

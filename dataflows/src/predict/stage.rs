@@ -1,4 +1,4 @@
-//! The stage: predictions for every row of a data set, in the order of the data, to one Parquet file.
+//! The stage: predictions for every row of a data set, in the order of the data, to one Parquet file a process.
 //!
 //! Each worker reads its own blocks and writes its own row groups; nothing but counts is exchanged. The output appears when all rows are written
 //! and the bad ones are within bounds, and its bytes are the same for any number of workers.
@@ -11,7 +11,7 @@ use super::layout::{Layout, blocks_per_batch};
 use super::scan::{Decode, NAMED_BAD_ROWS, Outputs, PredictScan, Shared};
 use crate::engine::bytes::Reader;
 use crate::engine::exchange::{Audience, Gather, pass};
-use crate::engine::session::Session;
+use crate::engine::session::{Process, Session};
 use crate::error::StageError;
 use nystream_datasets::kept::KeptColumns;
 use nystream_datasets::table::TableWriter;
@@ -45,10 +45,20 @@ pub struct Predictions {
     pub columns: Vec<String>,
 }
 
+/// The file that this process writes: `out` itself, or with several processes a numbered part in the folder `out`.
+pub fn part_path(out: &Path, process: &Process) -> PathBuf {
+    match process.processes() {
+        1 => out.to_owned(),
+        _ => out.join(format!("part-{:05}.parquet", process.index())),
+    }
+}
+
 /// A typical kept value in a decoded batch; only shapes batches, and by a constant so that they are the same everywhere.
 const KEPT_BYTES: usize = 16;
 
-/// Predicts every row of `catalog` into `options.out`. All workers of the one process call this in step; each gets the result.
+/// Predicts every row of `catalog` into `options.out`; all workers call this in step and each gets the result. With several processes
+/// `options.out` is a folder, which must be there, and each process writes [`part_path`] in it: the parts in the order of their names hold the rows in the
+/// order of the data.
 ///
 /// Columns: the kept ones; `prediction`, or `prediction_<target>` for several targets; for classes the label in
 /// `prediction` and `probability_<label>` (logistic loss) or `score_<label>` (squared loss); `variance` or `variance_<target>`.
@@ -90,7 +100,7 @@ const KEPT_BYTES: usize = 16;
 /// ```
 ///
 /// # Errors
-/// * [`StageError::Usage`]: several processes, variances of classes, an output that is one of the inputs, a kept column with the name of a predicted one;
+/// * [`StageError::Usage`]: variances of classes, an output that is one of the inputs, a kept column with the name of a predicted one;
 /// * [`StageError::Data`]: a missing or mistyped column, unreadable data, more than `max_bad_rows` bad rows, an output that cannot be written, a
 ///   function whose parts do not fit the encoder.
 ///
@@ -102,11 +112,7 @@ pub fn predict(
     function: &Arc<Function>,
     options: &PredictOptions,
 ) -> Result<Predictions, StageError> {
-    if session.process.processes() > 1 {
-        return Err(StageError::Usage(
-            "predict runs in one process: leave out --hosts, or predict a part of the data in each process".into(),
-        ));
-    }
+    let options = &PredictOptions { out: part_path(&options.out, &session.process), ..options.clone() };
     let prepared = session.try_once(|| prepare(catalog, encoder, function, options))?;
     if session.is_leader() {
         session.process.progress.begin("predict", catalog.total_rows);
@@ -120,7 +126,7 @@ pub fn predict(
     }
     let take = || std::mem::take(&mut *prepared.shared.outputs.lock().unwrap_or_else(PoisonError::into_inner));
     // Every worker is past the pass: what it left behind goes here on failure, before anyone reports it.
-    let Counts { rows, bad, named } = counts.inspect_err(|_| drop(take()))?;
+    let Counts { rows, own, bad, named } = counts.inspect_err(|_| drop(take()))?;
     if bad > options.max_bad_rows {
         drop(take());
         return Err(StageError::Data(format!(
@@ -134,9 +140,11 @@ pub fn predict(
         let table = outputs.table.ok_or_else(|| StageError::Internal("the output is not open".into()))?;
         Ok(table.finish(outputs.parts.into_values().collect())?)
     })?;
-    if *written != rows || rows != catalog.total_rows {
+    if *written != own || rows != catalog.total_rows {
         let total = catalog.total_rows;
-        return Err(StageError::Internal(format!("{written} rows were written of {rows} predicted and {total} read")));
+        return Err(StageError::Internal(format!(
+            "{written} rows were written of {own} predicted in this process; {rows} of {total} in all"
+        )));
     }
     Ok(Predictions { rows, bad, columns: prepared.shared.decode.columns.names() })
 }
@@ -220,6 +228,8 @@ fn same_file(a: &Path, b: &Path) -> bool {
 /// What all workers counted.
 struct Counts {
     rows: u64,
+    /// Those of this process.
+    own: u64,
     bad: u64,
     named: Vec<String>,
 }
@@ -234,12 +244,16 @@ fn run_pass<T: Entry>(
     let runs = shared.layout.runs(&shared.catalog, session.peers(), session.index());
     let reader = BlockReader::new(&shared.catalog, runs, &prepared.projection, prepared.read.clone());
     let process = Arc::clone(&session.process);
-    let scan = PredictScan::new(shared.clone(), tiles, options.variance, process, session.index(), reader);
-    let mut counts = Counts { rows: 0, bad: 0, named: Vec::new() };
+    let scan = PredictScan::new(shared.clone(), tiles, options.variance, process, session.local_index(), reader);
+    let mut counts = Counts { rows: 0, own: 0, bad: 0, named: Vec::new() };
+    let workers = session.process.workers();
+    let here = session.process.index() * workers..(session.process.index() + 1) * workers;
     // Parcels come in worker order, which is that of the data.
-    for parcel in pass(session, "predict", scan, Gather::default(), Audience::Everyone)? {
+    for (worker, parcel) in pass(session, "predict", scan, Gather::default(), Audience::Everyone)?.iter().enumerate() {
         let mut bytes = Reader(&parcel.bytes);
-        counts.rows += bytes.u64()?;
+        let rows = bytes.u64()?;
+        counts.rows += rows;
+        counts.own += if here.contains(&worker) { rows } else { 0 };
         counts.bad += bytes.u64()?;
         let lines = String::from_utf8_lossy(bytes.bytes()?);
         counts.named.extend(lines.lines().map(str::to_owned));

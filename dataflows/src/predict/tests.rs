@@ -453,18 +453,6 @@ fn what_cannot_be_done_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn several_processes_are_refused() {
-    let catalog = open(&["synth:sines?rows=10&d=1"]);
-    let encoder = encoder(&catalog, &["y"], None);
-    let function = Arc::new(function(&encoder, 2, numbers(&["y"]), Precision::Single, 0));
-    let process = Process::new(1, 2, 0, Box::new(SilentProgress));
-    let communication = timely::CommunicationConfig::Thread.try_build().unwrap();
-    let options = PredictOptions::default();
-    let results = run(&process, communication, move |s| predict(s, &catalog, &encoder, &function, &options)).unwrap();
-    assert!(matches!(&results[0], Err(StageError::Usage(text)) if text.contains("one process")), "{results:?}");
-}
-
-#[test]
 fn no_rows_make_an_empty_file_with_the_columns() {
     let folder = tempfile::tempdir().unwrap();
     let catalog = open(&["synth:sines?rows=0&d=2"]);

@@ -5,7 +5,7 @@ use super::{FactorStorage, PivotParams, RESIDUAL_FLOOR};
 use crate::dense;
 use crate::rows::{RowBuf, Rows};
 use crate::sampling::KernelOracle;
-use faer::{Mat, MatMut};
+use faer::{Mat, MatMut, MatRef};
 use nystream_hashing::{RowId, StreamKey};
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -147,6 +147,38 @@ impl PoolBlock {
             }
         }
         proposals
+    }
+
+    /// sum w e e^T over the block's rows (lower triangle), e the residual kernel of a row with the `candidates`, whose F is `f`. The block must be up
+    /// to date. Sequential.
+    pub(super) fn residual_products<O: KernelOracle + ?Sized>(
+        &self,
+        oracle: &O,
+        pivoting: &Pivoting,
+        candidates: Rows<'_>,
+        f: MatRef<'_, f64>,
+    ) -> Mat<f64> {
+        let (n, known) = (self.ids.len(), pivoting.centers());
+        let mut e = oracle.block(self.rows.view(), candidates);
+        if known > 0 {
+            let made;
+            let own = match &self.factor {
+                Some(factor) => factor.as_ref(),
+                None => {
+                    let mut scratch = Mat::zeros(n, known);
+                    extend(oracle, self.rows.view(), pivoting, 0, scratch.as_mut());
+                    made = scratch;
+                    made.as_ref()
+                }
+            };
+            dense::gemm(e.as_mut(), true, -1.0, own.subcols(0, known), f.transpose(), dense::SEQUENTIAL);
+        }
+        for j in 0..e.ncols() {
+            e.col_as_slice_mut(j).iter_mut().zip(&self.weights).for_each(|(e, w)| *e *= w.sqrt());
+        }
+        let mut out = Mat::zeros(e.ncols(), e.ncols());
+        dense::gemm_lower(out.as_mut(), false, 1.0, e.transpose(), e.as_ref(), dense::SEQUENTIAL);
+        out
     }
 
     /// Takes the pivots accepted since the last update out of the residual, and returns the block's sums.
