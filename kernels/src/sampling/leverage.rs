@@ -132,7 +132,7 @@ impl RidgeFactor {
             .map(|(diagonal, root)| {
                 let part = 1.0 - self.ridge * diagonal;
                 effective_dimension += part;
-                (part / (root * root)).max(SCORE_FLOOR)
+                floored(part / (root * root))
             })
             .collect();
         AtomScores { scores, effective_dimension }
@@ -186,9 +186,7 @@ impl RidgeFactor {
         }
         dense::solve_lower(self.l.as_ref(), k.as_mut(), dense::SEQUENTIAL);
         let diagonal = oracle.diagonal(rows);
-        (0..rows.len())
-            .map(|j| ((diagonal[j] - squared_norm(column(k.as_mut(), j))) / self.ridge).max(SCORE_FLOOR))
-            .collect()
+        (0..rows.len()).map(|j| floored((diagonal[j] - squared_norm(column(k.as_mut(), j))) / self.ridge)).collect()
     }
 }
 
@@ -196,6 +194,12 @@ impl RidgeFactor {
 /// dictionary without it (Sherman and Morrison).
 pub fn joint_score(x: f64) -> f64 {
     x / (1.0 + x)
+}
+
+/// A score of at least [`SCORE_FLOOR`]. NaN stays: such a row is kept, and the next factorisation names it, where the floor would drop
+/// it in silence.
+fn floored(score: f64) -> f64 {
+    if score.is_nan() { score } else { score.max(SCORE_FLOOR) }
 }
 
 /// Column `j` of a column-major matrix.
@@ -228,7 +232,7 @@ fn factor<O: KernelOracle + ?Sized>(
             Ok(()) => return Ok((n, jitter)),
             Err(dense::DenseError::NonPositivePivot { index, .. }) => {
                 let next = if jitter == 0.0 { 4.0 * unit * f64::EPSILON } else { 8.0 * jitter };
-                if !(next <= largest && next > 0.0) {
+                if !(next <= largest && next > 0.0 && next.is_finite()) {
                     return Err(SamplingError::NotPositive { order, pivot: index, ridge, jitter });
                 }
                 jitter = next;

@@ -1,6 +1,6 @@
 //! The subsample's eigensystem, the preconditioned kernel it defines, and what must be measured about it.
 
-use super::super::vectors::{dot, norm, product};
+use super::super::vectors::{dot, larger, norm, product};
 use crate::dense::{DenseError, fixed_parallelism, gemm, symmetric_eigen};
 use faer::{Mat, MatRef};
 use nystream_hashing::{RowId, StreamKey};
@@ -151,10 +151,10 @@ impl SubsamplePreconditioner {
             }
             x *= faer::Scale(1.0 / length);
             let image = product(m.as_ref(), x.as_ref());
-            top = top.max(dot(x.col_as_slice(0), image.col_as_slice(0)));
+            top = larger(top, dot(x.col_as_slice(0), image.col_as_slice(0)));
             x = image;
         }
-        let largest = |a: MatRef<'_, f64>| (0..p).map(|i| weights[i] * a[(i, i)]).fold(0.0, f64::max);
+        let largest = |a: MatRef<'_, f64>| (0..p).map(|i| weights[i] * a[(i, i)]).fold(0.0, larger);
         Measured {
             top_eigenvalue: top / p.max(1) as f64,
             diagonal: largest(preconditioned.as_ref()),
