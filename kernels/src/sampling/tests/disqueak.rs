@@ -3,7 +3,8 @@
 use super::*;
 use crate::sampling::leverage::{exact_scores, merge_scale};
 use crate::sampling::{
-    Dictionary, DictionaryMode, DictionaryParams, DictionaryTrie, Prefix, RidgeFactor, SamplingError, Squeak, TrieShape,
+    Atom, Dictionary, DictionaryMode, DictionaryParams, DictionaryTrie, Prefix, RidgeFactor, SamplingError, Squeak,
+    TrieShape,
 };
 
 fn shape(capacity: usize) -> TrieShape {
@@ -117,6 +118,20 @@ fn merged_probabilities_are_between_their_bounds() {
     }
     assert!(checked >= 8, "{checked} of 24 seeds had accurate inputs");
     assert!(lowered > 100 * checked, "{lowered} probabilities fell in {checked} merges");
+    // One direction again, now through the merge: halves of mass a, each held by one atom at the lower end of its accuracy, come out at tau
+    // itself, so a smaller ridge than (1 + eps) gamma or a larger prefactor than 1 - eps would break the upper bound.
+    let (a, qbar) = (50.0, 5000);
+    let mode = DictionaryMode::Theorem { eps, delta: 0.1, qbar };
+    let ones = Table::new(Mat::ones(2, 2));
+    let squeak = Squeak::new(&ones, DictionaryParams { mode, ..DictionaryParams::new(gamma, 0) }).unwrap();
+    let [left, right] = [0, 1].map(|i| {
+        let p = 1.0 / (a - eps * (a + gamma));
+        let (rows, ids) = ones.gather(&[i]);
+        Dictionary { rows, atoms: vec![Atom { id: ids[0], p, q: qbar }], gamma, mode, jitter: 0.0 }
+    });
+    let merged = squeak.merge(&left, &right).unwrap();
+    assert_eq!(merged.len(), 2);
+    assert!(merged.atoms.iter().all(|atom| (atom.p * (2.0 * a + gamma) - 1.0).abs() < 1e-12), "{:?}", merged.atoms);
 }
 
 /// Oracle 2 at array level: shuffled arrival gives the same bits in every node; several leaves; both modes.
