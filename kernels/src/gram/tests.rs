@@ -303,7 +303,7 @@ fn retraction_across_panels_and_slabs_changes_no_bit() {
         let mut scratch = GramScratch::default();
         for gone in [
             vec![PANEL_ROWS - 200..PANEL_ROWS + 200, SLAB_ROWS - 150..SLAB_ROWS + 250, rows - 7..rows],
-            vec![100..100 + SLAB_ROWS + 200],
+            vec![100..100 + SLAB_ROWS + 200, rows - 1..rows],
             vec![0..1, PANEL_ROWS..2 * PANEL_ROWS, SLAB_ROWS..SLAB_ROWS + 1],
         ] {
             let gram = data.gram();

@@ -192,6 +192,17 @@ impl RidgeFactor {
 
 /// The score of a row within a dictionary that it has just joined with weight 1, from its score `x` against the
 /// dictionary without it (Sherman and Morrison).
+///
+/// ```
+/// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows};
+/// use nystream_kernels::sampling::{RidgeFactor, leverage::joint_score};
+/// let kernel = Kernel::new(Family::Gaussian, 1.0);
+/// let rows = Rows::new(&[0.0, 2.0], 1, &[], 0);
+/// let alone = RidgeFactor::new(&kernel, rows.slice(0, 1), &[1.0], 0.5).unwrap();
+/// let both = RidgeFactor::new(&kernel, rows, &[1.0, 1.0], 0.5).unwrap();
+/// let x = alone.row_scores(&kernel, rows.slice(1, 2))[0];
+/// assert!((joint_score(x) - both.atom_scores().scores[1]).abs() < 1e-14);
+/// ```
 pub fn joint_score(x: f64) -> f64 {
     x / (1.0 + x)
 }

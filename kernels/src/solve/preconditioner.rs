@@ -115,6 +115,14 @@ impl Preconditioner {
     ///
     /// # Errors
     /// [`DenseError`] when the matrix is not positive definite.
+    ///
+    /// ```
+    /// use faer::mat;
+    /// use nystream_kernels::solve::Preconditioner;
+    /// let p = Preconditioner::from_gram(mat![[3.0, 0.0], [0.0, 1.0]], 1.0).unwrap();
+    /// let x = p.apply(mat![[4.0], [4.0]].as_ref());
+    /// assert!((x[(0, 0)] - 1.0).abs() < 1e-14 && (x[(1, 0)] - 2.0).abs() < 1e-14);
+    /// ```
     pub fn from_gram(mut gram: Mat<f64>, ridge: f64) -> Result<Self, DenseError> {
         let damping = damping(&gram, ridge);
         for i in 0..gram.nrows() {
@@ -129,6 +137,15 @@ impl Preconditioner {
     ///
     /// # Errors
     /// As [`Preconditioner::from_rows`].
+    ///
+    /// ```
+    /// use faer::mat;
+    /// use nystream_kernels::solve::Preconditioner;
+    /// // One row of weight 2 stands for rows of weight 6.
+    /// let p = Preconditioner::sampled(mat![[1.0, 0.0]].as_ref(), &[2.0], 6.0, 2.0).unwrap();
+    /// let x = p.apply(mat![[8.0], [8.0]].as_ref());
+    /// assert!((x[(0, 0)] - 1.0).abs() < 1e-14 && (x[(1, 0)] - 4.0).abs() < 1e-14);
+    /// ```
     pub fn sampled(
         features: MatRef<'_, f64>,
         sample_weights: &[f64],
@@ -158,6 +175,16 @@ impl Preconditioner {
     ///
     /// # Errors
     /// [`DenseError::NoConvergence`] from the eigensolver.
+    ///
+    /// ```
+    /// use faer::mat;
+    /// use nystream_kernels::solve::Preconditioner;
+    /// let features = mat![[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.5]];
+    /// let p = Preconditioner::spectral(features.as_ref(), &[1.0; 3], 1.0, 1).unwrap();
+    /// // The eigenvalue 4 is kept; 1 stands for itself and for 1/4.
+    /// let x = p.apply(mat![[5.0], [2.0], [2.0]].as_ref());
+    /// assert!([0, 1, 2].iter().all(|i| (x[(*i, 0)] - 1.0).abs() < 1e-14));
+    /// ```
     pub fn spectral(features: MatRef<'_, f64>, weights: &[f64], ridge: f64, q: usize) -> Result<Self, DenseError> {
         let gram = weighted_gram(features, weights);
         let damping = damping(&gram, ridge);

@@ -137,9 +137,9 @@ fn the_estimate_of_a_run_is_unbiased() {
         assert_eq!(info.iterations, 1);
         (0..2).for_each(|j| squares[j].push(info.estimates[j].powi(2)));
     }
-    for j in 0..2 {
+    for (j, draws) in squares.iter().enumerate() {
         let truth = dot(e.col_as_slice(j), e.col_as_slice(j)) / dot(y.col_as_slice(j), y.col_as_slice(j));
-        let (mean, error) = mean_and_error(&squares[j]);
+        let (mean, error) = mean_and_error(draws);
         assert!((mean - truth).abs() < 4.0 * error, "column {j}: {mean} +- {error}, truth {truth}");
         assert!(error < 0.1 * truth, "too few seeds to tell: {error} of {truth}");
     }

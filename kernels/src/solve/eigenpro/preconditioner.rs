@@ -170,6 +170,16 @@ impl Measured {
     }
 
     /// The batch beyond which larger batches no longer allow proportionally larger steps, beta / lambda_1 (at least 1).
+    ///
+    /// ```
+    /// use nystream_kernels::solve::eigenpro::Measured;
+    /// let measured = Measured { top_eigenvalue: 0.009, diagonal: 0.9, kernel_diagonal: 1.0 };
+    /// assert_eq!((measured.beta(), measured.critical_batch()), (1.0, 100));
+    /// // Up to it the step per row stays 1 / beta, and the iteration is stable; beyond it steps shrink.
+    /// assert!((measured.step(100, 0.0) - 1.98 / 1.99).abs() < 1e-14);
+    /// assert!(measured.stability(measured.step(100, 0.0), 100, 0.0) < 1.0);
+    /// assert!(measured.step(1000, 0.0) < 0.2);
+    /// ```
     pub fn critical_batch(&self) -> usize {
         let top = self.top_eigenvalue / CAUTION;
         if top > 0.0 { ((self.beta() / top) as usize).clamp(1, 1 << 30) } else { 1 << 30 }
