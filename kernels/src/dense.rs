@@ -64,6 +64,17 @@ pub fn gemm_f32(dst: MatMut<'_, f32>, accumulate: bool, alpha: f32, a: MatRef<'_
 }
 
 /// Lower triangle (with the diagonal) of `dst = beta dst + alpha a b`; the strict upper triangle is left alone.
+///
+/// ```
+/// use faer::{Mat, mat};
+/// use nystream_kernels::dense::{SEQUENTIAL, gemm_lower, mirror_lower};
+/// let a = mat![[1.0, 2.0], [0.0, 3.0]];
+/// let mut gram = Mat::zeros(2, 2);
+/// gemm_lower(gram.as_mut(), false, 1.0, a.transpose(), a.as_ref(), SEQUENTIAL);
+/// assert_eq!(gram, mat![[1.0, 0.0], [2.0, 13.0]]);
+/// mirror_lower(gram.as_mut());
+/// assert_eq!(gram, mat![[1.0, 2.0], [2.0, 13.0]]);
+/// ```
 pub fn gemm_lower(
     dst: MatMut<'_, f64>,
     accumulate: bool,
@@ -122,6 +133,16 @@ pub fn cholesky(mut a: MatMut<'_, f64>, par: Par) -> Result<(), DenseError> {
 }
 
 /// `b <- L^-1 b` for lower-triangular `l` (m x m) and `b` (m x k).
+///
+/// ```
+/// use faer::mat;
+/// use nystream_kernels::dense::{SEQUENTIAL, solve_lower, solve_lower_transpose};
+/// let l = mat![[2.0, 0.0], [1.0, 2.0]];
+/// let mut x = mat![[8.0], [14.0]]; // (L L^T) x
+/// solve_lower(l.as_ref(), x.as_mut(), SEQUENTIAL);
+/// solve_lower_transpose(l.as_ref(), x.as_mut(), SEQUENTIAL);
+/// assert_eq!(x, mat![[0.75], [2.5]]);
+/// ```
 pub fn solve_lower(l: MatRef<'_, f64>, b: MatMut<'_, f64>, par: Par) {
     faer::linalg::triangular_solve::solve_lower_triangular_in_place(l, b, par);
 }
@@ -135,6 +156,14 @@ pub fn solve_lower_transpose(l: MatRef<'_, f64>, b: MatMut<'_, f64>, par: Par) {
 ///
 /// # Errors
 /// [`DenseError::NoConvergence`], also for input that is not finite.
+///
+/// ```
+/// use faer::mat;
+/// use nystream_kernels::dense::{SEQUENTIAL, symmetric_eigen};
+/// let (values, vectors) = symmetric_eigen(mat![[2.0, 0.0], [1.0, 2.0]].as_ref(), SEQUENTIAL).unwrap();
+/// assert!((values[0] - 1.0).abs() < 1e-14 && (values[1] - 3.0).abs() < 1e-14);
+/// assert!((vectors[(0, 1)] - vectors[(1, 1)]).abs() < 1e-14);
+/// ```
 pub fn symmetric_eigen(a: MatRef<'_, f64>, par: Par) -> Result<(Vec<f64>, Mat<f64>), DenseError> {
     let order = a.nrows();
     let mut values = Diag::<f64>::zeros(order);
@@ -169,6 +198,7 @@ pub fn mirror_lower(mut a: MatMut<'_, f64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checks::distance;
 
     fn example(order: usize) -> Mat<f64> {
         Mat::from_fn(order, order, |i, j| {
@@ -183,12 +213,12 @@ mod tests {
             let mut l = a.clone();
             cholesky(l.as_mut(), fixed_parallelism()).unwrap();
             let back = &l * l.transpose();
-            assert!((&back - &a).norm_max() < 1e-12);
+            assert!(distance(&back, &a) < 1e-12);
             let b = Mat::from_fn(order, 3, |i, j| (i + 2 * j) as f64 + 1.0);
             let mut x = b.clone();
             solve_lower(l.as_ref(), x.as_mut(), SEQUENTIAL);
             solve_lower_transpose(l.as_ref(), x.as_mut(), SEQUENTIAL);
-            assert!((&a * &x - &b).norm_max() < 1e-9 * order as f64);
+            assert!(distance(&(&a * &x), &b) < 1e-9 * order as f64);
         }
     }
 
@@ -198,7 +228,7 @@ mod tests {
         let (values, vectors) = symmetric_eigen(a.as_ref(), fixed_parallelism()).unwrap();
         assert!(values.windows(2).all(|w| w[0] <= w[1]));
         let scaled = Mat::from_fn(40, 40, |i, j| vectors[(i, j)] * values[j]);
-        assert!((&scaled * vectors.transpose() - &a).norm_max() < 1e-12);
+        assert!(distance(&(&scaled * vectors.transpose()), &a) < 1e-12);
         let mut bad = a;
         bad[(3, 1)] = f64::NAN;
         assert!(symmetric_eigen(bad.as_ref(), fixed_parallelism()).is_err());

@@ -3,6 +3,8 @@
 //!
 //! No files, no dataflow, no global threads: everything here is testable with arrays alone.
 
+#[cfg(test)]
+pub(crate) mod checks;
 pub mod constants;
 pub mod dense;
 pub mod exact_sum;

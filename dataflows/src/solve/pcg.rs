@@ -265,22 +265,16 @@ pub(super) fn stratified(
     sample: &Pool,
     weight_sum: f64,
 ) -> Result<(Mat<f64>, Vec<f64>), StageError> {
-    let (m, r) = (centers.len(), basis.rank());
+    let m = centers.len();
     let taken: BTreeSet<[u8; 32]> = (0..m).map(|i| feature_key(centers, i)).collect();
     let most = (crate::plan::PRECONDITIONER_ROWS * m as f64) as usize;
     let view = sample.rows.view();
     let others: Vec<usize> = (0..sample.len()).filter(|i| !taken.contains(&feature_key(view, *i))).take(most).collect();
     let mean = sample.weights.iter().sum::<f64>() / sample.len().max(1) as f64;
-    let center_weight = mean.min(weight_sum / m as f64);
-    let other_weights: f64 = others.iter().map(|i| sample.weights[*i]).sum();
-    let scale = (weight_sum - center_weight * m as f64).max(0.0) / other_weights.max(f64::MIN_POSITIVE);
+    let other_weights: Vec<f64> = others.iter().map(|i| sample.weights[*i]).collect();
 
     let rows = RowBuf::gather(view, &others);
     let k = kernel_matrix::<f64>(kernel, rows.view(), centers, &[], simd).map_err(numeric)?;
     let sampled = basis.features(&k, others.len(), m)?;
-    let own = basis.center_gram(basis.apply(Mat::<f64>::identity(r, r).as_ref()).as_ref());
-    let features = Mat::from_fn(m + others.len(), r, |i, j| if i < m { own[(i, j)] } else { sampled[(i - m, j)] });
-    let mut weights = vec![center_weight; m];
-    weights.extend(others.iter().map(|i| scale * sample.weights[*i]));
-    Ok((features, weights))
+    Ok(nystream_kernels::solve::stratified(basis, mean, sampled.as_ref(), &other_weights, weight_sum))
 }

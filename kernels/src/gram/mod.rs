@@ -333,6 +333,17 @@ impl GramSums {
     ///
     /// # Panics
     /// If the shapes differ.
+    ///
+    /// ```
+    /// use nystream_kernels::gram::{ExactGram, GramScratch, GramShape, Precision};
+    /// let shape = GramShape { centers: 1, targets: 1, precision: Precision::Single, scale_log2: 0 };
+    /// let (all, fold) = (ExactGram::new(shape), ExactGram::new(shape));
+    /// let mut scratch = GramScratch::default();
+    /// all.add(&mut scratch, &[1.0f32, 0.5], 1, 2, None, &[1.0, -1.0]).unwrap();
+    /// fold.add(&mut scratch, &[0.5f32], 1, 1, None, &[-1.0]).unwrap();
+    /// let rest = all.finish().without(&fold.finish());
+    /// assert_eq!((rest.gram[(0, 0)], rest.cross[(0, 0)], rest.rows), (1.0, 1.0, 1));
+    /// ```
     pub fn without(&self, part: &GramSums) -> GramSums {
         let difference = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a - b).collect();
         GramSums {

@@ -20,6 +20,18 @@ impl ExactGram {
     ///
     /// # Errors
     /// [`GramError::NoSuchPiece`].
+    ///
+    /// ```
+    /// use nystream_kernels::gram::{ExactGram, GramScratch, GramShape, Precision};
+    /// let shape = GramShape { centers: 1, targets: 1, precision: Precision::Double, scale_log2: 0 };
+    /// let (here, there) = (ExactGram::new(shape), ExactGram::new(shape));
+    /// there.add(&mut GramScratch::default(), &[0.5f64], 1, 1, None, &[1.0]).unwrap();
+    /// // A worker sends its pieces, another adds them up.
+    /// for piece in 0..there.pieces() {
+    ///     here.import_add(piece, &there.export(piece).unwrap()).unwrap();
+    /// }
+    /// assert_eq!(here.finish(), there.finish());
+    /// ```
     pub fn export(&self, piece: usize) -> Result<Vec<u8>, GramError> {
         let (buffer, first) = self.locate(piece)?;
         let buffer = lock(&self.buffers[buffer]);
@@ -68,6 +80,17 @@ impl ExactGram {
     ///
     /// # Errors
     /// [`GramError::BadPiece`] when there is none, or they are not the same piece of one shape.
+    ///
+    /// ```
+    /// use nystream_kernels::gram::{ExactGram, GramScratch, GramShape, Precision};
+    /// let shape = GramShape { centers: 1, targets: 1, precision: Precision::Single, scale_log2: 0 };
+    /// let part = ExactGram::new(shape);
+    /// part.add(&mut GramScratch::default(), &[1.0f32], 1, 1, None, &[0.5]).unwrap();
+    /// let piece = part.export(0).unwrap();
+    /// let sum = ExactGram::sum_pieces(0, &[piece.clone(), piece]).unwrap();
+    /// part.merge(&part).unwrap();
+    /// assert_eq!(sum, part.export(0).unwrap());
+    /// ```
     pub fn sum_pieces(piece: usize, parts: &[Vec<u8>]) -> Result<Vec<u8>, GramError> {
         let bad = |reason| GramError::BadPiece { piece, reason };
         let header =

@@ -1,6 +1,7 @@
 //! Oracles of solvers section 8 (Gram/direct) and sampling_and_online section 9 (Nystrom), on arrays, against dense algebra.
 
 use super::*;
+use crate::checks::{distance, largest};
 use crate::dense::{self, SEQUENTIAL, fixed_parallelism};
 use crate::gram::{ExactGram, GramScratch, GramShape, GramSums, Precision};
 use crate::kernel::{Family, Kernel};
@@ -74,10 +75,6 @@ fn shifted(a: &Mat<f64>, ridge: f64) -> Mat<f64> {
     Mat::from_fn(a.nrows(), a.ncols(), |i, j| a[(i, j)] + if i == j { ridge } else { 0.0 })
 }
 
-fn difference(a: &Mat<f64>, b: &Mat<f64>) -> f64 {
-    (a - b).norm_max()
-}
-
 /// Eigenvalues of the symmetric part, rising.
 fn eigenvalues(a: &Mat<f64>) -> Vec<f64> {
     let symmetric = Mat::from_fn(a.nrows(), a.nrows(), |i, j| 0.5 * (a[(i, j)] + a[(j, i)]));
@@ -104,10 +101,10 @@ fn whiteners_whiten_and_are_adjoint() {
         let z = Mat::from_fn(w.rank(), 4, |i, j| ((i * 5 + j) % 7) as f64 - 3.0);
         let left = w.apply(z.as_ref()).unwrap().transpose() * &v;
         let right = z.transpose() * w.apply_transpose(v.as_ref()).unwrap();
-        assert!(difference(&left, &right) < 1e-10 * left.norm_max(), "{method:?}");
+        assert!(distance(&left, &right) < 1e-10 * largest(&left), "{method:?}");
         // Features of the centers reproduce K up to the directions left out.
         let f = w.features(k.as_ref()).unwrap();
-        assert!(difference(&(f.transpose() * &f), &k) < 1e-9, "{method:?}");
+        assert!(distance(&(f.transpose() * &f), &k) < 1e-9, "{method:?}");
     }
     // R^T K R = I where K is well conditioned.
     let p = problem(150, 2, Kernel::new(Family::Laplace, 0.5), 1);
@@ -115,7 +112,7 @@ fn whiteners_whiten_and_are_adjoint() {
     for method in METHODS {
         let w = Whitener::new(k.as_ref(), method).unwrap();
         assert_eq!(w.rank(), 150);
-        assert!(difference(&w.congruence(k.as_ref()).unwrap(), &Mat::identity(150, 150)) < 1e-11, "{method:?}");
+        assert!(distance(&w.congruence(k.as_ref()).unwrap(), &Mat::identity(150, 150)) < 1e-11, "{method:?}");
     }
 }
 
@@ -132,7 +129,7 @@ fn dependent_centers_leave_the_basis_and_change_nothing() {
     assert_eq!((w.rank(), w.dropped()), (40, &[40, 41, 42][..]));
     let base = Whitener::new(kernel_matrix(&p.kernel, z.view(), z.view()).as_ref(), WhitenMethod::Cholesky).unwrap();
     let (k, k_repeated) = (p.k(&z), p.k(&repeated));
-    assert!(difference(&w.features(k_repeated.as_ref()).unwrap(), &base.features(k.as_ref()).unwrap()) < 1e-12);
+    assert!(distance(&w.features(k_repeated.as_ref()).unwrap(), &base.features(k.as_ref()).unwrap()) < 1e-12);
     let eigen = Whitener::new(k_mm.as_ref(), WhitenMethod::Eigen).unwrap();
     assert_eq!((eigen.rank(), eigen.dropped().len(), eigen.spectrum().unwrap().len()), (40, 0, 43));
 }
@@ -176,7 +173,7 @@ fn all_rows_as_centers_is_dense_kernel_ridge_regression() {
             for lambda in [1e-1, 1e-3, 1e-4] {
                 let dense = &k * solve(&shifted(&k, n as f64 * lambda), &p.y);
                 let ours = &k * path.coefficients(lambda).unwrap();
-                assert!(difference(&ours, &dense) < 1e-8, "{method:?} {lambda}: {:e}", difference(&ours, &dense));
+                assert!(distance(&ours, &dense) < 1e-8, "{method:?} {lambda}: {:e}", distance(&ours, &dense));
             }
         }
     }
@@ -199,7 +196,7 @@ fn path_points_are_fresh_solves() {
                 let system = Mat::from_fn(50, 50, |i, j| total.gram[(i, j)] + ridge * k_mm[(i, j)]);
                 let fresh = solve(&system, &total.cross);
                 let a = path.coefficients(lambda).unwrap();
-                assert!(difference(&(&k * &a), &(&k * &fresh)) < 1e-8, "{method:?} {lambda}");
+                assert!(distance(&(&k * &a), &(&k * &fresh)) < 1e-8, "{method:?} {lambda}");
                 for residual in normal_residual(&total, k_mm.as_ref(), lambda, a.as_ref()).unwrap() {
                     assert!(residual < 1e-8, "{method:?} {lambda}: {residual:e}");
                 }
@@ -369,7 +366,7 @@ fn permutations() {
         };
         let (a, b) = (coefficients(&z), coefficients(&permuted));
         let expected = Mat::from_fn(20, 2, |i, j| a[(order[i], j)]);
-        assert!(difference(&b, &expected) < 1e-8 * a.norm_max(), "{method:?}");
+        assert!(distance(&b, &expected) < 1e-8 * largest(&a), "{method:?}");
     }
 }
 
@@ -388,7 +385,7 @@ fn duplicated_row_is_weight_two() {
     assert!((b.matrix_ridge(1.0) - 50.5).abs() < 1e-9);
     for lambda in [1e-1, 1e-3] {
         let (a, b) = (a.coefficients(lambda).unwrap(), b.coefficients(lambda).unwrap());
-        assert!(difference(&(&k * a), &(&k * b)) < 1e-9);
+        assert!(distance(&(&k * a), &(&k * b)) < 1e-9);
     }
 }
 
@@ -400,10 +397,10 @@ fn ends_of_the_path() {
     for method in METHODS {
         let w = Whitener::new(k.as_ref(), method).unwrap();
         let path = RidgePath::new(&sums(&k, &p.y, &p.all_rows(), None), &w).unwrap();
-        assert!(path.coefficients(1e12).unwrap().norm_max() < 1e-11);
+        assert!(largest(&path.coefficients(1e12).unwrap()) < 1e-11);
         assert!(path.degrees_of_freedom(1e12).unwrap() < 1e-10);
         for lambda in [0.0, 1e-12] {
-            assert!(difference(&(&k * path.coefficients(lambda).unwrap()), &p.y) < 1e-6, "{method:?} {lambda}");
+            assert!(distance(&(&k * path.coefficients(lambda).unwrap()), &p.y) < 1e-6, "{method:?} {lambda}");
             assert!((path.degrees_of_freedom(lambda).unwrap() - 80.0).abs() < 1e-5);
         }
         // GCV has nothing to say once the fit interpolates.
@@ -529,7 +526,7 @@ fn trace_error_equals_dense() {
         let dense: f64 = (0..n).map(|i| e[(i, i)]).sum();
         assert!((blocks - dense).abs() < 1e-9);
         if m == n {
-            assert!(e.norm_max() < 1e-9);
+            assert!(largest(&e) < 1e-9);
             // All directions of K_mm count in the blockwise form; the Gram form divides its rounding by small mu.
             assert!(blocks.abs() < 1e-8);
         } else {
@@ -601,7 +598,7 @@ fn single_precision_is_the_exact_solution_of_the_rounded_problem() {
     gram.add(&mut GramScratch::default(), &entries, 40, n, None, &targets).unwrap();
     let rounded =
         Mat::from_fn(n, 40, |i, j| (f64::from(k[(i, j)] as f32) * 2f64.powi(22)).round_ties_even() * 2f64.powi(-22));
-    assert!(difference(&rounded, &k) < 2f64.powi(-22));
+    assert!(distance(&rounded, &k) < 2f64.powi(-22));
     let path = RidgePath::new(&gram.finish(), &Whitener::new(k_mm.as_ref(), WhitenMethod::Eigen).unwrap()).unwrap();
     for lambda in [1e-2, 1e-4] {
         let ridge = lambda * n as f64;
@@ -609,6 +606,6 @@ fn single_precision_is_the_exact_solution_of_the_rounded_problem() {
         let dense =
             solve(&Mat::from_fn(40, 40, |i, j| g[(i, j)] + ridge * k_mm[(i, j)]), &(rounded.transpose() * &p.y));
         let ours = path.coefficients(lambda).unwrap();
-        assert!(difference(&(&rounded * ours), &(&rounded * dense)) < 1e-8);
+        assert!(distance(&(&rounded * ours), &(&rounded * dense)) < 1e-8);
     }
 }

@@ -32,7 +32,7 @@ const PIVOT_THRESHOLD: f64 = 1e-12;
 /// let whitener = Whitener::new(k.as_ref(), WhitenMethod::Cholesky).unwrap();
 /// assert_eq!((whitener.rank(), whitener.dropped()), (2, &[2][..]));
 /// let identity = whitener.congruence(k.as_ref()).unwrap();
-/// assert!((identity - mat![[1.0, 0.0], [0.0, 1.0]]).norm_max() < 1e-15);
+/// assert!((identity - mat![[1.0, 0.0], [0.0, 1.0]]).norm_l2() < 2e-15);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Whitener {

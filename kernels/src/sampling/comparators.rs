@@ -141,6 +141,17 @@ impl Kors {
 /// # Errors
 /// [`SamplingError::Lengths`], [`SamplingError::DuplicateId`], [`SamplingError::BadGamma`], [`SamplingError::BadParameter`],
 /// [`SamplingError::NotPositive`].
+///
+/// ```
+/// use nystream_hashing::RowId;
+/// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows, sampling::comparators::bless};
+/// let values: Vec<f32> = (0..600).map(|i| (i as f32 * 0.37).sin()).collect();
+/// let ids: Vec<RowId> = (0..600).map(RowId).collect();
+/// let (rows, kernel) = (Rows::new(&values, 1, &[], 0), Kernel::new(Family::Gaussian, 0.5));
+/// let dictionary = bless(&kernel, rows, &ids, 1.0, 8.0, 7).unwrap();
+/// assert!(!dictionary.is_empty() && dictionary.len() < 300);
+/// assert!((dictionary.weights().iter().sum::<f64>() / 600.0 - 1.0).abs() < 0.4);
+/// ```
 pub fn bless<O: KernelOracle + ?Sized>(
     oracle: &O,
     rows: Rows<'_>,
@@ -202,6 +213,18 @@ pub struct RecursiveParams {
 ///
 /// # Errors
 /// As [`bless`].
+///
+/// ```
+/// use nystream_hashing::RowId;
+/// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows, sampling::comparators::{RecursiveParams, recursive_scores}};
+/// let values: Vec<f32> = (0..600).map(|i| (i as f32 * 0.37).sin()).collect();
+/// let ids: Vec<RowId> = (0..600).map(RowId).collect();
+/// let (rows, kernel) = (Rows::new(&values, 1, &[], 0), Kernel::new(Family::Gaussian, 0.5));
+/// let params = RecursiveParams { gamma: 1.0, oversampling: 2.0, delta: 0.1, base: 50, seed: 7 };
+/// let dictionary = recursive_scores(&kernel, rows, &ids, params).unwrap();
+/// assert!(!dictionary.is_empty() && dictionary.len() < 300);
+/// assert!((dictionary.weights().iter().sum::<f64>() / 600.0 - 1.0).abs() < 0.4);
+/// ```
 pub fn recursive_scores<O: KernelOracle + ?Sized>(
     oracle: &O,
     rows: Rows<'_>,

@@ -176,6 +176,21 @@ impl Dictionary {
     ///
     /// # Errors
     /// [`SamplingError::Mismatch`], [`SamplingError::DuplicateId`].
+    ///
+    /// ```
+    /// use nystream_hashing::RowId;
+    /// use nystream_kernels::rows::Rows;
+    /// use nystream_kernels::sampling::{Dictionary, DictionaryMode};
+    /// let rows = Rows::new(&[0.0, 1.0, 2.0], 1, &[], 0);
+    /// let exact = |from, to, ids: &[RowId]| {
+    ///     Dictionary::exact(rows.slice(from, to), ids, 1.0, DictionaryMode::default()).unwrap()
+    /// };
+    /// let (odd, even) = (exact(0, 1, &[RowId(5)]), exact(1, 3, &[RowId(2), RowId(8)]));
+    /// let union = odd.union(&even).unwrap();
+    /// assert_eq!(union.ids(), [RowId(2), RowId(5), RowId(8)]);
+    /// assert_eq!((union.weights(), &union.rows.numeric), (vec![1.0; 3], &vec![1.0, 0.0, 2.0]));
+    /// assert!(union.union(&odd).is_err());
+    /// ```
     pub fn union(&self, other: &Dictionary) -> Result<Dictionary, SamplingError> {
         if self.gamma != other.gamma || self.mode != other.mode {
             return Err(SamplingError::Mismatch { left: self.gamma, right: other.gamma });

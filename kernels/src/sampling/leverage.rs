@@ -132,7 +132,7 @@ impl RidgeFactor {
             .map(|(diagonal, root)| {
                 let part = 1.0 - self.ridge * diagonal;
                 effective_dimension += part;
-                (part / (root * root)).max(SCORE_FLOOR)
+                floored(part / (root * root))
             })
             .collect();
         AtomScores { scores, effective_dimension }
@@ -186,16 +186,31 @@ impl RidgeFactor {
         }
         dense::solve_lower(self.l.as_ref(), k.as_mut(), dense::SEQUENTIAL);
         let diagonal = oracle.diagonal(rows);
-        (0..rows.len())
-            .map(|j| ((diagonal[j] - squared_norm(column(k.as_mut(), j))) / self.ridge).max(SCORE_FLOOR))
-            .collect()
+        (0..rows.len()).map(|j| floored((diagonal[j] - squared_norm(column(k.as_mut(), j))) / self.ridge)).collect()
     }
 }
 
 /// The score of a row within a dictionary that it has just joined with weight 1, from its score `x` against the
 /// dictionary without it (Sherman and Morrison).
+///
+/// ```
+/// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows};
+/// use nystream_kernels::sampling::{RidgeFactor, leverage::joint_score};
+/// let kernel = Kernel::new(Family::Gaussian, 1.0);
+/// let rows = Rows::new(&[0.0, 2.0], 1, &[], 0);
+/// let alone = RidgeFactor::new(&kernel, rows.slice(0, 1), &[1.0], 0.5).unwrap();
+/// let both = RidgeFactor::new(&kernel, rows, &[1.0, 1.0], 0.5).unwrap();
+/// let x = alone.row_scores(&kernel, rows.slice(1, 2))[0];
+/// assert!((joint_score(x) - both.atom_scores().scores[1]).abs() < 1e-14);
+/// ```
 pub fn joint_score(x: f64) -> f64 {
     x / (1.0 + x)
+}
+
+/// A score of at least [`SCORE_FLOOR`]. NaN stays: such a row is kept, and the next factorisation names it, where the floor would drop
+/// it in silence.
+fn floored(score: f64) -> f64 {
+    if score.is_nan() { score } else { score.max(SCORE_FLOOR) }
 }
 
 /// Column `j` of a column-major matrix.
@@ -228,7 +243,7 @@ fn factor<O: KernelOracle + ?Sized>(
             Ok(()) => return Ok((n, jitter)),
             Err(dense::DenseError::NonPositivePivot { index, .. }) => {
                 let next = if jitter == 0.0 { 4.0 * unit * f64::EPSILON } else { 8.0 * jitter };
-                if !(next <= largest && next > 0.0) {
+                if !(next <= largest && next > 0.0 && next.is_finite()) {
                     return Err(SamplingError::NotPositive { order, pivot: index, ridge, jitter });
                 }
                 jitter = next;

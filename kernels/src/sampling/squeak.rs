@@ -109,6 +109,21 @@ impl<'a, O: KernelOracle + ?Sized> Squeak<'a, O> {
     ///
     /// # Errors
     /// [`SamplingError::NotPositive`], [`SamplingError::TooManyAtoms`], [`SamplingError::Mismatch`].
+    ///
+    /// ```
+    /// use nystream_hashing::RowId;
+    /// use nystream_kernels::kernel::{Family, Kernel};
+    /// use nystream_kernels::rows::Rows;
+    /// use nystream_kernels::sampling::{DictionaryParams, Inputs, Squeak};
+    /// let values: Vec<f32> = (0..400).map(|i| (i as f32 * 0.37).sin()).collect();
+    /// let ids: Vec<RowId> = (0..400).map(RowId).collect();
+    /// let kernel = Kernel::new(Family::Gaussian, 0.5);
+    /// let squeak = Squeak::new(&kernel, DictionaryParams::new(1.0, 7)).unwrap();
+    /// let wide = squeak.expand(&squeak.empty(1, 0), Rows::new(&values, 1, &[], 0), &ids).unwrap();
+    /// let narrow = squeak.shrink(&wide, Inputs::One).unwrap();
+    /// assert!(wide.len() == 400 && narrow.len() < 150);
+    /// assert!(narrow.weights().iter().all(|w| *w >= 1.0));
+    /// ```
     pub fn shrink(&self, dictionary: &Dictionary, inputs: Inputs) -> Result<Dictionary, SamplingError> {
         let params = &self.params;
         if dictionary.gamma != params.gamma || dictionary.mode != params.mode {
@@ -215,6 +230,22 @@ impl<'a, O: KernelOracle + ?Sized> Squeak<'a, O> {
     ///
     /// # Errors
     /// [`SamplingError::Mismatch`], [`SamplingError::DuplicateId`], and those of [`Squeak::shrink`].
+    ///
+    /// ```
+    /// use nystream_hashing::RowId;
+    /// use nystream_kernels::kernel::{Family, Kernel};
+    /// use nystream_kernels::rows::Rows;
+    /// use nystream_kernels::sampling::{DictionaryParams, Squeak};
+    /// let values: Vec<f32> = (0..800).map(|i| (i as f32 * 0.37).sin()).collect();
+    /// let ids: Vec<RowId> = (0..800).map(RowId).collect();
+    /// let (rows, kernel) = (Rows::new(&values, 1, &[], 0), Kernel::new(Family::Gaussian, 0.5));
+    /// let squeak = Squeak::new(&kernel, DictionaryParams::new(1.0, 7)).unwrap();
+    /// let left = squeak.filter(rows.slice(0, 400), &ids[..400]).unwrap();
+    /// let right = squeak.filter(rows.slice(400, 800), &ids[400..]).unwrap();
+    /// let both = squeak.merge(&left, &right).unwrap();
+    /// assert!(both.len() < left.len() + right.len());
+    /// assert!((both.weights().iter().sum::<f64>() / 800.0 - 1.0).abs() < 0.3);
+    /// ```
     pub fn merge(&self, a: &Dictionary, b: &Dictionary) -> Result<Dictionary, SamplingError> {
         let union = a.union(b)?;
         if a.is_empty() || b.is_empty() { Ok(union) } else { self.shrink(&union, Inputs::Two) }

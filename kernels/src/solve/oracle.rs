@@ -3,6 +3,7 @@
 use super::pcg::NormalOperator;
 use super::vectors::product;
 use super::whitening::Whitening;
+pub(crate) use crate::checks::distance;
 use crate::dense::{SEQUENTIAL, cholesky, solve_lower, solve_lower_transpose, symmetric_eigen};
 use crate::kernel::{Family, Kernel};
 use crate::rows::{RowBuf, Rows};
@@ -203,9 +204,4 @@ impl Whitening for EigenWhitening {
     fn center_gram(&self, alpha: MatRef<'_, f64>) -> Mat<f64> {
         &self.kmm * alpha
     }
-}
-
-/// max |a - b|.
-pub(crate) fn distance(a: &Mat<f64>, b: &Mat<f64>) -> f64 {
-    (a - b).norm_max()
 }

@@ -5,7 +5,8 @@
 //!
 //! * *rows*: P = Phi^T diag(omega) Phi + Lambda I for the whitened features Phi = K_sm R of a few rows. With a hashed uniform sample
 //!   it fits any choice of centers (trap 4); with the centers themselves it is Falkon's preconditioner
-//!   (Rudi, Carratino, Rosasco, NeurIPS 2017), T T^T / m + lambda I, with the weights of trap 2 in the right place.
+//!   (Rudi, Carratino, Rosasco, NeurIPS 2017), T T^T / m + lambda I, with the weights of trap 2 in the right place; with both, as two
+//!   strata ([`stratified`]), it is what the fits use.
 //! * *spectral*: the top q eigenpairs of the same matrix are kept and the rest is replaced by the (q+1)-th value
 //!   (Ma and Belkin, 2019, "Kernel machines that adapt to GPUs for effective large batch training").
 //!
@@ -16,6 +17,60 @@ use crate::dense::{
     DenseError, cholesky, fixed_parallelism, gemm, gemm_lower, solve_lower, solve_lower_transpose, symmetric_eigen,
 };
 use faer::{Mat, MatRef};
+
+/// Whitened features (s x r) and weights of two strata that stand for all rows, whose weights sum to `total_weight`: the centers, each for
+/// itself, and rows sampled uniformly among those that are not centers (`others`, their features, with `other_weights`), for all the rest.
+///
+/// Centers chosen by leverage include rows that resemble no other; a uniform sample misses them, and each one missed is an eigenvalue of
+/// about 1 / Lambda in the preconditioned system. `center_weight` is what a center weighs as a row: the mean weight of the data.
+///
+/// # Panics
+/// If there are not as many weights as other rows, or their features are not as many as the whitening has coordinates.
+///
+/// ```
+/// use faer::{Mat, mat};
+/// use nystream_kernels::solve::{Preconditioner, Whitening, stratified};
+///
+/// struct Identity; // Two centers, K_mm = I.
+/// impl Whitening for Identity {
+///     fn centers(&self) -> usize { 2 }
+///     fn rank(&self) -> usize { 2 }
+///     fn apply(&self, z: faer::MatRef<'_, f64>) -> Mat<f64> { z.to_owned() }
+///     fn apply_transpose(&self, v: faer::MatRef<'_, f64>) -> Mat<f64> { v.to_owned() }
+///     fn center_gram(&self, alpha: faer::MatRef<'_, f64>) -> Mat<f64> { alpha.to_owned() }
+/// }
+/// // Ten rows of weight 1: two are the centers, one of the other eight was sampled.
+/// let (features, weights) = stratified(&Identity, 1.0, mat![[0.5, 0.0]].as_ref(), &[1.0], 10.0);
+/// assert_eq!(features, mat![[1.0, 0.0], [0.0, 1.0], [0.5, 0.0]]);
+/// assert_eq!(weights, [1.0, 1.0, 8.0]);
+/// let p = Preconditioner::from_rows(features.as_ref(), &weights, 1.0).unwrap();
+/// assert!((p.apply(mat![[4.0], [0.0]].as_ref())[(0, 0)] - 1.0).abs() < 1e-14);
+/// ```
+pub fn stratified(
+    whitening: &(impl Whitening + ?Sized),
+    center_weight: f64,
+    others: MatRef<'_, f64>,
+    other_weights: &[f64],
+    total_weight: f64,
+) -> (Mat<f64>, Vec<f64>) {
+    let (m, r, s) = (whitening.centers(), whitening.rank(), others.nrows());
+    assert_eq!(s, other_weights.len(), "one weight per row");
+    assert_eq!(r, others.ncols(), "one feature per coordinate");
+    let center_weight = center_weight.min(total_weight / m as f64);
+    let rest = (total_weight - center_weight * m as f64).max(0.0);
+    let scale = rest / other_weights.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+    let own = center_features(whitening);
+    let features = Mat::from_fn(m + s, r, |i, j| if i < m { own[(i, j)] } else { others[(i - m, j)] });
+    let mut weights = vec![center_weight; m];
+    weights.extend(other_weights.iter().map(|w| scale * w));
+    (features, weights)
+}
+
+/// K_mm R, m x r: the whitened features of the centers.
+fn center_features(whitening: &(impl Whitening + ?Sized)) -> Mat<f64> {
+    let r = whitening.rank();
+    whitening.center_gram(whitening.apply(Mat::<f64>::identity(r, r).as_ref()).as_ref())
+}
 
 /// An approximation of R^T K_nm^T W K_nm R + Lambda I (r x r) that is cheap to invert.
 #[derive(Clone, Debug)]
@@ -60,6 +115,14 @@ impl Preconditioner {
     ///
     /// # Errors
     /// [`DenseError`] when the matrix is not positive definite.
+    ///
+    /// ```
+    /// use faer::mat;
+    /// use nystream_kernels::solve::Preconditioner;
+    /// let p = Preconditioner::from_gram(mat![[3.0, 0.0], [0.0, 1.0]], 1.0).unwrap();
+    /// let x = p.apply(mat![[4.0], [4.0]].as_ref());
+    /// assert!((x[(0, 0)] - 1.0).abs() < 1e-14 && (x[(1, 0)] - 2.0).abs() < 1e-14);
+    /// ```
     pub fn from_gram(mut gram: Mat<f64>, ridge: f64) -> Result<Self, DenseError> {
         let damping = damping(&gram, ridge);
         for i in 0..gram.nrows() {
@@ -74,6 +137,15 @@ impl Preconditioner {
     ///
     /// # Errors
     /// As [`Preconditioner::from_rows`].
+    ///
+    /// ```
+    /// use faer::mat;
+    /// use nystream_kernels::solve::Preconditioner;
+    /// // One row of weight 2 stands for rows of weight 6.
+    /// let p = Preconditioner::sampled(mat![[1.0, 0.0]].as_ref(), &[2.0], 6.0, 2.0).unwrap();
+    /// let x = p.apply(mat![[8.0], [8.0]].as_ref());
+    /// assert!((x[(0, 0)] - 1.0).abs() < 1e-14 && (x[(1, 0)] - 4.0).abs() < 1e-14);
+    /// ```
     pub fn sampled(
         features: MatRef<'_, f64>,
         sample_weights: &[f64],
@@ -96,16 +168,23 @@ impl Preconditioner {
         total_weight: f64,
         ridge: f64,
     ) -> Result<Self, DenseError> {
-        let r = whitening.rank();
-        let basis = whitening.apply(Mat::<f64>::identity(r, r).as_ref());
-        let features = whitening.center_gram(basis.as_ref());
-        Self::from_rows(features.as_ref(), &scaled(center_weights, total_weight), ridge)
+        Self::from_rows(center_features(whitening).as_ref(), &scaled(center_weights, total_weight), ridge)
     }
 
     /// The spectral form: the top `q` eigenpairs of Phi^T diag(`weights`) Phi, the (q+1)-th value for the rest, plus `ridge` I.
     ///
     /// # Errors
     /// [`DenseError::NoConvergence`] from the eigensolver.
+    ///
+    /// ```
+    /// use faer::mat;
+    /// use nystream_kernels::solve::Preconditioner;
+    /// let features = mat![[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.5]];
+    /// let p = Preconditioner::spectral(features.as_ref(), &[1.0; 3], 1.0, 1).unwrap();
+    /// // The eigenvalue 4 is kept; 1 stands for itself and for 1/4.
+    /// let x = p.apply(mat![[5.0], [2.0], [2.0]].as_ref());
+    /// assert!([0, 1, 2].iter().all(|i| (x[(*i, 0)] - 1.0).abs() < 1e-14));
+    /// ```
     pub fn spectral(features: MatRef<'_, f64>, weights: &[f64], ridge: f64, q: usize) -> Result<Self, DenseError> {
         let gram = weighted_gram(features, weights);
         let damping = damping(&gram, ridge);

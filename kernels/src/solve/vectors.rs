@@ -22,6 +22,11 @@ pub(crate) fn norm(x: &[f64]) -> f64 {
     dot(x, x).sqrt()
 }
 
+/// The larger of two numbers, NaN if either is one (`f64::max` would take the other).
+pub(crate) fn larger(a: f64, b: f64) -> f64 {
+    if a.is_nan() || a > b { a } else { b }
+}
+
 /// y += a x.
 pub(crate) fn axpy(y: &mut [f64], a: f64, x: &[f64]) {
     assert_eq!(x.len(), y.len(), "vectors of one length");

@@ -48,6 +48,15 @@ pub fn kernel_matrix<T: Entry>(
 ///
 /// # Errors
 /// As [`Tiles::new`].
+///
+/// ```
+/// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows, tile::{SimdPath, symmetric_kernel_matrix}};
+/// let rows = Rows::new(&[0.0, 3.0, 7.0], 1, &[], 0);
+/// let k = symmetric_kernel_matrix(&Kernel::new(Family::Laplace, 1.0), rows, &[], SimdPath::detect())?;
+/// assert_eq!((k[(1, 1)], k[(0, 2)]), (1.0, k[(2, 0)]));
+/// assert!((k[(0, 1)] - (-3f64).exp()).abs() < 1e-15);
+/// # Ok::<(), nystream_kernels::tile::TileError>(())
+/// ```
 pub fn symmetric_kernel_matrix(
     kernel: &Kernel,
     x: Rows<'_>,

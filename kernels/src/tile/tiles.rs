@@ -153,6 +153,21 @@ impl<T: Entry> Tiles<T> {
     ///
     /// # Panics
     /// If the widths of `rows` are not those of the centers, or `out` has another length.
+    ///
+    /// ```
+    /// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows, tile::{SimdPath, TileScratch, Tiles}};
+    /// let kernel = Kernel::new(Family::Laplace, 1.0);
+    /// let centers = Rows::new(&[0.0, 1.0], 1, &[], 0);
+    /// let rows = Rows::new(&[0.0, 1.0, 0.0], 1, &[], 0); // K = [1 e; e 1; 1 e], e = 1/e
+    /// let tiles = Tiles::<f64>::new(&kernel, centers, &[], SimdPath::detect())?;
+    /// let mut scratch = TileScratch::new();
+    /// let mut block = vec![0.0; 3 * tiles.stride()];
+    /// tiles.block(rows, &mut scratch, &mut block);
+    /// let second = &block[tiles.stride()..][..tiles.stride()];
+    /// assert!((second[0] - (-1f64).exp()).abs() < 1e-15 && second[1] == 1.0);
+    /// assert!(second[tiles.centers()..].iter().all(|padding| *padding == 0.0));
+    /// # Ok::<(), nystream_kernels::tile::TileError>(())
+    /// ```
     pub fn block(&self, rows: Rows<'_>, scratch: &mut TileScratch<T>, out: &mut [T]) {
         self.block_until(rows, self.centers, scratch, out);
     }
@@ -185,6 +200,19 @@ impl<T: Entry> Tiles<T> {
     ///
     /// # Panics
     /// If the lengths do not agree.
+    ///
+    /// ```
+    /// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows, tile::{SimdPath, TileScratch, Tiles}};
+    /// let kernel = Kernel::new(Family::Laplace, 1.0);
+    /// let centers = Rows::new(&[0.0, 1.0], 1, &[], 0);
+    /// let rows = Rows::new(&[0.0, 1.0, 0.0], 1, &[], 0); // K = [1 e; e 1; 1 e], e = 1/e
+    /// let tiles = Tiles::<f64>::new(&kernel, centers, &[], SimdPath::detect())?;
+    /// let mut scratch = TileScratch::new();
+    /// let mut out = [0.0; 3];
+    /// tiles.k_v(rows, &[1.0, 0.0], 1, &mut scratch, &mut out);
+    /// assert!(out[0] == 1.0 && (out[1] - (-1f64).exp()).abs() < 1e-15 && out[2] == 1.0);
+    /// # Ok::<(), nystream_kernels::tile::TileError>(())
+    /// ```
     pub fn k_v(&self, rows: Rows<'_>, v: &[f64], t: usize, scratch: &mut TileScratch<T>, out: &mut [f64]) {
         assert_eq!(out.len(), rows.len() * t, "out must be rows x t");
         self.pass(rows, v, t, 0, scratch, &mut [], |i, kv, _| out[i * t..(i + 1) * t].copy_from_slice(kv));
@@ -194,6 +222,19 @@ impl<T: Entry> Tiles<T> {
     ///
     /// # Panics
     /// If the lengths do not agree.
+    ///
+    /// ```
+    /// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows, tile::{SimdPath, TileScratch, Tiles}};
+    /// let kernel = Kernel::new(Family::Laplace, 1.0);
+    /// let centers = Rows::new(&[0.0, 1.0], 1, &[], 0);
+    /// let rows = Rows::new(&[0.0, 1.0, 0.0], 1, &[], 0); // K = [1 e; e 1; 1 e], e = 1/e
+    /// let tiles = Tiles::<f64>::new(&kernel, centers, &[], SimdPath::detect())?;
+    /// let mut scratch = TileScratch::new();
+    /// let mut acc = [10.0, 0.0]; // added to
+    /// tiles.kt_u(rows, &[1.0, 0.0, 1.0], 1, &mut scratch, &mut acc);
+    /// assert!(acc[0] == 12.0 && (acc[1] - 2.0 * (-1f64).exp()).abs() < 1e-15);
+    /// # Ok::<(), nystream_kernels::tile::TileError>(())
+    /// ```
     pub fn kt_u(&self, rows: Rows<'_>, u: &[f64], t: usize, scratch: &mut TileScratch<T>, acc: &mut [f64]) {
         assert_eq!(u.len(), rows.len() * t, "u must be rows x t");
         self.pass(rows, &[], 0, t, scratch, acc, |i, _, out| out.copy_from_slice(&u[i * t..(i + 1) * t]));
@@ -207,6 +248,21 @@ impl<T: Entry> Tiles<T> {
     ///
     /// # Panics
     /// If the lengths do not agree.
+    ///
+    /// ```
+    /// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows, tile::{SimdPath, TileScratch, Tiles}};
+    /// let kernel = Kernel::new(Family::Laplace, 1.0);
+    /// let centers = Rows::new(&[0.0, 1.0], 1, &[], 0);
+    /// let rows = Rows::new(&[0.0, 1.0, 0.0], 1, &[], 0); // K = [1 e; e 1; 1 e], e = 1/e
+    /// let tiles = Tiles::<f64>::new(&kernel, centers, &[], SimdPath::detect())?;
+    /// let mut scratch = TileScratch::new();
+    /// // K^T (K v - y) in one evaluation of K: a gradient.
+    /// let y = [1.0, (-1f64).exp(), 0.0];
+    /// let mut gradient = [0.0; 2];
+    /// tiles.map_rows(rows, &[1.0, 0.0], 1, 1, &mut scratch, &mut gradient, |i, f, g| g[0] = f[0] - y[i]);
+    /// assert!((gradient[0] - 1.0).abs() < 1e-15 && (gradient[1] - (-1f64).exp()).abs() < 1e-15);
+    /// # Ok::<(), nystream_kernels::tile::TileError>(())
+    /// ```
     #[allow(clippy::too_many_arguments)]
     pub fn map_rows<F: FnMut(usize, &[f64], &mut [f64])>(
         &self,
@@ -225,6 +281,20 @@ impl<T: Entry> Tiles<T> {
     ///
     /// # Panics
     /// If the lengths do not agree.
+    ///
+    /// ```
+    /// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows, tile::{SimdPath, TileScratch, Tiles}};
+    /// let kernel = Kernel::new(Family::Laplace, 1.0);
+    /// let centers = Rows::new(&[0.0, 1.0], 1, &[], 0);
+    /// let rows = Rows::new(&[0.0, 1.0, 0.0], 1, &[], 0); // K = [1 e; e 1; 1 e], e = 1/e
+    /// let tiles = Tiles::<f64>::new(&kernel, centers, &[], SimdPath::detect())?;
+    /// let mut scratch = TileScratch::new();
+    /// let mut acc = [0.0; 2];
+    /// // Only the second row weighs anything: v picks its entry with the first center.
+    /// tiles.kt_kv(rows, Some(&[0.0, 2.0, 0.0]), &[1.0, 0.0], 1, &mut scratch, &mut acc);
+    /// assert!((acc[0] - 2.0 * (-2f64).exp()).abs() < 1e-15 && (acc[1] - 2.0 * (-1f64).exp()).abs() < 1e-15);
+    /// # Ok::<(), nystream_kernels::tile::TileError>(())
+    /// ```
     pub fn kt_kv(
         &self,
         rows: Rows<'_>,
@@ -328,6 +398,19 @@ impl<T: Entry> Tiles<T> {
     ///
     /// # Panics
     /// If the lengths do not agree.
+    ///
+    /// ```
+    /// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows, tile::{SimdPath, TileScratch, Tiles}};
+    /// let kernel = Kernel::new(Family::Laplace, 1.0);
+    /// let centers = Rows::new(&[0.0, 1.0], 1, &[], 0);
+    /// let rows = Rows::new(&[0.0, 1.0, 0.0], 1, &[], 0); // K = [1 e; e 1; 1 e], e = 1/e
+    /// let tiles = Tiles::<f64>::new(&kernel, centers, &[], SimdPath::detect())?;
+    /// let mut scratch = TileScratch::new();
+    /// let mut out = [0f32; 3];
+    /// tiles.k_v_f32(rows, &[1.0, 0.0], &mut scratch, &mut out);
+    /// assert!(out[0] == 1.0 && (out[1] - (-1f32).exp()).abs() < 1e-7 && out[2] == 1.0);
+    /// # Ok::<(), nystream_kernels::tile::TileError>(())
+    /// ```
     pub fn k_v_f32(&self, rows: Rows<'_>, v: &[f32], scratch: &mut TileScratch<T>, out: &mut [f32]) {
         self.check(rows);
         assert_eq!(v.len(), self.centers, "v must have one value a center");

@@ -45,6 +45,27 @@ impl Window {
 }
 
 /// Pivots so far and their factor: equal on every worker that saw the same proposals.
+///
+/// ```
+/// use nystream_hashing::RowId;
+/// use nystream_kernels::{kernel::{Family, Kernel}, rows::{RowBuf, Rows}};
+/// use nystream_kernels::sampling::PivotParams;
+/// use nystream_kernels::sampling::rpcholesky::{Mass, Pivoting, PoolBlock, Stop};
+/// let kernel = Kernel::new(Family::Laplace, 1.0);
+/// let values: Vec<f32> = (0..40).map(|i| i as f32).collect();
+/// let rows = RowBuf::gather(Rows::new(&values, 1, &[], 0), &(0..40).collect::<Vec<_>>());
+/// let params = PivotParams::new(8, 3);
+/// let mut block = PoolBlock::new(&kernel, 0, rows, (0..40).map(RowId).collect(), vec![1.0; 40], params);
+/// let mut pivoting = Pivoting::new(params, 40, 1, 0, Mass::sum([block.mass()]));
+/// while let Some(window) = pivoting.window() {
+///     pivoting.reject(&kernel, block.propose(window)); // of all blocks
+///     let mass = block.update(&kernel, &pivoting);
+///     pivoting.observe(Mass::sum([mass]));
+/// }
+/// let pivots = pivoting.finish();
+/// assert_eq!((pivots.indices.len(), pivots.stop), (8, Stop::Reached));
+/// assert!(pivots.trace_error() < 0.9);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Pivoting {
     params: PivotParams,

@@ -12,6 +12,18 @@ use nystream_hashing::{RowId, StreamKey};
 ///
 /// # Errors
 /// As [`rp_cholesky`](super::rp_cholesky).
+///
+/// ```
+/// use nystream_hashing::RowId;
+/// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows};
+/// use nystream_kernels::sampling::{PivotParams, rpcholesky::sequential};
+/// let ids: Vec<RowId> = (0..3).map(RowId).collect();
+/// let (rows, kernel) = (Rows::new(&[0.0, 0.0, 9.0], 1, &[], 0), Kernel::new(Family::Gaussian, 1.0));
+/// let pivots = sequential(&kernel, rows, &ids, None, PivotParams::new(3, 1)).unwrap();
+/// // Two rows are the same one: two pivots span all three.
+/// assert_eq!(pivots.indices.len(), 2);
+/// assert!(pivots.indices.contains(&2) && pivots.trace_error() < 1e-12);
+/// ```
 pub fn sequential<O: KernelOracle + ?Sized>(
     oracle: &O,
     rows: Rows<'_>,

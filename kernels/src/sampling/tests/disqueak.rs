@@ -3,7 +3,8 @@
 use super::*;
 use crate::sampling::leverage::{exact_scores, merge_scale};
 use crate::sampling::{
-    Dictionary, DictionaryMode, DictionaryParams, DictionaryTrie, Prefix, RidgeFactor, SamplingError, Squeak, TrieShape,
+    Atom, Dictionary, DictionaryMode, DictionaryParams, DictionaryTrie, Prefix, RidgeFactor, SamplingError, Squeak,
+    TrieShape,
 };
 
 fn shape(capacity: usize) -> TrieShape {
@@ -65,6 +66,72 @@ fn the_merge_estimate_is_between_its_bounds() {
     let factor = RidgeFactor::new(&one, one.rows(), &[weight], merge_scale(eps) * gamma).unwrap();
     let estimate = (1.0 - eps) * factor.atom_scores().scores[0];
     assert!((estimate * (2.0 * a + gamma) - 1.0).abs() < 1e-12);
+}
+
+/// Oracle 1 of [`Squeak::merge`] itself, in the theorem's mode: where both inputs are *measured* to be eps-accurate, every atom of the merged
+/// dictionary has min(p_old, tau / alpha) <= p <= tau for its exact score tau among all rows, alpha = (1 + 3 eps) / (1 - eps).
+#[test]
+fn merged_probabilities_are_between_their_bounds() {
+    let table = Table::clusters(500, 1.5, 36);
+    let (gamma, eps) = (2.0, 0.45);
+    let alpha = (1.0 + 3.0 * eps) / (1.0 - eps);
+    let exact = exact_scores(table.k.as_ref(), gamma).unwrap();
+    let mode = DictionaryMode::Theorem { eps, delta: 0.1, qbar: 60 };
+    let halves: [Vec<usize>; 2] = [0, 1].map(|half| (half..500).step_by(2).collect());
+    let whitened: Vec<Whitened> = halves
+        .iter()
+        .map(|half| {
+            let k = Mat::from_fn(half.len(), half.len(), |i, j| table.k[(half[i], half[j])]);
+            Whitened::new(k.as_ref(), gamma)
+        })
+        .collect();
+    let (mut checked, mut lowered) = (0, 0);
+    for seed in 0..24 {
+        let squeak = Squeak::new(&table, DictionaryParams { mode, ..DictionaryParams::new(gamma, seed) }).unwrap();
+        let parts: Vec<Dictionary> = halves
+            .iter()
+            .map(|half| {
+                let (rows, ids) = table.gather(half);
+                squeak.filter(rows.view(), &ids).unwrap()
+            })
+            .collect();
+        let accurate = parts.iter().zip(&halves).zip(&whitened).all(|((part, half), whitened)| {
+            let all = spread_weights(part, 500);
+            whitened.eps(&half.iter().map(|i| all[*i]).collect::<Vec<f64>>()) <= eps
+        });
+        if !accurate {
+            continue;
+        }
+        checked += 1;
+        let merged = squeak.merge(&parts[0], &parts[1]).unwrap();
+        let union = parts[0].union(&parts[1]).unwrap();
+        assert!(merged.len() < union.len(), "{} atoms of {}", merged.len(), union.len());
+        for atom in &merged.atoms {
+            let tau = exact[atom.id.0 as usize];
+            let old = union.atoms.iter().find(|old| old.id == atom.id).unwrap().p;
+            assert!(atom.p <= tau * (1.0 + 1e-9), "seed {seed}: {} above {tau}", atom.p);
+            let least = old.min(tau / alpha);
+            assert!(atom.p >= least * (1.0 - 1e-9), "seed {seed}: {} below {least}", atom.p);
+            assert!(atom.p <= old);
+            lowered += usize::from(atom.p < old);
+        }
+    }
+    assert!(checked >= 8, "{checked} of 24 seeds had accurate inputs");
+    assert!(lowered > 100 * checked, "{lowered} probabilities fell in {checked} merges");
+    // One direction again, now through the merge: halves of mass a, each held by one atom at the lower end of its accuracy, come out at tau
+    // itself, so a smaller ridge than (1 + eps) gamma or a larger prefactor than 1 - eps would break the upper bound.
+    let (a, qbar) = (50.0, 5000);
+    let mode = DictionaryMode::Theorem { eps, delta: 0.1, qbar };
+    let ones = Table::new(Mat::ones(2, 2));
+    let squeak = Squeak::new(&ones, DictionaryParams { mode, ..DictionaryParams::new(gamma, 0) }).unwrap();
+    let [left, right] = [0, 1].map(|i| {
+        let p = 1.0 / (a - eps * (a + gamma));
+        let (rows, ids) = ones.gather(&[i]);
+        Dictionary { rows, atoms: vec![Atom { id: ids[0], p, q: qbar }], gamma, mode, jitter: 0.0 }
+    });
+    let merged = squeak.merge(&left, &right).unwrap();
+    assert_eq!(merged.len(), 2);
+    assert!(merged.atoms.iter().all(|atom| (atom.p * (2.0 * a + gamma) - 1.0).abs() < 1e-12), "{:?}", merged.atoms);
 }
 
 /// Oracle 2 at array level: shuffled arrival gives the same bits in every node; several leaves; both modes.

@@ -7,6 +7,7 @@ mod rpcholesky;
 mod squeak;
 
 use super::KernelOracle;
+use crate::checks::{chi_square, chi_square_passes, largest, mean_and_error};
 use crate::dense;
 use crate::kernel::{Family, Kernel};
 use crate::rows::{RowBuf, Rows};
@@ -123,37 +124,4 @@ fn spread_weights(dictionary: &super::Dictionary, n: usize) -> Vec<f64> {
         weights[atom.id.0 as usize] = dictionary.weight(i);
     }
     weights
-}
-
-/// Mean and standard error.
-fn mean_and_error(values: &[f64]) -> (f64, f64) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
-    (mean, (variance / n).sqrt())
-}
-
-/// sum (observed - expected)^2 / expected over cells that expect at least 5, the others pooled; and the number of degrees of freedom.
-fn chi_square(observed: &[f64], expected: &[f64]) -> (f64, f64) {
-    let (mut statistic, mut cells, mut rest) = (0.0, 0.0, (0.0, 0.0));
-    for (o, e) in observed.iter().zip(expected) {
-        if *e >= 5.0 {
-            statistic += (o - e).powi(2) / e;
-            cells += 1.0;
-        } else {
-            rest = (rest.0 + o, rest.1 + e);
-        }
-    }
-    if rest.1 >= 5.0 {
-        statistic += (rest.0 - rest.1).powi(2) / rest.1;
-        cells += 1.0;
-    }
-    (statistic, cells - 1.0)
-}
-
-/// Whether a chi-square statistic is below its quantile for a failure probability of about 1e-4 (Wilson and Hilferty 1931).
-fn chi_square_passes((statistic, freedom): (f64, f64)) -> bool {
-    let z = 3.72;
-    let c = 2.0 / (9.0 * freedom);
-    statistic < freedom * (1.0 - c + z * c.sqrt()).powi(3)
 }

@@ -117,6 +117,37 @@ fn dictionaries_are_accurate() {
     assert!(mean_and_error(&highs).0 < 1.2, "{highs:?}");
 }
 
+/// Oracle 6: after *every* Shrink of a stream at most 3 qbar d_eff atoms, d_eff that of the rows so far, in each of 20 seeds; where the
+/// bound is far below the number of rows, so that keeping everything would break it. And the sizes at the end are those expected,
+/// sum_i 1 - (1 - tau_i)^qbar, within 10 % in the mean.
+#[test]
+fn sizes_obey_the_theorem() {
+    let table = Table::clusters(1500, 3.0, 41);
+    let (gamma, qbar, block) = (60.0, 32, 250);
+    let ends: Vec<usize> = (block..=table.len()).step_by(block).collect();
+    let scores: Vec<Vec<f64>> =
+        ends.iter().map(|end| exact_scores(table.k.as_ref().submatrix(0, 0, *end, *end), gamma).unwrap()).collect();
+    let bounds: Vec<f64> = scores.iter().map(|tau| 3.0 * f64::from(qbar) * tau.iter().sum::<f64>()).collect();
+    assert!(bounds.iter().zip(&ends).all(|(bound, end)| *bound < *end as f64), "{bounds:?}");
+    let whole = bounds[ends.len() - 1];
+    assert!(whole < table.len() as f64 / 2.0, "{whole}");
+    let expected: f64 = scores[ends.len() - 1].iter().map(|tau| 1.0 - (1.0 - tau).powi(qbar as i32)).sum();
+    let mut sizes = Vec::new();
+    for seed in 0..20 {
+        let squeak = Squeak::new(&table, params(gamma, binomial(qbar), seed)).unwrap();
+        let mut dictionary = squeak.empty(1, 0);
+        for (end, bound) in ends.iter().zip(&bounds) {
+            let start = end - block;
+            let wider = squeak.expand(&dictionary, table.rows().slice(start, *end), &table.ids[start..*end]).unwrap();
+            dictionary = squeak.shrink(&wider, Inputs::One).unwrap();
+            assert!(dictionary.len() as f64 <= *bound, "seed {seed}: {} of {end}, bound {bound}", dictionary.len());
+        }
+        sizes.push(dictionary.len() as f64);
+    }
+    let (mean, error) = mean_and_error(&sizes);
+    assert!((mean / expected - 1.0).abs() < 0.1, "{mean} +- {error}, expected {expected}");
+}
+
 /// Oracle 7: blocks of 50 and 500 rows, and the filter, agree on size (6 %) and accuracy (15 %) in the mean over 20 seeds. (p is the least
 /// of all estimates so far, so more Shrinks leave slightly fewer atoms: 3.6 % for twenty against two.)
 #[test]
@@ -240,6 +271,23 @@ fn the_theorem_is_refused_when_it_keeps_everything() {
     assert!(matches!(error, SamplingError::TheoremTooLarge { budget: 1_000, .. }), "{error}");
     assert!(DictionaryMode::theorem(0.7, 0.1, 10, &scores, 10).is_err());
     assert!(DictionaryMode::theorem(0.5, 1.0, 10, &scores, 10).is_err());
+}
+
+/// A row whose kernel values are NaN or infinite (a polynomial of huge features) is an error, wherever it comes: never a score of zero
+/// and a row silently dropped, never an endless search for a jitter.
+#[test]
+fn rows_without_kernel_values_are_refused() {
+    for value in [f64::NAN, f64::INFINITY] {
+        for bad in [3, 550] {
+            let mut table = Table::clusters(600, 1.0, 30);
+            for i in 0..600 {
+                (table.k[(i, bad)], table.k[(bad, i)]) = (value, value);
+            }
+            let squeak = Squeak::new(&table, DictionaryParams::new(5.0, 0)).unwrap();
+            let found = squeak.filter(table.rows(), &table.ids).map(|dictionary| dictionary.len());
+            assert!(matches!(found, Err(SamplingError::NotPositive { .. })), "{value} in row {bad}: {found:?}");
+        }
+    }
 }
 
 #[test]

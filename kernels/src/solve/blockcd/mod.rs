@@ -20,7 +20,7 @@ mod nystrom;
 #[cfg(test)]
 mod tests;
 
-use super::vectors::{dot, norm};
+use super::vectors::{dot, larger, norm};
 use super::{SolveError, Stopped};
 use faer::{Mat, MatRef};
 use nystream_hashing::{RowId, StreamKey};
@@ -200,7 +200,7 @@ pub fn blockcd<O: BlockOperator>(
     let mut order = Vec::new();
     let mut order_of = usize::MAX;
     let relative = |squares: &[f64]| -> Vec<f64> { squares.iter().zip(&norms).map(|(s, n)| s.sqrt() / n).collect() };
-    let worst = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
+    let worst = |values: &[f64]| values.iter().copied().fold(0.0, larger);
     let mut stopped = None;
     let mut residuals = Vec::new();
     loop {
@@ -261,7 +261,7 @@ pub fn blockcd<O: BlockOperator>(
         let key = StreamKey::new(params.seed, "blockcd sketch", s.iteration as u64);
         let p = BlockPreconditioner::new(&matrix, params.rank, ridge, params.damped, key)?;
         let constant = p.step_constant(&matrix, ridge, key);
-        s.largest = s.largest.max(constant);
+        s.largest = larger(s.largest, constant);
         let direction = p.apply(g.as_ref());
 
         let step = 1.0 / constant;
@@ -333,6 +333,9 @@ fn residual<O: BlockOperator>(
                 .map(|(k, &i)| (g[(k, j)] + ridge * w[(i, j)] - y[(i, j)]).powi(2))
                 .sum::<f64>();
         }
+    }
+    if let Some(column) = sums.iter().position(|v| !v.is_finite()) {
+        return Err(SolveError::NotFinite { what: "the residual", iteration: s.iteration, column });
     }
     Ok(sums.iter().zip(norms).map(|(s, n)| s.sqrt() / n).collect())
 }

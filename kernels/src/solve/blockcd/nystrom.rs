@@ -3,7 +3,7 @@
 //! Omega is a hashed Gaussian sketch made orthonormal, K_BB is shifted by eps tr K_BB while it is factored and the shift is taken off the
 //! eigenvalues again (Tropp, Yurtsever, Udell, Cevher, NeurIPS 2017, algorithm 3).
 
-use super::super::vectors::{axpy, dot, norm, product};
+use super::super::vectors::{axpy, dot, larger, norm, product};
 use crate::dense::{DenseError, SEQUENTIAL, cholesky, gemm, solve_lower, symmetric_eigen};
 use faer::{Mat, MatRef};
 use nystream_hashing::{RowId, StreamKey};
@@ -77,7 +77,7 @@ impl BlockPreconditioner {
             gemm(image.as_mut(), true, 1.0, k.as_ref(), x.as_ref(), SEQUENTIAL);
             let now = dot(x.col_as_slice(0), image.col_as_slice(0)) / dot(&self.times(&x), x.col_as_slice(0));
             let settled = now <= 1.01 * estimate;
-            estimate = estimate.max(now);
+            estimate = larger(estimate, now);
             if step >= 9 && settled {
                 break;
             }

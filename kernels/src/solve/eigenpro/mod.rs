@@ -280,6 +280,50 @@ pub struct EigenProProblem<'a> {
 ///
 /// # Errors
 /// The operators' errors, shapes that disagree, parameters out of range, an unstable step, or values that are not finite.
+///
+/// ```
+/// use faer::{Mat, MatRef, mat};
+/// use nystream_kernels::solve::{Stopped, eigenpro::*};
+/// use std::{convert::Infallible, ops::Range};
+///
+/// // Two rows that are the centers too, with an empty subsample: plain gradient descent with exact projections.
+/// struct Rows { k: Mat<f64>, y: Mat<f64> }
+/// impl EigenProOperator for Rows {
+///     type Error = Infallible;
+///     fn rows(&self) -> usize { 2 }
+///     fn batch(&mut self, rows: Range<usize>, model: &EigenProModel<'_>) -> Result<BatchPartial, Infallible> {
+///         let k = self.k.as_ref().subrows(rows.start, rows.len());
+///         let mut residual = k * model.alpha - self.y.as_ref().subrows(rows.start, rows.len());
+///         for old in model.temporaries {
+///             residual += k.subcols(old.rows.start, old.rows.len()) * &old.weights;
+///         }
+///         Ok(BatchPartial { centers: k.transpose() * &residual, sample: Mat::zeros(0, 1), residual })
+///     }
+///     fn normal_residual(&mut self, alpha: MatRef<'_, f64>) -> Result<NormalResidual, Infallible> {
+///         let data = self.k.transpose() * (&self.y - &self.k * alpha);
+///         Ok(NormalResidual { data, rhs: self.k.transpose() * &self.y })
+///     }
+/// }
+/// let k = mat![[1.0, 0.5], [0.5, 1.0]];
+/// let mut rows = Rows { k: k.clone(), y: mat![[2.0], [2.5]] };
+/// let nothing = Mat::zeros(2, 0);
+/// let problem = EigenProProblem {
+///     preconditioner: &SubsamplePreconditioner::new(Mat::zeros(0, 0).as_ref(), 0, 1.0).unwrap(),
+///     center_directions: nothing.as_ref(),
+///     measured: Measured { top_eigenvalue: 0.75, diagonal: 1.0, kernel_diagonal: 1.0 },
+///     ridge: 0.0,
+///     weight_sum: 2.0,
+/// };
+/// let params = EigenProParams {
+///     schedule: Schedule::Constant, max_epochs: 200, tolerance: 1e-9, residual_every: 1, ..Default::default()
+/// };
+/// let start = EigenProState::from_coefficients(Mat::zeros(2, 1).as_ref());
+/// let mut projector = CholeskyProjector::new(k).unwrap();
+/// let (alpha, info) =
+///     eigenpro(&mut rows, &mut projector, &problem, &params, start, |_| Verdict::Continue).unwrap();
+/// assert_eq!(info.stopped, Stopped::Converged);
+/// assert!((alpha[(0, 0)] - 1.0).abs() < 1e-6 && (alpha[(1, 0)] - 2.0).abs() < 1e-6);
+/// ```
 pub fn eigenpro<O, P>(
     operator: &mut O,
     projector: &mut P,

@@ -1,6 +1,6 @@
 //! The subsample's eigensystem, the preconditioned kernel it defines, and what must be measured about it.
 
-use super::super::vectors::{dot, norm, product};
+use super::super::vectors::{dot, larger, norm, product};
 use crate::dense::{DenseError, fixed_parallelism, gemm, symmetric_eigen};
 use faer::{Mat, MatRef};
 use nystream_hashing::{RowId, StreamKey};
@@ -151,10 +151,10 @@ impl SubsamplePreconditioner {
             }
             x *= faer::Scale(1.0 / length);
             let image = product(m.as_ref(), x.as_ref());
-            top = top.max(dot(x.col_as_slice(0), image.col_as_slice(0)));
+            top = larger(top, dot(x.col_as_slice(0), image.col_as_slice(0)));
             x = image;
         }
-        let largest = |a: MatRef<'_, f64>| (0..p).map(|i| weights[i] * a[(i, i)]).fold(0.0, f64::max);
+        let largest = |a: MatRef<'_, f64>| (0..p).map(|i| weights[i] * a[(i, i)]).fold(0.0, larger);
         Measured {
             top_eigenvalue: top / p.max(1) as f64,
             diagonal: largest(preconditioned.as_ref()),
@@ -170,6 +170,16 @@ impl Measured {
     }
 
     /// The batch beyond which larger batches no longer allow proportionally larger steps, beta / lambda_1 (at least 1).
+    ///
+    /// ```
+    /// use nystream_kernels::solve::eigenpro::Measured;
+    /// let measured = Measured { top_eigenvalue: 0.009, diagonal: 0.9, kernel_diagonal: 1.0 };
+    /// assert_eq!((measured.beta(), measured.critical_batch()), (1.0, 100));
+    /// // Up to it the step per row stays 1 / beta, and the iteration is stable; beyond it steps shrink.
+    /// assert!((measured.step(100, 0.0) - 1.98 / 1.99).abs() < 1e-14);
+    /// assert!(measured.stability(measured.step(100, 0.0), 100, 0.0) < 1.0);
+    /// assert!(measured.step(1000, 0.0) < 0.2);
+    /// ```
     pub fn critical_batch(&self) -> usize {
         let top = self.top_eigenvalue / CAUTION;
         if top > 0.0 { ((self.beta() / top) as usize).clamp(1, 1 << 30) } else { 1 << 30 }

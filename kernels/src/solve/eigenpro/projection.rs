@@ -21,6 +21,15 @@ pub trait Projector {
 }
 
 /// Exact projection with a stored f64 Cholesky factor, wherever m^2 fits.
+///
+/// ```
+/// use faer::mat;
+/// use nystream_kernels::solve::eigenpro::{CholeskyProjector, Projector};
+/// let mut projector: CholeskyProjector = CholeskyProjector::new(mat![[2.0, 0.0], [1.0, 2.0]]).unwrap();
+/// let (theta, left) = projector.project(mat![[3.0], [3.0]].as_ref()).unwrap();
+/// assert!((theta[(0, 0)] - 1.0).abs() < 1e-14 && (theta[(1, 0)] - 1.0).abs() < 1e-14);
+/// assert_eq!(left, mat![[0.0], [0.0]]);
+/// ```
 #[derive(Clone, Debug)]
 pub struct CholeskyProjector<E = Infallible> {
     factor: Mat<f64>,

@@ -45,6 +45,16 @@ impl LogisticLoss {
     }
 
     /// Writes dl/df to `out` (one entry a margin) and returns the loss.
+    ///
+    /// ```
+    /// use nystream_kernels::solve::logistic::LogisticLoss;
+    /// let (loss, mut g, mut h) = (LogisticLoss::Softmax { classes: 2 }, [0.0; 2], [0.0; 2]);
+    /// // Equal margins: p = (1/2, 1/2), the gradient is p - e_label, the Hessian diag(p) - p p^T.
+    /// assert!((loss.gradient(&[3.0, 3.0], 0, &mut g) - 2f64.ln()).abs() < 1e-15);
+    /// assert_eq!(g, [-0.5, 0.5]);
+    /// loss.hessian_times(&[3.0, 3.0], &[1.0, 0.0], &mut h);
+    /// assert_eq!(h, [0.25, -0.25]);
+    /// ```
     pub fn gradient(self, margins: &[f64], label: usize, out: &mut [f64]) -> f64 {
         match self {
             LogisticLoss::Binary => {
@@ -90,6 +100,13 @@ impl LogisticLoss {
     }
 
     /// The intercept: margins that reproduce the weighted class shares (clamped to 1e-12) with f = 0; centred for softmax.
+    ///
+    /// ```
+    /// use nystream_kernels::solve::logistic::LogisticLoss;
+    /// let (loss, mut p) = (LogisticLoss::Binary, [0.0; 2]);
+    /// loss.probabilities(&loss.prior_offsets(&[1.0, 3.0]), &mut p);
+    /// assert!((p[0] - 0.25).abs() < 1e-15 && (p[1] - 0.75).abs() < 1e-15);
+    /// ```
     pub fn prior_offsets(self, class_weights: &[f64]) -> Vec<f64> {
         let total: f64 = class_weights.iter().sum();
         let logs: Vec<f64> = class_weights.iter().map(|w| (w / total).max(1e-12).ln()).collect();

@@ -1,8 +1,9 @@
 //! Oracles of the solver specification for logistic loss.
 
-use super::super::oracle::{CholeskyWhitening, Problem, distance, spd_solve};
+use super::super::oracle::{CholeskyWhitening, Problem, distance, normals, spd_solve};
 use super::super::{SolveError, Stopped, Whitening};
 use super::*;
+use crate::checks::largest;
 use nystream_hashing::{RowId, StreamKey};
 use std::convert::Infallible;
 
@@ -132,6 +133,53 @@ fn derivatives_agree_with_finite_differences() {
     }
 }
 
+/// The derivatives of the whole objective J = sum w l + (Lambda / 2) alpha^T K_mm alpha at a random point, from those of the operator: in
+/// coefficients by the definition, and in whitened coordinates as the solver forms them.
+#[test]
+fn the_operator_and_the_solver_agree_with_finite_differences() {
+    let (n, m, e) = (150, 25, 1e-5);
+    for loss in LOSSES {
+        let t = loss.outputs();
+        let mut stored = Stored::new(27, n, m, loss, 1.0);
+        stored.offset = (0..t).map(|k| 0.3 - 0.25 * k as f64).collect();
+        let (kmm, ridge) = (stored.problem.kmm.clone(), 1e-2 * stored.problem.weight_sum());
+        let whitening = CholeskyWhitening::new(&kmm);
+        let at = |a: &Mat<f64>, v: &Mat<f64>, s: f64| a + faer::Scale(s) * v;
+        let close = |what: &str, found: f64, expected: f64| {
+            assert!((found - expected).abs() <= 1e-6 * expected.abs(), "{loss:?} {what}: {found} {expected}");
+        };
+        for case in 0..5 {
+            let (alpha, v) = (faer::Scale(0.3) * normals(100 + case, m, t), normals(200 + case, m, t));
+            let mut objective = |a: Mat<f64>| {
+                let (value, gradient) = stored.gradient(a.as_ref()).unwrap();
+                let smooth = &kmm * &a;
+                (value + 0.5 * ridge * inner(&a, &smooth), gradient + faer::Scale(ridge) * smooth)
+            };
+            let (up, down) = (objective(at(&alpha, &v, e)), objective(at(&alpha, &v, -e)));
+            let (_, gradient) = objective(alpha.clone());
+            close("slope", (up.0 - down.0) / (2.0 * e), inner(&gradient, &v));
+            let product = stored.hessian(alpha.as_ref(), v.as_ref()).unwrap() + faer::Scale(ridge) * (&kmm * &v);
+            let quotient = faer::Scale(0.5 / e) * (up.1 - down.1);
+            assert!(distance(&product, &quotient) <= 1e-6 * largest(&product), "{loss:?} Hessian");
+            // Without the coupling between classes it would not be the Hessian.
+            assert!(t == 1 || (1..t).all(|k| (product[(0, k)] - product[(0, 0)]).abs() > 1e-3));
+
+            let (z, d) = (faer::Scale(0.3) * normals(300 + case, m, t), normals(400 + case, m, t));
+            let weight_sum = stored.problem.weight_sum();
+            let mut newton = Newton { operator: &mut stored, whitening: &whitening, weight_sum, passes: 0 };
+            let (here, up, down) = (z.clone(), at(&z, &d, e), at(&z, &d, -e));
+            let [point, above, below] = [&here, &up, &down].map(|z| newton.evaluate(z).unwrap());
+            let slope = (above.objective(ridge, &up) - below.objective(ridge, &down)) / (2.0 * e);
+            close("whitened slope", slope, inner(&point.with_ridge(ridge, &z), &d));
+            let quotient = faer::Scale(0.5 / e) * (above.with_ridge(ridge, &up) - below.with_ridge(ridge, &down));
+            let direction = whitening.apply(d.as_ref());
+            let image = stored.hessian(point.alpha.as_ref(), direction.as_ref()).unwrap();
+            let product = whitening.apply_transpose(image.as_ref()) + faer::Scale(ridge) * &d;
+            assert!(distance(&product, &quotient) <= 1e-6 * largest(&product), "{loss:?} whitened Hessian");
+        }
+    }
+}
+
 #[test]
 fn losses_are_finite_at_extreme_margins_and_priors_reproduce_shares() {
     for loss in LOSSES {
@@ -229,7 +277,7 @@ fn separable_data_stays_finite() {
             ..LogisticParams::default()
         };
         let (alpha, info) = stored.solve(ridge, &params, true);
-        assert!(info.loss.is_finite() && alpha.norm_max().is_finite(), "{info:?}");
+        assert!(info.loss.is_finite() && largest(&alpha).is_finite(), "{info:?}");
         assert_eq!(info.stopped, Stopped::Converged, "{ridge} {info:?}");
         assert!(ridge > 1e-3 || info.loss < 0.05, "{info:?}");
     }

@@ -61,6 +61,35 @@ pub struct PcgSnapshot {
 }
 
 /// The state machine of the solve: ask for a [`Pcg::block`], multiply it, [`Pcg::advance`].
+///
+/// ```
+/// use faer::{Mat, MatRef, mat};
+/// use nystream_kernels::solve::{Preconditioner, Stopped, Whitening, pcg::{Pcg, PcgParams}};
+/// use std::convert::Infallible;
+///
+/// struct Identity; // K_mm = I
+/// impl Whitening for Identity {
+///     fn centers(&self) -> usize { 2 }
+///     fn rank(&self) -> usize { 2 }
+///     fn apply(&self, z: MatRef<'_, f64>) -> Mat<f64> { z.to_owned() }
+///     fn apply_transpose(&self, v: MatRef<'_, f64>) -> Mat<f64> { v.to_owned() }
+///     fn center_gram(&self, alpha: MatRef<'_, f64>) -> Mat<f64> { alpha.to_owned() }
+/// }
+/// let (a, p) = (mat![[2.0, 1.0], [1.0, 3.0]], Preconditioner::identity());
+/// let rhs = mat![[3.0], [4.0]];
+/// let new = || Pcg::new::<Infallible>(&Identity, &p, rhs.as_ref(), 0.0, PcgParams::default(), None);
+/// let mut state = new()?;
+/// while let Some((_, block)) = state.block() {
+///     state.advance::<Infallible>(block.as_ref(), (&a * &block).as_ref())?;
+///     // Killed here, another machine goes on to the same bits.
+///     let stored = state.snapshot().clone();
+///     state = new()?;
+///     state.restore::<Infallible>(stored)?;
+/// }
+/// assert!((state.alpha()[(0, 0)] - 1.0).abs() < 1e-12 && (state.alpha()[(1, 0)] - 1.0).abs() < 1e-12);
+/// assert_eq!(state.info().stopped, Stopped::Converged);
+/// # Ok::<(), nystream_kernels::solve::SolveError<Infallible>>(())
+/// ```
 pub struct Pcg<'a, W: ?Sized> {
     whitening: &'a W,
     preconditioner: &'a Preconditioner,

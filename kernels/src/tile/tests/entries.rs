@@ -2,6 +2,7 @@
 
 use super::super::functions::scale;
 use super::*;
+use crate::checks::larger;
 
 /// A bound on the error of an entry, from the worst case of its sums: `unit` is the rounding unit, `near` the threshold under which distances
 /// are recomputed.
@@ -106,7 +107,7 @@ fn ordinary_f32_entries_are_good_to_a_few_ulp() {
 fn largest_error<T: Entry>(k: &[T], kernel: &Kernel, x: Rows<'_>, z: Rows<'_>) -> f64 {
     let m = z.len();
     let entries = (0..x.len()).flat_map(|i| (0..m).map(move |j| (i, j)));
-    entries.map(|(i, j)| (k[i * m + j].to_f64() - kernel.evaluate(x, i, z, j)).abs()).fold(0.0, f64::max)
+    entries.map(|(i, j)| (k[i * m + j].to_f64() - kernel.evaluate(x, i, z, j)).abs()).fold(0.0, larger)
 }
 
 #[test]
