@@ -59,7 +59,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     };
     let tiles = session.try_once(|| function.tiles::<T>())?;
     let mut exact = None;
-    let warm = warm_start(config, code, outcome);
+    let warm = warm_start(session, config, code, outcome)?;
     let mut solved = match outcome.plan.solver {
         Solver::Gram => {
             let shape = GramShape {
@@ -180,7 +180,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
         }
         Solver::Auto => return Err(StageError::Internal("the plan named no solver".into())),
     };
-    solved.notes.extend(warm.note);
+    solved.notes.extend(warm.note.clone());
     outcome.passes += solved.passes;
     function.coefficients = solved.coefficients.clone();
     if let (Some(basis), Some(quality)) = (&solved.variance, &solved.fit_quality) {
