@@ -4,6 +4,7 @@
 //! ends the process early leaves a half-written output behind (see [`crate::atomic`]); a reader that closes our
 //! stdout has what it wants, and that is exit code 0.
 
+use nystream_datasets::atomic::{NoOutputs, remove_pending};
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -193,14 +194,14 @@ pub fn install_panic_hook(tolerated: fn() -> bool) {
                 "error: process {peer}{address} was lost{stage}: {}. Its own message says why; start all processes again",
                 cause.trim_start_matches("timely communication error: ")
             );
-            end(ExitCode::PeerLost)
+            end(ExitCode::PeerLost, remove_pending())
         }
         let _ = writeln!(
             io::stderr().lock(),
             "error: bug in nystream (thread `{name}`{stage}{place}): {cause}\n\
              Please report it with this message and the command line."
         );
-        end(ExitCode::Bug)
+        end(ExitCode::Bug, remove_pending())
     }));
 }
 
@@ -226,19 +227,23 @@ pub fn at_early_end(hook: impl Fn() + Send + 'static) {
     lock(&AT_END).push(Box::new(hook));
 }
 
-/// Ends the process with code 130 on the first interrupt or termination signal, without partial output.
+/// Ends the process with code 130 on the first interrupt or termination signal, without partial output; says which outputs are whole.
 pub fn install_interrupt_handler() -> Result<(), Failure> {
     ctrlc::set_handler(|| {
-        let _ = writeln!(io::stderr().lock(), "\ninterrupted: nothing was written");
-        end(ExitCode::Interrupted)
+        let outputs = remove_pending();
+        let whole: Vec<String> = outputs.written().iter().map(|path| path.display().to_string()).collect();
+        let what = match whole.as_slice() {
+            [] => "nothing was written".to_owned(),
+            whole => format!("{} was written before, nothing else", whole.join(", ")),
+        };
+        let _ = writeln!(io::stderr().lock(), "\ninterrupted: {what}");
+        end(ExitCode::Interrupted, outputs)
     })
     .map_err(|e| Failure::new(ExitCode::Bug, format!("cannot handle interrupts: {e}")))
 }
 
-/// Removes temporary files, runs the hooks, and ends the process.
-fn end(code: ExitCode) -> ! {
-    // Held for good: no thread can finish or start an output while the process ends.
-    let _outputs = nystream_datasets::atomic::remove_pending();
+/// Runs the hooks and ends the process. `_outputs` is held for good: no thread can finish or start an output meanwhile.
+fn end(code: ExitCode, _outputs: NoOutputs) -> ! {
     if let Ok(hooks) = AT_END.try_lock() {
         hooks.iter().for_each(|hook| hook());
     }

@@ -5,15 +5,17 @@
 
 use crate::exit::{ExitCode, Failure};
 use crate::model::{self, Exact, FrozenConfig, Model, Selection, Target, VarianceFactor};
+use crate::repeat::selection_of;
 use nystream_dataflows::StageError;
 use nystream_dataflows::job::{FitConfig, FitOutcome, Loss, Solver};
 use nystream_dataflows::predict::{self, Function};
 use nystream_dataflows::targets::TargetCode;
 use nystream_datasets::Encoder;
-use nystream_kernels::gram::Precision;
+use nystream_kernels::gram::{PANEL_ROWS, Precision};
 use nystream_kernels::tile::SimdPath;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 impl From<StageError> for Failure {
     fn from(error: StageError) -> Self {
@@ -69,33 +71,27 @@ pub fn model_of(outcome: &FitOutcome, config: &FitConfig, split: &str) -> Result
     let t = code.width();
     let encoder = model::json::faithful(&*outcome.encoder).map_err(|e| Failure::new(ExitCode::Bug, e))?;
     let targets = if code.is_classification() {
-        vec![target(&code.names[0], 0.0, 0, None, None)]
+        vec![target(&code.names[0], 0.0, 0, None)]
     } else {
         (0..t)
-            .map(|k| {
-                let signal = function.variance.as_ref().map(|v| v.signal[k]);
-                target(&code.names[k], code.centres[k], code.exponents[k], Some(outcome.profile.targets[k].sd), signal)
-            })
+            .map(|k| target(&code.names[k], code.centres[k], code.exponents[k], Some(outcome.profile.targets[k].sd)))
             .collect()
     };
     let mut settings: BTreeMap<String, Value> = BTreeMap::new();
-    if let Some(variance) = &function.variance {
-        settings.insert("noise_variance".into(), json!(variance.noise));
-    }
-    if outcome.plan.solver == Solver::Pcg {
+    if outcome.plan.solver != Solver::Gram {
         settings.insert("tolerance".into(), json!(config.tolerance));
         settings.insert("iterations".into(), json!(config.iterations));
     }
     if code.is_classification() {
         settings.insert("class_centres".into(), json!(code.centres));
     }
-    let centers = &outcome.centers;
     let frozen = FrozenConfig {
         encoder,
         kernel: function.kernel.clone(),
         numeric_width: outcome.encoder.numeric_width(),
         code_width: outcome.encoder.code_width(),
-        ridge: solved.ridges.clone(),
+        // The columns of classes share their ridge.
+        ridge: if code.is_classification() { vec![solved.ridges[0]] } else { solved.ridges.clone() },
         rows: outcome.profile.rows,
         sum_weights: outcome.weight_sum,
         precision: match function.precision {
@@ -109,29 +105,33 @@ pub fn model_of(outcome: &FitOutcome, config: &FitConfig, split: &str) -> Result
         solver: solver_name(outcome.plan.solver).into(),
         targets,
         classes: code.classes.clone(),
-        selection: Selection {
-            method: outcome.plan.selection.name().into(),
-            gamma: (centers.gamma > 0.0).then_some(centers.gamma),
-            beta: (centers.beta > 0.0).then_some(centers.beta),
-            ..Selection::default()
+        selection: match outcome.plan.solver {
+            Solver::BlockCd => Selection { method: "all".into(), ..Selection::default() },
+            _ => selection_of(&outcome.centers.rule, outcome.plan.centers),
         },
         split: split.into(),
         exact: (outcome.plan.solver == Solver::Gram).then_some(Exact {
-            bits: 22,
-            kernel_log2: 0,
-            panel_rows: 512,
+            bits: function.precision.bits(),
+            kernel_log2: outcome.kernel_log2,
+            panel_rows: PANEL_ROWS as u64,
             weight_max: outcome.weight_max,
         }),
         settings,
     };
     let coefficients = function.coefficients.iter().enumerate().map(|(i, c)| c * code.scale(i % t)).collect();
     let mut model = Model::new(frozen, function.centers.clone(), coefficients, code.centres.clone());
-    model.variance = function.variance.as_ref().map(|v| VarianceFactor { values: v.factor.clone(), rank: v.rank });
+    model.variance = function.variance.as_ref().map(|v| VarianceFactor {
+        values: v.basis.factor.clone(),
+        rank: v.basis.rank,
+        weights: v.basis.weights.clone(),
+        noise: v.noise.clone(),
+        signal: v.signal.clone(),
+    });
     Ok(model)
 }
 
-fn target(name: &str, centre: f64, scale_log2: i32, deviation: Option<f64>, variance_scale: Option<f64>) -> Target {
-    Target { name: name.to_owned(), centre, scale_log2, deviation, variance_scale }
+fn target(name: &str, centre: f64, scale_log2: i32, deviation: Option<f64>) -> Target {
+    Target { name: name.to_owned(), centre, scale_log2, deviation }
 }
 
 /// The encoder and the function of a model.
@@ -161,14 +161,11 @@ pub fn function_of(model: &Model, simd: Option<SimdPath>) -> Result<(Encoder, Fu
         None => config.simd.parse().ok().filter(|p| SimdPath::available().contains(p)).unwrap_or_else(SimdPath::detect),
     };
     let coefficients = model.coefficients.iter().enumerate().map(|(i, c)| c / code.scale(i % t)).collect();
-    let noise = config.settings.get("noise_variance").and_then(|v| serde_json::from_value::<Vec<f64>>(v.clone()).ok());
-    let signal: Option<Vec<f64>> = config.targets.iter().map(|t| t.variance_scale).collect();
-    let variance = match (&model.variance, noise, signal) {
-        (Some(factor), Some(noise), Some(signal)) => {
-            Some(predict::VarianceFactor { factor: factor.values.clone(), rank: factor.rank, noise, signal })
-        }
-        _ => None,
-    };
+    let variance = model.variance.as_ref().map(|v| predict::VarianceFactor {
+        basis: Arc::new(predict::VarianceBasis { factor: v.values.clone(), weights: v.weights.clone(), rank: v.rank }),
+        noise: v.noise.clone(),
+        signal: v.signal.clone(),
+    });
     let function = Function {
         kernel: config.kernel.clone(),
         centers: model.centers.clone(),

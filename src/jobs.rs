@@ -134,7 +134,7 @@ pub fn fit_config(
             values::Bandwidth::TimesMedian(times) => Bandwidth::TimesMedian(times),
         },
         metric: metric(kernel.metric.as_deref())?,
-        ridge: kernel.ridge.given().map(|r| r.0),
+        ridges: kernel.ridge.given().map(|r| vec![r.0]),
         centers: match dictionary.centers {
             AutoOr::Auto => None,
             AutoOr::Given(count) => Some(count.0 as usize),

@@ -20,5 +20,6 @@ pub mod logging;
 pub mod model;
 pub mod output;
 pub mod progress;
+pub mod repeat;
 pub mod report;
 pub mod resources;

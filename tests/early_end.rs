@@ -28,7 +28,10 @@ fn play() {
     let hooked = Path::new(&folder).join("hooked");
     exit::at_early_end(move || std::fs::write(&hooked, "ran").unwrap());
     match part.as_str() {
-        "wait" => {
+        "wait" | "wait after an output" => {
+            if part != "wait" {
+                nystream::atomic::write(&Path::new(&folder).join("whole.nys"), b"a whole model").unwrap();
+            }
             std::fs::write(Path::new(&folder).join("ready"), "").unwrap();
             std::thread::sleep(Duration::from_secs(60));
         }
@@ -81,9 +84,9 @@ fn code_and_error(output: &Output) -> (Option<i32>, String) {
 
 #[test]
 fn signals_end_with_130_and_no_partial_output() {
-    for signal in ["INT", "TERM"] {
+    for (signal, part) in [("INT", "wait"), ("TERM", "wait"), ("INT", "wait after an output")] {
         let stage = Stage::new();
-        let child = stage.spawn("wait");
+        let child = stage.spawn(part);
         let begun = Instant::now();
         while !stage.files().contains(&"ready".to_string()) {
             assert!(begun.elapsed() < Duration::from_secs(30), "the child did not start");
@@ -93,8 +96,13 @@ fn signals_end_with_130_and_no_partial_output() {
         assert!(sent.success());
         let (code, error) = code_and_error(&child.wait_with_output().unwrap());
         assert_eq!(code, Some(130), "{signal}: {error}");
-        assert!(error.contains("interrupted"), "{error}");
-        assert_eq!(stage.files(), ["hooked", "ready"], "{signal}");
+        if part == "wait" {
+            assert!(error.contains("interrupted: nothing was written"), "{error}");
+            assert_eq!(stage.files(), ["hooked", "ready"], "{signal}");
+        } else {
+            assert!(error.contains("interrupted: ") && error.contains("whole.nys was written before"), "{error}");
+            assert_eq!(stage.files(), ["hooked", "ready", "whole.nys"], "{signal}");
+        }
     }
 }
 

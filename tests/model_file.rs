@@ -25,7 +25,6 @@ fn full() -> Model {
     config.seed = u64::MAX - 1;
     config.targets[0].centre = -0.0;
     config.targets[1].deviation = Some(5e-324);
-    config.targets[1].variance_scale = Some(2.0);
     config.selection =
         Selection { method: "squeak".into(), gamma: Some(0.1), pool_bits: Some(3), ..Selection::default() };
     config.exact = Some(Exact { bits: 22, kernel_log2: 0, panel_rows: 512, weight_max: 1.0 });
@@ -38,7 +37,13 @@ fn full() -> Model {
     };
     let mut model = Model::new(config, centers, uniform("coefficients", M * 2), vec![-0.0, 1e308]);
     model.coefficients[3] = 5e-324;
-    model.variance = Some(VarianceFactor { values: uniform("factor", M * 2), rank: 2 });
+    model.variance = Some(VarianceFactor {
+        values: uniform("factor", M * 3),
+        rank: 3,
+        weights: uniform("weights", 3 * 2),
+        noise: vec![0.5, 1e-300],
+        signal: vec![2.0, 5e-324],
+    });
     model.info.created_unix = 1_700_000_000;
     model.info.report = serde_json::json!({"rows": 10});
     model
@@ -202,7 +207,9 @@ fn models_that_do_not_fit_together_are_not_written() {
     refuse(|m| m.config.code_width = 0, "center_codes");
     refuse(|m| m.coefficients[2] = f64::NAN, "NaN at position 2");
     refuse(|m| m.centers.numeric[1] = f32::INFINITY, "inf at position 1");
-    refuse(|m| m.variance.as_mut().unwrap().rank = 3, "variance_factor");
+    refuse(|m| m.variance.as_mut().unwrap().rank = 4, "variance_factor");
+    refuse(|m| m.variance.as_mut().unwrap().weights.truncate(1), "variance_weights");
+    refuse(|m| m.variance.as_mut().unwrap().noise.truncate(1), "variance_scales");
     refuse(|m| m.config.sum_weights = f64::NAN, "configuration");
     refuse(|m| m.config.ridge = vec![f64::INFINITY, 0.0], "configuration");
     refuse(|m| m.config.ridge = vec![0.0; 3], "3 ridges");

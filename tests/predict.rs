@@ -64,14 +64,16 @@ impl Place {
         config.precision = Precision::F64;
         config.targets[0].centre = 3.0;
         config.targets[0].scale_log2 = 2;
-        if variance {
-            config.targets[0].variance_scale = Some(2.0);
-            config.settings.insert("noise_variance".into(), serde_json::json!([0.25]));
-        }
         let centers = RowBuf { numeric: CENTERS.concat(), numeric_width: 2, codes: Vec::new(), code_width: 0 };
         let mut model = Model::new(config, centers, COEFFICIENTS.to_vec(), vec![3.0]);
         if variance {
-            model.variance = Some(VarianceFactor { values: FACTOR.to_vec(), rank: 1 });
+            model.variance = Some(VarianceFactor {
+                values: FACTOR.to_vec(),
+                rank: 1,
+                weights: vec![0.75],
+                noise: vec![0.25],
+                signal: vec![2.0],
+            });
         }
         model.save(&self.path(name)).unwrap()
     }
@@ -162,7 +164,7 @@ fn predictions_and_variances_beside_kept_columns() {
         assert_eq!((keys.value(i), b.value(i)), (i as i32, value(i, 1)));
         let prediction = 3.0 + dot(entries(i), COEFFICIENTS);
         assert!((predictions.value(i) - prediction).abs() < 1e-12, "row {i}");
-        let variance = 0.25 + 2.0 * (1.0 - dot(entries(i), FACTOR).powi(2));
+        let variance = 0.25 + 2.0 * (1.0 - 0.75 * dot(entries(i), FACTOR).powi(2));
         assert!((variances.value(i) - variance).abs() < 1e-12, "row {i}");
     }
     // The same bytes for any number of workers, onto a file that is there.

@@ -1,13 +1,17 @@
 //! From target columns to what solvers fit: centred, scaled by a power of two, one-hot for classes.
 //!
 //! y' = (y - c) / 2^e with c the weighted mean and e the least exponent for which all training targets lie in [-1, 1], so that exact
-//! sums have a fixed range. Two classes need one column (the share of class 1), K > 2 classes need K. The intercept
+//! sums have a fixed range: 2^[`HEADROOM_LOG2`] times that, so that a configuration that is taken over serves rows of a wider spread; rows
+//! beyond are bad rows ([`TargetCode::bounds`]). Two classes need one column (the share of class 1), K > 2 classes need K. The intercept
 //! of the model is c. Powers of two lose no bits on the way back.
 
 use crate::error::StageError;
 use crate::profile::Profile;
-use nystream_datasets::Encoder;
+use nystream_datasets::{Bounds, Encoder, TargetRange};
 use serde::{Deserialize, Serialize};
+
+/// *Fixed point.* Exact sums hold |y'| up to 2 to this power: what the targets of later rows may grow by. It costs the sums as many of their 43 bits.
+pub const HEADROOM_LOG2: i32 = 10;
 
 /// The targets of a solve.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,6 +83,23 @@ impl TargetCode {
         }
     }
 
+    /// Bits of headroom in fixed point: classes are 0 or 1 for ever.
+    pub fn headroom_log2(&self) -> i32 {
+        if self.is_classification() { 0 } else { HEADROOM_LOG2 }
+    }
+
+    /// What targets and weights may be when rows are learned from: within the headroom, and up to the least power of two that is not
+    /// below `weight_max`, the largest weight of the rows that the code was made from.
+    pub fn bounds(&self, weight_max: f64) -> Bounds {
+        let range =
+            |k: usize| TargetRange { centre: self.centres[k], reach: 2f64.powi(self.exponents[k] + HEADROOM_LOG2) };
+        let targets = if self.is_classification() { 0 } else { self.width() };
+        Bounds {
+            targets: (0..targets).map(range).collect(),
+            weight: if weight_max > 0.0 { 2f64.powi(least_exponent(weight_max)) } else { 1.0 },
+        }
+    }
+
     /// Solver column k's value in raw units: c + 2^e f.
     pub fn decode(&self, k: usize, value: f64) -> f64 {
         self.centres[k] + value * 2f64.powi(self.exponents[k])
@@ -117,6 +138,22 @@ mod tests {
         code.encode(&[11.0], &mut out);
         assert_eq!(out, [0.5]);
         assert_eq!(code.decode(0, 0.5), 11.0);
+    }
+
+    #[test]
+    fn bounds_leave_headroom() {
+        let code = |classes: &[&str]| TargetCode {
+            names: vec!["y".into()],
+            classes: classes.iter().map(|c| c.to_string()).collect(),
+            centres: vec![3.0],
+            exponents: vec![4],
+        };
+        let bounds = code(&[]).bounds(5.0);
+        assert_eq!((bounds.targets[0].centre, bounds.targets[0].reach, bounds.weight), (3.0, 16384.0, 8.0));
+        assert!(bounds.targets[0].holds(16387.0) && !bounds.targets[0].holds(16387.5));
+        assert!(bounds.targets[0].holds(f64::NAN), "a null asks for nothing");
+        let bounds = code(&["a", "b"]).bounds(0.0);
+        assert_eq!((bounds.targets.len(), bounds.weight), (0, 1.0));
     }
 
     #[test]

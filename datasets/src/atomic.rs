@@ -42,18 +42,33 @@ pub enum OutputError {
     },
 }
 
-/// Names of all unfinished outputs of this process.
-static PENDING: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+/// The outputs of this process.
+#[derive(Debug)]
+struct Outputs {
+    /// Temporary names of the unfinished ones.
+    unfinished: BTreeSet<PathBuf>,
+    /// Destinations of those that have appeared, in that order.
+    written: Vec<PathBuf>,
+}
 
-/// Locks, ignoring poison: the set is valid at every step.
-fn pending() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+static PENDING: Mutex<Outputs> = Mutex::new(Outputs { unfinished: BTreeSet::new(), written: Vec::new() });
+
+/// Locks, ignoring poison: the sets are valid at every step.
+fn pending() -> MutexGuard<'static, Outputs> {
     PENDING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// While it lives no output of this process can be started or finished.
 #[derive(Debug)]
 pub struct NoOutputs {
-    _held: MutexGuard<'static, BTreeSet<PathBuf>>,
+    held: MutexGuard<'static, Outputs>,
+}
+
+impl NoOutputs {
+    /// The files that had appeared before.
+    pub fn written(&self) -> &[PathBuf] {
+        &self.held.written
+    }
 }
 
 /// Removes every unfinished output of this process, and holds up new ones while the result lives.
@@ -61,11 +76,11 @@ pub struct NoOutputs {
 /// For use just before the process ends: the writers of what was removed fail afterwards.
 pub fn remove_pending() -> NoOutputs {
     let mut held = pending();
-    for path in std::mem::take(&mut *held) {
+    for path in std::mem::take(&mut held.unfinished) {
         // Nothing better can be done with a failure at this point.
         let _ = std::fs::remove_file(path);
     }
-    NoOutputs { _held: held }
+    NoOutputs { held }
 }
 
 /// A file that appears at its destination when [`AtomicFile::commit`] succeeds, and never otherwise.
@@ -95,11 +110,13 @@ pub struct AtomicFile {
 struct Temporary(Option<TempPath>);
 
 impl Temporary {
-    fn rename(mut self, destination: &Path, held: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+    fn rename(mut self, destination: &Path, held: &mut Outputs) -> io::Result<()> {
         let Some(path) = self.0.take() else { return Ok(()) };
-        held.remove::<Path>(&path);
+        held.unfinished.remove::<Path>(&path);
         // The file of a failed rename goes away with its name.
-        path.persist(destination).map_err(|failed| failed.error)
+        path.persist(destination).map_err(|failed| failed.error)?;
+        held.written.push(destination.to_path_buf());
+        Ok(())
     }
 }
 
@@ -107,7 +124,7 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         if let Some(path) = self.0.take() {
             let mut held = pending();
-            held.remove::<Path>(&path);
+            held.unfinished.remove::<Path>(&path);
             drop(path);
         }
     }
@@ -146,7 +163,7 @@ impl AtomicFile {
         }
         let mut held = pending();
         let (file, path) = builder.tempfile_in(parent).map(NamedTempFile::into_parts).map_err(fail)?;
-        held.insert(path.to_path_buf());
+        held.unfinished.insert(path.to_path_buf());
         Ok(AtomicFile { destination, file: BufWriter::new(file), temporary: Some(Temporary(Some(path))) })
     }
 

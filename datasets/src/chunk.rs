@@ -25,6 +25,10 @@ pub enum BadReason {
     UnknownLabel,
     /// A row key that is null.
     NullId,
+    /// A target beyond the range that the encoder declares.
+    TargetOutOfRange,
+    /// A weight above the bound that the encoder declares.
+    WeightOutOfRange,
 }
 
 impl fmt::Display for BadReason {
@@ -38,6 +42,8 @@ impl fmt::Display for BadReason {
             BadReason::NullWeight => "is a null weight",
             BadReason::UnknownLabel => "is a label that no training row had",
             BadReason::NullId => "is a null row key",
+            BadReason::TargetOutOfRange => "is a target beyond the range that the model declares",
+            BadReason::WeightOutOfRange => "is a weight above the bound that the model declares",
         })
     }
 }

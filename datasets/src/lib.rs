@@ -33,7 +33,9 @@ pub use catalog::{BLOCK_ROWS, BlockRun, Catalog, CatalogFile};
 pub use chosen::chosen_rows;
 pub use chunk::{BadReason, BadRow, Chunk, Role};
 pub use column::{ColumnInfo, ColumnKind, NumericColumn, TextColumn};
-pub use encoder::{CategoricalFeature, Encoder, NumericFeature, Part, SplitRule, TargetKind, Transform};
+pub use encoder::{
+    Bounds, CategoricalFeature, Encoder, NumericFeature, Part, SplitRule, TargetKind, TargetRange, Transform,
+};
 pub use error::DataError;
 pub use options::{ClassWeight, ColumnPlan, EncoderOptions, LevelCount, PlannedColumn, Scale, Split, Task};
 pub use pread::PreadFile;

@@ -24,6 +24,9 @@ impl Check for FitArgs {
         self.holdout.check()?;
         self.resources.check()?;
         check_solve(&self.solve, &self.kernel, &self.dictionary, &self.input)?;
+        if self.variance {
+            check_variance(&self.solve, &self.input)?;
+        }
         if let (Some(out), Some(report)) = (&self.out, &self.report)
             && out == report
         {
@@ -161,6 +164,20 @@ fn check_solve(
     Ok(())
 }
 
+/// Predictive variances are those of one Gram of numbers.
+fn check_variance(solve: &SolveArgs, input: &InputArgs) -> Result<(), Failure> {
+    if !matches!(solve.solver, Solver::Auto | Solver::Gram) {
+        return usage(format!(
+            "--variance comes from the gram solver, not {}: use --solver gram or auto",
+            solve.solver
+        ));
+    }
+    if solve.loss == Loss::Logistic || input.task == Task::Classification {
+        return usage("--variance: classes have no predictive variance, only numbers do: leave it out");
+    }
+    Ok(())
+}
+
 fn usage(message: impl Into<String>) -> Result<(), Failure> {
     Err(Failure::usage(message))
 }
@@ -206,6 +223,10 @@ mod tests {
             (&format!("{fit} --solver blockcd --centers 10"), "--centers 10"),
             (&format!("{fit} --solver blockcd --select uniform"), "--select uniform"),
             (&format!("{fit} --report m"), "--report"),
+            (&format!("{fit} --variance --solver pcg"), "--variance"),
+            (&format!("{fit} --variance --solver blockcd"), "not blockcd"),
+            (&format!("{fit} --variance --loss logistic"), "--variance"),
+            (&format!("{fit} --variance --task classification"), "--variance"),
             ("nystream predict --model m --data d --out m", "overwrite"),
             ("nystream dictionary --data d --out o", "--target"),
             ("nystream dictionary --data d --target y --out o --select file:x", "file:PATH"),
@@ -223,6 +244,7 @@ mod tests {
             "nystream fit --data d --target y --out m",
             "nystream fit --data d --target y --dry-run",
             "nystream fit --data d --config-from old --out m",
+            "nystream fit --data d --target y --out m --variance --solver gram",
             "nystream fit --data d --target y --out m --ridge 0 --solver eigenpro",
             "nystream fit --data d --target y --target z --out m --hosts h --process 1",
             "nystream dictionary --data d --target y --out o --centers 100",

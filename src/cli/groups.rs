@@ -189,6 +189,11 @@ impl ResourceArgs {
         }
     }
 
+    /// Whether this process is the one that writes and prints: the only one, or the first of --hosts.
+    pub fn is_first(&self) -> bool {
+        self.process.unwrap_or(0) == 0
+    }
+
     /// The folder for spilled chunks.
     pub fn temporary_folder(&self) -> PathBuf {
         self.temp_dir.clone().unwrap_or_else(std::env::temp_dir)

@@ -111,7 +111,7 @@ pub struct FitArgs {
     /// Also write the fit report to this file, as JSON
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub report: Option<PathBuf>,
-    /// Keep what predictive variances need in the model (m x m numbers); gram only
+    /// Keep what predictive variances of numbers need in the model (m x m numbers): --solver auto is then gram
     #[arg(long, help_heading = "Output")]
     pub variance: bool,
     /// Profile the data, print which solver and sizes would be chosen and why, and stop
@@ -123,9 +123,12 @@ pub struct FitArgs {
     /// Start the solve from this model's coefficients
     #[arg(long, value_name = "MODEL", help_heading = "Start")]
     pub from: Option<PathBuf>,
-    /// Take encoder, kernel, ridge, sizes and rules from this model: only the rows are new
+    /// Take encoder, kernel, ridge, sizes, rules and seed from this model: only the rows are new
     #[arg(long, value_name = "MODEL", help_heading = "Start")]
     pub config_from: Option<PathBuf>,
+    /// Names of the flags that stand on the command line, as opposed to defaults and lower layers of settings.
+    #[arg(skip)]
+    pub given: Vec<String>,
 }
 
 /// `nystream predict`.

@@ -25,10 +25,16 @@ use std::time::Instant;
 pub fn run(args: DictionaryCommandArgs, context: &Context) -> Result<ExitCode, Failure> {
     args.check()?;
     let begun = Instant::now();
+    let first = args.resources.is_first();
     // Refused with the message that all outputs have; the writer makes its own file.
-    drop(AtomicFile::create(&args.out)?);
-    let mut output = PredictionWriter::create(&args.out)?;
-    let report_file = args.report.as_deref().map(AtomicFile::create).transpose()?;
+    let output = match first {
+        true => {
+            drop(AtomicFile::create(&args.out)?);
+            Some(PredictionWriter::create(&args.out)?)
+        }
+        false => None,
+    };
+    let report_file = args.report.as_deref().filter(|_| first).map(AtomicFile::create).transpose()?;
     let catalog = open(&args.input.data)?;
     let mut config =
         fit_config(&args.input, Split::None, &args.kernel, &args.dictionary, None, &args.sample, &args.resources)?;
@@ -36,12 +42,9 @@ pub fn run(args: DictionaryCommandArgs, context: &Context) -> Result<ExitCode, F
     let told: [&dyn Debug; 3] = [&args.kernel, &args.dictionary, &args.sample];
     let identity = identity("dictionary", &[&catalog], &args.input, &args.resources, &told)?;
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
-    let first = workers.process.index() == 0;
     let inputs = FitInputs { catalog: catalog.clone(), validation: None, config, frozen: None, plan_only: false };
     let outcome = workers.run(move |session| fit(session, &inputs))?;
-    if !first {
-        return Ok(ExitCode::Done);
-    }
+    let Some(mut output) = output else { return Ok(ExitCode::Done) };
     output.write(&chosen_rows(&catalog, args.input.id_column.as_deref(), &outcome.centers.ids)?)?;
     output.finish()?;
     let mut seconds = outcome.seconds.clone();

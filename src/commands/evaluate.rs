@@ -26,7 +26,8 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
     let model = Model::load(&args.model)?;
     let (encoder, function) = function_of(&model, simd(&args.resources)?)?;
     let catalog = open(&args.data)?;
-    let output = args.report.as_deref().map(AtomicFile::create).transpose()?;
+    let first = args.resources.is_first();
+    let output = args.report.as_deref().filter(|_| first).map(AtomicFile::create).transpose()?;
     let digest = model.digest()?;
     let workers =
         Workers::start(&args.resources, &context.progress, &format!("evaluate {digest} {:?}", catalog.fingerprint))?;
@@ -46,7 +47,7 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
         peak_rss_bytes: crate::resources::peak_rss_bytes(),
         model_digest: digest,
     };
-    if process.index() == 0 {
+    if first {
         if let Some(output) = output {
             write_json_into(output, &report)?;
         }

@@ -11,11 +11,14 @@ use crate::fitted::{function_of, model_of, solver_name};
 use crate::jobs::{Workers, fit_config, identity, open, split};
 use crate::model::Model;
 use crate::output::write_json_into;
+use crate::repeat::take_over;
 use crate::report::{
     Certificate, Consumer, DictionaryReport, FitReport, Flops, PerTarget, PlanReport, Predicted, Report, Validation,
 };
 use nystream_dataflows::engine::Process;
-use nystream_dataflows::job::{FitConfig, FitInputs, FitOutcome, Frozen, Loss, MetricRequest, Solver, WarmStart, fit};
+use nystream_dataflows::job::{FitConfig, FitInputs, FitOutcome, Loss, WarmStart, fit};
+use nystream_dataflows::predict::Function;
+use nystream_dataflows::targets::TargetCode;
 use nystream_kernels::solve::Stopped;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -28,14 +31,15 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
     args.check()?;
     let begun = Instant::now();
     let plan_only = args.explain || args.dry_run;
-    // Outputs are opened before the work: an unwritable place costs no hours.
-    let model_file = args.out.as_deref().filter(|_| !plan_only).map(AtomicFile::create).transpose()?;
-    let report_file = args.report.as_deref().map(AtomicFile::create).transpose()?;
+    let first = args.resources.is_first();
+    // Outputs are opened before the work, by the process that writes them: an unwritable place costs no hours.
+    let model_file = args.out.as_deref().filter(|_| first && !plan_only).map(AtomicFile::create).transpose()?;
+    let report_file = args.report.as_deref().filter(|_| first).map(AtomicFile::create).transpose()?;
     let from = args.from.as_deref().map(Model::load).transpose()?;
     let config_from = args.config_from.as_deref().map(Model::load).transpose()?;
     let catalog = open(&args.input.data)?;
     let validation = if args.holdout.validation.is_empty() { None } else { Some(open(&args.holdout.validation)?) };
-    let (split_text, split) = split(&args.holdout);
+    let (mut split_text, split) = split(&args.holdout);
     let mut config = fit_config(
         &args.input,
         split,
@@ -63,12 +67,25 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
             &starts.map(|digest| digest.transpose()).into_iter().collect::<Result<Vec<_>, _>>()?,
         ],
     )?;
-    let frozen = start_models(from, config_from, &mut config)?;
+    if let Some(model) = &from {
+        config.warm_start = Some(warm_start(model)?);
+    }
+    let frozen = match &config_from {
+        Some(model) => {
+            split_text.clone_from(&model.config.split);
+            Some(take_over(model, &args, &mut config)?)
+        }
+        None => None,
+    };
+    drop((from, config_from));
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let process = Arc::clone(&workers.process);
     let inputs = FitInputs { catalog, validation, config: config.clone(), frozen, plan_only };
     let outcome = workers.run(move |session| fit(session, &inputs))?;
     if plan_only {
+        if !first {
+            return Ok(ExitCode::Done);
+        }
         let report = plan_report(&outcome, &config, &process, &args);
         if let Some(file) = report_file {
             write_json_into(file, &report)?;
@@ -80,7 +97,7 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
     let digest = model.digest()?;
     let report = fit_report(&outcome, &process, &args, &digest, begun.elapsed().as_secs_f64());
     let code = if report.stopped.is_some() { ExitCode::Stopped } else { ExitCode::Done };
-    if process.index() == 0 {
+    if first {
         model.info.report = report.json();
         model.info.created_unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         if let Some(file) = model_file {
@@ -94,35 +111,20 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
     Ok(code)
 }
 
-/// What `--from` and `--config-from` bring along.
-fn start_models(
-    from: Option<Model>,
-    config_from: Option<Model>,
-    config: &mut FitConfig,
-) -> Result<Option<Frozen>, Failure> {
-    if let Some(model) = &from {
-        let (_, function) = function_of(model, None)?;
-        config.warm_start =
-            Some(WarmStart { kernel: function.kernel, centers: function.centers, coefficients: function.coefficients });
+/// What `--from` brings along.
+fn warm_start(model: &Model) -> Result<WarmStart, Failure> {
+    let (encoder, function) = function_of(model, None)?;
+    let Function { kernel, centers, coefficients, code, .. } = function;
+    Ok(WarmStart { encoder, code, kernel, centers, coefficients })
+}
+
+/// A value of every solver column by target. The columns of classes are one target: their ridges and effective dimensions are
+/// equal, of their residuals the largest counts.
+fn by_target(values: &[f64], code: Option<&TargetCode>) -> PerTarget {
+    match code.is_some_and(TargetCode::is_classification) {
+        true => values.iter().copied().fold(0.0, f64::max).into(),
+        false => values.to_vec().into(),
     }
-    let Some(model) = config_from else { return Ok(None) };
-    let (encoder, function) = function_of(&model, None)?;
-    config.family = Some(function.kernel.family);
-    config.bandwidth = nystream_dataflows::job::Bandwidth::Absolute(function.kernel.bandwidth);
-    config.metric = MetricRequest::Given(function.kernel.metric.clone());
-    config.ridge = model.config.ridge.first().copied();
-    config.centers = Some(function.centers());
-    config.precision = function.precision;
-    config.simd = function.simd;
-    config.seed = model.config.seed;
-    config.loss = function.loss;
-    config.solver = match model.config.solver.as_str() {
-        "pcg" => Solver::Pcg,
-        "eigenpro" => Solver::EigenPro,
-        "blockcd" => Solver::BlockCd,
-        _ => Solver::Gram,
-    };
-    Ok(Some(Frozen { encoder, code: function.code }))
 }
 
 fn stopped_name(stopped: Stopped) -> Option<String> {
@@ -136,6 +138,7 @@ fn stopped_name(stopped: Stopped) -> Option<String> {
 
 fn fit_report(outcome: &FitOutcome, process: &Process, args: &FitArgs, digest: &str, total: f64) -> FitReport {
     let solved = outcome.solved.as_ref();
+    let code = outcome.function.as_ref().map(|function| &function.code);
     let ridges = solved.map(|s| s.ridges.clone()).unwrap_or_default();
     let matrix: Vec<f64> = ridges.iter().map(|r| r * outcome.weight_sum).collect();
     let mut seconds = outcome.seconds.clone();
@@ -153,8 +156,8 @@ fn fit_report(outcome: &FitOutcome, process: &Process, args: &FitArgs, digest: &
         centers: outcome.centers.ids.len() as u64,
         kernel: KernelName(outcome.kernel.family).to_string(),
         bandwidth: outcome.kernel.bandwidth,
-        ridge: ridges.into(),
-        ridge_matrix: matrix.into(),
+        ridge: by_target(&ridges, code),
+        ridge_matrix: by_target(&matrix, code),
         solver: solver_name(outcome.plan.solver).into(),
         select: outcome.plan.selection.name().into(),
         dictionary: Some(DictionaryReport {
@@ -163,12 +166,12 @@ fn fit_report(outcome: &FitOutcome, process: &Process, args: &FitArgs, digest: &
             beta: outcome.centers.beta,
             size: outcome.centers.size as u64,
         }),
-        effective_dimension: solved.and_then(|s| s.effective_dimension.clone()).map(PerTarget::from),
+        effective_dimension: solved.and_then(|s| s.effective_dimension.as_ref()).map(|d| by_target(d, code)),
         certificate: Certificate {
             epsilon: outcome.certificate.epsilon,
             pencil: outcome.certificate.pencil.map(Into::into),
             trace_error: solved.and_then(|s| s.trace_error).or(outcome.certificate.sampled_trace_error),
-            residual: solved.map(|s| PerTarget::from(s.residuals.clone())),
+            residual: solved.map(|s| by_target(&s.residuals, code)),
         },
         validation: outcome
             .validation

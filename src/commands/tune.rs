@@ -21,7 +21,8 @@ use std::time::Instant;
 pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
     args.check()?;
     let begun = Instant::now();
-    let output = args.report.as_deref().map(AtomicFile::create).transpose()?;
+    let first = args.resources.is_first();
+    let output = args.report.as_deref().filter(|_| first).map(AtomicFile::create).transpose()?;
     let catalog = open(&args.input.data)?;
     let (split_text, split) = split(&args.holdout);
     let config = fit_config(
@@ -36,7 +37,6 @@ pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
     let told: [&dyn Debug; 5] = [&split_text, &args.kernel, &args.dictionary, &args.solve, &args.sample];
     let identity = identity("tune", &[&catalog], &args.input, &args.resources, &told)?;
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
-    let first = workers.process.index() == 0;
     let inputs = FitInputs { catalog, validation: None, config, frozen: None, plan_only: true };
     let outcome = workers.run(move |session| fit(session, &inputs))?;
     let Some(tuned) = &outcome.tuned else {

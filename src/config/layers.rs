@@ -89,7 +89,18 @@ const NOT_IN_FILE: [&str; 2] = ["config-file", "no-config"];
 /// Usage errors of any layer, and clap's `--help` and `--version`.
 pub fn parse(line: &[OsString], environment: &Environment) -> Result<Cli, Refusal> {
     let (command, _) = layered(line, environment, false)?;
-    Ok(Cli::from_arg_matches(&command.try_get_matches_from(line)?)?)
+    let matches = command.try_get_matches_from(line)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    if let (crate::cli::Command::Fit(args), Some((_, inner))) = (&mut cli.command, matches.subcommand()) {
+        args.given = given(inner);
+    }
+    Ok(cli)
+}
+
+/// Names of the flags that stand on the command line.
+fn given(matches: &ArgMatches) -> Vec<String> {
+    let here = |id: &&str| matches.value_source(id) == Some(clap::parser::ValueSource::CommandLine);
+    matches.ids().map(|id| id.as_str()).filter(here).map(|id| id.replace('_', "-")).collect()
 }
 
 /// Every option of the command a line names, with origins. Options that the command requires may be missing.

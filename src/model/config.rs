@@ -28,9 +28,6 @@ pub struct Target {
     /// Standard deviation of the training target (ddof 0, weighted), target units: the unit of `standardized_rmse`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deviation: Option<f64>,
-    /// s^2 of the predictive variance, squared target units.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub variance_scale: Option<f64>,
 }
 
 /// How the centers were chosen, as far as it must be repeated.
@@ -38,15 +35,27 @@ pub struct Target {
 pub struct Selection {
     /// `squeak`, `rpcholesky`, `rpcholesky:full`, `uniform`, `file`, `all`; what `auto` decided, never `auto`.
     pub method: String,
+    /// Number of centers m that was decided on; fewer are found where the rows span no more. None = every row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub centers: Option<u64>,
     /// `bernoulli` or `theorem`, where a dictionary was sampled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
     /// Matrix ridge of the leverage scores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gamma: Option<f64>,
-    /// Oversampling.
+    /// Oversampling (`bernoulli`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub beta: Option<f64>,
+    /// Accuracy (`theorem`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epsilon: Option<f64>,
+    /// Probability of failure (`theorem`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delta: Option<f64>,
+    /// Copies a row (`theorem`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<u32>,
     /// Dictionary size M aimed at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<u64>,
@@ -67,7 +76,7 @@ pub struct Exact {
     pub kernel_log2: i32,
     /// Rows of an exact panel.
     pub panel_rows: u64,
-    /// Declared bound on row weights.
+    /// Declared bound on row weights, class weights included.
     pub weight_max: f64,
 }
 
@@ -120,13 +129,7 @@ pub struct FrozenConfig {
 impl FrozenConfig {
     /// A configuration for `targets` over `numeric_width` + `code_width` encoded columns; all else at its default.
     pub fn new(kernel: Kernel, targets: &[&str], numeric_width: usize, code_width: usize) -> Self {
-        let target = |name: &&str| Target {
-            name: name.to_string(),
-            centre: 0.0,
-            scale_log2: 0,
-            deviation: None,
-            variance_scale: None,
-        };
+        let target = |name: &&str| Target { name: name.to_string(), centre: 0.0, scale_log2: 0, deviation: None };
         FrozenConfig {
             encoder: Value::Null,
             kernel,

@@ -18,7 +18,8 @@ use std::path::Path;
 pub const VERSION: u64 = 1;
 
 const KEY: &str = "nystream";
-const NAMES: [&str; 5] = ["centers", "center_codes", "coefficients", "intercepts", "variance_factor"];
+const NAMES: [&str; 7] =
+    ["centers", "center_codes", "coefficients", "intercepts", "variance_factor", "variance_weights", "variance_scales"];
 
 #[derive(Serialize, Deserialize)]
 struct Metadata {
@@ -84,6 +85,18 @@ fn tensors(model: &Model) -> Vec<OwnedTensor> {
             dtype: Dtype::F64,
             shape: vec![m, factor.rank],
             bytes: f64_bytes(&factor.values),
+        });
+        tensors.push(OwnedTensor {
+            name: "variance_weights",
+            dtype: Dtype::F64,
+            shape: vec![factor.rank, t],
+            bytes: f64_bytes(&factor.weights),
+        });
+        tensors.push(OwnedTensor {
+            name: "variance_scales",
+            dtype: Dtype::F64,
+            shape: vec![2, t],
+            bytes: f64_bytes(&[factor.noise.as_slice(), &factor.signal].concat()),
         });
     }
     tensors
@@ -212,12 +225,33 @@ pub(super) fn from_bytes(bytes: &[u8], path: &Path) -> Result<Model, ModelError>
     if coefficients.shape != [m, config.outputs()] {
         return Err(shape_error("coefficients", &[m, config.outputs()], coefficients.shape));
     }
-    let factor = find("variance_factor", "F64")?;
-    if let Some(factor) = factor
-        && (factor.shape.len() != 2 || factor.shape[0] != m)
-    {
-        return Err(damaged(format!("tensor `variance_factor` has shape {:?} for {m} centers", factor.shape)));
-    }
+    let t = config.outputs();
+    let variance = match find("variance_factor", "F64")? {
+        None => {
+            match ["variance_weights", "variance_scales"].iter().find(|name| raw.iter().any(|t| t.name == **name)) {
+                None => None,
+                Some(name) => return Err(damaged(format!("tensor `{name}` without `variance_factor`"))),
+            }
+        }
+        Some(_) => {
+            let factor = need("variance_factor", "F64", 2)?;
+            let (weights, scales) = (need("variance_weights", "F64", 2)?, need("variance_scales", "F64", 2)?);
+            let rank = factor.shape[1];
+            if factor.shape[0] != m {
+                return Err(shape_error("variance_factor", &[m, rank], factor.shape));
+            }
+            if weights.shape != [rank, t] {
+                return Err(shape_error("variance_weights", &[rank, t], weights.shape));
+            }
+            if scales.shape != [2, t] {
+                return Err(shape_error("variance_scales", &[2, t], scales.shape));
+            }
+            let numbers = |tensor: &RawTensor<'_>| words(tensor.bytes).map(f64::from_le_bytes).collect::<Vec<f64>>();
+            let mut noise = numbers(scales);
+            let signal = noise.split_off(t);
+            Some(VarianceFactor { values: numbers(factor), rank, weights: numbers(weights), noise, signal })
+        }
+    };
     let model = Model {
         centers: RowBuf {
             numeric: words(centers.bytes).map(f32::from_le_bytes).collect(),
@@ -227,8 +261,7 @@ pub(super) fn from_bytes(bytes: &[u8], path: &Path) -> Result<Model, ModelError>
         },
         coefficients: words(coefficients.bytes).map(f64::from_le_bytes).collect(),
         intercepts: words(intercepts.bytes).map(f64::from_le_bytes).collect(),
-        variance: factor
-            .map(|t| VarianceFactor { values: words(t.bytes).map(f64::from_le_bytes).collect(), rank: t.shape[1] }),
+        variance,
         config,
         info: metadata.info,
     };
@@ -322,7 +355,11 @@ pub(super) fn validate(model: &Model, path: &Path) -> Result<(), ModelError> {
     finite("intercepts", &mut model.intercepts.iter().copied())?;
     if let Some(factor) = &model.variance {
         check("variance_factor", &[m * factor.rank], &[factor.values.len()])?;
+        check("variance_weights", &[factor.rank * t], &[factor.weights.len()])?;
+        check("variance_scales", &[t, t], &[factor.noise.len(), factor.signal.len()])?;
         finite("variance_factor", &mut factor.values.iter().copied())?;
+        finite("variance_weights", &mut factor.weights.iter().copied())?;
+        finite("variance_scales", &mut factor.noise.iter().chain(&factor.signal).copied())?;
     }
     Ok(())
 }

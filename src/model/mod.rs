@@ -14,7 +14,9 @@
 //! | `center_codes` | u16 | m x c | categorical codes of the centers; absent when c = 0 |
 //! | `coefficients` | f64 | m x t | target units |
 //! | `intercepts` | f64 | t | target units |
-//! | `variance_factor` | f64 | m x r | F, where the latent variance is s^2 (k(x, x) - \|F' k_x\|^2); absent without it |
+//! | `variance_factor` | f64 | m x r | F, with z = F' k_x; absent without `--variance`, as are the next two |
+//! | `variance_weights` | f64 | r x t | W: the latent variance of target k is signal_k (K(x, x) - sum over j of W\[j, k\] z\[j\]^2) |
+//! | `variance_scales` | f64 | 2 x t | noise and signal of each target, squared target units; a prediction's variance is noise plus latent variance |
 //!
 //! * **Digest**: BLAKE3 of the tensors and of the frozen configuration (with n and sum w), nothing else: two fits are
 //!   equal exactly when their digests are. See [`digest`].
@@ -66,14 +68,20 @@ pub struct Model {
     pub info: ModelInfo,
 }
 
-/// F with latent variance s^2 (k(x, x) - |F' k_x|^2), k_x the kernel values of x and the centers and s^2 the
-/// `variance_scale` of each target.
-#[derive(Clone, Debug, PartialEq)]
+/// Predictive variances: target k has noise_k + signal_k (k(x, x) - sum_j W\[j, k\] (F' k_x)\[j\]^2), k_x the kernel values of x and the
+/// centers.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct VarianceFactor {
-    /// m x rank, row-major.
+    /// F, m x rank, row-major.
     pub values: Vec<f64>,
-    /// Columns.
+    /// Columns of F.
     pub rank: usize,
+    /// W, rank x t, row-major.
+    pub weights: Vec<f64>,
+    /// Noise of each target, squared target units.
+    pub noise: Vec<f64>,
+    /// Prior variance of each target's function, squared target units.
+    pub signal: Vec<f64>,
 }
 
 impl Model {

@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// `nystream fit`. The names are a contract that other programs rely on.
+///
+/// A quantity with one value per target is a number for one target and an array for several. Classes are one target, however many
+/// columns the solver gives them: the columns share one ridge (`--ridge auto` takes the one with the least sum of their leave-one-out
+/// errors) and with it one effective dimension; `residual` is the largest of theirs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FitReport {
     /// Rows fitted to.
@@ -104,7 +108,7 @@ pub struct Certificate {
     /// tr(K - K~) / tr K.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_error: Option<f64>,
-    /// True relative residual of the normal equations.
+    /// True relative residual of the normal equations; for classes the largest of their columns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub residual: Option<PerTarget>,
 }

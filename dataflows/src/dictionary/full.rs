@@ -14,7 +14,7 @@
 //! Cost: rounds (10 to 20) passes; a pass with k pivots known takes n k kernel values in f64 and n k^2 flops, so about
 //! n m^2 / 3 flops a round; 2 m^2 values on every process.
 
-use super::{Centers, SelectJob, TileOracle, numeric};
+use super::{Centers, Method, SelectJob, SelectionRule, TileOracle, numeric};
 use crate::engine::bytes::{Reader, Writer};
 use crate::engine::exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
 use crate::engine::feed::{Feed, RowStore, view};
@@ -232,6 +232,7 @@ pub(super) fn full_passes(
             rows_scored: job.rows,
             passes,
             notes,
+            rule: SelectionRule { method: Method::RpCholesky { full: true }, pool_bits: 0 },
             ..Centers::default()
         })
     })

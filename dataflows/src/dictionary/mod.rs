@@ -7,11 +7,13 @@
 mod full;
 mod oracle;
 pub mod pool;
+mod rule;
 #[cfg(test)]
 mod tests;
 pub mod trie;
 
 pub use oracle::TileOracle;
+pub use rule::{Method, SelectionRule};
 
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
@@ -50,7 +52,7 @@ pub struct SelectJob {
     pub centers: usize,
     /// What the plan decided.
     pub selection: Selection,
-    /// Given centers, for [`Selection::File`].
+    /// As it was asked for: given centers, for [`Selection::File`], or the rule of an earlier model.
     pub given: Select,
     /// Inclusion probabilities.
     pub rule: DictionaryRule,
@@ -60,6 +62,16 @@ pub struct SelectJob {
     pub rows: u64,
     /// Memory for the pivots' factor; above it the factor is computed again instead of kept, with the same result.
     pub factor_memory: u64,
+}
+
+impl SelectJob {
+    /// The rule of an earlier model, where it is to be repeated.
+    fn settled(&self) -> Option<&SelectionRule> {
+        match &self.given {
+            Select::Settled(rule) => Some(rule),
+            _ => None,
+        }
+    }
 }
 
 /// The dictionary that centers were picked from.
@@ -92,6 +104,8 @@ pub struct Centers {
     pub pool_trace: Option<f64>,
     /// Passes over the rows, where it was more than one.
     pub passes: u64,
+    /// How they were chosen, so that it can be repeated on other rows.
+    pub rule: SelectionRule,
     /// The sampled dictionary, where there was one.
     pub atoms: Option<Atoms>,
     /// Sentences for the report.
@@ -117,10 +131,12 @@ pub fn select(
         Selection::Uniform => uniform(session, store, job),
         Selection::RpCholesky { full: true, .. } => full::full_passes(session, store, job),
         Selection::RpCholesky { rows, .. } => {
-            let bits = expected_bits(job.rows, rows);
+            let bits = job.settled().map_or_else(|| expected_bits(job.rows, rows), |rule| rule.pool_bits);
             let pool = named_pool(session, store, job, "pool", bits)?;
-            session
-                .try_once(|| refine(job, &pool, None, Centers { rows_scored: pool.len() as u64, ..Centers::default() }))
+            let rule = SelectionRule { method: Method::RpCholesky { full: false }, pool_bits: bits };
+            session.try_once(|| {
+                refine(job, &pool, None, Centers { rows_scored: pool.len() as u64, rule, ..Centers::default() })
+            })
         }
         Selection::Squeak { rows, atoms } => squeak(session, store, sample, job, rows, atoms),
     }
@@ -128,8 +144,15 @@ pub fn select(
 
 /// All rows of the given data set, encoded; each process reads the file for itself.
 fn given(store: &RowStore, job: &SelectJob) -> Result<Centers, StageError> {
-    let Select::File(catalog) = &job.given else {
-        return Err(StageError::Internal("no file of centers was given".into()));
+    let rule = SelectionRule { method: Method::File, pool_bits: 0 };
+    let catalog = match &job.given {
+        Select::File(catalog) => catalog,
+        // Known by their place: they are rows of no data set.
+        Select::Rows(rows) => {
+            let ids = (0..rows.len() as u128).map(RowId).collect();
+            return Ok(Centers { size: rows.len(), rows: rows.clone(), ids, rule, ..Centers::default() });
+        }
+        _ => return Err(StageError::Internal("no file of centers was given".into())),
     };
     let encoder = store.encoder();
     let projection = encoder.projection(catalog, Role::Features)?;
@@ -147,7 +170,7 @@ fn given(store: &RowStore, job: &SelectJob) -> Result<Centers, StageError> {
         rows.codes.extend_from_slice(&chunk.codes);
         ids.extend_from_slice(&chunk.ids);
     }
-    Ok(Centers { size: ids.len(), rows, ids, ..Centers::default() })
+    Ok(Centers { size: ids.len(), rows, ids, rule, ..Centers::default() })
 }
 
 fn named_pool(
@@ -162,7 +185,8 @@ fn named_pool(
 }
 
 fn uniform(session: &mut Session<'_>, store: &RowStore, job: &SelectJob) -> Result<Arc<Centers>, StageError> {
-    let bits = pool_bits(job.rows, 2 * job.centers as u64);
+    let wanted = 2 * job.centers as u64;
+    let bits = job.settled().map_or_else(|| pool_bits(job.rows, wanted), |rule| rule.pool_bits);
     let pool = named_pool(session, store, job, "uniform", bits)?;
     session.try_once(|| {
         // Equal rows span nothing new: the first of each group stands for it.
@@ -179,6 +203,7 @@ fn uniform(session: &mut Session<'_>, store: &RowStore, job: &SelectJob) -> Resu
             rows: picked.rows,
             ids: picked.ids,
             notes,
+            rule: SelectionRule { method: Method::Uniform, pool_bits: bits },
             ..Centers::default()
         })
     })
@@ -216,15 +241,23 @@ fn squeak(
     rows: u64,
     atoms: u64,
 ) -> Result<Arc<Centers>, StageError> {
-    let bits = expected_bits(job.rows, rows);
+    let bits = job.settled().map_or_else(|| expected_bits(job.rows, rows), |rule| rule.pool_bits);
     let fraction = 2f64.powi(-(bits as i32));
     let scored_rows = ((job.rows as f64) * fraction).round().max(1.0) as u64;
-    let beta = match job.rule {
-        DictionaryRule::Bernoulli { beta } => beta,
-        DictionaryRule::Theorem { .. } => 1.0,
+    let beta = match (job.settled().map(|rule| &rule.method), job.rule) {
+        (Some(Method::Squeak { mode: DictionaryMode::Bernoulli { beta }, .. }), _) => *beta,
+        (None, DictionaryRule::Bernoulli { beta }) => beta,
+        _ => 1.0,
     };
+    let settled = job.settled().and_then(|rule| match rule.method {
+        Method::Squeak { gamma, mode, leaf_rows, .. } => Some((gamma * fraction, mode, leaf_rows)),
+        _ => None,
+    });
     // gamma = max(n lambda, the value at which the dictionary holds M atoms), from the sample; on a pool it shrinks with the pool.
     let setup = session.try_once(|| {
+        if let Some(settled) = settled {
+            return Ok(settled);
+        }
         let s = sample.len().min(SCORED_SAMPLE).min(scored_rows as usize);
         let oracle = TileOracle::new(&job.kernel, job.simd);
         let head = sample.rows.view().slice(0, s);
@@ -241,15 +274,15 @@ fn squeak(
                     .map_err(|e| StageError::Budget(e.to_string()))?
             }
         };
-        Ok((gamma, mode))
+        Ok((gamma, mode, LEAF_ROWS as u64 * atoms))
     })?;
-    let (gamma, mode) = *setup;
+    let (gamma, mode, leaf_rows) = *setup;
     let task = TrieJob {
         oracle: Arc::new(TileOracle::new(&job.kernel, job.simd)),
         params: DictionaryParams { gamma, mode, seed: job.seed, max_atoms: Some((16 * atoms) as usize) },
         bits,
         pool_key: StreamKey::new(job.seed, "pool", 0),
-        shape: TrieShape { hash: StreamKey::new(job.seed, "trie", 0), capacity: LEAF_ROWS * atoms as usize },
+        shape: TrieShape { hash: StreamKey::new(job.seed, "trie", 0), capacity: leaf_rows as usize },
         expected_rows: scored_rows,
     };
     let (root, scored) = squeak_trie(session, store.feed(Role::Training), &task)?;
@@ -262,6 +295,10 @@ fn squeak(
             gamma: gamma / fraction,
             beta,
             size: dictionary.len(),
+            rule: SelectionRule {
+                method: Method::Squeak { atoms, leaf_rows, gamma: gamma / fraction, mode },
+                pool_bits: bits,
+            },
             atoms: Some(Atoms {
                 rows: dictionary.rows.clone(),
                 ids: dictionary.ids(),

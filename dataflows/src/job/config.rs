@@ -1,6 +1,8 @@
 //! What a fit is asked to do.
 
+use crate::dictionary::SelectionRule;
 use crate::error::StageError;
+use crate::targets::TargetCode;
 use nystream_datasets::{Catalog, Encoder, EncoderOptions};
 use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::{Family, Kernel, Metric};
@@ -98,6 +100,10 @@ pub enum Select {
     Uniform,
     /// The rows of a data set with the same columns.
     File(Catalog),
+    /// These, encoded.
+    Rows(RowBuf),
+    /// As an earlier model settled it.
+    Settled(SelectionRule),
 }
 
 /// How the model is solved for.
@@ -171,8 +177,8 @@ pub struct FitConfig {
     pub bandwidth: Bandwidth,
     /// Metric on encoded columns.
     pub metric: MetricRequest,
-    /// Per-sample ridge lambda.
-    pub ridge: Option<f64>,
+    /// Per-sample ridge lambda: one for all solver columns, or one for each.
+    pub ridges: Option<Vec<f64>>,
     /// Number of centers.
     pub centers: Option<usize>,
     /// How centers are chosen.
@@ -213,9 +219,20 @@ pub struct FitConfig {
     pub warm_start: Option<WarmStart>,
 }
 
+impl FitConfig {
+    /// The ridge that serves all solver columns: the first, when any is given.
+    pub fn ridge(&self) -> Option<f64> {
+        self.ridges.as_ref().and_then(|ridges| ridges.first().copied())
+    }
+}
+
 /// An earlier model's function.
 #[derive(Clone, Debug)]
 pub struct WarmStart {
+    /// Its encoder, which says what its centers mean.
+    pub encoder: Encoder,
+    /// Its targets, which say in what units its coefficients are.
+    pub code: TargetCode,
     /// Kernel of the earlier model.
     pub kernel: Kernel,
     /// Its centers.

@@ -4,6 +4,7 @@ mod config;
 mod evaluate;
 pub(crate) mod fit;
 
+pub use crate::dictionary::{Method, SelectionRule};
 pub use config::{
     Bandwidth, DictionaryRule, FitConfig, Loss, MetricRequest, ResolveMetric, Select, Solver, Task, WarmStart,
 };

@@ -3,6 +3,7 @@
 use super::cost::{Shape, SolverCost};
 use super::memory::MemoryPlan;
 use crate::certify::{HELD_OUT_ROWS, TRACE_ROWS};
+use crate::dictionary::Method;
 use crate::dictionary::pool::{pool_bits, pool_bits_within, pool_rows};
 use crate::error::StageError;
 use crate::job::fit::DIMENSION_ROWS;
@@ -147,12 +148,16 @@ pub struct PlanRequest {
     pub processes: usize,
     /// Iterations asked for.
     pub iterations: Option<usize>,
-    /// Whether targets are null in different rows, or the loss is logistic: no single Gram serves.
+    /// Whether one exact Gram serves: not when targets are null in different rows, the loss is logistic, or the kernel has no bound.
     pub one_gram: bool,
+    /// Whether targets are null in different rows.
+    pub nulls_differ: bool,
     /// Why not, when not.
     pub no_gram_reason: String,
     /// Whether the loss is logistic.
     pub logistic: bool,
+    /// Whether predictive variances are asked for: only an exact Gram gives them.
+    pub variance: bool,
     /// Rows of the sample held by every process.
     pub sample_rows: u64,
     /// Bytes of files that a pass decodes, over all processes.
@@ -201,6 +206,9 @@ impl PlanRequest {
                 // Afterwards: the Gram in f64, K_mm, its factor, the whitened Gram, its eigenvectors and the solver's workspace.
                 let algebra = 6 * square;
                 let copies = if self.processes > 1 { 2 } else { 1 };
+                if self.variance {
+                    plan.add(format!("predictive variances of {m} centers"), 2 * square);
+                }
                 if accumulate * copies > algebra + ExactGram::memory_bytes(shape) as u64 {
                     plan.add(format!("exact Gram of {m} centers"), accumulate * copies);
                 } else {
@@ -297,9 +305,25 @@ impl PlanRequest {
     }
 
     fn solver(&self, m: usize, reasons: &mut Vec<String>) -> Result<Solver, StageError> {
+        if self.variance {
+            // Asked for: what does not fit is refused by the plan, not solved without.
+            if self.one_gram && matches!(self.solver, Solver::Auto | Solver::Gram) {
+                reasons.push("gram, which alone gives predictive variances".into());
+                return Ok(Solver::Gram);
+            }
+            let why = if self.one_gram { "the solver is another" } else { self.no_gram_reason.as_str() };
+            return Err(StageError::Usage(format!(
+                "--variance comes from the gram solver, which cannot be used here: {why}. Leave out --variance"
+            )));
+        }
         if self.solver != Solver::Auto {
-            let masked = matches!(self.solver, Solver::Gram | Solver::BlockCd);
-            if !self.one_gram && (masked || self.logistic && self.solver == Solver::EigenPro) {
+            let refused = match self.solver {
+                Solver::Gram => !self.one_gram,
+                Solver::BlockCd => self.nulls_differ || self.logistic,
+                Solver::EigenPro => self.logistic,
+                _ => false,
+            };
+            if refused {
                 return Err(StageError::Usage(format!(
                     "--solver {} cannot be used here: {}. Use --solver pcg or auto",
                     self.solver.name(),
@@ -376,7 +400,22 @@ impl PlanRequest {
             if rows < POOL_LEAST * mf { at_least((POOL_LEAST * mf).min(n)) } else { rows }
         };
         match &self.select {
-            Select::File(_) => Ok((Selection::File, 0.0)),
+            Select::File(_) | Select::Rows(_) => Ok((Selection::File, 0.0)),
+            Select::Settled(rule) => {
+                let rows = pool_rows(whole, rule.pool_bits);
+                reasons.push("centers by the rule of the earlier model".into());
+                Ok(match rule.method {
+                    Method::Squeak { atoms, .. } => {
+                        (Selection::Squeak { rows, atoms }, self.shape.squeak(rows as f64, atoms as f64))
+                    }
+                    Method::RpCholesky { full } => {
+                        let times = if full { FULL_ROUNDS / 3.0 } else { 1.0 };
+                        (Selection::RpCholesky { rows, full }, times * self.shape.rpcholesky(rows as f64, mf))
+                    }
+                    Method::Uniform => (Selection::Uniform, 0.0),
+                    Method::File => (Selection::File, 0.0),
+                })
+            }
             Select::Uniform => Ok((Selection::Uniform, 0.0)),
             _ if mf >= n => {
                 reasons.push("every row is a center".into());

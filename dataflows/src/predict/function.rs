@@ -7,6 +7,7 @@ use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::rows::RowBuf;
 use nystream_kernels::tile::{Entry, SimdPath, Tiles};
+use std::sync::Arc;
 
 /// Kernel, centers and coefficients, and what their values mean.
 #[derive(Clone, Debug)]
@@ -29,17 +30,26 @@ pub struct Function {
     pub variance: Option<VarianceFactor>,
 }
 
-/// What predictive variances need: var(x) = noise + signal (k(x, x) - |F^T k(Z, x)|^2), by target, in raw units squared.
+/// What predictive variances need: var_k(x) = noise_k + signal_k (k(x, x) - sum_j W[j, k] (F^T k(Z, x))_j^2), raw units squared.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VarianceFactor {
-    /// F, m x `rank`, row-major.
-    pub factor: Vec<f64>,
-    /// Columns of F.
-    pub rank: usize,
+    /// F and W, which may be large.
+    pub basis: Arc<VarianceBasis>,
     /// Variance of the noise of each target.
     pub noise: Vec<f64>,
     /// Prior variance of the function of each target: noise over the matrix ridge.
     pub signal: Vec<f64>,
+}
+
+/// One basis for all targets, and what their ridges make of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VarianceBasis {
+    /// F, m x `rank`, row-major.
+    pub factor: Vec<f64>,
+    /// W, `rank` x t, row-major: s / (s + ridge) of each direction.
+    pub weights: Vec<f64>,
+    /// Columns of F.
+    pub rank: usize,
 }
 
 impl Function {

@@ -15,5 +15,5 @@ mod stage;
 mod tests;
 mod variance;
 
-pub use function::{Function, VarianceFactor, prior_margin};
+pub use function::{Function, VarianceBasis, VarianceFactor, prior_margin};
 pub use stage::{PredictOptions, Predictions, part_path, predict};

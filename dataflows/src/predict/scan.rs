@@ -84,7 +84,6 @@ pub(super) struct PredictScan<T: Entry> {
     places: Vec<usize>,
     scores: Vec<f64>,
     outputs: Vec<f64>,
-    latents: Vec<f64>,
     variances: Vec<f64>,
     rows: u64,
     bad: u64,
@@ -115,7 +114,6 @@ impl<T: Entry> PredictScan<T> {
             places: Vec::new(),
             scores: Vec::new(),
             outputs: Vec::new(),
-            latents: Vec::new(),
             variances: Vec::new(),
             rows: 0,
             bad: 0,
@@ -156,14 +154,14 @@ impl<T: Entry> PredictScan<T> {
         let m = self.tiles.centers() as u64;
         let mut flops = 2 * m * t as u64;
         if let Some(factor) = function.variance.as_ref().filter(|_| self.variance) {
-            self.latents.resize(n, 0.0);
-            latent(&self.tiles, view(chunk), factor, &mut self.scratch, &mut self.variance_scratch, &mut self.latents);
-            self.variances.clear();
-            for latent in &self.latents {
-                let of_target = factor.noise.iter().zip(&factor.signal).map(|(noise, signal)| noise + signal * latent);
-                self.variances.extend(of_target);
+            let (basis, scratch) = (&*factor.basis, &mut self.variance_scratch);
+            self.variances.resize(n * t, 0.0);
+            latent(&self.tiles, view(chunk), basis, &mut self.scratch, scratch, &mut self.variances);
+            for row in self.variances.chunks_exact_mut(t) {
+                let scales = factor.noise.iter().zip(&factor.signal);
+                row.iter_mut().zip(scales).for_each(|(v, (noise, signal))| *v = noise + signal * *v);
             }
-            flops += 2 * m * factor.rank as u64;
+            flops += 2 * (m + t as u64) * basis.rank as u64;
         }
         self.process.count(n as u64 * m, n as u64 * flops);
         self.places.clear();

@@ -6,7 +6,7 @@
 //! Memory of a worker: three decoded batches of at most 8,192 rows, one row group being written, a panel of the variance factor.
 
 use super::columns::Columns;
-use super::function::Function;
+use super::function::{Function, VarianceBasis};
 use super::layout::{Layout, blocks_per_batch};
 use super::scan::{Decode, NAMED_BAD_ROWS, Outputs, PredictScan, Shared};
 use crate::engine::bytes::Reader;
@@ -214,10 +214,15 @@ fn check(encoder: &Encoder, function: &Function, variance: bool) -> Result<(), S
     }
     match &function.variance {
         None => Err(StageError::Data("the model holds no variance factor: fit it with --variance".into())),
-        Some(v) if v.factor.len() != m * v.rank || v.noise.len() != t || v.signal.len() != t => {
-            bad(format!("{} numbers of its variance factor for {m} centers and rank {}", v.factor.len(), v.rank))
+        Some(v) => {
+            let VarianceBasis { factor, weights, rank } = &*v.basis;
+            match (factor.len(), weights.len(), v.noise.len(), v.signal.len()) == (m * rank, rank * t, t, t) {
+                true => Ok(()),
+                false => {
+                    bad(format!("{} numbers of its variance factor for {m} centers and rank {rank}", factor.len()))
+                }
+            }
         }
-        Some(_) => Ok(()),
     }
 }
 

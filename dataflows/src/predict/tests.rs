@@ -64,8 +64,11 @@ fn function(encoder: &Encoder, m: usize, code: TargetCode, precision: Precision,
         precision,
         simd: SimdPath::detect(),
         variance: (rank > 0).then(|| VarianceFactor {
-            factor: hashed("factor", m * rank).iter().map(|v| v / ((m * rank) as f64).sqrt()).collect(),
-            rank,
+            basis: Arc::new(VarianceBasis {
+                factor: hashed("factor", m * rank).iter().map(|v| v / ((m * rank) as f64).sqrt()).collect(),
+                weights: hashed("weights", rank * t).iter().map(|v| (v + 1.0) / 2.0).collect(),
+                rank,
+            }),
             noise: (0..t).map(|k| 0.1 + k as f64).collect(),
             signal: (0..t).map(|k| 2.0 + k as f64).collect(),
         }),
@@ -250,12 +253,13 @@ fn variances_equal_the_dense_formula() {
             let options = PredictOptions { variance: true, out: out.clone(), ..Default::default() };
             let predictions = predicted(2, &catalog, &encoder, &function, &options).unwrap();
             let factor = function.variance.as_ref().unwrap();
-            let images = sums(&function, &rows, &factor.factor, rank);
+            let images = sums(&function, &rows, &factor.basis.factor, rank);
             let found = table(&out);
             for (k, name) in predictions.columns[names.len()..].iter().enumerate() {
                 assert_eq!(*name, if names.len() == 1 { "variance".into() } else { format!("variance_{}", names[k]) });
                 let expected = images.chunks_exact(rank).map(|image| {
-                    let explained: f64 = image.iter().map(|v| v * v).sum();
+                    let weight = |j: usize| factor.basis.weights[j * names.len() + k];
+                    let explained: f64 = image.iter().enumerate().map(|(j, v)| weight(j) * v * v).sum();
                     factor.noise[k] + factor.signal[k] * (1.0 - explained)
                 });
                 close(&found[name], expected, tolerance);
@@ -277,7 +281,7 @@ fn rounding_leaves_no_negative_latent_variance() {
     let encoder = encoder(&catalog, &["y"], None);
     let mut function = function(&encoder, 4, numbers(&["y"]), Precision::Double, 2);
     if let Some(v) = &mut function.variance {
-        v.factor.iter_mut().for_each(|f| *f *= 1e3);
+        Arc::make_mut(&mut v.basis).factor.iter_mut().for_each(|f| *f *= 1e3);
     }
     let out = folder.path().join("p.parquet");
     let options = PredictOptions { variance: true, out: out.clone(), ..Default::default() };

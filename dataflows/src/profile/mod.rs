@@ -7,6 +7,7 @@
 //! Cost: one decoding pass, a few nanoseconds a value; memory is levels (at most 65,536 a column) and the sample.
 
 mod accumulate;
+pub mod census;
 pub mod duplicates;
 
 pub use accumulate::{ColumnTotals, ProfileTotals};
@@ -26,7 +27,7 @@ pub const SAMPLE_ROWS: u64 = 20_000;
 pub(crate) const NAMED_BAD_ROWS: usize = 20;
 
 /// What the profile pass found.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Profile {
     /// Training rows n.
     pub rows: u64,

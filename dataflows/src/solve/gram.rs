@@ -8,6 +8,8 @@ use crate::engine::exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
 use crate::engine::feed::{Feed, view};
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
+use crate::predict::VarianceBasis;
+use crate::solve::pcg::row_major;
 use crate::solve::{FitQuality, Solved};
 use crate::targets::TargetCode;
 use faer::{Mat, MatRef};
@@ -61,6 +63,9 @@ impl<T: Entry + Into<f64> + Default> Scan for GramScan<T> {
                 let row = &self.chunk.targets[(start + i) * raw..(start + i + 1) * raw];
                 self.code.encode(row, &mut self.targets[i * t..(i + 1) * t]);
             }
+            // Into the fixed point's range, see `unscaled`.
+            let headroom = 2f64.powi(-self.code.headroom_log2());
+            self.targets.iter_mut().for_each(|y| *y *= headroom);
             let roots = self.weighted.then(|| {
                 self.roots.clear();
                 self.roots.extend(self.chunk.weights[start..end].iter().map(|w| (w / self.weight_max).sqrt()));
@@ -169,9 +174,18 @@ pub fn exact_gram<T: Entry + Into<f64> + Default>(
             }
             Ok(total)
         })?;
-        return Ok(session.once(|| total.finish()));
+        return Ok(session.once(|| unscaled(total.finish(), job.code)));
     }
-    Ok(session.once(|| gram.finish()))
+    Ok(session.once(|| unscaled(gram.finish(), job.code)))
+}
+
+/// The sums of the scaled targets: the fixed point holds them divided by 2^headroom. Powers of two lose no bits.
+fn unscaled(mut sums: GramSums, code: &TargetCode) -> GramSums {
+    let scale = 2f64.powi(code.headroom_log2());
+    sums.cross *= faer::Scale(scale);
+    sums.target_sums.iter_mut().for_each(|sum| *sum *= scale);
+    sums.target_squares.iter_mut().for_each(|sum| *sum *= scale * scale);
+    sums
 }
 
 /// Ridges per row that the path offers to `--ridge auto`: quarter decades from 1e-11 to 10.
@@ -204,8 +218,10 @@ pub struct Judges {
 
 /// How the ridge is chosen.
 pub struct RidgeChoice<'a> {
-    /// The ridge per row, when given.
-    pub given: Option<f64>,
+    /// The ridge per row, when given: one, or one for each target.
+    pub given: Option<Vec<f64>>,
+    /// Whether all columns take one ridge, that of the least sum of their errors: the columns of classes are one target.
+    pub shared: bool,
     /// How many rows judge it otherwise.
     pub count: usize,
     /// Some of them.
@@ -215,7 +231,7 @@ pub struct RidgeChoice<'a> {
 }
 
 /// From the sums to coefficients: whitening, the regularisation path, the ridge (given, or the one whose leave-one-out error on the `judges` is least, per
-/// target; generalised cross-validation would miss single rows of high leverage).
+/// target, or one for all where they share it; generalised cross-validation would miss single rows of high leverage).
 ///
 /// Rounding errors of size [`RidgeChoice::entry_error`] in the entries of a new row move its prediction by
 /// about that times |alpha|: the square of that is added to each score, since cross-validation on the rounded
@@ -239,8 +255,9 @@ pub fn solve(
     let (m, t) = (kmm.nrows(), sums.target_squares.len());
     let grid = ridge_grid();
     let mut notes = Vec::new();
-    let ridges: Vec<f64> = match choice.given {
-        Some(lambda) => vec![lambda; t],
+    let ridges: Vec<f64> = match &choice.given {
+        Some(given) if given.len() == t => given.clone(),
+        Some(given) => vec![given.first().copied().unwrap_or_default(); t],
         None => {
             let mut errors = Mat::zeros(grid.len(), t);
             let mut total = 0.0;
@@ -263,12 +280,15 @@ pub fn solve(
                     errors[(i, j)] += rounding_error(choice.entry_error, alpha.col(j).iter().copied());
                 }
             }
-            let best = |j: usize| {
-                let finite = (0..grid.len()).filter(|i| errors[(*i, j)].is_finite());
-                finite.min_by(|a, b| errors[(*a, j)].total_cmp(&errors[(*b, j)])).unwrap_or(grid.len() - 1)
+            let best = |score: &dyn Fn(usize) -> f64| {
+                let finite = (0..grid.len()).filter(|i| score(*i).is_finite());
+                finite.min_by(|a, b| score(*a).total_cmp(&score(*b))).map_or(grid[grid.len() - 1], |i| grid[i])
             };
             notes.push(format!("ridge by leave-one-out error of {} sampled training rows", choice.count));
-            (0..t).map(|j| grid[best(j)]).collect()
+            match choice.shared {
+                true => vec![best(&|i| (0..t).map(|j| errors[(i, j)]).sum()); t],
+                false => (0..t).map(|j| best(&|i| errors[(i, j)])).collect(),
+            }
         }
     };
     if whitener.rank() < m {
@@ -295,13 +315,17 @@ pub fn solve(
             ));
         }
     }
-    let variance = if variance {
-        let factor = path.variance_factor(ridges[0]).map_err(numeric)?.factor;
-        let values =
-            (0..m).flat_map(|i| (0..factor.ncols()).map(move |j| (i, j))).map(|(i, j)| factor[(i, j)]).collect();
-        Some((values, factor.ncols()))
-    } else {
-        None
+    let variance = match variance {
+        true => {
+            let factor = path.variance_factor(&ridges).map_err(numeric)?;
+            let basis = row_major(factor.basis);
+            Some(Arc::new(VarianceBasis {
+                factor: basis,
+                weights: row_major(factor.weights.as_ref()),
+                rank: whitener.rank(),
+            }))
+        }
+        false => None,
     };
     Ok(Solved {
         coefficients,

@@ -18,7 +18,7 @@ use nystream_datasets::Role;
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::rows::Rows;
 use nystream_kernels::solve::logistic::{
-    LogisticLoss, LogisticOperator, LogisticParams, SampleCurvature, logistic, ridge_path,
+    LogisticLoss, LogisticOperator, LogisticParams, LogisticState, SampleCurvature, logistic, ridge_path,
 };
 use nystream_kernels::tile::{Entry, SimdPath, Tiles};
 use std::ops::ControlFlow;
@@ -49,6 +49,8 @@ pub struct LogisticJob<'a, T: Entry> {
     pub tolerance: f64,
     /// Newton steps at most.
     pub iterations: Option<usize>,
+    /// Coefficients to start from, m x t row-major.
+    pub warm_start: Option<Vec<f64>>,
     /// Seconds of the process after which to stop.
     pub time_limit: Option<f64>,
 }
@@ -156,17 +158,18 @@ pub fn solve<T: Entry>(
     if over_time(session, job.time_limit)? {
         return Err(StageError::Usage("--time-limit passed before the solve began".into()));
     }
+    let (m, t) = (job.tiles.centers(), job.code.width());
+    let start = job.warm_start.as_ref().map(|alpha| LogisticState::warm(&*basis, from_row_major(alpha, m, t).as_ref()));
     let limit = job.time_limit;
     let process = Arc::clone(&session.process);
     let single = session.peers() == 1;
     let mut operator = Passes { session, store, tiles: job.tiles, loss, offset, passes: 0 };
     let (alpha, info) =
-        logistic(&mut operator, &*basis, &curvature, job.weight_sum, job.ridge, &params, None, |_, _| match limit {
+        logistic(&mut operator, &*basis, &curvature, job.weight_sum, job.ridge, &params, start, |_, _| match limit {
             Some(limit) if single && process.elapsed() > limit => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
         })
         .map_err(solve_error)?;
-    let t = job.code.width();
     Ok(Solved {
         coefficients: row_major(alpha.as_ref()),
         ridges: vec![job.ridge; t],

@@ -6,8 +6,10 @@ pub mod gram;
 pub mod logistic;
 pub mod pcg;
 
+use crate::predict::VarianceBasis;
 use nystream_kernels::solve::Stopped;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// What a solve found, whatever the solver.
 #[derive(Clone, Debug)]
@@ -24,8 +26,8 @@ pub struct Solved {
     pub trace_error: Option<f64>,
     /// Residual sum of squares and degrees of freedom of every target in scaled units, where they are known.
     pub fit_quality: Option<Vec<FitQuality>>,
-    /// Factor of the predictive variance, m x r row-major, and r.
-    pub variance: Option<(Vec<f64>, usize)>,
+    /// Factor of the predictive variance.
+    pub variance: Option<Arc<VarianceBasis>>,
     /// Iterations, for iterative solvers.
     pub iterations: Option<usize>,
     /// Why it stopped.

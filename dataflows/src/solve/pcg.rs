@@ -46,14 +46,14 @@ pub struct PcgJob<'a, T: Entry> {
 }
 
 /// K_mm = L L^T and its whitening, as the solver's algebra wants it.
-pub(super) struct Basis {
+pub(crate) struct Basis {
     whitener: Whitener,
     kmm: Mat<f64>,
 }
 
 impl Basis {
     /// The basis of `centers`.
-    pub(super) fn new(kernel: &Kernel, centers: Rows<'_>, simd: SimdPath) -> Result<Self, StageError> {
+    pub(crate) fn new(kernel: &Kernel, centers: Rows<'_>, simd: SimdPath) -> Result<Self, StageError> {
         let kmm = symmetric_kernel_matrix(kernel, centers, &[], simd).map_err(numeric)?;
         let whitener = Whitener::new(kmm.as_ref(), WhitenMethod::Cholesky).map_err(numeric)?;
         Ok(Basis { whitener, kmm })
@@ -97,11 +97,11 @@ pub(super) fn numeric(error: impl std::fmt::Display) -> StageError {
     StageError::Numeric(error.to_string())
 }
 
-pub(super) fn row_major(m: MatRef<'_, f64>) -> Vec<f64> {
+pub(crate) fn row_major(m: MatRef<'_, f64>) -> Vec<f64> {
     (0..m.nrows()).flat_map(|i| (0..m.ncols()).map(move |j| m[(i, j)])).collect()
 }
 
-pub(super) fn from_row_major(values: &[f64], rows: usize, columns: usize) -> Mat<f64> {
+pub(crate) fn from_row_major(values: &[f64], rows: usize, columns: usize) -> Mat<f64> {
     Mat::from_fn(rows, columns, |i, j| values[i * columns + j])
 }
 

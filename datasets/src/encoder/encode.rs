@@ -54,7 +54,9 @@ impl Encoder {
         self.encode_numeric(&columns, chunk)?;
         self.encode_categorical(&columns, chunk)?;
         if !matches!(role, Role::Features | Role::Evaluation) {
-            self.encode_split(&columns, role, chunk)?;
+            self.encode_split(&columns, chunk)?;
+            self.check_bounds(chunk);
+            leave_out_other_roles(role, chunk);
             self.weigh_classes(chunk);
         }
         squeeze(chunk, rows);
@@ -218,7 +220,21 @@ impl Encoder {
         }
     }
 
-    fn encode_split(&self, columns: &Columns<'_>, role: Role, chunk: &mut Chunk) -> Result<(), DataError> {
+    /// Rows that are learned from must lie within the declared bounds; held-out ones are only measured.
+    fn check_bounds(&self, chunk: &mut Chunk) {
+        let Some(bounds) = &self.bounds else { return };
+        let width = chunk.target_width;
+        for i in (0..chunk.ids.len()).filter(|i| !chunk.held_out[*i]).collect::<Vec<_>>() {
+            let targets = &chunk.targets[i * width..(i + 1) * width];
+            if let Some(j) = bounds.targets.iter().zip(targets).position(|(range, y)| !range.holds(*y)) {
+                mark_bad(chunk, i, &self.targets[j], BadReason::TargetOutOfRange);
+            } else if let Some(column) = self.weight.as_ref().filter(|_| chunk.weights[i] > bounds.weight) {
+                mark_bad(chunk, i, column, BadReason::WeightOutOfRange);
+            }
+        }
+    }
+
+    fn encode_split(&self, columns: &Columns<'_>, chunk: &mut Chunk) -> Result<(), DataError> {
         match &self.split {
             SplitRule::None => {}
             SplitRule::Hash { fraction, column, seed } => {
@@ -236,17 +252,21 @@ impl Encoder {
                 }
             }
         }
-        let wanted = match role {
-            Role::Training => false,
-            Role::HeldOut => true,
-            _ => return Ok(()),
-        };
-        for (status, held) in chunk.scratch.status.iter_mut().zip(&chunk.held_out) {
-            if *held != wanted {
-                *status = Status::LeftOut;
-            }
-        }
         Ok(())
+    }
+}
+
+/// Leaves out the rows that the split gives another role.
+fn leave_out_other_roles(role: Role, chunk: &mut Chunk) {
+    let wanted = match role {
+        Role::Training => false,
+        Role::HeldOut => true,
+        _ => return,
+    };
+    for (status, held) in chunk.scratch.status.iter_mut().zip(&chunk.held_out) {
+        if *held != wanted {
+            *status = Status::LeftOut;
+        }
     }
 }
 

@@ -37,6 +37,7 @@ impl Encoder {
             class_weights,
             id_column: options.id_column.clone(),
             split: split_rule(summaries, &plan, options, &mut notes)?,
+            bounds: None,
             notes,
             lookup: Lookup::default(),
         })
@@ -89,6 +90,9 @@ impl Encoder {
             }
         } else if !self.class_weights.is_empty() {
             return bad("it has class weights without classes".into());
+        }
+        if let Some(reason) = self.bounds.as_ref().and_then(|bounds| bounds.fault(self)) {
+            return bad(reason);
         }
         if self.class_weights.iter().any(|w| !w.is_finite() || *w < 0.0) {
             return bad("a class weight is not a number of at least 0".into());

@@ -23,12 +23,15 @@
 //! Numeric columns come in column order of the training data: for each, the value, the cyclic parts, the indicator. Categorical columns likewise.
 //! Nothing else is subtracted or scaled afterwards: the encoder's centre is the constant offset of all distances.
 
+mod bounds;
 mod calendar;
 mod encode;
 mod fit;
 mod normal;
 #[cfg(test)]
 mod tests;
+
+pub use bounds::{Bounds, TargetRange};
 
 use crate::{ColumnKind, Scale};
 use serde::{Deserialize, Serialize};
@@ -245,6 +248,9 @@ pub struct Encoder {
     pub id_column: Option<String>,
     /// Rows held out.
     pub split: SplitRule,
+    /// What targets and weights may be; `None` until the targets are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bounds: Option<Bounds>,
     /// Everything that was left out, pooled or decided, in sentences.
     pub notes: Vec<String>,
     #[serde(skip)]

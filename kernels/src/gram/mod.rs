@@ -77,7 +77,7 @@ pub enum Precision {
 
 impl Precision {
     /// Entries are integers over 2 to this power.
-    fn bits(self) -> u32 {
+    pub fn bits(self) -> u32 {
         match self {
             Precision::Single => OPERAND_BITS,
             Precision::Double => DOUBLE_BITS,

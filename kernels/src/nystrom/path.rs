@@ -77,11 +77,13 @@ pub struct LeaveOneOut {
     pub residuals: Mat<f64>,
 }
 
-/// Predictive variance of the Nystrom model, from [`RidgePath::variance_factor`].
+/// Predictive variance of the Nystrom model, from [`RidgePath::variance_factor`]: one basis serves every ridge.
 #[derive(Clone, Debug)]
-pub struct VarianceFactor {
-    /// `T diag(sqrt(s / (s + L)))`, m x r.
-    pub factor: Mat<f64>,
+pub struct VarianceFactor<'a> {
+    /// T, m x r.
+    pub basis: MatRef<'a, f64>,
+    /// `s / (s + L)` of each ridge, r x ridges.
+    pub weights: Mat<f64>,
 }
 
 impl RidgePath {
@@ -322,15 +324,17 @@ impl RidgePath {
         Ok(errors)
     }
 
-    /// The factor of the predictive variance at this ridge.
+    /// The factor of the predictive variance at each of these ridges.
     ///
     /// # Errors
     /// [`NystromError::Ridge`].
-    pub fn variance_factor(&self, lambda: f64) -> Result<VarianceFactor, NystromError> {
-        let inverses = self.inverses(self.matrix_ridge(lambda))?;
-        let scale: Vec<f64> = self.values.iter().zip(inverses).map(|(s, v)| (s * v).sqrt()).collect();
-        let factor = Mat::from_fn(self.basis.nrows(), scale.len(), |i, j| self.basis[(i, j)] * scale[j]);
-        Ok(VarianceFactor { factor })
+    pub fn variance_factor(&self, lambdas: &[f64]) -> Result<VarianceFactor<'_>, NystromError> {
+        let mut weights = Mat::zeros(self.values.len(), lambdas.len());
+        for (j, lambda) in lambdas.iter().enumerate() {
+            let inverses = self.inverses(self.matrix_ridge(*lambda))?;
+            self.values.iter().zip(inverses).enumerate().for_each(|(i, (s, v))| weights[(i, j)] = s * v);
+        }
+        Ok(VarianceFactor { basis: self.basis.as_ref(), weights })
     }
 
     /// 1 / (s + ridge), or 0 where that is not a number of working precision.
@@ -376,19 +380,20 @@ impl RidgePath {
     }
 }
 
-impl VarianceFactor {
-    /// Predictive variance of the latent function in units of the kernel, for rows with kernel entries `k_bm` (B x m) and `diagonal`
-    /// k(x, x): `k(x, x) - |F^T k_m(x)|^2`, clamped at 0 (the deterministic training conditional with its full diagonal: Quinonero-Candela and
-    /// Rasmussen, JMLR 2005, with noise variance equal to the matrix ridge). Sequential, for use inside workers.
+impl VarianceFactor<'_> {
+    /// Predictive variances of the latent function in units of the kernel (rows x ridges), for rows with kernel entries `k_bm` (B x m) and
+    /// `diagonal` k(x, x): `k(x, x) - sum_i weights_i (T^T k_m(x))_i^2`, clamped at 0 (the deterministic training conditional with its full
+    /// diagonal: Quinonero-Candela and Rasmussen, JMLR 2005, with noise variance equal to the matrix ridge). Sequential, for use inside workers.
     ///
     /// # Errors
     /// [`NystromError::Shape`].
-    pub fn variances(&self, k_bm: MatRef<'_, f64>, diagonal: &[f64]) -> Result<Vec<f64>, NystromError> {
-        expect_shape("kernel block", k_bm, diagonal.len(), self.factor.nrows())?;
-        let mut z = Mat::zeros(diagonal.len(), self.factor.ncols());
-        gemm(z.as_mut(), false, 1.0, k_bm, self.factor.as_ref(), SEQUENTIAL);
-        let explained = |i: usize| -> f64 { (0..z.ncols()).map(|j| z[(i, j)] * z[(i, j)]).sum() };
-        Ok(diagonal.iter().enumerate().map(|(i, k)| (k - explained(i)).max(0.0)).collect())
+    pub fn variances(&self, k_bm: MatRef<'_, f64>, diagonal: &[f64]) -> Result<Mat<f64>, NystromError> {
+        expect_shape("kernel block", k_bm, diagonal.len(), self.basis.nrows())?;
+        let mut z = Mat::zeros(diagonal.len(), self.basis.ncols());
+        gemm(z.as_mut(), false, 1.0, k_bm, self.basis, SEQUENTIAL);
+        let explained =
+            |i: usize, j: usize| -> f64 { (0..z.ncols()).map(|c| self.weights[(c, j)] * z[(i, c)] * z[(i, c)]).sum() };
+        Ok(Mat::from_fn(diagonal.len(), self.weights.ncols(), |i, j| (diagonal[i] - explained(i, j)).max(0.0)))
     }
 }
 

@@ -420,23 +420,28 @@ fn predictive_variance_is_the_dense_formula() {
         &Whitener::new(k_mm.as_ref(), WhitenMethod::Eigen).unwrap(),
     )
     .unwrap();
-    let found = path.variance_factor(lambda).unwrap().variances(k.as_ref(), &vec![1.0; n]).unwrap();
-    let ridge = lambda * n as f64;
+    let lambdas = [lambda, 1e-1];
+    let found = path.variance_factor(&lambdas).unwrap().variances(k.as_ref(), &vec![1.0; n]).unwrap();
     let gram = k.transpose() * &k;
-    let posterior = solve(&Mat::from_fn(20, 20, |i, j| gram[(i, j)] + ridge * k_mm[(i, j)]), &k.transpose().to_owned());
     let prior = solve(&k_mm, &k.transpose().to_owned());
-    for i in 0..n {
-        let dot = |a: &Mat<f64>| (0..20).map(|j| k[(i, j)] * a[(j, i)]).sum::<f64>();
-        let expected = 1.0 - dot(&prior) + ridge * dot(&posterior);
-        assert!((found[i] - expected).abs() < 1e-8, "{i}: {} {expected}", found[i]);
+    for (at, lambda) in lambdas.iter().enumerate() {
+        let ridge = lambda * n as f64;
+        let regularised = Mat::from_fn(20, 20, |i, j| gram[(i, j)] + ridge * k_mm[(i, j)]);
+        let posterior = solve(&regularised, &k.transpose().to_owned());
+        for i in 0..n {
+            let dot = |a: &Mat<f64>| (0..20).map(|j| k[(i, j)] * a[(j, i)]).sum::<f64>();
+            let expected = 1.0 - dot(&prior) + ridge * dot(&posterior);
+            assert!((found[(i, at)] - expected).abs() < 1e-8, "{i}: {} {expected}", found[(i, at)]);
+        }
     }
+    let ridge = lambda * n as f64;
     // With all rows as centers this is the exact Gaussian process.
     let k = p.k(&p.x);
     let whitener = Whitener::new(k.as_ref(), WhitenMethod::Eigen).unwrap();
     let path = RidgePath::new(&sums(&k, &p.y, &p.all_rows(), None), &whitener).unwrap();
-    let found = path.variance_factor(lambda).unwrap().variances(k.as_ref(), &vec![1.0; n]).unwrap();
+    let found = path.variance_factor(&[lambda]).unwrap().variances(k.as_ref(), &vec![1.0; n]).unwrap();
     let exact = &k - &k * solve(&shifted(&k, ridge), &k);
-    (0..n).for_each(|i| assert!((found[i] - exact[(i, i)]).abs() < 1e-8));
+    (0..n).for_each(|i| assert!((found[(i, 0)] - exact[(i, i)]).abs() < 1e-8));
 }
 
 /// A dictionary of a quarter to a half of the rows, kept with probability p: (indices, weights 1 / p).

@@ -6,6 +6,8 @@ mod measure;
 mod rows;
 mod settings;
 mod solve;
+mod start;
+mod warm;
 
 pub(crate) use settings::DIMENSION_ROWS;
 
@@ -20,7 +22,7 @@ use crate::evaluate::Evaluation;
 use crate::job::{FitConfig, Loss};
 use crate::plan::{FitPlan, PlanRequest, SHRINK_ALGEBRA, Selection, Shape, preflight};
 use crate::predict::Function;
-use crate::profile::{Profile, SAMPLE_ROWS, duplicates, profile};
+use crate::profile::{Profile, SAMPLE_ROWS};
 use crate::solve::Solved;
 use crate::targets::TargetCode;
 use crate::tune::{Tuned, median_distance};
@@ -30,8 +32,9 @@ use nystream_hashing::StreamKey;
 use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::Kernel;
 use rows::{keep_on_disk, keep_rows};
-use settings::{check_task, effective_dimension, given_centers, kernel, kernel_bound, tune_if_asked, weights};
+use settings::{check_task, effective_dimension, given_centers, kernel, kernel_bound, tune_if_asked};
 use solve::rest;
+use start::{Start, start};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -45,7 +48,7 @@ pub struct FitInputs {
     pub validation: Option<Catalog>,
     /// What is asked for.
     pub config: FitConfig,
-    /// Encoder and target code of an earlier model, for `--config-from`.
+    /// What `--config-from` fixes besides `config`.
     pub frozen: Option<Frozen>,
     /// Stop after tuning and planning.
     pub plan_only: bool,
@@ -58,6 +61,10 @@ pub struct Frozen {
     pub encoder: Encoder,
     /// Centre, scale and classes of the targets.
     pub code: TargetCode,
+    /// Standard deviation of each numeric target when the model was made: the unit of its errors.
+    pub deviations: Vec<f64>,
+    /// Power of two that bounds the kernel's values in an exact Gram, where the solver is one.
+    pub kernel_log2: Option<i32>,
 }
 
 /// What a fit found.
@@ -92,10 +99,12 @@ pub struct FitOutcome {
     pub seconds: BTreeMap<String, f64>,
     /// Passes over the rows.
     pub passes: u64,
-    /// Largest weight, class weights included.
+    /// Declared bound of the weights, class weights included.
     pub weight_max: f64,
     /// What all processes did.
     pub counters: Counters,
+    /// Power of two that bounds the kernel's values in an exact Gram.
+    pub kernel_log2: i32,
 }
 
 /// Wall time by stage. For reports only.
@@ -120,38 +129,10 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     let config = &inputs.config;
     let mut clock = Clock { seconds: BTreeMap::new(), last: Instant::now() };
     preflight(&inputs.catalog, config, session.process.workers(), session.process.processes())?;
-    let columns = config.encoder.plan(&inputs.catalog.columns)?;
-    let profile = profile(session, &inputs.catalog, &columns, &config.encoder, config.max_bad_rows)?;
-    if profile.rows == 0 && profile.skipped_null_target > 0 && profile.bad + profile.held_out == 0 {
-        let names: Vec<String> = config.encoder.targets.iter().map(|name| format!("'{name}'")).collect();
-        return Err(StageError::Data(format!(
-            "the target {} is null in all {} rows: nothing can be learned from it",
-            names.join(", "),
-            profile.skipped_null_target
-        )));
-    }
-    let key_passes = match &config.encoder.id_column {
-        Some(column) => duplicates::check(session, &inputs.catalog, column, config.memory)?,
-        None => 0,
-    };
-    if profile.rows == 0 {
-        return Err(StageError::Data(format!(
-            "no training rows: {} rows have no target, {} are bad and {} are held out",
-            profile.skipped_null_target, profile.bad, profile.held_out
-        )));
-    }
-    let encoder = match &inputs.frozen {
-        Some(frozen) => frozen.encoder.clone(),
-        None => Encoder::fit(&profile.columns, &config.encoder)?,
-    };
-    let encoder = Arc::new(encoder);
-    let code = match &inputs.frozen {
-        Some(frozen) => frozen.code.clone(),
-        None => TargetCode::new(&encoder, &profile)?,
-    };
+    let Start { profile, encoder, code, weight_sum, weight_max, passes } = start(session, inputs)?;
     check_task(config, &code)?;
     let metric = config.metric.resolve(&encoder)?;
-    let bytes_per_pass = counters(session)?.bytes_read / (1 + key_passes);
+    let bytes_per_pass = counters(session)?.bytes_read / passes.max(1);
     clock.lap("profile");
 
     let store = RowStore::new(
@@ -170,7 +151,6 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     begin(session, "sample", profile.rows);
     let sample = gather_pool(session, "sample", store.feed(Role::Training), sample_key, bits)?;
     end(session);
-    let (weight_sum, weight_max) = weights(&encoder, &profile);
     clock.lap("sample");
 
     let shape = Shape {
@@ -185,12 +165,13 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     let kernel = kernel(config, &metric, tuned.as_ref(), median);
     clock.lap("tune");
 
-    let ridge_matrix = match (config.ridge, &tuned) {
-        (Some(lambda), _) => lambda * weight_sum,
+    let ridge = match (config.ridge(), &tuned) {
+        (Some(lambda), _) => lambda,
         // A ratio of variances, so it does not grow with the rows.
-        (None, Some(tuned)) => tuned.ridge_matrix,
-        (None, None) => 1e-6 * weight_sum,
+        (None, Some(tuned)) => tuned.ridge_matrix / weight_sum,
+        (None, None) => 1e-6,
     };
+    let ridge_matrix = ridge * weight_sum;
     // Only `--centers auto` asks for it.
     let dimension = session.try_once(|| match given_centers(config) {
         Some(_) => Ok(0.0),
@@ -201,6 +182,8 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         Some("targets are null in different rows".to_owned())
     } else if config.loss == Loss::Logistic {
         Some("the loss is logistic".to_owned())
+    } else if inputs.frozen.as_ref().is_some_and(|frozen| frozen.kernel_log2.is_some()) {
+        None
     } else {
         kernel_bound(&kernel, &sample).err()
     };
@@ -218,8 +201,10 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         processes: session.process.processes(),
         iterations: config.iterations,
         one_gram: no_gram_reason.is_none(),
+        nulls_differ: !same_nulls,
         logistic: config.loss == Loss::Logistic,
         no_gram_reason: no_gram_reason.unwrap_or_default(),
+        variance: config.variance,
         sample_rows: sample.len() as u64,
         bytes_per_pass,
         rows_kept,
@@ -241,8 +226,9 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         certificate: Certificate::default(),
         validation: None,
         seconds: BTreeMap::new(),
-        passes: 2 + key_passes,
+        passes: passes + 1,
         weight_max,
+        kernel_log2: 0,
         profile,
         counters: Counters::default(),
     };
@@ -264,12 +250,8 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         return Ok(outcome);
     }
     match config.precision {
-        Precision::Single => {
-            rest::<f32>(session, inputs, &store, &sample, &code, ridge_matrix, &mut outcome, &mut clock)?
-        }
-        Precision::Double => {
-            rest::<f64>(session, inputs, &store, &sample, &code, ridge_matrix, &mut outcome, &mut clock)?
-        }
+        Precision::Single => rest::<f32>(session, inputs, &store, &sample, &code, ridge, &mut outcome, &mut clock)?,
+        Precision::Double => rest::<f64>(session, inputs, &store, &sample, &code, ridge, &mut outcome, &mut clock)?,
     }
     outcome.counters = counters(session)?;
     outcome.seconds = clock.seconds;

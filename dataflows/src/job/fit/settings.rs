@@ -7,10 +7,8 @@ use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::job::{Bandwidth, FitConfig, Loss, Select, Task};
 use crate::plan::Shape;
-use crate::profile::Profile;
 use crate::targets::TargetCode;
 use crate::tune::{TUNE_FLOOR, TUNE_SHARE, TuneRequest, Tuned, tune};
-use nystream_datasets::Encoder;
 use nystream_kernels::kernel::{Family, Kernel, Metric};
 use nystream_kernels::sampling::RidgeFactor;
 
@@ -28,24 +26,13 @@ pub(super) fn check_task(config: &FitConfig, code: &TargetCode) -> Result<(), St
     if config.task == Some(Task::Classification) && !code.is_classification() {
         return Err(StageError::Usage("--task classification needs one target of classes".into()));
     }
-    Ok(())
-}
-
-/// Sum and maximum of the weights with class weights, from the profile alone.
-pub(super) fn weights(encoder: &Encoder, profile: &Profile) -> (f64, f64) {
-    if encoder.class_weights.is_empty() {
-        return (profile.weight_sum, profile.weight_max.max(f64::MIN_POSITIVE));
+    if config.variance && code.is_classification() {
+        return Err(StageError::Usage(format!(
+            "--variance: the target '{}' is of classes, which have no predictive variance: leave it out, or give --task regression",
+            code.names[0]
+        )));
     }
-    let target = profile.columns.iter().find(|c| c.name == encoder.targets[0]);
-    let levels = target.and_then(|t| t.levels.as_ref());
-    let classes = encoder.classes().unwrap_or_default();
-    let count =
-        |class: &String| levels.and_then(|l| l.iter().find(|(name, _)| name == class)).map_or(0.0, |(_, n)| *n as f64);
-    // Row weights and class weights together: the mean row weight stands for each class.
-    let mean = profile.weight_sum / profile.rows as f64;
-    let sum = classes.iter().zip(&encoder.class_weights).map(|(class, w)| w * count(class) * mean).sum();
-    let largest = encoder.class_weights.iter().copied().fold(0.0, f64::max);
-    (sum, (largest * profile.weight_max).max(f64::MIN_POSITIVE))
+    Ok(())
 }
 
 pub(super) fn tune_if_asked(
@@ -62,7 +49,7 @@ pub(super) fn tune_if_asked(
         Bandwidth::Absolute(sigma) => Some(sigma),
         Bandwidth::TimesMedian(times) => Some(times * median),
     };
-    let ridge_needed = config.ridge.is_none();
+    let ridge_needed = config.ridges.is_none();
     if config.family.is_some() && bandwidth.is_some() && !ridge_needed {
         return Ok(None);
     }
@@ -98,6 +85,7 @@ pub(super) fn kernel(config: &FitConfig, metric: &Metric, tuned: Option<&Tuned>,
 pub(super) fn given_centers(config: &FitConfig) -> Option<usize> {
     match &config.select {
         Select::File(catalog) => Some(catalog.total_rows as usize),
+        Select::Rows(rows) => Some(rows.len()),
         _ => config.centers,
     }
 }

@@ -3,16 +3,16 @@
 use super::measure::{certificate, validation};
 use super::rows::{keep_rows, row_bytes};
 use super::settings::{effective_dimension, kernel_bound};
+use super::warm::warm_start;
 use super::{Clock, FitInputs, FitOutcome, begin, end};
 use crate::certify::{Basis, Certificate, exact_pencil};
-use crate::dictionary::Centers;
 use crate::dictionary::pool::{Pool, feature_key};
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::job::{FitConfig, Loss, Solver};
 use crate::plan::GRAM_ALGEBRA;
-use crate::predict::{Function, VarianceFactor};
+use crate::predict::{Function, VarianceBasis, VarianceFactor};
 use crate::solve::blockcd::BlockJob;
 use crate::solve::eigenpro::order::Place;
 use crate::solve::eigenpro::{EXACT_PROJECTION_CENTERS, EigenProJob};
@@ -42,7 +42,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     store: &RowStore,
     sample: &Arc<Pool>,
     code: &TargetCode,
-    ridge_matrix: f64,
+    ridge: f64,
     outcome: &mut FitOutcome,
     clock: &mut Clock,
 ) -> Result<(), StageError> {
@@ -61,14 +61,19 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     };
     let tiles = session.try_once(|| function.tiles::<T>())?;
     let mut exact = None;
-    let solved = match outcome.plan.solver {
+    let warm = warm_start(session, config, code, outcome)?;
+    let mut solved = match outcome.plan.solver {
         Solver::Gram => {
             let shape = GramShape {
                 centers: centers.ids.len(),
                 targets: code.width(),
                 precision: config.precision,
-                scale_log2: kernel_bound(&outcome.kernel, sample).map_err(StageError::Usage)?,
+                scale_log2: match inputs.frozen.as_ref().and_then(|frozen| frozen.kernel_log2) {
+                    Some(declared) => declared,
+                    None => kernel_bound(&outcome.kernel, sample).map_err(StageError::Usage)?,
+                },
             };
+            outcome.kernel_log2 = shape.scale_log2;
             let weighted = outcome.encoder.weight.is_some() || !outcome.encoder.class_weights.is_empty();
             let job = GramJob {
                 tiles: &tiles,
@@ -96,7 +101,9 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                     Precision::Single => WhitenMethod::Cholesky,
                 };
                 let entry_error = entry_error(config.precision) * 2f64.powi(shape.scale_log2);
-                let choice = gram::RidgeChoice { given: config.ridge, count, judges: &judges, entry_error };
+                let given = config.ridges.clone();
+                let shared = code.is_classification();
+                let choice = gram::RidgeChoice { given, shared, count, judges: &judges, entry_error };
                 gram::solve(&sums, kmm.as_ref(), method, &choice, trace, config.variance)
             })?;
             if session.is_first() {
@@ -124,11 +131,12 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 simd: config.simd,
                 code,
                 // The squared-loss ridge over four has the same curvature at p = 1/2.
-                ridge: config.ridge.unwrap_or(ridge_matrix / outcome.weight_sum / 4.0),
+                ridge: config.ridge().unwrap_or(ridge / 4.0),
                 weight_sum: outcome.weight_sum,
                 sample,
                 tolerance: config.tolerance,
                 iterations: config.iterations,
+                warm_start: warm.coefficients.clone(),
                 time_limit: config.time_limit,
             };
             let solved = logistic::solve(session, store, &job)?;
@@ -148,11 +156,11 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 kernel: &outcome.kernel,
                 simd: config.simd,
                 code,
-                ridge: ridge_matrix / outcome.weight_sum,
+                ridge,
                 weight_sum: outcome.weight_sum,
                 sample,
                 params,
-                warm_start: warm_start(config, code, &centers),
+                warm_start: warm.coefficients.clone(),
                 time_limit: config.time_limit,
             };
             let solved = pcg::solve(session, store, &job)?;
@@ -163,7 +171,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
             let solved = eigenpro::solve(
                 session,
                 store,
-                &eigenpro_job(session, config, &tiles, code, ridge_matrix, sample, outcome),
+                &eigenpro_job(session, config, &tiles, code, ridge, warm.coefficients.clone(), sample, outcome),
             )?;
             clock.lap("solve");
             solved
@@ -175,12 +183,12 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 kernel: &outcome.kernel,
                 simd: config.simd,
                 code,
-                ridge: ridge_matrix / outcome.weight_sum,
+                ridge,
                 weight_sum: outcome.weight_sum,
                 seed: config.seed,
                 tolerance: config.tolerance,
                 epochs: config.iterations,
-                warm_start: warm_start(config, code, &centers),
+                warm_start: warm.coefficients.clone(),
                 time_limit: config.time_limit,
             };
             let solved = blockcd::solve(session, store, &job)?;
@@ -189,7 +197,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
         }
         Solver::Auto => return Err(StageError::Internal("the plan named no solver".into())),
     };
-    let mut solved = solved;
+    solved.notes.extend(warm.note.clone());
     if solved.effective_dimension.is_none() {
         // The curvature of the logistic loss is at most a quarter of that of the squared loss.
         let curvature = if config.loss == Loss::Logistic { 4.0 } else { 1.0 };
@@ -200,11 +208,11 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     }
     outcome.passes += solved.passes;
     function.coefficients = solved.coefficients.clone();
-    if let (Some((factor, rank)), Some(quality)) = (&solved.variance, &solved.fit_quality) {
-        function.variance = Some(variance_factor(factor, *rank, quality, &solved, code, outcome));
+    if let (Some(basis), Some(quality)) = (&solved.variance, &solved.fit_quality) {
+        function.variance = Some(variance_factor(basis, quality, &solved, code, outcome));
     }
-    let ridge = solved.ridges[0] * outcome.weight_sum;
-    let measured = certificate(session, config, sample, ridge, exact.is_none(), outcome)?;
+    let solved_ridge = solved.ridges[0] * outcome.weight_sum;
+    let measured = certificate(session, config, sample, solved_ridge, exact.is_none(), outcome)?;
     outcome.certificate = Certificate { pencil: exact.or(measured.pencil), ..*measured };
     clock.lap("certify");
 
@@ -216,12 +224,14 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     Ok(())
 }
 
-pub(super) fn eigenpro_job<'a, T: Entry>(
+#[allow(clippy::too_many_arguments)]
+fn eigenpro_job<'a, T: Entry>(
     session: &Session<'_>,
     config: &'a FitConfig,
     tiles: &'a Arc<nystream_kernels::tile::Tiles<T>>,
     code: &'a TargetCode,
-    ridge_matrix: f64,
+    ridge: f64,
+    warm_start: Option<Vec<f64>>,
     sample: &'a Arc<Pool>,
     outcome: &'a FitOutcome,
 ) -> EigenProJob<'a, T> {
@@ -238,14 +248,14 @@ pub(super) fn eigenpro_job<'a, T: Entry>(
         kernel: &outcome.kernel,
         simd: config.simd,
         code,
-        ridge: ridge_matrix / outcome.weight_sum,
+        ridge,
         weight_sum: outcome.weight_sum,
         rows,
         held_out: outcome.profile.held_out,
         sample,
         seed: config.seed,
         epochs: config.iterations,
-        warm_start: warm_start(config, code, &outcome.centers),
+        warm_start,
         time_limit: config.time_limit,
         row_bytes,
         place,
@@ -255,7 +265,7 @@ pub(super) fn eigenpro_job<'a, T: Entry>(
 
 /// Sample rows that judge the ridge of a gram solve: none when it is given; otherwise as many as cost no more than the Gram.
 pub(super) fn judge_count(config: &FitConfig, sample: &Pool, rows: u64) -> usize {
-    if config.ridge.is_some() { 0 } else { sample.len().min((rows as usize / 2).max(JUDGE_ROWS)) }
+    if config.ridges.is_some() { 0 } else { sample.len().min((rows as usize / 2).max(JUDGE_ROWS)) }
 }
 
 /// Rows `range` of the sample, as leave-one-out judges of the ridge.
@@ -292,31 +302,9 @@ pub(super) fn entry_error(precision: Precision) -> f64 {
     }
 }
 
-/// Coefficients of the earlier model where its centers are among the new ones (by their features).
-pub(super) fn warm_start(config: &FitConfig, code: &TargetCode, centers: &Centers) -> Option<Vec<f64>> {
-    let warm = config.warm_start.as_ref()?;
-    let t = code.width();
-    let widths = |rows: &nystream_kernels::rows::RowBuf| (rows.numeric_width, rows.code_width);
-    if warm.coefficients.len() != warm.centers.len() * t || widths(&warm.centers) != widths(&centers.rows) {
-        return None;
-    }
-    let features = |rows: &nystream_kernels::rows::RowBuf, i: usize| {
-        let view = rows.view();
-        (view.numeric(i).iter().map(|v| v.to_bits()).collect::<Vec<_>>(), view.codes(i).to_vec())
-    };
-    let known: BTreeMap<_, usize> = (0..warm.centers.len()).map(|i| (features(&warm.centers, i), i)).collect();
-    let mut out = vec![0.0; centers.ids.len() * t];
-    for i in 0..centers.ids.len() {
-        if let Some(from) = known.get(&features(&centers.rows, i)) {
-            out[i * t..(i + 1) * t].copy_from_slice(&warm.coefficients[from * t..(from + 1) * t]);
-        }
-    }
-    Some(out)
-}
-
-pub(super) fn variance_factor(
-    factor: &[f64],
-    rank: usize,
+/// The variance factor with the scale of each target: noise from the residuals, and the signal that makes noise over signal the ridge.
+fn variance_factor(
+    factor: &Arc<VarianceBasis>,
     quality: &[crate::solve::FitQuality],
     solved: &Solved,
     code: &TargetCode,
@@ -332,5 +320,5 @@ pub(super) fn variance_factor(
         })
         .collect();
     let signal = noise.iter().zip(&solved.ridges).map(|(v, lambda)| v / (lambda * outcome.weight_sum)).collect();
-    VarianceFactor { factor: factor.to_vec(), rank, noise, signal }
+    VarianceFactor { basis: Arc::clone(factor), noise, signal }
 }

@@ -1,0 +1,259 @@
+//! `--config-from MODEL`: the configuration of a model, for other rows.
+//!
+//! Taken over are encoder, target centre, scale and range, the bound on weights, kernel, ridges, the number of centers and the rule that chooses them,
+//! solver with tolerance and iterations, task, loss, split, precision and seed (DESIGN section 8). The same data then gives the same model, bit for bit; new rows
+//! give one whose configuration differs in n and sum w alone. The instruction set stays the host's, budgets and `--max-bad-rows` stay those of the
+//! command line. A flag on the command line that would change what the model fixes is refused; variables and settings files, which flags
+//! overrule anyway, are not looked at.
+
+use crate::cli::FitArgs;
+use crate::cli::values::{AllOr, AutoOr, Bandwidth, ClassWeight, KernelName, Select as SelectArg};
+use crate::exit::{ExitCode, Failure};
+use crate::fitted::function_of;
+use crate::model::{Model, Precision as ModelPrecision, Selection};
+use nystream_dataflows::job::{
+    Bandwidth as Sigma, FitConfig, Frozen, Method, MetricRequest, Select, SelectionRule, Solver, Task,
+};
+use nystream_datasets::{ColumnKind, Encoder, Role, Scale};
+use nystream_kernels::sampling::DictionaryMode;
+
+/// Puts the configuration of `model` into `config`, and gives the rest of what it fixes.
+///
+/// # Errors
+/// Flags of `args` that contradict it (2), and a model whose configuration does not fit together (1).
+pub fn take_over(model: &Model, args: &FitArgs, config: &mut FitConfig) -> Result<Frozen, Failure> {
+    let (mut encoder, function) = function_of(model, Some(config.simd))?;
+    refuse_contradictions(model, &encoder, args, config)?;
+    let fixed = &model.config;
+    // Rows that had no key of their own may get one: it says which row is which, not what is done with it.
+    if encoder.id_column.is_none() {
+        encoder.id_column.clone_from(&args.input.id_column);
+    }
+    config.task = Some(if fixed.classes.is_empty() { Task::Regression } else { Task::Classification });
+    config.loss = function.loss;
+    config.family = Some(function.kernel.family);
+    config.bandwidth = Sigma::Absolute(function.kernel.bandwidth);
+    config.metric = MetricRequest::Given(function.kernel.metric.clone());
+    config.ridges = Some(fixed.ridge.clone());
+    config.precision = function.precision;
+    config.seed = fixed.seed;
+    config.solver = solver_of(&fixed.solver)?;
+    config.centers = fixed.selection.centers.map(|m| m as usize);
+    config.select = match fixed.selection.method.as_str() {
+        "all" => Select::Auto,
+        "file" => Select::Rows(model.centers.clone()),
+        _ => Select::Settled(rule_of(&fixed.selection)?),
+    };
+    config.variance |= model.variance.is_some();
+    if config.variance && config.solver != Solver::Gram {
+        return Err(Failure::usage(format!(
+            "--variance comes from the gram solver, and --config-from fixes --solver {}: leave out --variance",
+            fixed.solver
+        )));
+    }
+    if let Some(tolerance) = setting::<f64>(model, "tolerance")? {
+        config.tolerance = tolerance;
+        config.iterations = setting(model, "iterations")?;
+    }
+    Ok(Frozen {
+        encoder,
+        code: function.code,
+        deviations: fixed.targets.iter().map(|target| target.deviation.unwrap_or_default()).collect(),
+        kernel_log2: fixed.exact.as_ref().map(|exact| exact.kernel_log2),
+    })
+}
+
+fn unusable(what: impl std::fmt::Display) -> Failure {
+    Failure::data(format!("--config-from: the model cannot be repeated: {what}"))
+}
+
+/// A setting of the solver, `None` where it has none or its default.
+fn setting<T: serde::de::DeserializeOwned>(model: &Model, name: &str) -> Result<Option<T>, Failure> {
+    match model.config.settings.get(name).filter(|value| !value.is_null()) {
+        None => Ok(None),
+        Some(value) => T::deserialize(value).map(Some).map_err(|e| unusable(format!("its setting `{name}`: {e}"))),
+    }
+}
+
+fn solver_of(name: &str) -> Result<Solver, Failure> {
+    let known = [Solver::Gram, Solver::Pcg, Solver::EigenPro, Solver::BlockCd];
+    known
+        .into_iter()
+        .find(|solver| solver.name() == name)
+        .ok_or_else(|| unusable(format!("its solver `{name}` is unknown")))
+}
+
+/// The rule that a model records.
+fn rule_of(selection: &Selection) -> Result<SelectionRule, Failure> {
+    let lacks = |what: &str| unusable(format!("its selection `{}` lacks {what}", selection.method));
+    let mode = || -> Result<DictionaryMode, Failure> {
+        match selection.mode.as_deref() {
+            Some("theorem") => Ok(DictionaryMode::Theorem {
+                eps: selection.epsilon.ok_or_else(|| lacks("`epsilon`"))?,
+                delta: selection.delta.ok_or_else(|| lacks("`delta`"))?,
+                qbar: selection.copies.ok_or_else(|| lacks("`copies`"))?,
+            }),
+            _ => Ok(DictionaryMode::Bernoulli { beta: selection.beta.ok_or_else(|| lacks("`beta`"))? }),
+        }
+    };
+    let method = match selection.method.as_str() {
+        "squeak" => Method::Squeak {
+            atoms: selection.capacity.ok_or_else(|| lacks("`capacity`"))?,
+            leaf_rows: selection.leaf_rows.ok_or_else(|| lacks("`leaf_rows`"))?,
+            gamma: selection.gamma.ok_or_else(|| lacks("`gamma`"))?,
+            mode: mode()?,
+        },
+        "rpcholesky" => Method::RpCholesky { full: false },
+        "rpcholesky:full" => Method::RpCholesky { full: true },
+        "uniform" => Method::Uniform,
+        other => return Err(unusable(format!("its selection `{other}` is unknown"))),
+    };
+    if selection.centers.is_none() {
+        return Err(lacks("`centers`"));
+    }
+    Ok(SelectionRule { method, pool_bits: selection.pool_bits.unwrap_or(0) })
+}
+
+/// What a model records of a rule.
+pub fn selection_of(rule: &SelectionRule, centers: usize) -> Selection {
+    let pool_bits = (rule.pool_bits > 0).then_some(rule.pool_bits);
+    let named = |method: &str| Selection {
+        method: method.into(),
+        centers: Some(centers as u64),
+        pool_bits,
+        ..Selection::default()
+    };
+    match rule.method {
+        Method::Squeak { atoms, leaf_rows, gamma, mode } => {
+            let squeak =
+                Selection { capacity: Some(atoms), leaf_rows: Some(leaf_rows), gamma: Some(gamma), ..named("squeak") };
+            match mode {
+                DictionaryMode::Bernoulli { beta } => {
+                    Selection { mode: Some("bernoulli".into()), beta: Some(beta), ..squeak }
+                }
+                DictionaryMode::Theorem { eps, delta, qbar } => Selection {
+                    mode: Some("theorem".into()),
+                    epsilon: Some(eps),
+                    delta: Some(delta),
+                    copies: Some(qbar),
+                    ..squeak
+                },
+            }
+        }
+        Method::RpCholesky { full } => named(if full { "rpcholesky:full" } else { "rpcholesky" }),
+        Method::Uniform => named("uniform"),
+        Method::File => named("file"),
+    }
+}
+
+/// Refuses flags of the command line that would change what the model fixes, all of them by name.
+fn refuse_contradictions(model: &Model, encoder: &Encoder, args: &FitArgs, config: &FitConfig) -> Result<(), Failure> {
+    let (fixed, input) = (&model.config, &args.input);
+    let given = |flag: &str| args.given.iter().any(|name| name == flag);
+    let mut refused: Vec<String> = Vec::new();
+    let mut check = |flag: &str, same: bool, value: String| {
+        if given(flag) && !same {
+            refused.push(format!("--{flag} (the model has {value})"));
+        }
+    };
+    let or_none = |name: &Option<String>| name.clone().unwrap_or_else(|| "none".into());
+
+    check("target", input.target == encoder.targets, encoder.targets.join(", "));
+    let used: Vec<&str> = encoder.columns(Role::All);
+    let dropped = input.drop.iter().find(|name| used.contains(&name.as_str()));
+    check("drop", dropped.is_none(), format!("column '{}' in use", dropped.cloned().unwrap_or_default()));
+    let number = |name: &&String| encoder.numeric.iter().any(|feature| feature.column == **name);
+    let numeric = input.categorical.iter().find(number);
+    check("categorical", numeric.is_none(), format!("'{}' as a number", numeric.cloned().unwrap_or_default()));
+    check("weight", input.weight == encoder.weight, or_none(&encoder.weight));
+    check("class-weight", same_class_weights(input.class_weight.as_ref(), encoder), "its own".into());
+    let free_key = |key: &String| encoder.id_column.is_none() && !used.contains(&key.as_str());
+    let same_key = input.id_column == encoder.id_column || input.id_column.as_ref().is_some_and(free_key);
+    check("id-column", same_key, or_none(&encoder.id_column));
+    let plain = |name: &str| {
+        encoder.numeric.iter().any(|f| {
+            (name == "*" || f.column == name) && matches!(f.kind, ColumnKind::Timestamp | ColumnKind::Date) && !f.cyclic
+        })
+    };
+    check("cyclic", !input.cyclic.iter().any(|name| plain(name)), "no cyclic parts of them".into());
+    let scale = match encoder.scale {
+        Scale::Standard => "standard",
+        Scale::Robust => "robust",
+        Scale::Quantile => "quantile",
+    };
+    check("scale", input.scale.as_str() == scale, scale.into());
+    check("task", ["auto", &fixed.task].contains(&input.task.as_str()), fixed.task.clone());
+    let split = args.holdout.split.as_ref().is_none_or(|split| split.to_string() == fixed.split);
+    check("split", split, fixed.split.clone());
+
+    let kernel = &fixed.kernel;
+    let family = args.kernel.kernel.given().is_none_or(|name| name.0 == kernel.family);
+    check("kernel", family, KernelName(kernel.family).to_string());
+    // A multiple of the median is measured on the rows: it would be another number.
+    let sigma = match args.kernel.bandwidth {
+        Bandwidth::Auto => true,
+        Bandwidth::Absolute(sigma) => sigma == kernel.bandwidth,
+        Bandwidth::TimesMedian(_) => false,
+    };
+    check("bandwidth", sigma, kernel.bandwidth.to_string());
+    let ridge = args.kernel.ridge.given().is_none_or(|ridge| fixed.ridge.iter().all(|lambda| *lambda == ridge.0));
+    check("ridge", ridge, format!("{:?}", fixed.ridge));
+    let metric = config.metric.resolve(encoder).is_ok_and(|metric| metric == kernel.metric);
+    check("metric", metric, "another".into());
+
+    let selection = &fixed.selection;
+    let centers = match args.dictionary.centers {
+        AutoOr::Auto => true,
+        AutoOr::Given(count) => selection.centers == Some(count.0),
+    };
+    check("centers", centers, selection.centers.map_or_else(|| "every row".into(), |m| m.to_string()));
+    let select = match &args.dictionary.select {
+        SelectArg::Auto => true,
+        SelectArg::File(_) => false,
+        other => other.to_string() == selection.method,
+    };
+    check("select", select, selection.method.clone());
+    let all = args.dictionary.dictionary_rows == AllOr::All;
+    check("dictionary-rows", all, "its own pool".into());
+    let mode = selection.mode.as_deref().unwrap_or("bernoulli");
+    check("dictionary-mode", args.dictionary.dictionary_mode.as_str() == mode, mode.into());
+
+    check("solver", ["auto", &fixed.solver].contains(&args.solve.solver.as_str()), fixed.solver.clone());
+    check("loss", args.solve.loss.as_str() == fixed.loss, fixed.loss.clone());
+    if let Some(tolerance) = setting::<f64>(model, "tolerance")? {
+        check("tolerance", args.solve.tolerance.is_none_or(|t| t.0 == tolerance), tolerance.to_string());
+        let iterations = setting::<u64>(model, "iterations")?;
+        let same = args.solve.iterations.map(|count| count.0) == iterations;
+        check("iterations", same, iterations.map_or_else(|| "the solver's own".into(), |count| count.to_string()));
+    }
+    check("seed", args.sample.seed == fixed.seed, fixed.seed.to_string());
+    let precision = match fixed.precision {
+        ModelPrecision::F64 => "f64",
+        ModelPrecision::F32 => "f32",
+    };
+    check("precision", args.sample.precision.as_str() == precision, precision.into());
+    if refused.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        ExitCode::Usage,
+        format!(
+            "--config-from fixes what these flags would change: {}. Leave them out, or fit without --config-from",
+            refused.join(", ")
+        ),
+    ))
+}
+
+/// Whether the given class weights are those of the encoder. `balanced` would be computed anew from the rows, so it never is.
+fn same_class_weights(given: Option<&ClassWeight>, encoder: &Encoder) -> bool {
+    let weight = |pairs: &[(String, f64)], class: &String| {
+        pairs.iter().find(|(label, _)| label == class).map_or(1.0, |(_, weight)| *weight)
+    };
+    match (given, encoder.classes()) {
+        (None, _) => true,
+        (Some(ClassWeight::Labels(pairs)), Some(classes)) => {
+            classes.iter().map(|class| weight(pairs, class)).collect::<Vec<_>>() == encoder.class_weights
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,272 @@
+//! `--config-from`: the same data give the same model, new rows give one that differs in its rows alone, and what the model fixes cannot be
+//! overruled.
+
+mod common;
+
+use arrow_array::ArrayRef;
+use common::*;
+use nystream::model::Model;
+use serde_json::Value;
+
+const FIT: &str = "fit --data d.parquet --out m.nys";
+const AGAIN: &str = "fit --data d.parquet --out again.nys --config-from m.nys";
+
+/// `table` with a weight `w` in (0.1, 3.1), a second target `z`, a group `g`, a time `when`, a key `id` and classes `k`, `two`.
+fn rows(from: usize, count: usize) -> Vec<(&'static str, ArrayRef)> {
+    let all = || from..from + count;
+    let mut columns = table(from, count);
+    columns.push(("w", numbers(all().map(|i| 0.1 + 3.0 * uniform("w", i)))));
+    columns.push(("z", numbers(all().map(|i| 40.0 * uniform("b", i).powi(2) + 20.0 * uniform("noise", i)))));
+    columns.push(("g", texts(all().map(|i| format!("g{}", i % 37)))));
+    columns.push(("when", numbers(all().map(|i| 1e6 * uniform("when", i)))));
+    columns.push(("id", texts(all().map(|i| format!("row {i}")))));
+    columns.push(("k", texts(all().map(|i| format!("class {}", (uniform("a", i) * 2.0 + uniform("b", i)) as u32)))));
+    columns.push(("two", texts(all().map(|i| if uniform("a", i) < 0.3 { "no".into() } else { "yes".to_owned() }))));
+    columns
+}
+
+fn place(count: usize) -> Place {
+    let place = Place::new();
+    write(&place.path("d.parquet"), &batch(rows(0, count)));
+    place
+}
+
+/// Fits with `options`, then again by `--config-from` alone: the digests must be equal.
+fn same_again(place: &Place, options: &str) -> Value {
+    let first = place.solved(&format!("{FIT} {options}"));
+    let again = place.solved(AGAIN);
+    assert_eq!(digest(&again), digest(&first), "{options}\n{first}\n{again}");
+    assert_eq!(again["rows"], first["rows"], "{options}");
+    assert_eq!(again["validation"], first["validation"], "{options}");
+    again
+}
+
+const NUMBERS: &str = "--target y --drop z --drop k --drop two --drop id --drop g --drop when --drop w";
+const SMALL: &str = "--kernel matern32 --bandwidth 1.1x --ridge 1e-5 --centers 60";
+
+#[test]
+fn the_same_rows_give_the_same_model_with_every_solver() {
+    let place = place(6000);
+    for solver in ["gram", "pcg --tolerance 1e-4 --iterations 7", "eigenpro --iterations 3"] {
+        same_again(&place, &format!("{NUMBERS} {SMALL} --solver {solver} --seed 5 --split hash:0.2"));
+    }
+    let place = self::place(900);
+    let report = same_again(
+        &place,
+        &format!("{NUMBERS} --kernel laplace --bandwidth 1.5x --ridge 1e-4 --solver blockcd --iterations 3"),
+    );
+    assert_eq!(report["centers"], report["rows"]);
+}
+
+#[test]
+fn and_with_everything_on_auto() {
+    let place = place(2500);
+    let report = same_again(&place, &format!("{NUMBERS} --max-flops 1e10"));
+    assert!(report["seconds"]["total"].as_f64().is_some());
+    // Two targets of different ridges.
+    let two = NUMBERS.replace("--drop z", "--target z");
+    let report = same_again(&place, &format!("{two} --centers 80"));
+    let ridges = report["ridge"].as_array().unwrap();
+    assert!(
+        ridges.len() == 2 && ridges[0] != ridges[1],
+        "the ridges are equal: the test tests less than it says: {report}"
+    );
+    same_again(&place, &format!("{two} --centers 80 --variance"));
+    assert!(Model::load(&place.path("again.nys")).unwrap().variance.is_some(), "--variance was not taken over");
+}
+
+#[test]
+fn and_with_every_selection() {
+    let place = place(9000);
+    let kernel = "--kernel gaussian --bandwidth 1x --ridge 1e-5 --precision f64";
+    for select in [
+        "uniform --centers 70",
+        "rpcholesky --centers 70",
+        "rpcholesky --centers 70 --dictionary-rows 900",
+        "rpcholesky:full --centers 30",
+        "squeak --centers 40",
+        "squeak --centers 40 --dictionary-rows 3000",
+    ] {
+        same_again(&place, &format!("{NUMBERS} {kernel} --select {select}"));
+        let model = Model::load(&place.path("m.nys")).unwrap();
+        assert_eq!(model.config.selection.method, select.split(' ').next().unwrap());
+    }
+    let file = format!("dictionary --data d.parquet {NUMBERS} {kernel} --centers 50 --select uniform --out z.parquet");
+    place.json(&file);
+    same_again(&place, &format!("{NUMBERS} {kernel} --select file:z.parquet"));
+    // The centers are in the model: their file is not needed.
+    std::fs::remove_file(place.path("z.parquet")).unwrap();
+    place.json(AGAIN);
+}
+
+/// The theorem asks for thousands of copies a row: only where the effective dimension is far below 1 are its dictionaries small.
+#[test]
+fn and_with_the_theorem() {
+    let place = Place::new();
+    let source = "fit --data synth:sines?rows=6000&d=1&seed=2 --out";
+    let options =
+        "--target y --kernel gaussian --bandwidth 30 --ridge 10 --centers 20 --select squeak --dictionary-mode theorem";
+    let first = place.solved(&format!("{source} m.nys {options}"));
+    let again = place.solved(&format!("{source} again.nys --config-from m.nys"));
+    assert_eq!(digest(&again), digest(&first));
+    assert!(Model::load(&place.path("m.nys")).unwrap().config.selection.copies.is_some());
+}
+
+#[test]
+fn and_with_weights_classes_keys_and_splits() {
+    let place = place(6000);
+    let rest = "--drop z --drop y --drop g --drop when";
+    for options in [
+        format!("--target k {rest} --drop two --drop id --weight w --class-weight balanced {SMALL} --solver gram"),
+        format!(
+            "--target k {rest} --drop two --drop id --drop w --class-weight balanced --ridge auto --centers 50 --solver gram"
+        ),
+        format!("--target two {rest} --drop k --id-column id --weight w --loss logistic {SMALL}"),
+        format!("--target two {rest} --drop k --id-column id --drop w --class-weight yes=3 {SMALL} --solver pcg"),
+    ] {
+        let report = same_again(&place, &options);
+        assert!(report["validation"]["accuracy"].as_f64().unwrap() > 0.7, "{report}");
+    }
+    let rest = "--target y --drop z --drop k --drop two --drop id --weight w --scale robust";
+    for split in ["hash:0.25:g --drop when", "time:when:0.3 --drop g", "none --drop g --drop when"] {
+        let report = same_again(&place, &format!("{rest} {SMALL} --split {split}"));
+        let (fitted, held) =
+            (number(&report, "/rows"), report.pointer("/validation/rows").map_or(0.0, |v| v.as_f64().unwrap()));
+        assert_eq!(fitted + held, 6000.0, "rows are fitted to or held out: {report}");
+    }
+}
+
+#[test]
+fn new_rows_change_the_rows_alone() {
+    let place = place(5000);
+    place.json(&format!("{FIT} {NUMBERS} {SMALL} --select squeak --solver gram --seed 3 --split hash:0.3"));
+    write(&place.path("d.parquet"), &batch(rows(40_000, 8000)));
+    let report = place.json(AGAIN);
+    let (old, mut new) = (Model::load(&place.path("m.nys")).unwrap(), Model::load(&place.path("again.nys")).unwrap());
+    assert!(new.config.rows > old.config.rows && new.config.sum_weights > old.config.sum_weights);
+    assert_eq!(number(&report, "/rows"), new.config.rows as f64);
+    assert_ne!(old.coefficients, new.coefficients);
+    assert_eq!(old.intercepts, new.intercepts);
+    (new.config.rows, new.config.sum_weights) = (old.config.rows, old.config.sum_weights);
+    assert_eq!(new.config, old.config);
+    // And back again.
+    write(&place.path("d.parquet"), &batch(rows(0, 5000)));
+    place.json("fit --data d.parquet --out back.nys --config-from again.nys");
+    assert_eq!(Model::load(&place.path("back.nys")).unwrap().digest().unwrap(), old.digest().unwrap());
+}
+
+/// `rows` with row 3's target and weight replaced.
+fn with(count: usize, y: f64, w: f64, k: &str) -> arrow_array::RecordBatch {
+    let columns = rows(0, count).into_iter().map(|(name, column)| {
+        let values = |from: usize| {
+            numbers((0..count).map(|i| match (i, name) {
+                (3, "y") => y,
+                (3, "w") => w,
+                (_, "y") => (6.0 * uniform("a", from + i)).sin(),
+                _ => 0.1 + 3.0 * uniform("w", i),
+            }))
+        };
+        match name {
+            "y" | "w" => (name, values(0)),
+            "k" => (name, texts((0..count).map(|i| if i == 3 { k.to_owned() } else { "class 1".into() }))),
+            _ => (name, column),
+        }
+    });
+    batch(columns.collect())
+}
+
+#[test]
+fn rows_beyond_the_declared_bounds_are_bad_rows() {
+    let place = place(3000);
+    let weighted = format!("{} --weight w", NUMBERS.strip_suffix(" --drop w").unwrap());
+    for solver in ["gram", "pcg"] {
+        place.json(&format!("{FIT} {weighted} {SMALL} --solver {solver} --split none"));
+        // The target's range grows by 2^10, the weights' up to the next power of two.
+        write(&place.path("d.parquet"), &with(3000, 900.0, 3.9, "class 0"));
+        assert_eq!(number(&place.json(AGAIN), "/rows"), 3000.0);
+        for (y, w, parts) in [(1e5, 1.0, ["'y'", "beyond the range"]), (0.0, 4.1, ["'w'", "above the bound"])] {
+            write(&place.path("d.parquet"), &with(3000, y, w, "class 0"));
+            let line = format!("{AGAIN} --out other.nys").replace("--out again.nys ", "");
+            place.fails(&line, 1, &["d.parquet row 3", parts[0], parts[1], "--max-bad-rows 1"]);
+            let report = place.json(&format!("{AGAIN} --max-bad-rows 1"));
+            assert_eq!((&report["rows"], &report["rows_bad"]), (&2999.into(), &1.into()));
+        }
+        write(&place.path("d.parquet"), &batch(rows(0, 3000)));
+    }
+    place.json(&format!(
+        "{FIT} --target k --drop y --drop z --drop two --drop id --drop g --drop when --drop w {SMALL}"
+    ));
+    write(&place.path("d.parquet"), &with(3000, 0.0, 1.0, "class 9"));
+    place.fails(&AGAIN.replace("again", "other"), 1, &["row 3", "'k'", "label that no training row had"]);
+}
+
+#[test]
+fn flags_that_would_change_what_is_fixed_are_refused_by_name() {
+    let place = place(2000);
+    place.json(&format!("{FIT} {NUMBERS} {SMALL} --select uniform --solver pcg --seed 4 --split hash:0.2"));
+    for flags in [
+        "--target z",
+        "--drop a",
+        "--categorical b",
+        "--weight w",
+        "--class-weight balanced",
+        "--id-column c",
+        "--scale quantile",
+        "--task classification",
+        "--split none",
+        "--kernel laplace",
+        "--bandwidth 1.1x",
+        "--bandwidth 3",
+        "--ridge 1e-4",
+        "--centers 61",
+        "--select squeak",
+        "--select file:d.parquet",
+        "--dictionary-rows 100",
+        "--dictionary-mode theorem",
+        "--solver gram",
+        "--loss logistic --task classification",
+        "--tolerance 1e-3",
+        "--iterations 9",
+        "--seed 0",
+        "--precision f64",
+        "--variance",
+    ] {
+        let name = flags.split(' ').next().unwrap();
+        let line = AGAIN.replace("again.nys", "other.nys");
+        place.fails(&format!("{line} {flags}"), 2, &["--config-from", name]);
+    }
+    // All of them at once, and what says the same or asks for nothing.
+    place.fails(
+        &format!("{} --seed 1 --centers 9", AGAIN.replace("again", "other")),
+        2,
+        &["--seed", "--centers", "4", "60"],
+    );
+    let same = "--target y --drop z --seed 4 --centers 60 --kernel matern32 --bandwidth auto --ridge 1e-5 --select uniform --solver pcg --split hash:0.2 \
+                --scale standard --precision f32 --task regression --workers 1 --memory 2GiB --simd portable";
+    let simd = Model::load(&place.path("m.nys")).unwrap().config.simd;
+    let same = if simd == "portable" { same.to_owned() } else { same.replace(" --simd portable", "") };
+    place.json(AGAIN);
+    let plain = Model::load(&place.path("again.nys")).unwrap().digest().unwrap();
+    assert_eq!(digest(&place.json(&format!("{AGAIN} {same}"))), plain);
+}
+
+/// Rows may get a key that the model's rows had not: the law of online learning needs it.
+#[test]
+fn a_key_may_be_added() {
+    let place = place(3000);
+    place.json(&format!("{FIT} {NUMBERS} {SMALL} --solver gram"));
+    let keyed = place.json(&format!("{AGAIN} --id-column id"));
+    // The same rows under the same keys in another order of files are the same rows.
+    std::fs::create_dir(place.path("parts")).unwrap();
+    write(&place.path("parts/a.parquet"), &batch(rows(1200, 1800)));
+    write(&place.path("parts/b.parquet"), &batch(rows(0, 1200)));
+    let parts = place.json("fit --data parts --out parts.nys --config-from m.nys --id-column id");
+    assert_eq!(digest(&parts), digest(&keyed));
+}
+
+#[test]
+fn processes_repeat_alike() {
+    let place = place(4000);
+    let first = place.json(&format!("{FIT} {NUMBERS} {SMALL} --select rpcholesky --solver gram"));
+    assert_eq!(digest(&place.cluster(&format!("{AGAIN} --workers 1"), 2)), digest(&first));
+}
