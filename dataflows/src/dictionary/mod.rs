@@ -10,6 +10,7 @@ pub mod pool;
 #[cfg(test)]
 mod tests;
 pub mod trie;
+mod units;
 
 pub use oracle::TileOracle;
 
@@ -17,7 +18,7 @@ use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::job::{DictionaryRule, Select};
-use crate::plan::Selection;
+use crate::plan::{DictionaryWork, Selection};
 use nystream_datasets::{BlockReader, Chunk, ReadOptions, Role};
 use nystream_hashing::{RowId, StreamKey};
 use nystream_kernels::kernel::Kernel;
@@ -27,12 +28,12 @@ use nystream_kernels::sampling::{
     rp_cholesky,
 };
 use nystream_kernels::tile::SimdPath;
-use pool::{Pool, expected_bits, gather_pool, pool_bits};
+use pool::{Columns, Pool, expected_bits, gather_pool, pool_bits};
 use std::sync::Arc;
 use trie::{TrieJob, squeak_trie};
 
 /// Rows of the sample whose leverage scores set gamma.
-const SCORED_SAMPLE: usize = 1500;
+pub(crate) const SCORED_SAMPLE: usize = 1500;
 /// *Shape.* Most rows of a leaf of the trie, in units of M. A merge of two dictionaries of M atoms costs 16/3 M^3 flops and the filter M^2 a
 /// row: with 8 M rows a leaf the merges take about half of the filter's flops, with 2 M twice as many.
 pub(crate) const LEAF_ROWS: usize = 8;
@@ -58,8 +59,8 @@ pub struct SelectJob {
     pub ridge_matrix: f64,
     /// Training rows.
     pub rows: u64,
-    /// Memory for the pivots' factor; above it the factor is computed again instead of kept, with the same result.
-    pub factor_memory: u64,
+    /// How it is done within the memory; shapes nothing.
+    pub work: DictionaryWork,
 }
 
 /// The dictionary that centers were picked from.
@@ -158,7 +159,7 @@ fn named_pool(
     bits: u32,
 ) -> Result<Arc<Pool>, StageError> {
     let key = StreamKey::new(job.seed, stage, 0);
-    gather_pool(session, "dictionary: pool", store.feed(Role::Training), key, bits)
+    gather_pool(session, "dictionary: pool", store.feed(Role::Training), key, bits, Columns::Features)
 }
 
 fn uniform(session: &mut Session<'_>, store: &RowStore, job: &SelectJob) -> Result<Arc<Centers>, StageError> {
@@ -188,7 +189,7 @@ fn uniform(session: &mut Session<'_>, store: &RowStore, job: &SelectJob) -> Resu
 fn refine(job: &SelectJob, pool: &Pool, weights: Option<&[f64]>, mut known: Centers) -> Result<Centers, StageError> {
     let oracle = TileOracle::new(&job.kernel, job.simd);
     let mut params = PivotParams::new(job.centers.min(pool.len()), job.seed);
-    if 8 * pool.len() as u64 * job.centers as u64 > job.factor_memory {
+    if !job.work.keep_factor {
         params.storage = FactorStorage::Recomputed;
     }
     let pivots = rp_cholesky(&oracle, pool.rows.view(), &pool.ids, weights, params).map_err(numeric)?;
@@ -246,19 +247,21 @@ fn squeak(
     let (gamma, mode) = *setup;
     let task = TrieJob {
         oracle: Arc::new(TileOracle::new(&job.kernel, job.simd)),
-        params: DictionaryParams { gamma, mode, seed: job.seed, max_atoms: Some((16 * atoms) as usize) },
+        params: DictionaryParams { gamma, mode, seed: job.seed, max_atoms: Some(job.work.max_atoms) },
         bits,
         pool_key: StreamKey::new(job.seed, "pool", 0),
         shape: TrieShape { hash: StreamKey::new(job.seed, "trie", 0), capacity: LEAF_ROWS * atoms as usize },
         expected_rows: scored_rows,
+        work: job.work,
     };
-    let (root, scored) = squeak_trie(session, store.feed(Role::Training), &task)?;
+    let root = squeak_trie(session, store, &task)?;
     session.try_once(|| {
-        let Some(dictionary) = &*root else {
+        let Some(dictionary) = &*root.dictionary else {
             return Err(StageError::Data("the dictionary's pool holds no rows".into()));
         };
         let known = Centers {
-            rows_scored: scored,
+            rows_scored: root.scored,
+            passes: root.passes,
             gamma: gamma / fraction,
             beta,
             size: dictionary.len(),

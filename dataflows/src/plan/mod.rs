@@ -8,9 +8,11 @@
 //! exponential, a categorical column [`CODE_FLOPS`].
 
 mod cost;
+mod dictionary;
 mod fit;
 mod memory;
 
 pub use cost::{CODE_FLOPS, ENTRY_FLOPS, PRECONDITIONER_ROWS, Shape, SolverCost};
+pub use dictionary::DictionaryWork;
 pub use fit::{EXPECTED_ITERATIONS, FitPlan, PlanRequest, SELECT_SHARE, Selection};
 pub use memory::{Consumer, MemoryPlan, human};

@@ -10,13 +10,13 @@ mod solve;
 pub(crate) use settings::DIMENSION_ROWS;
 
 use crate::certify::Certificate;
-use crate::dictionary::pool::{Pool, gather_pool, pool_bits};
+use crate::dictionary::pool::{Columns, Pool, gather_pool, pool_bits};
 use crate::dictionary::{Centers, SelectJob, select};
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::evaluate::Evaluation;
-use crate::job::{FitConfig, Loss};
+use crate::job::{DictionaryRule, FitConfig, Loss};
 use crate::plan::{FitPlan, PlanRequest, Selection, Shape};
 use crate::predict::Function;
 use crate::profile::{Profile, SAMPLE_ROWS, duplicates, profile};
@@ -28,7 +28,7 @@ use nystream_datasets::{Catalog, Encoder, Role};
 use nystream_hashing::StreamKey;
 use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::Kernel;
-use rows::{keep_on_disk, keep_rows};
+use rows::{keep_on_disk, keep_rows, row_bytes};
 use settings::{check_task, effective_dimension, given_centers, kernel, tune_if_asked, weights};
 use solve::rest;
 use std::collections::BTreeMap;
@@ -155,13 +155,15 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         session.index(),
         Arc::clone(&session.process),
     );
+    let mut kept = 0;
     if keep_rows(config, &encoder, profile.rows) {
         store.keep_in_memory();
+        kept = profile.rows.div_ceil(session.process.processes() as u64) * row_bytes(&encoder);
     }
     let sample_key = StreamKey::new(config.seed, "sample", 0);
     let bits = pool_bits(profile.rows, SAMPLE_ROWS);
     begin(session, "sample", profile.rows);
-    let sample = gather_pool(session, "sample", store.feed(Role::Training), sample_key, bits)?;
+    let sample = gather_pool(session, "sample", store.feed(Role::Training), sample_key, bits, Columns::All)?;
     end(session);
     let (weight_sum, weight_max) = weights(&encoder, &profile);
     clock.lap("sample");
@@ -206,8 +208,14 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         logistic: config.loss == Loss::Logistic,
         no_gram_reason: if same_nulls { "the loss is logistic" } else { "targets are null in different rows" },
         sample_rows: sample.len() as u64,
+        kept_bytes: kept,
+        theorem: matches!(config.dictionary_rule, DictionaryRule::Theorem { .. }),
     };
-    let plan = request.plan()?;
+    let mut plan = request.plan()?;
+    if kept > 0 && !plan.rows_kept {
+        store.release();
+        plan.reasons.push("encoded rows are decoded again in every pass: the memory is needed otherwise".into());
+    }
     clock.lap("plan");
     let mut outcome = FitOutcome {
         function: None,
@@ -227,11 +235,11 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         weight_max,
         profile,
     };
+    keep_on_disk(session, config, &store, &mut outcome)?;
     if inputs.plan_only {
         outcome.seconds = clock.seconds;
         return Ok(outcome);
     }
-    keep_on_disk(session, config, &store, &mut outcome);
     choose_centers(session, config, &store, &sample, ridge_matrix, &mut outcome, &mut clock)?;
     if config.dictionary_only {
         outcome.certificate = *certificate(session, config, &sample, ridge_matrix, true, &outcome)?;
@@ -272,9 +280,9 @@ fn choose_centers(
         rule: config.dictionary_rule,
         ridge_matrix,
         rows,
-        factor_memory: config.memory / 4,
+        work: outcome.plan.dictionary,
     };
-    begin(session, "dictionary", rows);
+    begin(session, "dictionary", rows * outcome.plan.dictionary.passes);
     let centers = select(session, store, sample, &job)?;
     end(session);
     if centers.ids.is_empty() {
