@@ -139,12 +139,14 @@ pub fn fit_config(
             AutoOr::Auto => None,
             AutoOr::Given(count) => Some(count.0 as usize),
         },
-        select,
-        dictionary_rows: match (&dictionary.dictionary_rows, full) {
-            (_, true) => Some(u64::MAX),
-            (AllOr::Count(rows), _) => Some(*rows),
-            (AllOr::All, _) => None,
+        dictionary_rows: match (&dictionary.dictionary_rows, &select) {
+            _ if full => Some(u64::MAX),
+            (Some(AllOr::Count(rows)), _) => Some(*rows),
+            // A pool of all rows would be held in memory: passes over them find the same law of pivots.
+            (Some(AllOr::All), Select::RpCholesky) => Some(u64::MAX),
+            (Some(AllOr::All) | None, _) => None,
         },
+        select,
         dictionary_rule: match dictionary.dictionary_mode.as_str() {
             "theorem" => DictionaryRule::Theorem { epsilon: 0.5, delta: 0.1 },
             _ => DictionaryRule::default(),

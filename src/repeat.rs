@@ -213,7 +213,7 @@ fn refuse_contradictions(model: &Model, encoder: &Encoder, args: &FitArgs, confi
         other => other.to_string() == selection.method,
     };
     check("select", select, selection.method.clone());
-    let all = args.dictionary.dictionary_rows == AllOr::All;
+    let all = args.dictionary.dictionary_rows.is_none();
     check("dictionary-rows", all, "its own pool".into());
     let mode = selection.mode.as_deref().unwrap_or("bernoulli");
     check("dictionary-mode", args.dictionary.dictionary_mode.as_str() == mode, mode.into());

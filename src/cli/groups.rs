@@ -109,9 +109,10 @@ pub struct DictionaryArgs {
     /// How centers are chosen: auto, squeak, rpcholesky, rpcholesky:full, uniform, or file:PATH
     #[arg(long, value_name = "METHOD", default_value = "auto")]
     pub select: Select,
-    /// Rows whose leverage is scored: all, or N of them by hash
-    #[arg(long, value_name = "ROWS", default_value = "all")]
-    pub dictionary_rows: AllOr,
+    /// Rows whose leverage is scored: all, or N of them by hash. Left open, squeak scores all and rpcholesky takes a pool; given `all`,
+    /// rpcholesky passes over all rows instead (rpcholesky:full)
+    #[arg(long, value_name = "ROWS")]
+    pub dictionary_rows: Option<AllOr>,
     /// Sampling of the dictionary; `theorem` takes the published constants and is refused where they do not fit
     #[arg(long, value_name = "MODE", default_value = "bernoulli")]
     pub dictionary_mode: DictionaryMode,

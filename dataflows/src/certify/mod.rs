@@ -1,7 +1,9 @@
 //! What a fit proves or measures about its centers, on rows that are not centers.
 //!
-//! * `epsilon`: the smallest eps with K - K~ <= eps (K + gamma I) on held-out sample rows R, gamma scaled to |R| of n rows
-//!   (sampling_and_online.md section 5: only the lower side matters for the fit). It is a lower bound for all rows.
+//! * `epsilon`: the smallest eps with E_RR <= eps (K_RR + gamma |R|/n I), E = K - K~, on held-out sample rows R
+//!   (sampling_and_online.md section 5: only the lower side matters for the fit). It *estimates* the smallest eps with
+//!   E <= eps (K + gamma I) over all rows: eigenvalues of a uniform sample's matrices are about |R|/n of those of all, so the ridge is too. It is
+//!   no bound. With gamma in place of its share it would be a lower bound (vectors that vanish outside R), but of about |R|/n the size.
 //! * `pencil`: both sides of the accuracy of a sampled dictionary (see `pencil.rs`).
 //! * `trace_error` = tr(K - K~) / tr K: over all rows when the solver has the Gram, otherwise unbiased from R.
 
@@ -29,7 +31,7 @@ pub(crate) const TRACE_ROWS: usize = 2000;
 /// The certificate of a selection.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Certificate {
-    /// Lower-side accuracy on held-out rows; `None` when every sample row is a center.
+    /// Lower-side accuracy over all rows, estimated from held-out rows; no bound. `None` when every sample row is a center.
     pub epsilon: Option<f64>,
     /// Relative trace error on held-out rows.
     pub sampled_trace_error: Option<f64>,

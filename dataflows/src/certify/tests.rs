@@ -107,3 +107,73 @@ fn rows_that_equal_a_center_are_left_out() {
     assert_eq!(measure(&others), known);
     assert!(known.sampled_trace_error.unwrap() > 0.0);
 }
+
+/// The 300 rows, 20 of them centers, and E = K - K~ from the definition: K~ = K_nm K_mm^-1 K_mn in full.
+fn dense_error(kernel: &Kernel, all: &RowBuf) -> (Mat<f64>, Mat<f64>) {
+    let k = dense(kernel, all.view(), all.view());
+    let knm = k.as_ref().subcols(0, 20).to_owned();
+    let mut half = knm.transpose().to_owned();
+    let mut l = k.as_ref().submatrix(0, 0, 20, 20).to_owned();
+    nystream_kernels::dense::cholesky(l.as_mut(), nystream_kernels::dense::SEQUENTIAL).unwrap();
+    nystream_kernels::dense::solve_lower(l.as_ref(), half.as_mut(), nystream_kernels::dense::SEQUENTIAL);
+    let error = &k - half.transpose() * &half;
+    (k, error)
+}
+
+/// The largest eigenvalue of (a, b + gamma I) over the rows from `from` on.
+fn top(a: &Mat<f64>, b: &Mat<f64>, from: usize, gamma: f64) -> f64 {
+    let n = a.nrows() - from;
+    let part = |m: &Mat<f64>| m.as_ref().submatrix(from, from, n, n).to_owned();
+    // (G2 - G1, G1 + gamma I) with G1 = b and G2 = a + b.
+    dense_pencil(part(b).as_ref(), (part(a) + part(b)).as_ref(), gamma).unwrap().highest
+}
+
+/// With a sample of all rows, trace error and epsilon are those of dense algebra.
+#[test]
+fn a_sample_of_all_rows_gives_the_dense_errors() {
+    let (all, ids) = rows(300);
+    let kernel = Kernel::new(Family::Gaussian, 1.0);
+    let centers = RowBuf::gather(all.view(), &(0..20).collect::<Vec<_>>());
+    let sample = Pool { rows: all.clone(), ids: ids.clone(), ..Pool::default() };
+    let (k, error) = dense_error(&kernel, &all);
+    let trace = |m: &Mat<f64>| (0..300).map(|i| m[(i, i)]).sum::<f64>();
+    for gamma in [0.05, 0.5, 5.0] {
+        let found = certify(basis(&kernel, centers.view()), &ids[..20], &sample, None, gamma, 300).unwrap();
+        let expected = trace(&error) / trace(&k);
+        assert!((found.sampled_trace_error.unwrap() - expected).abs() < 1e-8, "{found:?} {expected}");
+        let epsilon = found.epsilon.unwrap();
+        assert!((epsilon - top(&error, &k, 20, gamma * 280.0 / 300.0)).abs() < 1e-8, "{found:?}");
+        // The figure it stands for, over all rows; and the bound that it is not.
+        let whole = top(&error, &k, 0, gamma);
+        assert!((epsilon / whole - 1.0).abs() < 0.1, "{epsilon} {whole}");
+        let bound = top(&error, &k, 20, gamma);
+        assert!(bound <= whole * (1.0 + 1e-10) && bound < epsilon, "{bound} {whole} {epsilon}");
+    }
+}
+
+/// Hashed samples of 40 rows estimate the trace error without bias, whichever of them are centers.
+#[test]
+fn small_samples_give_the_trace_error_without_bias() {
+    let (all, ids) = rows(300);
+    let kernel = Kernel::new(Family::Gaussian, 1.0);
+    let centers = RowBuf::gather(all.view(), &(0..20).collect::<Vec<_>>());
+    let whole = Pool { rows: all.clone(), ids: ids.clone(), ..Pool::default() };
+    let (k, error) = dense_error(&kernel, &all);
+    let expected = (0..300).map(|i| error[(i, i)]).sum::<f64>() / (0..300).map(|i| k[(i, i)]).sum::<f64>();
+    let estimates: Vec<f64> = (0..200)
+        .map(|seed| {
+            let key = StreamKey::new(seed, "sample", 0);
+            let mut order: Vec<usize> = (0..300).collect();
+            order.sort_by_key(|i| key.u128(ids[*i]));
+            let sample = whole.gather(&order[..40]);
+            let found = certify(basis(&kernel, centers.view()), &ids[..20], &sample, None, 0.5, 300).unwrap();
+            found.sampled_trace_error.unwrap()
+        })
+        .collect();
+    let mean = estimates.iter().sum::<f64>() / 200.0;
+    let deviation = (estimates.iter().map(|e| (e - mean).powi(2)).sum::<f64>() / 199.0).sqrt();
+    let standard_error = deviation / 200f64.sqrt();
+    assert!((mean - expected).abs() < 4.0 * standard_error, "{mean} {expected} {standard_error}");
+    // The test could tell: samples differ, and the error is not that of no centers at all.
+    assert!(standard_error > 1e-4 && expected < 0.5 && deviation < expected, "{deviation} {expected}");
+}

@@ -11,6 +11,7 @@ mod rule;
 #[cfg(test)]
 mod tests;
 pub mod trie;
+mod units;
 
 pub use oracle::TileOracle;
 pub use rule::{Method, SelectionRule};
@@ -19,7 +20,7 @@ use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::job::{DictionaryRule, Select};
-use crate::plan::Selection;
+use crate::plan::{DictionaryWork, Selection};
 use nystream_datasets::{BlockReader, Chunk, ReadOptions, Role};
 use nystream_hashing::{RowId, StreamKey};
 use nystream_kernels::kernel::Kernel;
@@ -29,15 +30,20 @@ use nystream_kernels::sampling::{
     rp_cholesky,
 };
 use nystream_kernels::tile::SimdPath;
-use pool::{Pool, expected_bits, gather_pool, pool_bits};
+use pool::{Columns, Pool, expected_bits, gather_pool, pool_bits, pool_rows};
 use std::sync::Arc;
 use trie::{TrieJob, squeak_trie};
 
 /// Rows of the sample whose leverage scores set gamma.
-const SCORED_SAMPLE: usize = 1500;
+pub(crate) const SCORED_SAMPLE: usize = 1500;
 /// *Shape.* Most rows of a leaf of the trie, in units of M. A merge of two dictionaries of M atoms costs 16/3 M^3 flops and the filter M^2 a
 /// row: with 8 M rows a leaf the merges take about half of the filter's flops, with 2 M twice as many.
 pub(crate) const LEAF_ROWS: usize = 8;
+
+/// Proposals for each pivot picked, of which the ones that lower the trace error most are taken.
+pub(crate) const LOOKAHEAD: usize = 2;
+/// Rows of a pool from which pivots are picked with lookahead, in units of m: in a smaller one it would cost more than the pool.
+pub(crate) const LOOKAHEAD_POOL: u64 = 8;
 
 /// What selection is asked for.
 #[derive(Clone, Debug)]
@@ -60,8 +66,8 @@ pub struct SelectJob {
     pub ridge_matrix: f64,
     /// Training rows.
     pub rows: u64,
-    /// Memory for the pivots' factor; above it the factor is computed again instead of kept, with the same result.
-    pub factor_memory: u64,
+    /// How it is done within the memory; shapes nothing.
+    pub work: DictionaryWork,
 }
 
 impl SelectJob {
@@ -134,8 +140,16 @@ pub fn select(
             let bits = job.settled().map_or_else(|| expected_bits(job.rows, rows), |rule| rule.pool_bits);
             let pool = named_pool(session, store, job, "pool", bits)?;
             let rule = SelectionRule { method: Method::RpCholesky { full: false }, pool_bits: bits };
+            let enough = pool_rows(job.rows, bits) >= LOOKAHEAD_POOL * job.centers as u64;
+            let lookahead = if enough { LOOKAHEAD } else { 1 };
             session.try_once(|| {
-                refine(job, &pool, None, Centers { rows_scored: pool.len() as u64, rule, ..Centers::default() })
+                refine(
+                    job,
+                    &pool,
+                    None,
+                    lookahead,
+                    Centers { rows_scored: pool.len() as u64, rule, ..Centers::default() },
+                )
             })
         }
         Selection::Squeak { rows, atoms } => squeak(session, store, sample, job, rows, atoms),
@@ -181,7 +195,7 @@ fn named_pool(
     bits: u32,
 ) -> Result<Arc<Pool>, StageError> {
     let key = StreamKey::new(job.seed, stage, 0);
-    gather_pool(session, "dictionary: pool", store.feed(Role::Training), key, bits)
+    gather_pool(session, "dictionary: pool", store.feed(Role::Training), key, bits, Columns::Features)
 }
 
 fn uniform(session: &mut Session<'_>, store: &RowStore, job: &SelectJob) -> Result<Arc<Centers>, StageError> {
@@ -210,10 +224,16 @@ fn uniform(session: &mut Session<'_>, store: &RowStore, job: &SelectJob) -> Resu
 }
 
 /// Picks m centers among `pool` by randomly pivoted Cholesky, with `weights`.
-fn refine(job: &SelectJob, pool: &Pool, weights: Option<&[f64]>, mut known: Centers) -> Result<Centers, StageError> {
+fn refine(
+    job: &SelectJob,
+    pool: &Pool,
+    weights: Option<&[f64]>,
+    lookahead: usize,
+    mut known: Centers,
+) -> Result<Centers, StageError> {
     let oracle = TileOracle::new(&job.kernel, job.simd);
-    let mut params = PivotParams::new(job.centers.min(pool.len()), job.seed);
-    if 8 * pool.len() as u64 * job.centers as u64 > job.factor_memory {
+    let mut params = PivotParams { lookahead, ..PivotParams::new(job.centers.min(pool.len()), job.seed) };
+    if !job.work.keep_factor {
         params.storage = FactorStorage::Recomputed;
     }
     let pivots = rp_cholesky(&oracle, pool.rows.view(), &pool.ids, weights, params).map_err(numeric)?;
@@ -279,19 +299,21 @@ fn squeak(
     let (gamma, mode, leaf_rows) = *setup;
     let task = TrieJob {
         oracle: Arc::new(TileOracle::new(&job.kernel, job.simd)),
-        params: DictionaryParams { gamma, mode, seed: job.seed, max_atoms: Some((16 * atoms) as usize) },
+        params: DictionaryParams { gamma, mode, seed: job.seed, max_atoms: Some(job.work.max_atoms) },
         bits,
         pool_key: StreamKey::new(job.seed, "pool", 0),
         shape: TrieShape { hash: StreamKey::new(job.seed, "trie", 0), capacity: leaf_rows as usize },
         expected_rows: scored_rows,
+        work: job.work,
     };
-    let (root, scored) = squeak_trie(session, store.feed(Role::Training), &task)?;
+    let root = squeak_trie(session, store, &task)?;
     session.try_once(|| {
-        let Some(dictionary) = &*root else {
+        let Some(dictionary) = &*root.dictionary else {
             return Err(StageError::Data("the dictionary's pool holds no rows".into()));
         };
         let known = Centers {
-            rows_scored: scored,
+            rows_scored: root.scored,
+            passes: root.passes,
             gamma: gamma / fraction,
             beta,
             size: dictionary.len(),
@@ -307,7 +329,7 @@ fn squeak(
             ..Centers::default()
         };
         let (pool, weights) = survivors(dictionary, 4 * job.centers);
-        refine(job, &pool, Some(&weights), known)
+        refine(job, &pool, Some(&weights), LOOKAHEAD, known)
     })
 }
 

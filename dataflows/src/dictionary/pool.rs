@@ -1,9 +1,11 @@
 //! Pools: the training rows whose hash has L leading zero bits, gathered in one pass.
 //!
 //! A pool is a function of the set of rows and the seed; its order is the order of the hash. Every process holds a whole pool
-//! (the plan counts it). Cost: one pass, N_p rows sent to every process.
+//! (the plan counts it). Cost: one pass, N_p rows sent to every process, which hold them once: senders give up what they send, and the
+//! rows are sorted in place.
 
 use crate::engine::bytes::{Reader, Writer};
+use crate::engine::deal::{LETTER_BYTES, Letter, deal};
 use crate::engine::exchange::{Audience, Gather, Outgoing, Scan, Step, pass};
 use crate::engine::feed::{Feed, view};
 use crate::engine::session::Session;
@@ -11,7 +13,18 @@ use crate::error::StageError;
 use nystream_datasets::Chunk;
 use nystream_hashing::{RowId, StreamKey};
 use nystream_kernels::rows::{RowBuf, Rows};
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
+
+/// What of a row goes into a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Columns {
+    /// Features and id: what centers are chosen by.
+    Features,
+    /// Targets and weight too.
+    All,
+}
 
 /// Encoded training rows in the order of their hash.
 #[derive(Clone, Debug, Default)]
@@ -20,11 +33,11 @@ pub struct Pool {
     pub rows: RowBuf,
     /// Row ids.
     pub ids: Vec<RowId>,
-    /// Targets, row-major, in raw units; NaN where null.
+    /// Targets, row-major, in raw units; NaN where null. None with [`Columns::Features`].
     pub targets: Vec<f64>,
     /// Target columns.
     pub target_width: usize,
-    /// Sample weights.
+    /// Sample weights. None with [`Columns::Features`].
     pub weights: Vec<f64>,
 }
 
@@ -47,7 +60,7 @@ impl Pool {
             ids: indices.iter().map(|i| self.ids[*i]).collect(),
             targets: indices.iter().flat_map(|i| self.targets[i * t..(i + 1) * t].iter().copied()).collect(),
             target_width: t,
-            weights: indices.iter().map(|i| self.weights[*i]).collect(),
+            weights: indices.iter().filter_map(|i| self.weights.get(*i).copied()).collect(),
         }
     }
 
@@ -59,16 +72,50 @@ impl Pool {
     }
 
     /// Adds row `i` of `chunk`.
-    pub(crate) fn push(&mut self, chunk: &Chunk, i: usize) {
-        let t = chunk.target_width;
-        if self.ids.is_empty() {
+    pub(crate) fn push(&mut self, chunk: &Chunk, i: usize, columns: Columns) {
+        if self.ids.is_empty() && self.rows.numeric_width + self.rows.code_width == 0 {
             self.rows = RowBuf::new(chunk.numeric_width, chunk.code_width);
-            self.target_width = t;
         }
         self.rows.push(view(chunk), i);
         self.ids.push(chunk.ids[i]);
-        self.targets.extend_from_slice(&chunk.targets[i * t..(i + 1) * t]);
-        self.weights.push(chunk.weights[i]);
+        if columns == Columns::All {
+            let t = chunk.target_width;
+            self.target_width = t;
+            self.targets.extend_from_slice(&chunk.targets[i * t..(i + 1) * t]);
+            self.weights.push(chunk.weights[i]);
+        }
+    }
+
+    /// The rows in pieces for one letter each, the last ones first; what has been given is freed.
+    pub(crate) fn into_pieces(mut self) -> impl Iterator<Item = Pool> {
+        let row = 4 * self.rows.numeric_width + 2 * self.rows.code_width + 8 * self.target_width + 24;
+        let most = (LETTER_BYTES / row).max(1);
+        std::iter::from_fn(move || {
+            let from = self.len().saturating_sub(most);
+            (from < self.len()).then(|| self.split_off(from))
+        })
+    }
+
+    /// The rows from `from` on, taken away.
+    fn split_off(&mut self, from: usize) -> Pool {
+        fn tail<T>(values: &mut Vec<T>, from: usize) -> Vec<T> {
+            let tail = values.split_off(from.min(values.len()));
+            values.shrink_to_fit();
+            tail
+        }
+        let (d, c, t) = (self.rows.numeric_width, self.rows.code_width, self.target_width);
+        Pool {
+            rows: RowBuf {
+                numeric: tail(&mut self.rows.numeric, from * d),
+                numeric_width: d,
+                codes: tail(&mut self.rows.codes, from * c),
+                code_width: c,
+            },
+            ids: tail(&mut self.ids, from),
+            targets: tail(&mut self.targets, from * t),
+            target_width: t,
+            weights: tail(&mut self.weights, from),
+        }
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
@@ -94,14 +141,21 @@ impl Pool {
         let whole = pool.rows.numeric.len() == n * pool.rows.numeric_width
             && pool.rows.codes.len() == n * pool.rows.code_width
             && pool.targets.len() == n * pool.target_width
-            && pool.weights.len() == n;
+            && (pool.weights.len() == n || pool.weights.is_empty());
         if whole { Ok(pool) } else { Err(StageError::Internal("a pool arrived damaged".into())) }
     }
 
-    fn append(&mut self, mut other: Pool) {
+    /// Makes room for `rows` rows like those of `other`.
+    pub(crate) fn reserve(&mut self, rows: usize, other: &Pool) {
+        self.rows.numeric.reserve_exact(rows * other.rows.numeric_width);
+        self.rows.codes.reserve_exact(rows * other.rows.code_width);
+        self.ids.reserve_exact(rows);
+    }
+
+    pub(crate) fn append(&mut self, mut other: Pool) {
         if self.ids.is_empty() {
-            *self = other;
-            return;
+            (self.rows.numeric_width, self.rows.code_width) = (other.rows.numeric_width, other.rows.code_width);
+            self.target_width = other.target_width;
         }
         self.rows.numeric.append(&mut other.rows.numeric);
         self.rows.codes.append(&mut other.rows.codes);
@@ -118,12 +172,42 @@ impl Pool {
         })
     }
 
-    /// Sorted by hash under `key`.
-    pub(crate) fn sorted(self, key: StreamKey) -> Pool {
+    /// Sorted by hash under `key`, in place.
+    pub(crate) fn sorted(mut self, key: StreamKey) -> Pool {
         let mut order: Vec<(u128, usize)> = self.ids.iter().enumerate().map(|(i, id)| (key.u128(*id), i)).collect();
         order.sort_unstable();
         let order: Vec<usize> = order.into_iter().map(|(_, i)| i).collect();
-        self.gather(&order)
+        permute(&mut self.rows.numeric, self.rows.numeric_width, &order);
+        permute(&mut self.rows.codes, self.rows.code_width, &order);
+        permute(&mut self.ids, 1, &order);
+        permute(&mut self.targets, self.target_width, &order);
+        permute(&mut self.weights, 1, &order);
+        self
+    }
+}
+
+/// Row i of `values` becomes its former row `order[i]`; the rows move along the cycles of `order`, each once.
+fn permute<T: Copy>(values: &mut [T], width: usize, order: &[usize]) {
+    if width == 0 || values.is_empty() {
+        return;
+    }
+    let mut moved = vec![false; order.len()];
+    for start in 0..order.len() {
+        if moved[start] {
+            continue;
+        }
+        let first = values[start * width..(start + 1) * width].to_vec();
+        let mut at = start;
+        loop {
+            moved[at] = true;
+            let from = order[at];
+            if from == start {
+                values[at * width..(at + 1) * width].copy_from_slice(&first);
+                break;
+            }
+            values.copy_within(from * width..(from + 1) * width, at * width);
+            at = from;
+        }
     }
 }
 
@@ -169,39 +253,33 @@ pub fn in_pool(hash: u128, bits: u32) -> bool {
     hash.leading_zeros() >= bits
 }
 
-pub(crate) struct PoolScan {
-    pub feed: Feed,
-    pub chunk: Chunk,
-    pub key: StreamKey,
-    pub bits: u32,
-    pub pool: Pool,
+/// Scans for the rows of a pool and leaves them on a shelf.
+struct PoolScan {
+    feed: Feed,
+    chunk: Chunk,
+    key: StreamKey,
+    bits: u32,
+    columns: Columns,
+    pool: Pool,
+    shelf: Rc<RefCell<Pool>>,
 }
 
-impl PoolScan {
-    pub(crate) fn new(feed: Feed, key: StreamKey, bits: u32) -> Self {
-        PoolScan { feed, chunk: Chunk::default(), key, bits, pool: Pool::default() }
-    }
-
-    pub(crate) fn read(&mut self) -> Result<Step, StageError> {
+impl Scan for PoolScan {
+    fn step(&mut self) -> Result<Step, StageError> {
         if !self.feed.next(&mut self.chunk)? {
             return Ok(Step::Done);
         }
         for i in 0..self.chunk.rows() {
             if in_pool(self.key.u128(self.chunk.ids[i]), self.bits) {
-                self.pool.push(&self.chunk, i);
+                self.pool.push(&self.chunk, i, self.columns);
             }
         }
         Ok(Step::More { rows: self.chunk.rows() as u64 })
     }
-}
-
-impl Scan for PoolScan {
-    fn step(&mut self) -> Result<Step, StageError> {
-        self.read()
-    }
 
     fn finish(self) -> Result<Vec<Outgoing>, StageError> {
-        Ok(vec![Outgoing { key: 0, bytes: self.pool.to_bytes() }])
+        *self.shelf.borrow_mut() = self.pool;
+        Ok(Vec::new())
     }
 }
 
@@ -215,10 +293,64 @@ pub fn gather_pool(
     feed: Feed,
     key: StreamKey,
     bits: u32,
+    columns: Columns,
 ) -> Result<Arc<Pool>, StageError> {
-    let parcels = pass(session, name, PoolScan::new(feed, key, bits), Gather::default(), Audience::Leaders)?;
-    session.try_once(move || {
-        let parts = parcels.iter().map(|p| Pool::from_bytes(&p.bytes)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Pool::concat(parts).sorted(key))
-    })
+    let shelf: Rc<RefCell<Pool>> = Rc::default();
+    let (chunk, pool) = (Chunk::default(), Pool::default());
+    let scan = PoolScan { feed, chunk, key, bits, columns, pool, shelf: Rc::clone(&shelf) };
+    pass(session, name, scan, Gather::default(), Audience::Leaders)?;
+
+    let (workers, processes) = (session.process.workers() as u64, session.process.processes() as u64);
+    let letters = shelf.take().into_pieces().flat_map(move |piece| {
+        let bytes = piece.to_bytes();
+        (0..processes).map(move |process| Letter { to: process * workers, bytes: bytes.clone() })
+    });
+    let sink = Rc::clone(&shelf);
+    deal(session, name, letters, move |bytes| {
+        sink.borrow_mut().append(Pool::from_bytes(&bytes)?);
+        Ok(())
+    })?;
+    let mine = shelf.take();
+    session.try_once(move || Ok(mine.sorted(key)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(rows: usize) -> Pool {
+        let mut all = Pool { rows: RowBuf::new(3, 2), target_width: 2, ..Pool::default() };
+        for i in 0..rows {
+            all.rows.numeric.extend((0..3).map(|k| (10 * i + k) as f32));
+            all.rows.codes.extend([i as u16, 7]);
+            all.ids.push(RowId(i as u128));
+            all.targets.extend([i as f64, -1.0]);
+            all.weights.push(i as f64 + 0.5);
+        }
+        all
+    }
+
+    fn same(a: &Pool, b: &Pool) -> bool {
+        a.rows == b.rows && a.ids == b.ids && a.targets == b.targets && a.weights == b.weights
+    }
+
+    #[test]
+    fn sorting_in_place_moves_whole_rows() {
+        let key = StreamKey::new(5, "sort", 0);
+        for rows in [0, 1, 2, 17, 1000] {
+            let all = pool(rows);
+            let mut order: Vec<usize> = (0..rows).collect();
+            order.sort_by_key(|i| key.u128(all.ids[*i]));
+            assert!(same(&all.clone().sorted(key), &all.gather(&order)), "{rows} rows");
+        }
+    }
+
+    #[test]
+    fn pieces_hold_every_row_once() {
+        let all = pool(20_000);
+        let pieces: Vec<Pool> = all.clone().into_pieces().collect();
+        assert!(pieces.len() > 3 && pieces.iter().all(|piece| piece.to_bytes().len() <= LETTER_BYTES + 200));
+        let back = pieces.into_iter().rev().map(|piece| Pool::from_bytes(&piece.to_bytes()).unwrap()).collect();
+        assert!(same(&Pool::concat(back), &all));
+    }
 }

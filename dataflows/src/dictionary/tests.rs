@@ -1,11 +1,12 @@
 //! The dataflow against the in-memory trie: the same dictionary, bit for bit, for any number of workers.
 
 use super::TileOracle;
-use super::pool::{Pool, gather_pool};
+use super::pool::{Columns, Pool, gather_pool};
 use super::trie::{TrieJob, squeak_trie};
 use crate::engine::feed::RowStore;
 use crate::engine::{Process, Session, SilentProgress, run};
 use crate::error::StageError;
+use crate::plan::DictionaryWork;
 use crate::profile::profile;
 use nystream_datasets::{Catalog, Encoder, EncoderOptions, Role, Sources};
 use nystream_hashing::StreamKey;
@@ -14,7 +15,7 @@ use nystream_kernels::sampling::{Dictionary, DictionaryParams, DictionaryTrie, S
 use nystream_kernels::tile::SimdPath;
 use std::sync::Arc;
 
-fn job(bits: u32) -> TrieJob<TileOracle> {
+fn job(bits: u32, work: DictionaryWork) -> TrieJob<TileOracle> {
     TrieJob {
         oracle: Arc::new(TileOracle::new(&Kernel::new(Family::Gaussian, 2.0), SimdPath::detect())),
         params: DictionaryParams::new(20.0, 3),
@@ -22,6 +23,7 @@ fn job(bits: u32) -> TrieJob<TileOracle> {
         pool_key: StreamKey::new(3, "pool", 0),
         shape: TrieShape { hash: StreamKey::new(3, "trie", 0), capacity: 400 },
         expected_rows: 6000 >> bits,
+        work,
     }
 }
 
@@ -34,32 +36,75 @@ fn store(session: &mut Session<'_>) -> Result<RowStore, StageError> {
     Ok(RowStore::new(&catalog, encoder, session.peers(), session.index(), Arc::clone(&session.process)))
 }
 
-fn distributed(workers: usize, bits: u32) -> (Dictionary, u64, Arc<Pool>) {
+/// Everything in hand, by all workers.
+fn whole(workers: usize) -> DictionaryWork {
+    DictionaryWork::unbounded(workers)
+}
+
+/// Root, rows scored, passes, and the pool.
+fn distributed(workers: usize, bits: u32, work: DictionaryWork) -> (Dictionary, u64, u64, Arc<Pool>) {
     let process = Process::new(workers, 1, 0, Box::new(SilentProgress));
     let communication = timely::CommunicationConfig::Process(workers).try_build().unwrap();
     let results = run(&process, communication, move |session| {
         let store = store(session)?;
-        let job = job(bits);
-        let pool = gather_pool(session, "pool", store.feed(Role::Training), job.pool_key, bits)?;
-        let (root, scored) = squeak_trie(session, store.feed(Role::Training), &job)?;
-        Ok::<_, StageError>((root, scored, pool))
+        let job = job(bits, work);
+        let pool = gather_pool(session, "pool", store.feed(Role::Training), job.pool_key, bits, Columns::Features)?;
+        Ok::<_, StageError>((squeak_trie(session, &store, &job)?, pool))
     });
-    let (root, scored, pool) = results.unwrap().into_iter().next().unwrap().unwrap();
-    ((*root).clone().unwrap(), scored, pool)
+    let (root, pool) = results.unwrap().into_iter().next().unwrap().unwrap();
+    ((*root.dictionary).clone().unwrap(), root.scored, root.passes, pool)
 }
 
 #[test]
 fn the_dataflow_builds_the_trie_of_the_set_of_rows() {
     for bits in [0, 2] {
-        let (one, scored, pool) = distributed(1, bits);
-        assert_eq!(scored as usize, pool.len());
-        let job = job(bits);
+        let (one, scored, passes, pool) = distributed(1, bits, whole(1));
+        assert_eq!((scored as usize, passes), (pool.len(), 1));
+        let job = job(bits, whole(1));
         let squeak = Squeak::new(&*job.oracle, job.params).unwrap();
         let reference = DictionaryTrie::build(&squeak, job.shape, pool.rows.view(), &pool.ids).unwrap();
         assert!(reference.nodes().len() > 5, "a trie of several leaves: {}", reference.nodes().len());
         assert_eq!(one, *reference.root());
-        for workers in [2, 3] {
-            assert_eq!(distributed(workers, bits).0, one, "{workers} workers");
+        for workers in [2, 3, 7] {
+            assert_eq!(distributed(workers, bits, whole(workers)).0, one, "{workers} workers");
         }
+    }
+}
+
+/// However few rows are in hand at a time and however few workers score: only the passes differ. With 100 rows, windows hold less than a leaf.
+#[test]
+fn windows_and_lanes_shape_nothing() {
+    for bits in [0, 2] {
+        let (expected, scored, ..) = distributed(1, bits, whole(1));
+        let mut seen = 1;
+        for (rows_held, lanes) in [(4000, 7), (900, 1), (100, 2)] {
+            for workers in [1, 2, 3, 7] {
+                let work = DictionaryWork { rows_held, lanes, ..whole(workers) };
+                let (root, all, passes, _) = distributed(workers, bits, work);
+                assert!(root == expected && all == scored, "{rows_held} rows, {workers} workers");
+                // Windows of less than a leaf take one leaf each.
+                let [least, most] = [scored.div_ceil(rows_held.max(400)), 2 * scored.div_ceil(rows_held) + 1];
+                assert!((least..=most).contains(&passes), "{passes} passes of {rows_held} rows");
+                seen = seen.max(passes);
+            }
+        }
+        assert!(seen > 3, "{seen} passes");
+    }
+}
+
+/// An estimate of the rows that is far off costs passes, and changes nothing.
+#[test]
+fn a_wrong_estimate_changes_nothing() {
+    let (expected, ..) = distributed(1, 0, whole(1));
+    for estimate in [1, 300, 1_000_000] {
+        let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+        let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+        let results = run(&process, communication, move |session| {
+            let store = store(session)?;
+            let work = DictionaryWork { rows_held: 2000, ..whole(2) };
+            squeak_trie(session, &store, &TrieJob { expected_rows: estimate, ..job(0, work) })
+        });
+        let root = results.unwrap().into_iter().next().unwrap().unwrap();
+        assert_eq!((root.scored, (*root.dictionary).as_ref()), (6000, Some(&expected)), "estimate {estimate}");
     }
 }

@@ -1,25 +1,41 @@
-//! SQUEAK over a pool, as a keyed reduce over the trie (key = prefix).
+//! SQUEAK over a pool, as a keyed reduce over the trie (key = prefix), in memory that does not grow with the pool.
 //!
-//! 1. One pass finds the pool's rows and counts them by a fine prefix of H; the counts, known to everyone, fix the trie's leaves.
-//! 2. Rows travel to the owner of their leaf, which runs the filter over them in id order.
-//! 3. Level by level from the deepest, both children of a node meet at its owner, which merges them.
+//! 1. A pass over the data counts the pool's rows by the leading bits of H; the counts, known to everyone, fix the trie's units
+//!    (`units.rs`). The same pass holds the rows of the first window.
+//! 2. The rows of the window travel to the owners of their units, who run the filter over each leaf in the order of the ids, and merge
+//!    within the unit. Then only dictionaries are left of them.
+//! 3. Level by level from the deepest, both children of a node meet at its owner, which merges them, as far as all their rows
+//!    are done: one dictionary a level stays behind.
+//! 4. While there are units left, another pass holds the rows of the next window.
 //!
-//! The trie's shape has no history: it is a function of the set of rows. A worker holds its share of the pool and
-//! the dictionaries of the nodes it owns; products inside a worker are sequential. Cost: about M^2 flops a row, divided over
-//! the workers, and log2(N_p / B) exchanges of dictionaries.
+//! The trie's shape has no history: it is a function of the set of rows. Windows are as large as the plan allows
+//! ([`DictionaryWork::rows_held`]) and are taken in the order of the prefixes; which rows are in hand together shapes nothing. A process
+//! holds its share of a window once, and the dictionaries of the nodes it owns. Cost: about M^2 flops a row, divided over the workers; a
+//! pass over the data for each window; log2(N_p / B) exchanges of dictionaries.
 
-use crate::dictionary::pool::{Pool, PoolScan};
+use crate::dictionary::pool::{Columns, Pool, in_pool};
+use crate::dictionary::units::{Front, Unit, cell, cell_bits, units, window};
 use crate::engine::bytes::{Reader, Writer};
+use crate::engine::deal::{Letter, deal};
 use crate::engine::exchange::{Audience, Gather, Outgoing, Reducer, Scan, Step, pass};
-use crate::engine::feed::Feed;
+use crate::engine::feed::{Feed, RowStore};
 use crate::engine::session::Session;
 use crate::error::StageError;
+use crate::plan::DictionaryWork;
+use nystream_datasets::{Chunk, Role};
 use nystream_hashing::StreamKey;
-use nystream_kernels::sampling::{Atom, Dictionary, DictionaryParams, KernelOracle, Prefix, Squeak, TrieShape};
+use nystream_kernels::rows::RowBuf;
+use nystream_kernels::sampling::{
+    Atom, Dictionary, DictionaryParams, KernelOracle, Prefix, SamplingError, Squeak, TrieShape,
+};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
+
+/// Share of a window that the first one is expected to fill: how full it gets is known only when it is held.
+const FIRST_FILL: f64 = 0.97;
 
 /// What SQUEAK is run on.
 pub struct TrieJob<O> {
@@ -35,96 +51,206 @@ pub struct TrieJob<O> {
     pub shape: TrieShape,
     /// Expected rows of the pool.
     pub expected_rows: u64,
+    /// Rows in hand and workers at work.
+    pub work: DictionaryWork,
 }
 
-/// The root dictionary of the pool and the number of rows scored; on the first worker of each process only.
+/// What SQUEAK made.
+pub struct Root {
+    /// The dictionary of the pool, on the first worker of each process; `None` when the pool holds no row.
+    pub dictionary: Arc<Option<Dictionary>>,
+    /// Rows scored.
+    pub scored: u64,
+    /// Passes over the data.
+    pub passes: u64,
+}
+
+/// The root dictionary of the pool.
 ///
 /// # Errors
 /// Bad data, a dictionary that outgrows its limit, or a damaged exchange.
 pub fn squeak_trie<O: KernelOracle + Send + Sync + 'static>(
     session: &mut Session<'_>,
-    feed: Feed,
+    store: &RowStore,
     job: &TrieJob<O>,
-) -> Result<(Arc<Option<Dictionary>>, u64), StageError> {
-    // Fine enough that no leaf is deeper: a leaf has at most B rows; 6 bits beyond the expected depth make a violation
-    // a matter of hashing 64 times more rows than expected into one prefix.
-    let expected_depth = (job.expected_rows as f64 / job.shape.capacity.max(1) as f64).max(1.0).log2().ceil() as u32;
-    let fine = (expected_depth + 6).min(22);
-    let held = Rc::new(RefCell::new(Pool::default()));
-    let counting = CountScan {
-        inner: PoolScan::new(feed, job.pool_key, job.bits),
-        trie: job.shape.hash,
-        fine,
-        held: Rc::clone(&held),
+) -> Result<Root, StageError> {
+    let most = job.work.rows_held.saturating_mul(session.process.processes() as u64).max(1);
+    let bits = cell_bits(job.expected_rows, job.shape.capacity, most);
+    let first = if job.expected_rows <= most {
+        1 << bits
+    } else {
+        (FIRST_FILL * most as f64 / job.expected_rows as f64 * 2f64.powi(bits as i32)) as usize
     };
-    let parcels = pass(session, "dictionary: rows", counting, SumCounts::default(), Audience::Everyone)?;
-    let mut counts = vec![0u64; 1 << fine];
-    for parcel in parcels {
-        let mut from = Reader(&parcel.bytes);
-        while !from.is_empty() {
-            let (prefix, count) = (from.u64()? as usize, from.u64()?);
-            *counts.get_mut(prefix).ok_or_else(|| StageError::Internal("a count arrived damaged".into()))? += count;
+    let (mut held, counts) = first_window(session, store, job, bits, first)?;
+    let units = units(&job.shape, &counts, bits);
+    // A unit that is held in part waits for the next pass.
+    let mut now = 0..units.iter().take_while(|unit| unit.cells.end <= first).count();
+    let mut trie = Trie {
+        job,
+        bits,
+        owners: Owners::new(session, job.work.lanes),
+        front: Front::default(),
+        nodes: BTreeMap::new(),
+    };
+    let mut passes = 1;
+    loop {
+        if !now.is_empty() {
+            trie.compute(session, held, &units[now.clone()])?;
+            trie.climb(session, units[now.end - 1].cells.end)?;
         }
-    }
-    let scored: u64 = counts.iter().sum();
-    let leaves = job.shape.leaves_from_counts(&counts).map_err(numeric)?;
-    let depth = leaves.iter().map(|(prefix, _)| prefix.depth()).max().unwrap_or(0);
-
-    // Rows to the owners of their leaves.
-    let pool = std::mem::take(&mut *held.borrow_mut());
-    let mut by_leaf: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for (i, id) in pool.ids.iter().enumerate() {
-        let hash = job.shape.hash.u128(*id);
-        let leaf = leaves.partition_point(|(prefix, _)| prefix.bits() <= hash) - 1;
-        by_leaf.entry(leaf).or_default().push(i);
-    }
-    let outgoing: Vec<Outgoing> = by_leaf
-        .into_iter()
-        .map(|(leaf, indices)| Outgoing { key: leaf as u64, bytes: pool.gather(&indices).to_bytes() })
-        .collect();
-    drop(pool);
-    let filter = Filter { oracle: Arc::clone(&job.oracle), params: job.params, rows: BTreeMap::new() };
-    let parcels = pass(session, "dictionary: leaves", outgoing, filter, Audience::Owners)?;
-    let mut nodes: BTreeMap<Prefix, Dictionary> = BTreeMap::new();
-    for parcel in parcels {
-        nodes.insert(leaves[parcel.key as usize].0, dictionary_from(&parcel.bytes, job.params)?.1);
-    }
-
-    // Merges, deepest level first; all workers know how many levels there are.
-    for level in (1..=depth).rev() {
-        let (here, above): (BTreeMap<_, _>, BTreeMap<_, _>) = nodes.into_iter().partition(|(p, _)| p.depth() == level);
-        nodes = above;
-        let outgoing = here
-            .into_iter()
-            .filter_map(|(prefix, dictionary)| {
-                let parent = prefix.parent()?;
-                Some(Outgoing { key: node_key(parent), bytes: dictionary_bytes(prefix, &dictionary) })
-            })
-            .collect::<Vec<_>>();
-        let merge = Merge { oracle: Arc::clone(&job.oracle), params: job.params, nodes: BTreeMap::new() };
-        for parcel in pass(session, "dictionary: merges", outgoing, merge, Audience::Owners)? {
-            let (prefix, dictionary) = dictionary_from(&parcel.bytes, job.params)?;
-            nodes.insert(prefix, dictionary);
+        if now.end == units.len() {
+            break;
         }
+        now = window(&units, now.end, most);
+        let cells = units[now.start].cells.start..units[now.end - 1].cells.end;
+        held = hold(session, store, job, bits, cells)?;
+        passes += 1;
     }
     let outgoing: Vec<Outgoing> =
-        nodes.iter().map(|(prefix, d)| Outgoing { key: 0, bytes: dictionary_bytes(*prefix, d) }).collect();
+        trie.nodes.iter().map(|(prefix, d)| Outgoing { key: 0, bytes: dictionary_bytes(*prefix, d) }).collect();
     let parcels = pass(session, "dictionary: root", outgoing, Gather::default(), Audience::Leaders)?;
     let root = match parcels.first() {
         Some(parcel) => Some(dictionary_from(&parcel.bytes, job.params)?.1),
         None => None,
     };
-    Ok((session.once(move || root), scored))
+    Ok(Root { dictionary: session.once(move || root), scored: counts.iter().sum(), passes })
+}
+
+/// Who computes what: the first `lanes` workers of every process, in turn.
+struct Owners {
+    peers: u64,
+    workers: u64,
+    processes: u64,
+    lanes: u64,
+}
+
+impl Owners {
+    fn new(session: &Session<'_>, lanes: usize) -> Self {
+        let workers = session.process.workers();
+        Owners {
+            peers: session.peers() as u64,
+            workers: workers as u64,
+            processes: session.process.processes() as u64,
+            lanes: lanes.clamp(1, workers) as u64,
+        }
+    }
+
+    /// The worker of the `number`-th piece of work.
+    fn of(&self, number: usize) -> u64 {
+        let turn = number as u64 % (self.processes * self.lanes);
+        turn % self.processes * self.workers + turn / self.processes
+    }
+
+    /// A key that this worker owns, for that piece alone.
+    fn key(&self, number: usize) -> u64 {
+        number as u64 * self.peers + self.of(number)
+    }
+}
+
+/// The trie in the making, as one worker sees it.
+struct Trie<'a, O> {
+    job: &'a TrieJob<O>,
+    bits: u32,
+    owners: Owners,
+    /// All nodes that wait for their siblings.
+    front: Front,
+    /// Those of them that this worker holds.
+    nodes: BTreeMap<Prefix, Dictionary>,
+}
+
+impl<O: KernelOracle + Send + Sync + 'static> Trie<'_, O> {
+    /// Computes `units` from the rows that the workers hold of them.
+    fn compute(&mut self, session: &mut Session<'_>, held: Pool, units: &[Unit]) -> Result<(), StageError> {
+        let first = units[0].cells.start;
+        let mut owners = vec![None; units[units.len() - 1].cells.end - first];
+        let (mut mine, mut expected) = (VecDeque::new(), 0);
+        for (number, unit) in units.iter().filter(|unit| unit.rows > 0).enumerate() {
+            let owner = self.owners.of(number);
+            owners[unit.cells.start - first..unit.cells.end - first].fill(Some(owner));
+            if owner == session.index() as u64 {
+                mine.push_back(unit.prefix);
+                expected += unit.rows as usize;
+            }
+            self.front.add(unit.prefix);
+        }
+        let (hash, bits) = (self.job.shape.hash, self.bits);
+        let letters = held.into_pieces().flat_map(move |piece| {
+            let mut shares: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+            for (i, id) in piece.ids.iter().enumerate() {
+                let cell = cell(hash.u128(*id), bits).checked_sub(first);
+                if let Some(Some(owner)) = cell.and_then(|cell| owners.get(cell)) {
+                    shares.entry(*owner).or_default().push(i);
+                }
+            }
+            shares.into_iter().map(move |(to, share)| Letter { to, bytes: piece.gather(&share).to_bytes() })
+        });
+        let hand: Rc<RefCell<Pool>> = Rc::default();
+        let sink = Rc::clone(&hand);
+        deal(session, "dictionary: rows", letters, move |bytes| {
+            let rows = Pool::from_bytes(&bytes)?;
+            let mut hand = sink.borrow_mut();
+            if hand.is_empty() {
+                hand.reserve(expected, &rows);
+            }
+            hand.append(rows);
+            Ok(())
+        })?;
+        let shelf = Rc::default();
+        let scan = UnitScan {
+            oracle: Arc::clone(&self.job.oracle),
+            params: self.job.params,
+            shape: self.job.shape,
+            order: InHand::new(hand.take(), self.job.shape.hash),
+            todo: mine,
+            shelf: Rc::clone(&shelf),
+        };
+        pass(session, "dictionary: leaves", scan, Gather::default(), Audience::Leaders)?;
+        self.nodes.append(&mut shelf.take());
+        Ok(())
+    }
+
+    /// Merges, deepest level first, whatever has both children, where all rows before cell `done` are in.
+    fn climb(&mut self, session: &mut Session<'_>, done: usize) -> Result<(), StageError> {
+        for level in (1..=self.front.depth()).rev() {
+            let parents = self.front.climb(level, done, self.bits);
+            if parents.is_empty() {
+                continue;
+            }
+            let keys: BTreeMap<Prefix, u64> =
+                parents.into_iter().enumerate().map(|(number, parent)| (parent, self.owners.key(number))).collect();
+            let key = |prefix: &Prefix| {
+                let parent = prefix.parent().filter(|_| prefix.depth() == level);
+                parent.and_then(|parent| keys.get(&parent)).copied()
+            };
+            let mut outgoing = Vec::new();
+            self.nodes.retain(|prefix, dictionary| {
+                let Some(key) = key(prefix) else { return true };
+                outgoing.push(Outgoing { key, bytes: dictionary_bytes(*prefix, dictionary) });
+                false
+            });
+            let params = self.job.params;
+            let merge = Merge { oracle: Arc::clone(&self.job.oracle), params, nodes: BTreeMap::new() };
+            for parcel in pass(session, "dictionary: merges", outgoing, merge, Audience::Owners)? {
+                let (prefix, dictionary) = dictionary_from(&parcel.bytes, params)?;
+                self.nodes.insert(prefix, dictionary);
+            }
+        }
+        Ok(())
+    }
 }
 
 fn numeric(error: impl std::fmt::Display) -> StageError {
     StageError::Numeric(error.to_string())
 }
 
-/// Spreads the nodes of one level over the workers.
-fn node_key(prefix: Prefix) -> u64 {
-    let depth = prefix.depth();
-    if depth == 0 { 0 } else { (prefix.bits() >> (128 - depth)) as u64 }
+fn refused(error: SamplingError) -> StageError {
+    match error {
+        SamplingError::TooManyAtoms { atoms, limit } => StageError::Budget(format!(
+            "a dictionary on the way to the centers holds {atoms} atoms and --memory leaves room for {limit}: give more --memory, \
+             fewer --centers, or --select rpcholesky"
+        )),
+        other => numeric(other),
+    }
 }
 
 fn dictionary_bytes(prefix: Prefix, dictionary: &Dictionary) -> Vec<u8> {
@@ -158,79 +284,195 @@ fn dictionary_from(bytes: &[u8], params: DictionaryParams) -> Result<(Prefix, Di
     Ok((Prefix::of(bits, depth), Dictionary { rows, atoms, gamma: params.gamma, mode: params.mode, jitter }))
 }
 
-struct CountScan {
-    inner: PoolScan,
+/// Scans for the pool's rows in some cells and leaves them on a shelf.
+struct HoldScan {
+    feed: Feed,
+    chunk: Chunk,
+    pool_key: StreamKey,
+    pool_bits: u32,
     trie: StreamKey,
-    fine: u32,
-    held: Rc<RefCell<Pool>>,
+    bits: u32,
+    cells: Range<usize>,
+    /// Rows of every cell, in the first pass.
+    counts: Option<Vec<u64>>,
+    held: Pool,
+    shelf: Rc<RefCell<Pool>>,
 }
 
-impl Scan for CountScan {
+impl HoldScan {
+    fn new<O>(store: &RowStore, job: &TrieJob<O>, bits: u32, cells: Range<usize>, shelf: &Rc<RefCell<Pool>>) -> Self {
+        HoldScan {
+            feed: store.feed(Role::Training),
+            chunk: Chunk::default(),
+            pool_key: job.pool_key,
+            pool_bits: job.bits,
+            trie: job.shape.hash,
+            bits,
+            cells,
+            counts: None,
+            held: Pool::default(),
+            shelf: Rc::clone(shelf),
+        }
+    }
+}
+
+impl Scan for HoldScan {
     fn step(&mut self) -> Result<Step, StageError> {
-        self.inner.read()
+        if !self.feed.next(&mut self.chunk)? {
+            return Ok(Step::Done);
+        }
+        for (i, id) in self.chunk.ids.iter().enumerate() {
+            if self.pool_bits > 0 && !in_pool(self.pool_key.u128(*id), self.pool_bits) {
+                continue;
+            }
+            let cell = cell(self.trie.u128(*id), self.bits);
+            if let Some(counts) = &mut self.counts {
+                counts[cell] += 1;
+            }
+            if self.cells.contains(&cell) {
+                self.held.push(&self.chunk, i, Columns::Features);
+            }
+        }
+        Ok(Step::More { rows: self.chunk.rows() as u64 })
     }
 
     fn finish(self) -> Result<Vec<Outgoing>, StageError> {
-        let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
-        for id in &self.inner.pool.ids {
-            *counts.entry((self.trie.u128(*id) >> (128 - self.fine)) as u64).or_default() += 1;
-        }
+        *self.shelf.borrow_mut() = self.held;
+        let Some(counts) = self.counts else { return Ok(Vec::new()) };
         let mut out = Writer::default();
-        for (prefix, count) in counts {
-            out.u64(prefix);
-            out.u64(count);
-        }
-        *self.held.borrow_mut() = self.inner.pool;
+        counts.into_iter().for_each(|count| out.u64(count));
         Ok(vec![Outgoing { key: 0, bytes: out.0 }])
     }
 }
 
-#[derive(Default)]
-struct SumCounts(BTreeMap<u64, u64>);
+/// This worker's rows of `cells`.
+fn hold<O>(
+    session: &mut Session<'_>,
+    store: &RowStore,
+    job: &TrieJob<O>,
+    bits: u32,
+    cells: Range<usize>,
+) -> Result<Pool, StageError> {
+    let shelf = Rc::default();
+    let scan = HoldScan::new(store, job, bits, cells, &shelf);
+    pass(session, "dictionary: window", scan, Gather::default(), Audience::Leaders)?;
+    Ok(shelf.take())
+}
+
+/// This worker's rows of the cells before `first`, and the counts of all cells over all workers.
+fn first_window<O>(
+    session: &mut Session<'_>,
+    store: &RowStore,
+    job: &TrieJob<O>,
+    bits: u32,
+    first: usize,
+) -> Result<(Pool, Vec<u64>), StageError> {
+    let shelf = Rc::default();
+    let mut scan = HoldScan::new(store, job, bits, 0..first, &shelf);
+    scan.counts = Some(vec![0; 1 << bits]);
+    let parcels = pass(session, "dictionary: window", scan, SumCounts(vec![0; 1 << bits]), Audience::Everyone)?;
+    let mut counts = SumCounts(vec![0; 1 << bits]);
+    for parcel in parcels {
+        counts.absorb(parcel.key, parcel.bytes)?;
+    }
+    Ok((shelf.take(), counts.0))
+}
+
+/// Sums counts by cell.
+struct SumCounts(Vec<u64>);
 
 impl Reducer for SumCounts {
     fn absorb(&mut self, _: u64, bytes: Vec<u8>) -> Result<(), StageError> {
         let mut from = Reader(&bytes);
-        while !from.is_empty() {
-            let (prefix, count) = (from.u64()?, from.u64()?);
-            *self.0.entry(prefix).or_default() += count;
+        for count in &mut self.0 {
+            *count += from.u64()?;
         }
         Ok(())
     }
 
     fn finish(&mut self) -> Result<Vec<Outgoing>, StageError> {
         let mut out = Writer::default();
-        for (prefix, count) in std::mem::take(&mut self.0) {
-            out.u64(prefix);
-            out.u64(count);
-        }
-        Ok(vec![Outgoing { key: 0, bytes: out.0 }])
+        let total: u64 = self.0.iter().sum();
+        self.0.iter().for_each(|count| out.u64(*count));
+        // Workers that own no parcel have nothing to say.
+        Ok(if total == 0 { Vec::new() } else { vec![Outgoing { key: 0, bytes: out.0 }] })
     }
 }
 
-/// A leaf: SQUEAK's filter over its rows.
-struct Filter<O> {
+/// The rows that a worker has in hand, in the order of H.
+struct InHand {
+    pool: Pool,
+    hash: StreamKey,
+    /// Leading bits of the hash, and the row; sorted once the first unit is asked for.
+    order: Vec<(u64, u32)>,
+}
+
+impl InHand {
+    fn new(pool: Pool, hash: StreamKey) -> Self {
+        InHand { pool, hash, order: Vec::new() }
+    }
+
+    fn of(&self, entry: &(u64, u32)) -> u128 {
+        self.hash.u128(self.pool.ids[entry.1 as usize])
+    }
+
+    fn sort(&mut self) {
+        let mut order = std::mem::take(&mut self.order);
+        order.reserve_exact(self.pool.len());
+        let lead = |id| (self.hash.u128(id) >> 64) as u64;
+        order.extend(self.pool.ids.iter().enumerate().map(|(i, id)| (lead(*id), i as u32)));
+        order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| self.of(a).cmp(&self.of(b))));
+        self.order = order;
+    }
+
+    /// Places in `order` of the rows under `prefix`, among those in `within`.
+    fn under(&self, prefix: Prefix, within: Range<usize>) -> Range<usize> {
+        let start = within.start + self.order[within.clone()].partition_point(|entry| self.of(entry) < prefix.bits());
+        let rows = self.order[start..within.end].partition_point(|entry| prefix.contains(self.of(entry)));
+        start..start + rows
+    }
+}
+
+/// The units of one worker, one a step: the filter over each leaf, merged upwards within the unit.
+struct UnitScan<O> {
     oracle: Arc<O>,
     params: DictionaryParams,
-    rows: BTreeMap<u64, Vec<Pool>>,
+    shape: TrieShape,
+    order: InHand,
+    todo: VecDeque<Prefix>,
+    shelf: Rc<RefCell<BTreeMap<Prefix, Dictionary>>>,
 }
 
-impl<O: KernelOracle> Reducer for Filter<O> {
-    fn absorb(&mut self, key: u64, bytes: Vec<u8>) -> Result<(), StageError> {
-        self.rows.entry(key).or_default().push(Pool::from_bytes(&bytes)?);
-        Ok(())
+impl<O: KernelOracle> UnitScan<O> {
+    /// The dictionary of the rows at `range` of the order, which are those under `prefix`.
+    fn node(&self, squeak: &Squeak<'_, O>, prefix: Prefix, range: Range<usize>) -> Result<Dictionary, SamplingError> {
+        if self.shape.splits(prefix, range.len() as u64) {
+            let [left, right] = [false, true].map(|bit| prefix.child(bit));
+            let cut = self.order.under(left, range.clone()).end;
+            return squeak
+                .merge(&self.node(squeak, left, range.start..cut)?, &self.node(squeak, right, cut..range.end)?);
+        }
+        let rows: Vec<usize> = self.order.order[range].iter().map(|(_, row)| *row as usize).collect();
+        let ids: Vec<_> = rows.iter().map(|row| self.order.pool.ids[*row]).collect();
+        squeak.filter(RowBuf::gather(self.order.pool.rows.view(), &rows).view(), &ids)
+    }
+}
+
+impl<O: KernelOracle> Scan for UnitScan<O> {
+    fn step(&mut self) -> Result<Step, StageError> {
+        let Some(prefix) = self.todo.pop_front() else { return Ok(Step::Done) };
+        if self.order.order.is_empty() {
+            self.order.sort();
+        }
+        let squeak = Squeak::new(&*self.oracle, self.params).map_err(numeric)?;
+        let range = self.order.under(prefix, 0..self.order.order.len());
+        let dictionary = self.node(&squeak, prefix, range).map_err(refused)?;
+        self.shelf.borrow_mut().insert(prefix, dictionary);
+        Ok(Step::More { rows: 0 })
     }
 
-    fn finish(&mut self) -> Result<Vec<Outgoing>, StageError> {
-        let squeak = Squeak::new(&*self.oracle, self.params).map_err(numeric)?;
-        let mut out = Vec::new();
-        for (key, parts) in std::mem::take(&mut self.rows) {
-            let leaf = Pool::concat(parts);
-            let dictionary = squeak.filter(leaf.rows.view(), &leaf.ids).map_err(numeric)?;
-            // The prefix is known from the key; a root prefix stands in for it on the wire.
-            out.push(Outgoing { key, bytes: dictionary_bytes(Prefix::ROOT, &dictionary) });
-        }
-        Ok(out)
+    fn finish(self) -> Result<Vec<Outgoing>, StageError> {
+        Ok(Vec::new())
     }
 }
 
@@ -257,7 +499,7 @@ impl<O: KernelOracle> Reducer for Merge<O> {
             let Some(left) = children.next() else { continue };
             // An empty leaf sends nothing: its sibling is the node.
             let merged = match children.next() {
-                Some(right) => squeak.merge(&left, &right).map_err(numeric)?,
+                Some(right) => squeak.merge(&left, &right).map_err(refused)?,
                 None => left,
             };
             out.push(Outgoing { key, bytes: dictionary_bytes(parent, &merged) });

@@ -92,6 +92,14 @@ impl RowStore {
         }
     }
 
+    /// Frees what is kept in memory: later passes decode again. What they see is the same.
+    pub fn release(&self) {
+        let mut kept = self.kept.borrow_mut();
+        if matches!(*kept, Kept::Memory(_) | Kept::Wanted) {
+            *kept = Kept::Never;
+        }
+    }
+
     /// Rows of this worker, as the files have them.
     pub fn raw_rows(&self) -> u64 {
         self.catalog.rows_of(&self.runs)

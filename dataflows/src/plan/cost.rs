@@ -1,6 +1,7 @@
 //! Flop counts of the stages.
 
-use crate::dictionary::LEAF_ROWS;
+use crate::dictionary::{LEAF_ROWS, LOOKAHEAD, LOOKAHEAD_POOL};
+use nystream_kernels::sampling::rpcholesky::JUDGES;
 
 /// Flop equivalents of the scalar part of a kernel entry (exponential, norms, rounding).
 pub const ENTRY_FLOPS: f64 = 20.0;
@@ -83,8 +84,19 @@ impl Shape {
         rows * (atoms * self.entry() + atoms * atoms) + SHRINK_ALGEBRA * (2.0 * leaves - 1.0) * atoms.powi(3)
     }
 
-    /// Randomly pivoted Cholesky to m centers on a pool of `rows`: m^2 flops a row and the entries.
+    /// One row of a pool of randomly pivoted Cholesky to m centers: m entries and m^2 flops.
+    pub fn pivots(&self, m: f64) -> f64 {
+        m * self.entry() + m * m
+    }
+
+    /// What lookahead adds: the residual columns of its proposals on the judges.
+    pub fn lookahead(&self, m: f64) -> f64 {
+        (LOOKAHEAD * JUDGES) as f64 * m * self.pivots(m)
+    }
+
+    /// Randomly pivoted Cholesky to m centers on a pool of `rows`, with lookahead where the pool is large enough for it.
     pub fn rpcholesky(&self, rows: f64, m: f64) -> f64 {
-        rows * (m * self.entry() + m * m)
+        let ahead = if rows >= LOOKAHEAD_POOL as f64 * m { self.lookahead(m) } else { 0.0 };
+        rows * self.pivots(m) + ahead
     }
 }

@@ -1,10 +1,11 @@
 //! The plan of one fit: solver, selection and their costs.
 
 use super::cost::{Shape, SolverCost};
+use super::dictionary::{Crew, DictionaryWork};
 use super::memory::MemoryPlan;
 use crate::certify::{HELD_OUT_ROWS, TRACE_ROWS};
-use crate::dictionary::Method;
 use crate::dictionary::pool::{pool_bits, pool_bits_within, pool_rows};
+use crate::dictionary::{LOOKAHEAD_POOL, Method, SelectionRule};
 use crate::error::StageError;
 use crate::job::fit::DIMENSION_ROWS;
 use crate::job::{Select, Solver};
@@ -27,7 +28,7 @@ pub const SELECT_SHARE: f64 = 0.25;
 /// Most pool rows, in units of m.
 const POOL_MOST: f64 = 50.0;
 /// Rounds that full-pass pivoting is expected to take.
-const FULL_ROUNDS: f64 = 18.0;
+pub(super) const FULL_ROUNDS: f64 = 18.0;
 /// Fewest pool rows, in units of m.
 const POOL_LEAST: f64 = 4.0;
 
@@ -78,6 +79,10 @@ pub struct FitPlan {
     pub solver: Solver,
     /// Selection.
     pub selection: Selection,
+    /// How the dictionary stage works.
+    pub dictionary: DictionaryWork,
+    /// Whether the training rows stay in memory between passes.
+    pub rows_kept: bool,
     /// Passes over the rows, profile and sample included.
     pub passes: u64,
     /// Predicted bytes read from files, over all processes.
@@ -162,10 +167,12 @@ pub struct PlanRequest {
     pub sample_rows: u64,
     /// Bytes of files that a pass decodes, over all processes.
     pub bytes_per_pass: u64,
-    /// Whether encoded training rows stay in memory: then they are decoded twice in all, however many passes there are.
-    pub rows_kept: bool,
     /// Rows that are evaluated at the end, where they are known.
     pub held_out: u64,
+    /// Bytes of the training rows that a process has kept in memory; 0 when it did not.
+    pub kept_bytes: u64,
+    /// Whether the theorem's constants of the dictionary are asked for.
+    pub theorem: bool,
 }
 
 impl PlanRequest {
@@ -181,17 +188,30 @@ impl PlanRequest {
         entry_flops * ENTRY_SECONDS + (flops - entry_flops).max(0.0) * PRODUCT_SECONDS
     }
 
-    /// Memory of a process that solves with `m` centers.
-    pub fn memory(&self, solver: Solver, m: usize, workers: usize) -> MemoryPlan {
-        let mut plan = MemoryPlan::default();
-        let square = 8 * (m as u64) * (m as u64);
+    /// Bytes of a row with targets, weight and id.
+    fn row_bytes(&self) -> u64 {
         let s = &self.shape;
-        let row = (4.0 * s.numeric + 2.0 * s.codes) as u64 + 8 * (s.targets as u64 + 2) + 32;
+        (4.0 * s.numeric + 2.0 * s.codes) as u64 + 8 * (s.targets as u64 + 2) + 32
+    }
+
+    /// What every stage of a process has beside it.
+    pub(super) fn resident(&self, workers: usize) -> MemoryPlan {
+        let mut plan = MemoryPlan::default();
+        let row = self.row_bytes();
         let blocks = crate::engine::feed::blocks_per_batch(row as usize);
         let chunk = row * 2048 * blocks;
         plan.add("program and Parquet decoding", (48 << 20) + workers as u64 * (12 << 20));
         plan.add("row chunks read ahead", workers as u64 * (crate::engine::feed::AHEAD as u64 + 3) * chunk);
         plan.add("hashed sample", self.sample_rows * row);
+        plan
+    }
+
+    /// Memory of a process that solves with `m` centers.
+    pub fn memory(&self, solver: Solver, m: usize, workers: usize) -> MemoryPlan {
+        let mut plan = self.resident(workers);
+        let square = 8 * (m as u64) * (m as u64);
+        let s = &self.shape;
+        let row = self.row_bytes();
         plan.add("packed centers", (m as u64) * (8 * (s.numeric + s.codes) as u64 + 64));
         // The certificate's kernel block, twice while it is copied, and the effective dimension's matrix, its factor and inverse.
         let certificate = 16 * (TRACE_ROWS * m) as u64 + 24 * (HELD_OUT_ROWS * HELD_OUT_ROWS) as u64;
@@ -257,6 +277,12 @@ impl PlanRequest {
     /// # Errors
     /// [`StageError::Budget`] when what was asked for does not fit; [`StageError::Usage`] when it cannot be done.
     pub fn plan(&self) -> Result<FitPlan, StageError> {
+        // Rows are kept where everything fits beside them; otherwise they are decoded again.
+        let beside = if self.kept_bytes > 0 { self.plan_beside(self.kept_bytes).ok() } else { None };
+        beside.map_or_else(|| self.plan_beside(0), Ok)
+    }
+
+    fn plan_beside(&self, kept: u64) -> Result<FitPlan, StageError> {
         let n = self.shape.rows;
         let mut reasons = Vec::new();
         let m = match self.centers {
@@ -267,14 +293,30 @@ impl PlanRequest {
         let solver = self.solver(m, &mut reasons)?;
         let cost = self.cost(solver, m);
         let (selection, select_flops) = self.selection(m, cost.flops, &mut reasons)?;
-        let memory = self.memory(solver, m, self.workers);
+        let keeping = |mut plan: MemoryPlan| {
+            if kept > 0 {
+                plan.add("training rows kept between passes", kept);
+            }
+            plan
+        };
+        let crew = Crew { workers: self.workers, processes: self.processes };
+        let (dictionary, choosing) = self.dictionary(&selection, m, &keeping(self.resident(self.workers)), crew);
+        let memory = keeping(self.memory(solver, m, self.workers)).larger(choosing);
         memory.check(self.memory)?;
         if self.centers.is_some() {
             check_flops(cost.flops, self.max_flops, m, solver)?;
         }
-        let passes = 3 + cost.passes as u64 + u64::from(self.held_out > 0);
+        if dictionary.passes > 1 && matches!(selection, Selection::Squeak { .. }) {
+            reasons.push(format!(
+                "about {} passes over the rows for the dictionary, which holds {} of them in each process at a time",
+                dictionary.passes, dictionary.rows_held
+            ));
+        }
+        let evaluation = u64::from(self.held_out > 0);
+        let passes = 2 + dictionary.passes + cost.passes as u64 + evaluation;
         let evaluated = self.held_out as f64 * m as f64 * (self.shape.entry() + 2.0 * self.shape.targets);
-        let decoded = if self.rows_kept { 2 + u64::from(self.held_out > 0) } else { passes };
+        // Rows that are kept are decoded by the profile and by the pass that keeps them.
+        let decoded = if kept > 0 { 2 + evaluation } else { passes };
         let s = &self.shape;
         Ok(FitPlan {
             rows: n as u64,
@@ -282,6 +324,8 @@ impl PlanRequest {
             solver,
             selection,
             passes,
+            dictionary,
+            rows_kept: kept > 0,
             bytes: self.bytes_per_pass * decoded,
             decoded: n * (s.numeric + s.codes + s.targets) * decoded as f64,
             flops: vec![
@@ -378,13 +422,34 @@ impl PlanRequest {
             given => given,
         };
         let by_flops = largest(&|m| self.cost(solver, m as usize).flops * (1.0 + SELECT_SHARE) <= self.max_flops);
-        let by_memory = largest(&|m| self.memory(solver, m as usize, 1).total() <= self.memory / 10 * 9);
+        let by_memory = largest(&|m| {
+            let m = m as usize;
+            self.memory(solver, m, 1).total() <= self.memory / 10 * 9 && self.selection_fits(&self.least(m), m)
+        });
         let m = wanted.min(by_flops).min(by_memory).min(self.shape.rows).max(1.0) as usize;
         reasons.push(format!(
             "{m} centers: 4 x effective dimension gives {wanted:.0}, the flop cap {by_flops:.0}, memory {by_memory:.0}, and there are {:.0} rows",
             self.shape.rows
         ));
         m
+    }
+
+    /// The selection that takes least memory among those that may be chosen for `m` centers.
+    fn least(&self, m: usize) -> Selection {
+        let (n, given) = (self.shape.rows as u64, self.dictionary_rows);
+        let pool = |rows: u64| pool_rows(n, pool_bits(n, rows.min(n)));
+        match &self.select {
+            Select::File(_) | Select::Rows(_) => Selection::File,
+            Select::Settled(rule) => settled(rule, n),
+            Select::Uniform => Selection::Uniform,
+            _ if m as u64 >= n => Selection::Uniform,
+            Select::Squeak => Selection::Squeak { rows: given.map_or(n, pool), atoms: (4 * m as u64).min(n) },
+            Select::RpCholesky if given == Some(u64::MAX) => Selection::RpCholesky { rows: n, full: true },
+            Select::RpCholesky | Select::Auto => {
+                let rows = given.unwrap_or((POOL_LEAST * m as f64) as u64);
+                Selection::RpCholesky { rows: pool(rows), full: false }
+            }
+        }
     }
 
     fn selection(&self, m: usize, solve: f64, reasons: &mut Vec<String>) -> Result<(Selection, f64), StageError> {
@@ -395,26 +460,36 @@ impl PlanRequest {
         let whole = n as u64;
         let at_least = |rows: f64| pool_rows(whole, pool_bits(whole, rows as u64)) as f64;
         let given = self.dictionary_rows.map(|r| at_least((r as f64).min(n)));
-        let pool = |allowed: f64| {
-            let rows = pool_rows(whole, pool_bits_within(whole, allowed.min(n))) as f64;
-            if rows < POOL_LEAST * mf { at_least((POOL_LEAST * mf).min(n)) } else { rows }
+        // Once m is given no budget shapes the model: what does not fit is refused. Before, a pool may be smaller.
+        let open = self.centers.is_none();
+        let within = if open { self.pool_within_memory(m) } else { n };
+        let pool = || {
+            let largest = |flops: f64| {
+                let allowed = (flops / self.shape.pivots(mf)).min(POOL_MOST * mf).min(within).min(n);
+                pool_rows(whole, pool_bits_within(whole, allowed)) as f64
+            };
+            // Lookahead costs as much as so many rows of the pool, and wants a pool to look at.
+            let rows = largest(allowance - self.shape.lookahead(mf));
+            if rows >= LOOKAHEAD_POOL as f64 * mf {
+                return rows;
+            }
+            let plain = largest(allowance.min((LOOKAHEAD_POOL as f64 * mf - 1.0) * self.shape.pivots(mf)));
+            if plain < POOL_LEAST * mf { at_least((POOL_LEAST * mf).min(n)) } else { plain }
         };
         match &self.select {
             Select::File(_) | Select::Rows(_) => Ok((Selection::File, 0.0)),
             Select::Settled(rule) => {
-                let rows = pool_rows(whole, rule.pool_bits);
                 reasons.push("centers by the rule of the earlier model".into());
-                Ok(match rule.method {
-                    Method::Squeak { atoms, .. } => {
-                        (Selection::Squeak { rows, atoms }, self.shape.squeak(rows as f64, atoms as f64))
+                let selection = settled(rule, whole);
+                let flops = match selection {
+                    Selection::Squeak { rows, atoms } => self.shape.squeak(rows as f64, atoms as f64),
+                    Selection::RpCholesky { rows, full: true } => {
+                        FULL_ROUNDS / 3.0 * rows as f64 * self.shape.pivots(mf)
                     }
-                    Method::RpCholesky { full } => {
-                        let times = if full { FULL_ROUNDS / 3.0 } else { 1.0 };
-                        (Selection::RpCholesky { rows, full }, times * self.shape.rpcholesky(rows as f64, mf))
-                    }
-                    Method::Uniform => (Selection::Uniform, 0.0),
-                    Method::File => (Selection::File, 0.0),
-                })
+                    Selection::RpCholesky { rows, full: false } => self.shape.rpcholesky(rows as f64, mf),
+                    Selection::Uniform | Selection::File => 0.0,
+                };
+                Ok((selection, flops))
             }
             Select::Uniform => Ok((Selection::Uniform, 0.0)),
             _ if mf >= n => {
@@ -436,17 +511,23 @@ impl PlanRequest {
             }
             Select::RpCholesky => {
                 let full = self.dictionary_rows == Some(u64::MAX);
-                let by_flops = allowance / self.shape.rpcholesky(1.0, mf);
-                let rows = given.unwrap_or_else(|| pool(by_flops.min(POOL_MOST * mf)));
+                let rows = given.unwrap_or_else(pool);
                 // A round of the full form makes every row's factor anew over the pivots so far: a third of the work, rounds times.
-                let times = if full { FULL_ROUNDS / 3.0 } else { 1.0 };
-                let flops = times * self.shape.rpcholesky(rows, mf);
+                let flops = match full {
+                    true => FULL_ROUNDS / 3.0 * rows * self.shape.pivots(mf),
+                    false => self.shape.rpcholesky(rows, mf),
+                };
                 if full && flops > self.max_flops {
                     return Err(StageError::Budget(format!(
                         "picking {m} centers from all {rows:.0} rows by --select rpcholesky:full takes {flops:.2e} flops and --max-flops \
                          allows {:.2e}: give fewer --centers, more --max-flops, or --select rpcholesky (a pool)",
                         self.max_flops
                     )));
+                }
+                if full {
+                    reasons.push(format!(
+                        "pivots from all rows: about {FULL_ROUNDS:.0} passes over them instead of a pool"
+                    ));
                 }
                 Ok((Selection::RpCholesky { rows: rows as u64, full }, flops))
             }
@@ -455,16 +536,16 @@ impl PlanRequest {
                 for quarter in (6..=16).rev() {
                     let atoms = mf * f64::from(quarter) / 4.0;
                     let flops = self.shape.squeak(rows, atoms);
-                    if atoms < n && flops <= allowance {
+                    let candidate = Selection::Squeak { rows: rows as u64, atoms: atoms as u64 };
+                    if atoms < n && flops <= allowance && (!open || self.selection_fits(&candidate, m)) {
                         reasons.push(format!(
                             "SQUEAK over {rows:.0} rows with {atoms:.0} atoms costs {:.0} % of the solve",
                             100.0 * flops / solve
                         ));
-                        return Ok((Selection::Squeak { rows: rows as u64, atoms: atoms as u64 }, flops));
+                        return Ok((candidate, flops));
                     }
                 }
-                let by_flops = allowance / self.shape.rpcholesky(1.0, mf);
-                let rows = given.unwrap_or_else(|| pool(by_flops.min(POOL_MOST * mf)));
+                let rows = given.unwrap_or_else(pool);
                 let flops = self.shape.rpcholesky(rows, mf);
                 reasons.push(format!(
                     "SQUEAK over all rows would pass {:.0} % of the solve: RPCholesky on a pool of {rows:.0} rows, {:.0} %",
@@ -474,6 +555,17 @@ impl PlanRequest {
                 Ok((Selection::RpCholesky { rows: rows as u64, full: false }, flops))
             }
         }
+    }
+}
+
+/// What a settled rule chooses from `n` rows.
+fn settled(rule: &SelectionRule, n: u64) -> Selection {
+    let rows = pool_rows(n, rule.pool_bits);
+    match rule.method {
+        Method::Squeak { atoms, .. } => Selection::Squeak { rows, atoms },
+        Method::RpCholesky { full } => Selection::RpCholesky { rows, full },
+        Method::Uniform => Selection::Uniform,
+        Method::File => Selection::File,
     }
 }
 

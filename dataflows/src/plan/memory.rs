@@ -30,6 +30,11 @@ impl MemoryPlan {
         self.consumers.iter().map(|c| c.bytes).fold(0, u64::saturating_add)
     }
 
+    /// The one of two plans that needs more: of stages that follow each other, the one that decides.
+    pub fn larger(self, other: MemoryPlan) -> MemoryPlan {
+        if other.total() > self.total() { other } else { self }
+    }
+
     /// Refuses the plan when it does not fit `budget` bytes.
     ///
     /// ```
@@ -52,7 +57,7 @@ impl MemoryPlan {
         let named: Vec<String> = largest.iter().take(3).map(|c| format!("{} ({})", c.name, human(c.bytes))).collect();
         Err(StageError::Budget(format!(
             "this job needs about {} of memory in each process and --memory allows {}. Largest: {}. \
-             Give more with --memory, or use fewer --centers, --workers or another --solver",
+             Give more with --memory, or use fewer --centers, --dictionary-rows, --workers or another --solver",
             human(total),
             human(budget),
             named.join(", ")

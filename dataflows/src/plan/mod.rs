@@ -9,11 +9,13 @@
 //! exponential, a categorical column [`CODE_FLOPS`].
 
 mod cost;
+mod dictionary;
 mod fit;
 mod memory;
 mod preflight;
 
 pub use cost::{CODE_FLOPS, ENTRY_FLOPS, GRAM_ALGEBRA, PRECONDITIONER_ROWS, SHRINK_ALGEBRA, Shape, SolverCost};
+pub use dictionary::DictionaryWork;
 pub use fit::{EXPECTED_ITERATIONS, FitPlan, PlanRequest, SELECT_SHARE, Selection};
 pub use memory::{Consumer, MemoryPlan, human};
 pub use preflight::preflight;

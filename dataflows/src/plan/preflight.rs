@@ -54,7 +54,8 @@ pub fn preflight(catalog: &Catalog, config: &FitConfig, workers: usize, processe
         variance: config.variance,
         sample_rows: 0,
         bytes_per_pass: 0,
-        rows_kept: false,
+        kept_bytes: 0,
+        theorem: false,
         held_out: 0,
     };
     let plans = solvers.iter().map(|solver| request.memory(*solver, m, workers));

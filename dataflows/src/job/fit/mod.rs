@@ -12,14 +12,14 @@ mod warm;
 pub(crate) use settings::DIMENSION_ROWS;
 
 use crate::certify::Certificate;
-use crate::dictionary::pool::{Pool, gather_pool, pool_bits};
-use crate::dictionary::{Centers, LEAF_ROWS, SelectJob, select};
+use crate::dictionary::pool::{Columns, Pool, gather_pool, pool_bits};
+use crate::dictionary::{Centers, LEAF_ROWS, LOOKAHEAD, LOOKAHEAD_POOL, SelectJob, select};
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::engine::{Counters, counters};
 use crate::error::StageError;
 use crate::evaluate::Evaluation;
-use crate::job::{FitConfig, Loss};
+use crate::job::{DictionaryRule, FitConfig, Loss};
 use crate::plan::{FitPlan, PlanRequest, SHRINK_ALGEBRA, Selection, Shape, preflight};
 use crate::predict::Function;
 use crate::profile::{Profile, SAMPLE_ROWS};
@@ -31,7 +31,8 @@ use nystream_datasets::{Catalog, Encoder, Role};
 use nystream_hashing::StreamKey;
 use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::Kernel;
-use rows::{keep_on_disk, keep_rows};
+use nystream_kernels::sampling::rpcholesky::JUDGES;
+use rows::{keep_on_disk, keep_rows, row_bytes};
 use settings::{check_task, effective_dimension, given_centers, kernel, kernel_bound, tune_if_asked};
 use solve::rest;
 use start::{Start, start};
@@ -142,14 +143,15 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         session.index(),
         Arc::clone(&session.process),
     );
-    let rows_kept = keep_rows(config, &encoder, profile.rows);
-    if rows_kept {
+    let mut kept = 0;
+    if keep_rows(config, &encoder, profile.rows) {
         store.keep_in_memory();
+        kept = profile.rows.div_ceil(session.process.processes() as u64) * row_bytes(&encoder);
     }
     let sample_key = StreamKey::new(config.seed, "sample", 0);
     let bits = pool_bits(profile.rows, SAMPLE_ROWS);
     begin(session, "sample", profile.rows);
-    let sample = gather_pool(session, "sample", store.feed(Role::Training), sample_key, bits)?;
+    let sample = gather_pool(session, "sample", store.feed(Role::Training), sample_key, bits, Columns::All)?;
     end(session);
     clock.lap("sample");
 
@@ -207,10 +209,15 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         variance: config.variance,
         sample_rows: sample.len() as u64,
         bytes_per_pass,
-        rows_kept,
         held_out: profile.held_out,
+        kept_bytes: kept,
+        theorem: matches!(config.dictionary_rule, DictionaryRule::Theorem { .. }),
     };
-    let plan = request.plan()?;
+    let mut plan = request.plan()?;
+    if kept > 0 && !plan.rows_kept {
+        store.release();
+        plan.reasons.push("encoded rows are decoded again in every pass: the memory is needed otherwise".into());
+    }
     clock.lap("plan");
     let mut outcome = FitOutcome {
         function: None,
@@ -232,6 +239,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         profile,
         counters: Counters::default(),
     };
+    keep_on_disk(session, config, &store, &mut outcome)?;
     if session.is_first() {
         let workers = session.peers();
         session.process.progress.say(&outcome.plan.summary(config.memory, workers));
@@ -240,7 +248,6 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         outcome.seconds = clock.seconds;
         return Ok(outcome);
     }
-    keep_on_disk(session, config, &store, &mut outcome);
     choose_centers(session, config, &store, &sample, ridge_matrix, &mut outcome, &mut clock)?;
     if config.dictionary_only {
         outcome.certificate = *certificate(session, config, &sample, ridge_matrix, true, &outcome)?;
@@ -265,7 +272,12 @@ fn count_selection(session: &Session<'_>, selection: Selection, centers: &Center
     }
     let (scored, m) = (centers.rows_scored, centers.ids.len() as u64);
     match selection {
-        Selection::RpCholesky { full: false, .. } => session.process.count(scored * m, scored * m * m),
+        Selection::RpCholesky { full: false, .. } => {
+            session.process.count(scored * m, scored * m * m);
+            if scored >= LOOKAHEAD_POOL * m {
+                session.process.count_algebra((LOOKAHEAD * JUDGES) as f64 * (m as f64).powi(3));
+            }
+        }
         Selection::Squeak { .. } => {
             let atoms = centers.size as u64;
             let leaves = (scored as f64 / (LEAF_ROWS as u64 * atoms).max(1) as f64).max(1.0).log2().ceil().exp2();
@@ -297,9 +309,9 @@ fn choose_centers(
         rule: config.dictionary_rule,
         ridge_matrix,
         rows,
-        factor_memory: config.memory / 4,
+        work: outcome.plan.dictionary,
     };
-    begin(session, "dictionary", rows);
+    begin(session, "dictionary", rows * outcome.plan.dictionary.passes);
     let centers = select(session, store, sample, &job)?;
     end(session);
     if centers.ids.is_empty() {

@@ -1,7 +1,7 @@
 //! The solve of a fit: each solver's job from the fit's configuration, and what it leaves in the outcome.
 
 use super::measure::{certificate, validation};
-use super::rows::{keep_rows, row_bytes};
+use super::rows::{hashed_order, row_bytes};
 use super::settings::{effective_dimension, kernel_bound};
 use super::warm::warm_start;
 use super::{Clock, FitInputs, FitOutcome, begin, end};
@@ -14,7 +14,6 @@ use crate::job::{FitConfig, Loss, Solver};
 use crate::plan::GRAM_ALGEBRA;
 use crate::predict::{Function, VarianceBasis, VarianceFactor};
 use crate::solve::blockcd::BlockJob;
-use crate::solve::eigenpro::order::Place;
 use crate::solve::eigenpro::{EXACT_PROJECTION_CENTERS, EigenProJob};
 use crate::solve::gram::{GramJob, exact_gram};
 use crate::solve::logistic::LogisticJob;
@@ -171,7 +170,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
             let solved = eigenpro::solve(
                 session,
                 store,
-                &eigenpro_job(session, config, &tiles, code, ridge, warm.coefficients.clone(), sample, outcome),
+                &eigenpro_job(session, config, store, &tiles, code, ridge, warm.coefficients.clone(), sample, outcome),
             )?;
             clock.lap("solve");
             solved
@@ -228,6 +227,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
 fn eigenpro_job<'a, T: Entry>(
     session: &Session<'_>,
     config: &'a FitConfig,
+    store: &RowStore,
     tiles: &'a Arc<nystream_kernels::tile::Tiles<T>>,
     code: &'a TargetCode,
     ridge: f64,
@@ -237,11 +237,7 @@ fn eigenpro_job<'a, T: Entry>(
 ) -> EigenProJob<'a, T> {
     let row_bytes = row_bytes(&outcome.encoder);
     let rows = outcome.profile.rows;
-    let place = if keep_rows(config, &outcome.encoder, rows) {
-        Place::Memory(config.memory / 3)
-    } else {
-        Place::Disk(config.temp_dir.clone(), config.disk_limit / session.process.workers() as u64)
-    };
+    let place = hashed_order(session, config, store, outcome);
     EigenProJob {
         tiles,
         centers: &outcome.centers.rows,

@@ -15,7 +15,7 @@ pub mod order;
 #[cfg(test)]
 mod tests;
 
-use crate::dictionary::pool::{Pool, gather_pool, pool_bits};
+use crate::dictionary::pool::{Columns, Pool, gather_pool, pool_bits};
 use crate::engine::feed::RowStore;
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
@@ -221,8 +221,8 @@ fn judges<T: Entry>(
     let gathered;
     let pool = if held_out {
         let key = StreamKey::new(job.seed, "eigenpro judges", 0);
-        gathered =
-            gather_pool(session, "judges", store.feed(Role::HeldOut), key, pool_bits(job.held_out, JUDGES as u64))?;
+        let bits = pool_bits(job.held_out, JUDGES as u64);
+        gathered = gather_pool(session, "judges", store.feed(Role::HeldOut), key, bits, Columns::All)?;
         &gathered
     } else {
         job.sample
@@ -356,7 +356,8 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
                 let loss = objective(seen.alpha)?;
                 best = best.min(loss);
                 // A convex objective does not rise again under steps that are stable.
-                diverged = !(loss <= DIVERGED * at_start) || job.ridge > 0.0 && loss > RISEN * best;
+                let bounded = loss <= DIVERGED * at_start;
+                diverged = !bounded || job.ridge > 0.0 && loss > RISEN * best;
                 Ok(if diverged { Verdict::Stop } else { Verdict::HeldOut(loss) })
             };
             judge().unwrap_or_else(|error| {

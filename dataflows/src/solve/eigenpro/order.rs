@@ -7,7 +7,7 @@
 //! Cost: the rows once to the cache, then every row to every process once an epoch (n d values against the n m entries of an epoch).
 //! Memory: [`KEPT`] windows of about [`WINDOW_BYTES`], and a buffer of [`FLUSH_BYTES`] for each bucket.
 
-use crate::dictionary::pool::Pool;
+use crate::dictionary::pool::{Columns, Pool};
 use crate::engine::bytes::{Reader, Writer};
 use crate::engine::exchange::{Audience, Gather, Outgoing, Scan, Step, pass};
 use crate::engine::feed::Feed;
@@ -239,7 +239,7 @@ impl HashedOrder {
             if outcome.is_err() {
                 break;
             }
-            (0..chunk.ids.len()).for_each(|i| mine.push(&chunk, i));
+            (0..chunk.ids.len()).for_each(|i| mine.push(&chunk, i, Columns::All));
         }
         let scan = Held(Some(outcome.map(|()| vec![Outgoing { key: 0, bytes: mine.to_bytes() }])));
         let parcels = pass(session, "window", scan, Gather::default(), Audience::Leaders)?;
