@@ -7,7 +7,7 @@
 //! overrule anyway, are not looked at.
 
 use crate::cli::FitArgs;
-use crate::cli::values::{AllOr, AutoOr, Bandwidth, ClassWeight, KernelName, Select as SelectArg};
+use crate::cli::values::{AutoOr, Bandwidth, ClassWeight, KernelName, Select as SelectArg};
 use crate::exit::{ExitCode, Failure};
 use crate::fitted::function_of;
 use crate::model::{Model, Precision as ModelPrecision, Selection};

@@ -10,6 +10,7 @@ use crate::error::StageError;
 use crate::job::fit::DIMENSION_ROWS;
 use crate::job::{Select, Solver};
 use crate::solve::eigenpro::{self, order};
+use crate::solve::gram::JUDGE_BLOCK;
 use nystream_kernels::gram::{ExactGram, GramShape, Precision};
 use serde::{Deserialize, Serialize};
 
@@ -223,8 +224,9 @@ impl PlanRequest {
                     GramShape { centers: m, targets: s.targets as usize, precision: self.precision, scale_log2: 0 };
                 let accumulate = ExactGram::memory_bytes(shape) as u64
                     + workers as u64 * (ExactGram::scratch_bytes(shape) as u64 + panel_bytes(m, self.precision));
-                // Afterwards: the Gram in f64, K_mm, its factor, the whitened Gram, its eigenvectors and the solver's workspace.
-                let algebra = 6 * square;
+                // Afterwards: the Gram in f64, K_mm, its factor, the whitened Gram, its eigenvectors and the solver's workspace; the entries
+                // of the rows that judge the ridge, twice while they are copied, and projected.
+                let algebra = 6 * square + 32 * (JUDGE_BLOCK * m) as u64;
                 let copies = if self.processes > 1 { 2 } else { 1 };
                 if self.variance {
                     plan.add(format!("predictive variances of {m} centers"), 2 * square);

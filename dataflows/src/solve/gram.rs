@@ -201,8 +201,8 @@ fn rounding_error(entry_error: f64, alpha: impl Iterator<Item = f64>) -> f64 {
     alpha.map(|a| (entry_error * a).powi(2)).sum()
 }
 
-/// Judges whose kernel entries are held at once.
-const JUDGE_BLOCK: usize = 2048;
+/// *Shape.* Judges whose kernel entries are held at once.
+pub(crate) const JUDGE_BLOCK: usize = 512;
 
 /// Training rows that judge the ridge.
 pub struct Judges {

@@ -2,7 +2,7 @@
 
 use crate::dictionary::pool::Pool;
 use crate::targets::TargetCode;
-use faer::Mat;
+use faer::{Mat, MatRef};
 use nystream_kernels::dense::{SEQUENTIAL, gemm};
 use nystream_kernels::gram::GramSums;
 use nystream_kernels::kernel::{Family, Kernel};
@@ -10,6 +10,9 @@ use nystream_kernels::nystrom::{RidgePath, WhitenMethod, Whitener};
 use nystream_kernels::rows::Rows;
 use nystream_kernels::tile::{SimdPath, kernel_matrix, symmetric_kernel_matrix};
 use serde::{Deserialize, Serialize};
+
+/// *Shape.* Rows whose entries are in hand at a time.
+const PANEL_ROWS: usize = 1024;
 
 /// A kernel to try, and the size at which it is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -103,35 +106,43 @@ fn fit(bench: &Bench<'_>, kernel: &Kernel, centers: usize, rows: usize) -> Optio
         let k = kernel_matrix::<f32>(kernel, x, z, &[], bench.simd).ok()?;
         Some(Mat::from_fn(x.len(), z.len(), |i, j| f64::from(k[i * z.len() + j])))
     };
-    let mut k = features(x)?;
-    // Rows enter with the root of their weight; a null target of one column counts as that column's mean here.
-    let mut y = Mat::from_fn(rows, t, |i, j| finite(bench.targets[i * t + j]));
-    let mut weight_sum = 0.0;
-    for i in 0..rows {
-        let weight = bench.weights[i];
-        weight_sum += weight;
-        if weight != 1.0 {
-            let root = weight.sqrt();
-            (0..k.ncols()).for_each(|j| k[(i, j)] *= root);
-            (0..t).for_each(|j| y[(i, j)] *= root);
-        }
-    }
     let mut gram = Mat::zeros(z.len(), z.len());
-    gemm(gram.as_mut(), false, 1.0, k.transpose(), k.as_ref(), SEQUENTIAL);
     let mut cross = Mat::zeros(z.len(), t);
-    gemm(cross.as_mut(), false, 1.0, k.transpose(), y.as_ref(), SEQUENTIAL);
-    let squares: Vec<f64> = (0..t).map(|j| y.col(j).iter().map(|v| v * v).sum()).collect();
+    let mut squares = vec![0.0; t];
+    let mut weight_sum = 0.0;
+    for start in (0..rows).step_by(PANEL_ROWS) {
+        let panel = start..(start + PANEL_ROWS).min(rows);
+        let mut k = features(x.slice(panel.start, panel.end))?;
+        // Rows enter with the root of their weight; a null target of one column counts as that column's mean here.
+        let mut y = Mat::from_fn(panel.len(), t, |i, j| finite(bench.targets[(start + i) * t + j]));
+        for (i, weight) in bench.weights[panel].iter().enumerate() {
+            weight_sum += weight;
+            if *weight != 1.0 {
+                let root = weight.sqrt();
+                (0..k.ncols()).for_each(|j| k[(i, j)] *= root);
+                (0..t).for_each(|j| y[(i, j)] *= root);
+            }
+        }
+        gemm(gram.as_mut(), true, 1.0, k.transpose(), k.as_ref(), SEQUENTIAL);
+        gemm(cross.as_mut(), true, 1.0, k.transpose(), y.as_ref(), SEQUENTIAL);
+        squares.iter_mut().enumerate().for_each(|(j, s)| *s += y.col(j).iter().map(|v| v * v).sum::<f64>());
+    }
     let whitener = Whitener::new(kmm.as_ref(), WhitenMethod::Cholesky).ok()?;
     let sums =
         GramSums { gram, cross, target_squares: squares, target_sums: vec![0.0; t], weight_sum, rows: rows as u64 };
     let path = RidgePath::new(&sums, &whitener).ok()?;
-    let judge_k = features(bench.judges)?;
+    let alphas = ridges().map(|ridge| path.coefficients(ridge).ok()).collect::<Option<Vec<_>>>()?;
+    // The coefficients of all ridges side by side, so that an entry of the judges is made once.
+    let side = Mat::from_fn(z.len(), alphas.len() * t, |i, j| alphas[j / t][(i, j % t)]);
+    let mut f = Mat::zeros(bench.judges.len(), side.ncols());
+    for start in (0..bench.judges.len()).step_by(PANEL_ROWS) {
+        let count = PANEL_ROWS.min(bench.judges.len() - start);
+        let k = features(bench.judges.slice(start, start + count))?;
+        gemm(f.as_mut().subrows_mut(start, count), false, 1.0, k.as_ref(), side.as_ref(), SEQUENTIAL);
+    }
     let mut best: Option<(f64, f64)> = None;
-    for ridge in ridges() {
-        let alpha = path.coefficients(ridge).ok()?;
-        let mut f = Mat::zeros(bench.judges.len(), t);
-        gemm(f.as_mut(), false, 1.0, judge_k.as_ref(), alpha.as_ref(), SEQUENTIAL);
-        let error = standardised_error(bench, &f);
+    for (at, ridge) in ridges().enumerate() {
+        let error = standardised_error(bench, f.as_ref().subcols(at * t, t));
         if error.is_finite() && best.is_none_or(|(known, _)| error < known) {
             best = Some((error, ridge * weight_sum));
         }
@@ -139,12 +150,19 @@ fn fit(bench: &Bench<'_>, kernel: &Kernel, centers: usize, rows: usize) -> Optio
     best
 }
 
+/// Memory of one candidate of m centers with t targets on a sample with `judges` judging rows: K_mm, the Gram, their factors, eigenvectors
+/// and workspace, a panel of entries twice, coefficients and values of all ridges.
+pub(super) fn candidate_bytes(m: usize, t: usize, judges: usize) -> u64 {
+    let (m, side) = (m as u64, (ridges().count() * t) as u64);
+    8 * (6 * m * m + 2 * PANEL_ROWS as u64 * m + side * (2 * m + judges as u64))
+}
+
 fn finite(value: f64) -> f64 {
     if value.is_finite() { value } else { 0.0 }
 }
 
 /// Root mean squared error over the spread of the target, averaged over targets, weighted by row.
-fn standardised_error(bench: &Bench<'_>, f: &Mat<f64>) -> f64 {
+fn standardised_error(bench: &Bench<'_>, f: MatRef<'_, f64>) -> f64 {
     let t = bench.width;
     let mut total = 0.0;
     for j in 0..t {

@@ -18,8 +18,9 @@ use crate::engine::bytes::{Reader, Writer};
 use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
 use crate::engine::session::Session;
 use crate::error::StageError;
+use crate::plan::human;
 use crate::targets::TargetCode;
-use candidate::{Bench, evaluate};
+use candidate::{Bench, candidate_bytes, evaluate};
 use nystream_kernels::kernel::{Family, Kernel, Metric};
 use nystream_kernels::rows::Rows;
 use nystream_kernels::tile::SimdPath;
@@ -49,6 +50,8 @@ pub struct TuneRequest {
     pub simd: SimdPath,
     /// Flops in all.
     pub flops: f64,
+    /// Memory of a process: as many of its workers try candidates side by side as half of it can hold.
+    pub memory: u64,
 }
 
 /// What tuning found.
@@ -118,6 +121,17 @@ pub fn tune(
     let median = median_distance(&request.metric, sample.rows.view());
     let budget = TuneBudget::new(request.flops, sample.len());
     let bench = Bench::new(sample, code, JUDGES, request.simd);
+    let judges = (sample.len() as f64 * JUDGES) as usize;
+    let each = budget.rounds.iter().map(|(m, _)| candidate_bytes(*m, code.width(), judges)).max().unwrap_or(1);
+    if each > request.memory / 2 {
+        return Err(StageError::Budget(format!(
+            "tuning needs {} for each candidate kernel, more than half of the {} that --memory allows: give more, or give --kernel, \
+             --bandwidth and --ridge",
+            human(each),
+            human(request.memory)
+        )));
+    }
+    let lanes = ((request.memory / 2 / each) as usize).clamp(1, session.process.workers());
     let families: Vec<Family> = request.family.map_or_else(|| AUTO_FAMILIES.to_vec(), |f| vec![f]);
     let mut table: Vec<CandidateFit> = Vec::new();
 
@@ -129,7 +143,7 @@ pub fn tune(
         .iter()
         .flat_map(|family| grid.iter().map(|sigma| Candidate::new(*family, *sigma, budget.rounds[0])))
         .collect();
-    run_round(session, &bench, request, candidates, &mut table)?;
+    run_round(session, &bench, request, lanes, candidates, &mut table)?;
 
     for (round, keep, steps) in [(1, 2, vec![-1.0, -0.5, 0.0, 0.5]), (2, 1, vec![-1.0, -0.5, 0.0, 0.25])] {
         let leaders = best_per_family(&table, round - 1, keep);
@@ -141,7 +155,7 @@ pub fn tune(
                 candidates.push(Candidate::new(leader.candidate.family, sigma, budget.rounds[round]).in_round(round));
             }
         }
-        run_round(session, &bench, request, candidates, &mut table)?;
+        run_round(session, &bench, request, lanes, candidates, &mut table)?;
         // Walk on while the best lies at an end of what was tried, a few times.
         for _ in 0..3 {
             if request.bandwidth.is_some() {
@@ -165,7 +179,7 @@ pub fn tune(
             if next.is_empty() {
                 break;
             }
-            run_round(session, &bench, request, next, &mut table)?;
+            run_round(session, &bench, request, lanes, next, &mut table)?;
         }
     }
     let best = best_per_family(&table, 2, 1).into_iter().next();
@@ -190,15 +204,19 @@ fn best_per_family(table: &[CandidateFit], round: usize, keep: usize) -> Vec<Can
     best
 }
 
-/// Evaluates candidates, worker k taking every peers-th, and appends the results in order.
+/// Evaluates candidates, dealt to the first `lanes` workers of every process, and appends the results in order.
 fn run_round(
     session: &mut Session<'_>,
     bench: &Bench<'_>,
     request: &TuneRequest,
+    lanes: usize,
     candidates: Vec<Candidate>,
     table: &mut Vec<CandidateFit>,
 ) -> Result<(), StageError> {
-    let (me, peers) = (session.index(), session.peers());
+    let (process, local) = (&session.process, session.local_index());
+    // Workers beyond the lanes skip all of them.
+    let me = if local < lanes { process.index() * lanes + local } else { candidates.len() };
+    let peers = process.processes() * lanes;
     let mut outgoing = Vec::new();
     for (k, candidate) in candidates.iter().enumerate().skip(me).step_by(peers) {
         let kernel =

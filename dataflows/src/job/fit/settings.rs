@@ -61,6 +61,7 @@ pub(super) fn tune_if_asked(
         metric: metric.clone(),
         simd: config.simd,
         flops: (TUNE_SHARE * planned.min(config.max_flops)).max(TUNE_FLOOR),
+        memory: config.memory,
     };
     begin(session, "tune", 0);
     let tuned = tune(session, sample, code, &request)?;
