@@ -16,7 +16,7 @@ fn peak(report: &Value) -> f64 {
     number(report, "/peak_rss_bytes") / MEBIBYTE
 }
 
-/// Two million rows of 56 bytes are 107 MiB: not half of them fit beside the rest, and they travel in several windows.
+/// Two million rows of 56 bytes are 107 MiB: they do not fit beside the rest, and take several windows.
 #[test]
 fn squeak_over_all_rows_keeps_its_promise() {
     let place = Place::new();
@@ -27,7 +27,7 @@ fn squeak_over_all_rows_keeps_its_promise() {
         let small = place.json(&format!("{line} --workers {workers} --memory {mebibytes}MiB"));
         assert_eq!(digest(&small), digest(&large), "{workers} workers");
         assert!(peak(&small) <= f64::from(mebibytes), "{} MiB of {mebibytes}", peak(&small));
-        assert!(number(&small, "/passes") >= number(&large, "/passes") + 2.0, "{small}");
+        assert!(number(&small, "/passes") > number(&large, "/passes"), "{small}");
         assert_eq!(number(&small, "/dictionary/rows_scored"), 2e6);
     }
 }
@@ -68,9 +68,9 @@ fn what_does_not_fit_is_refused() {
     let source = "synth:friedman1?rows=400000&d=10&seed=3";
     let rows = "rows the dictionary is chosen from";
     place.fails(
-        &fit(source, "--centers 300 --select squeak --memory 192MiB --workers 1"),
+        &fit(source, "--centers 500 --select squeak --memory 192MiB --workers 1"),
         4,
-        &["dictionaries of 1200 atoms", "--memory"],
+        &["dictionaries of 2000 atoms", "--memory"],
     );
     place.fails(
         &fit(source, "--centers 40 --select rpcholesky --dictionary-rows 400000 --memory 160MiB --workers 1"),
@@ -85,7 +85,7 @@ fn what_does_not_fit_is_refused() {
 #[test]
 fn auto_stays_within_the_memory() {
     let place = Place::new();
-    for (source, mebibytes) in [("friedman1?rows=300000&d=10&seed=3", 160), ("friedman1?rows=30000&d=300&seed=3", 256)]
+    for (source, mebibytes) in [("friedman1?rows=300000&d=10&seed=3", 224), ("friedman1?rows=30000&d=300&seed=3", 352)]
     {
         let line = fit(&format!("synth:{source}"), &format!("--memory {mebibytes}MiB --workers 1"));
         let report = place.solved(&line);
@@ -118,10 +118,10 @@ fn all_rows_are_all_rows() {
 #[test]
 fn the_disk_is_shared() {
     let place = Place::new();
-    // 450,000 rows of 96 bytes: more than a third of the memory.
+    // 800,000 rows of 96 bytes are 73 MiB: more than a third of the memory.
     let line = fit(
-        "synth:friedman1?rows=450000&d=10&seed=2",
-        "--select uniform --centers 20 --solver eigenpro --iterations 2 --workers 2 --memory 112MiB",
+        "synth:friedman1?rows=800000&d=10&seed=2",
+        "--select uniform --centers 20 --solver eigenpro --iterations 2 --workers 2 --memory 200MiB",
     );
     let (ordered, cached) = ("hashed order are kept on disk", "encoded rows are kept on disk");
     let notes = |limit: &str| {
@@ -130,7 +130,7 @@ fn the_disk_is_shared() {
     };
     let (both, note) = notes("1GiB");
     assert!(note.contains(ordered) && note.contains(cached), "{note}");
-    let (one, note) = notes("80MiB");
+    let (one, note) = notes("120MiB");
     assert!(note.contains(ordered) && !note.contains(cached) && note.contains("decoded again"), "{note}");
     assert_eq!(one, both);
     place.fails(&format!("{line} --disk-limit 20MiB"), 4, &["--disk-limit", "hashed order"]);

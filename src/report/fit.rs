@@ -99,7 +99,7 @@ pub struct DictionaryReport {
 /// What a fit proved or measured about itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Certificate {
-    /// Lower-side accuracy of the centers relative to gamma, on held-out sample rows.
+    /// Lower-side accuracy of the centers relative to gamma, estimated from held-out sample rows: no bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epsilon: Option<f64>,
     /// Two-sided accuracy of the sampled dictionary, where there was one (`squeak`).
