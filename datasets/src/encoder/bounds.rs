@@ -43,7 +43,8 @@ impl Bounds {
             return Some(format!("it has ranges for {} of {numbers} numeric targets", self.targets.len()));
         }
         let sound = |range: &TargetRange| range.centre.is_finite() && range.reach.is_finite() && range.reach > 0.0;
-        if !self.targets.iter().all(sound) || !(self.weight.is_finite() && self.weight > 0.0) {
+        let sound = self.targets.iter().all(sound) && self.weight.is_finite() && self.weight > 0.0;
+        if !sound {
             return Some("its bounds on targets and weights are not positive numbers".into());
         }
         None
