@@ -294,6 +294,7 @@ fn the_documented_tensors_predict() {
     let rank = factor_shape[1];
     let found = |name: &str| column(&place.path("p.parquet"), name);
     let found = [found("prediction_y"), found("prediction_z"), found("variance_y"), found("variance_z")];
+    let found_of = |what: usize, i: usize| found[what][i];
     for i in 0..n {
         let k: Vec<f64> = (0..m).map(|j| entry(i, j)).collect();
         let image: Vec<f64> = (0..rank).map(|r| dot(&k, (0..m).map(|j| factor[j * rank + r]))).collect();
@@ -301,8 +302,12 @@ fn the_documented_tensors_predict() {
             let prediction = intercepts[t] + dot(&k, (0..m).map(|j| coefficients[2 * j + t]));
             let explained: f64 = (0..rank).map(|r| weights[2 * r + t] * image[r] * image[r]).sum();
             let variance = scales[t] + scales[2 + t] * (1.0 - explained).max(0.0);
-            assert!((found[t][i] - prediction).abs() < 1e-6, "row {i}: {} {prediction}", found[t][i]);
-            assert!((found[2 + t][i] - variance).abs() < 1e-6 * variance, "row {i}: {} {variance}", found[2 + t][i]);
+            assert!((found_of(t, i) - prediction).abs() < 1e-6, "row {i}: {} {prediction}", found_of(t, i));
+            assert!(
+                (found_of(2 + t, i) - variance).abs() < 1e-6 * variance,
+                "row {i}: {} {variance}",
+                found_of(2 + t, i)
+            );
         }
     }
     // NumPy comes to the same, where it is there.

@@ -43,9 +43,88 @@ impl Bounds {
             return Some(format!("it has ranges for {} of {numbers} numeric targets", self.targets.len()));
         }
         let sound = |range: &TargetRange| range.centre.is_finite() && range.reach.is_finite() && range.reach > 0.0;
-        if !self.targets.iter().all(sound) || !(self.weight.is_finite() && self.weight > 0.0) {
+        let sound = self.targets.iter().all(sound) && self.weight.is_finite() && self.weight > 0.0;
+        if !sound {
             return Some("its bounds on targets and weights are not positive numbers".into());
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        BadReason, Chunk, ColumnInfo, ColumnKind, ColumnSummary, EncoderOptions, RawBatch, Role, Split, SplitRule,
+    };
+    use arrow_array::{ArrayRef, Float64Array, RecordBatch};
+    use nystream_hashing::FileId;
+    use std::sync::Arc;
+
+    /// Features x, targets y within 10 of 1, weights w up to 4; rows from time 5 on are held out.
+    fn encoder() -> Encoder {
+        let summary = |name: &str| {
+            let info = ColumnInfo {
+                name: name.into(),
+                kind: ColumnKind::Numeric,
+                integer: false,
+                data_type: "Float64".into(),
+            };
+            let quantiles = vec![0.0, 5.0, 10.0];
+            ColumnSummary { count: 9, sd: 1.0, max: 10.0, quantiles, ..ColumnSummary::empty(&info) }
+        };
+        let options = EncoderOptions {
+            targets: vec!["y".into()],
+            weight: Some("w".into()),
+            split: Split::Time { column: "t".into(), fraction: 0.5 },
+            ..Default::default()
+        };
+        let mut encoder = Encoder::fit(&["x", "y", "w", "t"].map(summary), &options).unwrap();
+        assert!(matches!(encoder.split, SplitRule::Time { cut, .. } if cut == 5.0));
+        encoder.bounds = Some(Bounds { targets: vec![TargetRange { centre: 1.0, reach: 10.0 }], weight: 4.0 });
+        encoder
+    }
+
+    #[test]
+    fn rows_beyond_are_bad_unless_they_are_only_measured() {
+        let encoder = encoder();
+        encoder.validate().unwrap();
+        let column = |values: &[f64]| Arc::new(Float64Array::from(values.to_vec())) as ArrayRef;
+        let batch = RecordBatch::try_from_iter([
+            ("x", column(&[0.0; 6])),
+            ("y", column(&[11.0, 11.5, -9.0, 0.0, 50.0, 0.0])),
+            ("w", column(&[4.0, 1.0, 1.0, 4.5, 1.0, 9.0])),
+            ("t", column(&[0.0, 0.0, 0.0, 0.0, 7.0, 7.0])),
+        ])
+        .unwrap();
+        let raw = RawBatch { file: 0, file_id: FileId::from_relative_path("a"), first_ordinal: 0, batch };
+        let mut chunk = Chunk::new();
+        for (role, kept) in [
+            (Role::All, vec![0, 2, 4, 5]),
+            (Role::Training, vec![0, 2]),
+            (Role::HeldOut, vec![4, 5]),
+            (Role::Evaluation, vec![0, 1, 2, 3, 4, 5]),
+        ] {
+            encoder.encode(&raw, role, &mut chunk).unwrap();
+            assert_eq!(chunk.ordinals, kept, "{role:?}");
+            let bad: Vec<_> = chunk.bad.iter().map(|bad| (bad.ordinal, bad.column.as_str(), bad.reason)).collect();
+            match role {
+                Role::Evaluation => assert!(bad.is_empty()),
+                _ => assert_eq!(bad, [(1, "y", BadReason::TargetOutOfRange), (3, "w", BadReason::WeightOutOfRange)]),
+            }
+        }
+    }
+
+    #[test]
+    fn bounds_of_another_encoder_are_refused() {
+        let sound = encoder().bounds.unwrap();
+        for bounds in [
+            Bounds { targets: Vec::new(), ..sound.clone() },
+            Bounds { weight: 0.0, ..sound.clone() },
+            Bounds { targets: vec![TargetRange { centre: 0.0, reach: -1.0 }], ..sound },
+        ] {
+            let broken = Encoder { bounds: Some(bounds), ..encoder() };
+            assert!(broken.validate().is_err(), "{broken:?}");
+        }
     }
 }
