@@ -8,6 +8,7 @@ mod settings;
 mod solve;
 
 pub(crate) use settings::DIMENSION_ROWS;
+pub use settings::ridge_share;
 
 use crate::certify::Certificate;
 use crate::dictionary::pool::{Pool, gather_pool, pool_bits};
@@ -29,7 +30,7 @@ use nystream_hashing::StreamKey;
 use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::Kernel;
 use rows::{keep_on_disk, keep_rows};
-use settings::{check_task, effective_dimension, given_centers, kernel, tune_if_asked, weights};
+use settings::{check_task, effective_dimension, given_centers, kernel, ridges, tune_if_asked, weights};
 use solve::rest;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,6 +69,10 @@ pub struct FitOutcome {
     pub profile: Profile,
     /// Sum of the training rows' weights, class weights included.
     pub weight_sum: f64,
+    /// The sum that makes each solver column's matrix ridge of its lambda: over the rows that have the target, where the solver can tell.
+    pub target_weights: Vec<f64>,
+    /// Per-sample ridge lambda that the solver is given; `gram` with `--ridge auto` chooses its own from the whole path.
+    pub ridge: f64,
     /// What tuning found, when it ran.
     pub tuned: Option<Tuned>,
     /// Median distance between sample rows.
@@ -177,12 +182,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     let kernel = kernel(config, &metric, tuned.as_ref(), median);
     clock.lap("tune");
 
-    let ridge_matrix = match (config.ridge, &tuned) {
-        (Some(lambda), _) => lambda * weight_sum,
-        // A ratio of variances, so it does not grow with the rows.
-        (None, Some(tuned)) => tuned.ridge_matrix,
-        (None, None) => 1e-6 * weight_sum,
-    };
+    let (ridge, ridge_matrix) = ridges(config, tuned.as_ref(), weight_sum);
     // Only `--centers auto` asks for it.
     let dimension = session.try_once(|| match given_centers(config) {
         Some(_) => Ok(0.0),
@@ -206,6 +206,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         logistic: config.loss == Loss::Logistic,
         no_gram_reason: if same_nulls { "the loss is logistic" } else { "targets are null in different rows" },
         sample_rows: sample.len() as u64,
+        classes: code.classes.len(),
     };
     let plan = request.plan()?;
     clock.lap("plan");
@@ -213,6 +214,8 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         function: None,
         encoder: Arc::clone(&encoder),
         weight_sum,
+        target_weights: vec![weight_sum; code.width()],
+        ridge,
         tuned,
         median_distance: median,
         sample_rows: sample.len() as u64,
@@ -223,7 +226,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         certificate: Certificate::default(),
         validation: None,
         seconds: BTreeMap::new(),
-        passes: 2 + key_passes,
+        passes: 1 + profile.passes + key_passes,
         weight_max,
         profile,
     };
@@ -240,12 +243,8 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         return Ok(outcome);
     }
     match config.precision {
-        Precision::Single => {
-            rest::<f32>(session, inputs, &store, &sample, &code, ridge_matrix, &mut outcome, &mut clock)?
-        }
-        Precision::Double => {
-            rest::<f64>(session, inputs, &store, &sample, &code, ridge_matrix, &mut outcome, &mut clock)?
-        }
+        Precision::Single => rest::<f32>(session, inputs, &store, &sample, &code, &mut outcome, &mut clock)?,
+        Precision::Double => rest::<f64>(session, inputs, &store, &sample, &code, &mut outcome, &mut clock)?,
     }
     outcome.seconds = clock.seconds;
     Ok(outcome)

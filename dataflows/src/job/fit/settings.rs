@@ -36,16 +36,34 @@ pub(super) fn weights(encoder: &Encoder, profile: &Profile) -> (f64, f64) {
     if encoder.class_weights.is_empty() {
         return (profile.weight_sum, profile.weight_max.max(f64::MIN_POSITIVE));
     }
-    let target = profile.columns.iter().find(|c| c.name == encoder.targets[0]);
-    let levels = target.and_then(|t| t.levels.as_ref());
     let classes = encoder.classes().unwrap_or_default();
-    let count =
-        |class: &String| levels.and_then(|l| l.iter().find(|(name, _)| name == class)).map_or(0.0, |(_, n)| *n as f64);
-    // Row weights and class weights together: the mean row weight stands for each class.
-    let mean = profile.weight_sum / profile.rows as f64;
-    let sum = classes.iter().zip(&encoder.class_weights).map(|(class, w)| w * count(class) * mean).sum();
+    let mass = |class: &String| profile.class_mass(&encoder.targets[0], class);
+    let sum = classes.iter().zip(&encoder.class_weights).map(|(class, w)| w * mass(class)).sum();
     let largest = encoder.class_weights.iter().copied().fold(0.0, f64::max);
     (sum, (largest * profile.weight_max).max(f64::MIN_POSITIVE))
+}
+
+/// The ridges of a fit: lambda of its objective, and the matrix ridge by which centers are selected and least squares solved.
+///
+/// What was tuned, too, is brought to lambda first: a fit that is given that lambda is the same to the bit. The logistic
+/// loss has at most a quarter of the squared loss's curvature, so its lambda stands for a least-squares ridge of four times itself.
+pub(super) fn ridges(config: &FitConfig, tuned: Option<&Tuned>, weight_sum: f64) -> (f64, f64) {
+    let share = ridge_share(config.loss);
+    let lambda = match (config.ridge, tuned) {
+        (Some(lambda), _) => lambda,
+        // The matrix ridge is a ratio of variances, so it does not grow with the rows.
+        (None, Some(tuned)) => share * tuned.ridge_matrix / weight_sum,
+        (None, None) => share * 1e-6,
+    };
+    (lambda, lambda / share * weight_sum)
+}
+
+/// Lambda of the loss over that of the squared loss with the same curvature at p = 1/2: a power of two.
+pub fn ridge_share(loss: Loss) -> f64 {
+    match loss {
+        Loss::Squared => 1.0,
+        Loss::Logistic => 0.25,
+    }
 }
 
 pub(super) fn tune_if_asked(

@@ -40,7 +40,6 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     store: &RowStore,
     sample: &Arc<Pool>,
     code: &TargetCode,
-    ridge_matrix: f64,
     outcome: &mut FitOutcome,
     clock: &mut Clock,
 ) -> Result<(), StageError> {
@@ -106,12 +105,12 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 kernel: &outcome.kernel,
                 simd: config.simd,
                 code,
-                // The squared-loss ridge over four has the same curvature at p = 1/2.
-                ridge: config.ridge.unwrap_or(ridge_matrix / outcome.weight_sum / 4.0),
+                ridge: outcome.ridge,
                 weight_sum: outcome.weight_sum,
                 sample,
                 tolerance: config.tolerance,
                 iterations: config.iterations,
+                warm_start: warm_start(config, code, &centers),
                 time_limit: config.time_limit,
             };
             let solved = logistic::solve(session, store, &job)?;
@@ -125,14 +124,18 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 max_iterations: config.iterations.unwrap_or(defaults.max_iterations),
                 ..defaults
             };
+            if !code.is_classification() {
+                outcome.target_weights = outcome.profile.targets.iter().map(|t| t.weight_sum).collect();
+            }
             let job = PcgJob {
                 tiles: &tiles,
                 centers: centers.rows.view(),
                 kernel: &outcome.kernel,
                 simd: config.simd,
                 code,
-                ridge: ridge_matrix / outcome.weight_sum,
+                ridge: outcome.ridge,
                 weight_sum: outcome.weight_sum,
+                target_weights: &outcome.target_weights,
                 sample,
                 params,
                 warm_start: warm_start(config, code, &centers),
@@ -143,11 +146,8 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
             solved
         }
         Solver::EigenPro => {
-            let solved = eigenpro::solve(
-                session,
-                store,
-                &eigenpro_job(session, config, &tiles, code, ridge_matrix, sample, outcome),
-            )?;
+            let solved =
+                eigenpro::solve(session, store, &eigenpro_job(session, config, &tiles, code, sample, outcome))?;
             clock.lap("solve");
             solved
         }
@@ -158,7 +158,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 kernel: &outcome.kernel,
                 simd: config.simd,
                 code,
-                ridge: ridge_matrix / outcome.weight_sum,
+                ridge: outcome.ridge,
                 weight_sum: outcome.weight_sum,
                 seed: config.seed,
                 tolerance: config.tolerance,
@@ -195,7 +195,6 @@ pub(super) fn eigenpro_job<'a, T: Entry>(
     config: &'a FitConfig,
     tiles: &'a Arc<nystream_kernels::tile::Tiles<T>>,
     code: &'a TargetCode,
-    ridge_matrix: f64,
     sample: &'a Arc<Pool>,
     outcome: &'a FitOutcome,
 ) -> EigenProJob<'a, T> {
@@ -212,7 +211,7 @@ pub(super) fn eigenpro_job<'a, T: Entry>(
         kernel: &outcome.kernel,
         simd: config.simd,
         code,
-        ridge: ridge_matrix / outcome.weight_sum,
+        ridge: outcome.ridge,
         weight_sum: outcome.weight_sum,
         rows,
         held_out: outcome.profile.held_out,
