@@ -34,13 +34,9 @@ impl TargetCode {
     pub fn new(encoder: &Encoder, profile: &Profile) -> Result<Self, StageError> {
         if let Some(classes) = encoder.classes() {
             let name = &encoder.targets[0];
-            let summary = profile.columns.iter().find(|c| c.name == *name);
-            let levels = summary.and_then(|s| s.levels.as_ref());
-            let count = |class: &String| {
-                levels.and_then(|l| l.iter().find(|(level, _)| level == class)).map_or(0.0, |(_, n)| *n as f64)
-            };
             let weight = |k: usize| encoder.class_weights.get(k).copied().unwrap_or(1.0);
-            let masses: Vec<f64> = classes.iter().enumerate().map(|(k, class)| weight(k) * count(class)).collect();
+            let mass = |(k, class): (usize, &String)| weight(k) * profile.class_mass(name, class);
+            let masses: Vec<f64> = classes.iter().enumerate().map(mass).collect();
             let total: f64 = masses.iter().sum();
             let shares: Vec<f64> = masses.iter().map(|m| if total > 0.0 { m / total } else { 0.0 }).collect();
             let centres = if classes.len() == 2 { vec![shares[1]] } else { shares };

@@ -58,7 +58,8 @@ pub enum Split {
         /// Column whose value is hashed in place of the row id.
         column: Option<String>,
     },
-    /// Rows at or after the sample quantile `1 - fraction` of `column`.
+    /// The rows with the greatest values of `column`: a share `fraction` of those that have one and a target, and all that tie with the
+    /// least of them. Nulls are not held out.
     Time {
         /// A numeric, date or timestamp column.
         column: String,

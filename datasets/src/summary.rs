@@ -42,6 +42,8 @@ pub struct ColumnSummary {
     pub levels: Option<Vec<(String, u64)>>,
     /// [`ContentHash`] of all rows, nulls included; 0 when not computed, which equals nothing.
     pub fingerprint: u128,
+    /// The least value that a time split by this column holds out: every training row lies below it, or is null.
+    pub cut: Option<f64>,
 }
 
 impl ColumnSummary {
@@ -60,6 +62,7 @@ impl ColumnSummary {
             quantiles: Vec::new(),
             levels: None,
             fingerprint: 0,
+            cut: None,
         }
     }
 

@@ -140,7 +140,7 @@ fn fit_report(outcome: &FitOutcome, process: &Process, args: &FitArgs, digest: &
     let solved = outcome.solved.as_ref();
     let code = outcome.function.as_ref().map(|function| &function.code);
     let ridges = solved.map(|s| s.ridges.clone()).unwrap_or_default();
-    let matrix: Vec<f64> = ridges.iter().map(|r| r * outcome.weight_sum).collect();
+    let matrix: Vec<f64> = ridges.iter().zip(&outcome.target_weights).map(|(r, sum)| r * sum).collect();
     let mut seconds = outcome.seconds.clone();
     seconds.insert("total".to_owned(), total);
     let mut notes = outcome.encoder.notes.clone();

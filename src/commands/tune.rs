@@ -9,7 +9,7 @@ use crate::exit::{ExitCode, Failure};
 use crate::jobs::{Workers, fit_config, identity, open, split};
 use crate::output::write_json_into;
 use crate::report::{TuneReport, TuneRow};
-use nystream_dataflows::job::{FitInputs, fit};
+use nystream_dataflows::job::{FitInputs, Solver, fit, ridge_share};
 use nystream_dataflows::tune::CandidateFit;
 use std::fmt::Debug;
 use std::time::Instant;
@@ -37,6 +37,8 @@ pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
     let told: [&dyn Debug; 5] = [&split_text, &args.kernel, &args.dictionary, &args.solve, &args.sample];
     let identity = identity("tune", &[&catalog], &args.input, &args.resources, &told)?;
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
+    let first = workers.process.index() == 0;
+    let (share, ridge_given) = (ridge_share(config.loss), config.ridges.is_some());
     let inputs = FitInputs { catalog, validation: None, config, frozen: None, plan_only: true };
     let outcome = workers.run(move |session| fit(session, &inputs))?;
     let Some(tuned) = &outcome.tuned else {
@@ -45,7 +47,8 @@ pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
     let row = |fit: &CandidateFit| TuneRow {
         kernel: KernelName(fit.candidate.family).to_string(),
         bandwidth: fit.candidate.bandwidth,
-        ridge: fit.ridge_matrix / fit.candidate.rows as f64,
+        // In the units of a fit on all rows, to which the matrix ridge is carried over as it is.
+        ridge: share * fit.ridge_matrix / outcome.weight_sum,
         centers: fit.candidate.centers as u64,
         score: fit.error,
         effective_dimension: None,
@@ -54,6 +57,10 @@ pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
         tuned.table.iter().rev().find(|fit| {
             fit.candidate.family == tuned.kernel.family && fit.candidate.bandwidth == tuned.kernel.bandwidth
         });
+    let mut notes = Vec::new();
+    if outcome.plan.solver == Solver::Gram && !ridge_given {
+        notes.push("a fit with these centers takes solver gram, which chooses --ridge auto anew on all rows".into());
+    }
     let mut seconds = outcome.seconds.clone();
     seconds.insert("total".to_owned(), begun.elapsed().as_secs_f64());
     let report = TuneReport {
@@ -62,7 +69,9 @@ pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
         median_distance: outcome.median_distance,
         criterion: "held_out_rmse".into(),
         table: tuned.table.iter().map(row).collect(),
-        chosen: chosen.map(row).unwrap_or_default(),
+        // What a fit would use: its own ridge where that was given.
+        chosen: TuneRow { ridge: outcome.ridge, ..chosen.map(row).unwrap_or_default() },
+        notes,
         seconds,
     };
     if first {

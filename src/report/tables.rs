@@ -125,8 +125,11 @@ pub struct TuneReport {
     pub criterion: String,
     /// Every setting tried, in the order tried.
     pub table: Vec<TuneRow>,
-    /// The best of them.
+    /// The best of them; `fit` with its kernel, bandwidth and ridge does what it would do with `auto`.
     pub chosen: TuneRow,
+    /// What a fit would do otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Seconds by stage, and `total`.
     pub seconds: BTreeMap<String, f64>,
 }
@@ -138,7 +141,7 @@ pub struct TuneRow {
     pub kernel: String,
     /// sigma, encoded units.
     pub bandwidth: f64,
-    /// lambda, per sample.
+    /// lambda, per sample of all training rows.
     pub ridge: f64,
     /// Centers used for the score.
     pub centers: u64,
@@ -150,6 +153,12 @@ pub struct TuneRow {
 }
 
 impl TuneRow {
+    /// Whether both are one setting with one score; the ridge may have been given.
+    fn is_setting(&self, other: &TuneRow) -> bool {
+        let key = |row: &TuneRow| (row.bandwidth, row.centers, row.score);
+        self.kernel == other.kernel && key(self) == key(other)
+    }
+
     fn cells(&self, mark: &str) -> Vec<String> {
         let dimension = self.effective_dimension.map(number).unwrap_or_default();
         let (bandwidth, ridge) = (number(self.bandwidth), number(self.ridge));
@@ -168,13 +177,16 @@ impl TuneRow {
 impl Report for TuneReport {
     fn text(&self) -> String {
         let rows: Vec<Vec<String>> =
-            self.table.iter().map(|row| row.cells(if *row == self.chosen { "chosen" } else { "" })).collect();
+            self.table.iter().map(|row| row.cells(if row.is_setting(&self.chosen) { "chosen" } else { "" })).collect();
         let header = ["kernel", "bandwidth", "ridge", "centers", &self.criterion, "effective dimension", ""];
         let mut pairs = Pairs::default();
         pairs
             .add("sample", format!("{} of {} rows", count(self.sample_rows), count(self.rows)))
             .add("median distance", number(self.median_distance))
             .maybe("time", self.seconds.get("total").map(|s| seconds(*s)));
+        self.notes.iter().for_each(|note| {
+            pairs.add("note", note);
+        });
         let flags = format!(
             "--kernel {} --bandwidth {} --ridge {:e}",
             self.chosen.kernel, self.chosen.bandwidth, self.chosen.ridge

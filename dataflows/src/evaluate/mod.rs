@@ -1,37 +1,30 @@
 //! Held-out error: one pass that predicts and compares.
 //!
-//! Sums of errors go over the fixed tree like every floating-point sum; ranks (for the AUC) are integer counts of
-//! scores in [`SCORE_BINS`] equal bins of [-1/2, 3/2], in which ties count half: an error of at most one bin's share.
-//! Cost: n m entries, n t values, and the bins.
+//! Sums of errors go over the fixed tree like every floating-point sum; the area under the ROC curve comes from counts of scores in bins
+//! ([`ranks`]).
+//! Cost: n m entries, n t values, and the bins: [`RANK_BYTES`] a worker.
 
 mod metrics;
+mod ranks;
 
 pub(crate) use metrics::argmax;
 pub use metrics::{ClassMetrics, Evaluation, TargetMetrics};
+pub use ranks::RANK_BYTES;
 
-use crate::engine::bytes::{Reader, Writer};
-use crate::engine::exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
+use crate::engine::exchange::{Audience, Outgoing, Scan, Step, pass};
 use crate::engine::feed::{Feed, view};
 use crate::engine::session::{Process, Session};
 use crate::engine::sums::{TreeReducer, assemble, node_parcels};
 use crate::error::StageError;
 use crate::predict::Function;
-use metrics::{SUMS_PER_TARGET, summarise};
+use metrics::{ClassLoss, SUMS_PER_TARGET, summarise};
 use nystream_datasets::Chunk;
 use nystream_kernels::tile::{Entry, TileScratch, Tiles};
 use nystream_kernels::tree::SumTree;
+use ranks::Ranks;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-
-/// Bins of scores.
-pub const SCORE_BINS: usize = 1 << 18;
-/// Most classes for which ranks are counted.
-const RANKED_CLASSES: usize = 32;
-
-/// Counts of scores by bin, for rows of the class and for the others: (class, bin) -> (of the class, others).
-type Ranks = BTreeMap<(u32, u32), (u64, u64)>;
 
 struct EvaluateScan<T: Entry> {
     feed: Feed,
@@ -40,6 +33,7 @@ struct EvaluateScan<T: Entry> {
     tiles: Arc<Tiles<T>>,
     scratch: TileScratch<T>,
     tree: SumTree,
+    loss: ClassLoss,
     ranks: Rc<RefCell<Ranks>>,
     process: Arc<Process>,
 }
@@ -67,18 +61,14 @@ impl<T: Entry> Scan for EvaluateScan<T> {
             }
             let mut sums = vec![0.0; length(&self.function)];
             for i in range {
-                self.function.outputs_of(&scores[i * t..(i + 1) * t], &mut outputs);
+                let predicted = &scores[i * t..(i + 1) * t];
+                self.function.outputs_of(predicted, &mut outputs);
                 let truth = &self.chunk.targets[i * raw..(i + 1) * raw];
                 if code.is_classification() {
                     let class = truth[0] as usize;
-                    metrics::add_class(&mut sums, &outputs, class);
-                    if outputs.len() <= RANKED_CLASSES {
-                        // Two classes rank one score; more are ranked one against the rest.
-                        let ranked = if outputs.len() == 2 { 1..2 } else { 0..outputs.len() };
-                        for k in ranked {
-                            let count = ranks.entry((k as u32, bin(outputs[k]))).or_default();
-                            if class == k { count.0 += 1 } else { count.1 += 1 }
-                        }
+                    metrics::add_class(&mut sums, &outputs, class, self.loss.of(predicted, &outputs, class));
+                    for k in ranks.classes.clone() {
+                        ranks.count(k, self.loss.rank(predicted, &outputs, k), class == k);
                     }
                 } else {
                     for (k, y) in truth.iter().enumerate().filter(|(_, y)| y.is_finite()) {
@@ -107,46 +97,6 @@ fn length(function: &Function) -> usize {
     if function.code.is_classification() { metrics::CLASS_SUMS } else { function.code.width() * SUMS_PER_TARGET }
 }
 
-fn bin(score: f64) -> u32 {
-    let position = ((score + 0.5) * 0.5).clamp(0.0, 1.0) * (SCORE_BINS - 1) as f64;
-    position as u32
-}
-
-#[derive(Default)]
-struct MergeRanks(Ranks);
-
-fn ranks_bytes(ranks: &Ranks) -> Vec<u8> {
-    let mut out = Writer::default();
-    for ((class, bin), (hits, others)) in ranks {
-        out.u64(u64::from(*class) << 32 | u64::from(*bin));
-        out.u64(*hits);
-        out.u64(*others);
-    }
-    out.0
-}
-
-fn add_ranks(into: &mut Ranks, bytes: &[u8]) -> Result<(), StageError> {
-    let mut from = Reader(bytes);
-    while !from.is_empty() {
-        let key = from.u64()?;
-        let count = into.entry(((key >> 32) as u32, key as u32)).or_default();
-        count.0 += from.u64()?;
-        count.1 += from.u64()?;
-    }
-    Ok(())
-}
-
-impl Reducer for MergeRanks {
-    fn absorb(&mut self, _: u64, bytes: Vec<u8>) -> Result<(), StageError> {
-        add_ranks(&mut self.0, &bytes)
-    }
-
-    fn finish(&mut self) -> Result<Vec<Outgoing>, StageError> {
-        let ranks = std::mem::take(&mut self.0);
-        Ok(if ranks.is_empty() { Vec::new() } else { vec![Outgoing { key: 0, bytes: ranks_bytes(&ranks) }] })
-    }
-}
-
 /// Evaluates `function` on the rows of `feed`; the result is on every worker.
 ///
 /// # Errors
@@ -158,7 +108,8 @@ pub fn evaluate<T: Entry>(
     function: &Arc<Function>,
     tiles: &Arc<Tiles<T>>,
 ) -> Result<Evaluation, StageError> {
-    let ranks = Rc::new(RefCell::new(Ranks::new()));
+    let loss = ClassLoss::new(function);
+    let ranks = Rc::new(RefCell::new(Ranks::new(function.code.classes.len(), loss.scale())));
     let blocks = feed.total_blocks();
     let scan = EvaluateScan {
         feed,
@@ -167,18 +118,17 @@ pub fn evaluate<T: Entry>(
         tiles: Arc::clone(tiles),
         scratch: TileScratch::default(),
         tree: SumTree::new(blocks),
+        loss,
         ranks: Rc::clone(&ranks),
         process: Arc::clone(&session.process),
     };
     let length = length(function);
     let parcels = pass(session, name, scan, TreeReducer::new(blocks, length), Audience::Everyone)?;
     let sums = assemble(parcels, length)?;
-    let mut all = Ranks::new();
+    let none = Ranks::new(0, ranks.borrow().scale());
+    let mut ranks = ranks.replace(none);
     if function.code.is_classification() {
-        let outgoing = vec![Outgoing { key: 0, bytes: ranks_bytes(&ranks.borrow()) }];
-        for parcel in pass(session, "ranks", outgoing, MergeRanks::default(), Audience::Everyone)? {
-            add_ranks(&mut all, &parcel.bytes)?;
-        }
+        ranks = ranks.exchange(session)?;
     }
-    Ok(summarise(function, &sums, &all))
+    Ok(summarise(function, &sums, &ranks))
 }

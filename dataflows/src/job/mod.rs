@@ -9,4 +9,4 @@ pub use config::{
     Bandwidth, DictionaryRule, FitConfig, Loss, MetricRequest, ResolveMetric, Select, Solver, Task, WarmStart,
 };
 pub use evaluate::evaluate_model;
-pub use fit::{FitInputs, FitOutcome, Frozen, fit};
+pub use fit::{FitInputs, FitOutcome, Frozen, fit, ridge_share};

@@ -7,6 +7,7 @@ use crate::certify::{HELD_OUT_ROWS, TRACE_ROWS};
 use crate::dictionary::pool::{pool_bits, pool_bits_within, pool_rows};
 use crate::dictionary::{LOOKAHEAD_POOL, Method, SelectionRule};
 use crate::error::StageError;
+use crate::evaluate::RANK_BYTES;
 use crate::job::fit::DIMENSION_ROWS;
 use crate::job::{Select, Solver};
 use crate::solve::eigenpro::{self, order};
@@ -174,6 +175,8 @@ pub struct PlanRequest {
     pub kept_bytes: u64,
     /// Whether the theorem's constants of the dictionary are asked for.
     pub theorem: bool,
+    /// Classes of the target; 0 for numbers.
+    pub classes: usize,
 }
 
 impl PlanRequest {
@@ -218,6 +221,7 @@ impl PlanRequest {
         let certificate = 16 * (TRACE_ROWS * m) as u64 + 24 * (HELD_OUT_ROWS * HELD_OUT_ROWS) as u64;
         let dimension = if self.centers.is_some() { 0 } else { 24 * (DIMENSION_ROWS * DIMENSION_ROWS) as u64 };
         plan.add("estimates on the sample", certificate.max(dimension));
+        let before_solve = plan.total();
         match solver {
             Solver::Gram | Solver::Auto => {
                 let shape =
@@ -270,6 +274,12 @@ impl PlanRequest {
                 let block = crate::solve::blockcd::block_rows(n as usize) as u64;
                 plan.add("a coordinate block", 8 * block * block * (1 + 2 * workers as u64));
             }
+        }
+        // Errors are measured when the solver's memory is free again.
+        let ranks = if self.classes > 0 { workers as u64 * RANK_BYTES } else { 0 };
+        let more = ranks.saturating_sub(plan.total() - before_solve);
+        if more > 0 {
+            plan.add("ranks of held-out scores", more);
         }
         plan
     }

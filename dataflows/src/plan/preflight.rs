@@ -56,6 +56,7 @@ pub fn preflight(catalog: &Catalog, config: &FitConfig, workers: usize, processe
         bytes_per_pass: 0,
         kept_bytes: 0,
         theorem: false,
+        classes: 0,
         held_out: 0,
     };
     let plans = solvers.iter().map(|solver| request.memory(*solver, m, workers));

@@ -1,18 +1,20 @@
 //! The accumulators of the profile pass, their merge and their bytes.
 
+use super::classes::{ClassSums, ClassWire};
+use super::split::Cut;
 use super::{NAMED_BAD_ROWS, Profile, SAMPLE_ROWS, TargetSummary};
 use crate::dictionary::pool::{in_pool, pool_bits};
 use crate::error::StageError;
 use nystream_datasets::{
-    BadReason, BadRow, ColumnPlan, ColumnSummary, ContentHash, EncoderOptions, LevelCount, LevelCounter, NumericColumn,
-    RawBatch, Scale, Split, TextColumn,
+    BadReason, BadRow, ColumnPlan, ColumnSummary, ContentHash, EncoderOptions, LevelCount, LevelCounter, MAX_LEVELS,
+    NumericColumn, RawBatch, Scale, Split, TextColumn,
 };
 use nystream_hashing::{RowId, StreamKey};
 use nystream_kernels::exact_sum::ExactSum;
 use serde::{Deserialize, Serialize};
 
 /// Magnitude from which a value is bad: its square could not be summed.
-const TOO_LARGE: f64 = 3.273390607896142e150; // 2^500
+pub(super) const TOO_LARGE: f64 = 3.273390607896142e150; // 2^500
 
 /// Magnitude below which a value counts as zero in sums: its square would vanish, and a spread of zero with it.
 const TOO_SMALL: f64 = 3.054936363499605e-151; // 2^-500
@@ -46,6 +48,7 @@ pub struct ProfileTotals {
     pub(super) bad_rows: Vec<BadRow>,
     weight_sum: ExactSum,
     weight_max: f64,
+    classes: ClassSums,
     pub(super) columns: Vec<ColumnTotals>,
 }
 
@@ -66,6 +69,7 @@ struct Wire {
     bad_rows: Vec<BadRow>,
     weight_sum: Vec<u8>,
     weight_max: u64,
+    classes: ClassWire,
     columns: Vec<ColumnWire>,
 }
 
@@ -89,6 +93,7 @@ impl ProfileTotals {
             bad_rows: self.bad_rows.clone(),
             weight_sum: self.weight_sum.to_bytes().to_vec(),
             weight_max: self.weight_max.to_bits(),
+            classes: self.classes.to_wire(),
             columns: self.columns.iter().map(column).collect(),
         };
         // Plain data: serialisation cannot fail.
@@ -122,6 +127,7 @@ impl ProfileTotals {
             bad_rows: wire.bad_rows,
             weight_sum: sum(&wire.weight_sum)?,
             weight_max: f64::from_bits(wire.weight_max),
+            classes: ClassSums::from_wire(wire.classes)?,
             columns: wire.columns.into_iter().map(column).collect::<Result<_, StageError>>()?,
         })
     }
@@ -143,14 +149,20 @@ impl ProfileTotals {
         self.bad_rows.truncate(NAMED_BAD_ROWS);
         self.weight_sum.merge(&other.weight_sum);
         self.weight_max = self.weight_max.max(other.weight_max);
+        self.classes.merge(other.classes);
         for (mine, theirs) in self.columns.iter_mut().zip(other.columns) {
             mine.merge(theirs);
         }
         Ok(())
     }
 
-    /// The profile of all rows.
-    pub(super) fn summarise(self, plan: &ColumnPlan, options: &EncoderOptions) -> Result<Profile, StageError> {
+    /// The profile of all rows, held out from `cut` on.
+    pub(super) fn summarise(
+        self,
+        plan: &ColumnPlan,
+        options: &EncoderOptions,
+        cut: Cut,
+    ) -> Result<Profile, StageError> {
         let mut columns = Vec::with_capacity(plan.columns.len());
         let mut targets = vec![TargetSummary::default(); options.targets.len()];
         for (planned, mut totals) in plan.columns.iter().zip(self.columns) {
@@ -168,9 +180,11 @@ impl ProfileTotals {
                 LevelCount::Optional => totals.levels.finish(&planned.info.name).ok(),
             };
             summary.fingerprint = totals.hash.0;
+            summary.cut = cut.value.filter(|_| planned.split);
             if let Some(position) = planned.target {
                 targets[position] = TargetSummary {
                     count: totals.count,
+                    weight_sum: totals.weight.round(),
                     mean: totals.weighted_mean(),
                     sd: summary.sd,
                     min: summary.min,
@@ -189,6 +203,8 @@ impl ProfileTotals {
             targets,
             weight_sum: self.weight_sum.round(),
             weight_max: self.weight_max,
+            class_weight_sums: self.classes.finish(),
+            passes: 1 + cut.passes,
         })
     }
 }
@@ -255,6 +271,7 @@ pub(super) struct Accumulator {
     plan: ColumnPlan,
     split: Split,
     split_key: StreamKey,
+    cut: Option<f64>,
     sample_key: StreamKey,
     sample_bits: u32,
     /// Columns whose sample quantiles are wanted.
@@ -263,21 +280,30 @@ pub(super) struct Accumulator {
 }
 
 impl Accumulator {
-    pub(super) fn new(plan: &ColumnPlan, options: &EncoderOptions, total_rows: u64) -> Result<Self, StageError> {
-        let wants = |c: &nystream_datasets::PlannedColumn| {
-            c.numeric
-                && ((c.feature && options.scale != Scale::Standard)
-                    || (c.split && matches!(options.split, Split::Time { .. })))
-        };
-        Ok(Accumulator {
+    pub(super) fn new(plan: &ColumnPlan, options: &EncoderOptions, total_rows: u64, cut: Cut) -> Self {
+        let wants = |c: &nystream_datasets::PlannedColumn| c.numeric && c.feature && options.scale != Scale::Standard;
+        // Unweighted classes are counted with the levels; integers that need not be classes are two classes or none.
+        let labels = plan.columns.iter().find(|c| c.target.is_some()).map_or(LevelCount::None, |c| c.levels);
+        let classes = ClassSums::new(match labels {
+            _ if options.weight.is_none() => 0,
+            LevelCount::None => 0,
+            LevelCount::Required => MAX_LEVELS,
+            LevelCount::Optional => 2,
+        });
+        Accumulator {
             plan: plan.clone(),
             split: options.split.clone(),
             split_key: StreamKey::new(options.seed, "split", 0),
+            cut: cut.value,
             sample_key: StreamKey::new(options.seed, "sample", 0),
             sample_bits: pool_bits(total_rows, SAMPLE_ROWS),
             quantiles: plan.columns.iter().map(wants).collect(),
-            totals: ProfileTotals { columns: vec![ColumnTotals::default(); plan.columns.len()], ..Default::default() },
-        })
+            totals: ProfileTotals {
+                columns: vec![ColumnTotals::default(); plan.columns.len()],
+                classes,
+                ..Default::default()
+            },
+        }
     }
 
     pub(super) fn finish(self) -> ProfileTotals {
@@ -339,6 +365,9 @@ impl Accumulator {
                 }
             }
             if let Some(text) = &texts[c] {
+                if planned.target.is_some() && self.totals.classes.wanted() {
+                    self.totals.classes.add(text, |i| keep[i].is_some().then(|| weight_of(i)));
+                }
                 if planned.levels != LevelCount::None {
                     totals.levels.add(text, |i| keep[i].is_some());
                 }
@@ -435,7 +464,12 @@ impl Accumulator {
                     let unit = group.and_then(|text| text.get(i)).map_or(id, RowId::from_key);
                     self.split_key.uniform(unit) < *fraction
                 }
-                Split::None | Split::Time { .. } => false,
+                // As the encoder: nulls are not held out.
+                Split::Time { .. } => split_column
+                    .and_then(|c| numbers[c].as_ref())
+                    .filter(|(column, _)| !column.is_null(i))
+                    .is_some_and(|(_, values)| self.cut.is_some_and(|cut| values[i] >= cut)),
+                Split::None => false,
             };
             if held_out {
                 self.totals.held_out += 1;

@@ -31,6 +31,8 @@ pub struct Census {
     pub bad_rows: Vec<BadRow>,
     /// Training rows that have each target.
     pub targets: Vec<u64>,
+    /// Sums of their weights.
+    pub target_weights: Vec<f64>,
     /// Sum of the training rows' weights, class weights included.
     pub weight_sum: f64,
 }
@@ -44,6 +46,7 @@ struct Counts {
     bad: u64,
     bad_rows: Vec<BadRow>,
     targets: Vec<u64>,
+    target_weights: Vec<Vec<u8>>,
     weight_sum: Vec<u8>,
 }
 
@@ -51,6 +54,7 @@ struct CensusScan {
     feed: Feed,
     chunk: Chunk,
     counts: Counts,
+    target_weights: Vec<ExactSum>,
     weight_sum: ExactSum,
 }
 
@@ -72,8 +76,12 @@ impl Scan for CensusScan {
             }
             counts.rows += 1;
             self.weight_sum.add(chunk.weights[i]);
-            for (count, y) in counts.targets.iter_mut().zip(chunk.targets_of(i..i + 1)) {
-                *count += u64::from(!y.is_nan());
+            let sums = counts.targets.iter_mut().zip(&mut self.target_weights);
+            for ((count, weights), y) in sums.zip(chunk.targets_of(i..i + 1)) {
+                if !y.is_nan() {
+                    *count += 1;
+                    weights.add(chunk.weights[i]);
+                }
             }
         }
         Ok(Step::More { rows: chunk.rows() as u64 })
@@ -81,6 +89,7 @@ impl Scan for CensusScan {
 
     fn finish(mut self) -> Result<Vec<Outgoing>, StageError> {
         self.counts.weight_sum = self.weight_sum.to_bytes();
+        self.counts.target_weights = self.target_weights.iter().map(ExactSum::to_bytes).collect();
         // Plain data: serialisation cannot fail.
         Ok(vec![Outgoing { key: 0, bytes: serde_json::to_vec(&self.counts).unwrap_or_default() }])
     }
@@ -99,8 +108,14 @@ pub fn census(
     let store =
         RowStore::new(catalog, Arc::clone(encoder), session.peers(), session.index(), Arc::clone(&session.process));
     let counts = Counts { targets: vec![0; encoder.target_width()], ..Counts::default() };
-    let scan =
-        CensusScan { feed: store.feed(Role::All), chunk: Chunk::default(), counts, weight_sum: ExactSum::default() };
+    let width = encoder.target_width();
+    let scan = CensusScan {
+        feed: store.feed(Role::All),
+        chunk: Chunk::default(),
+        counts,
+        target_weights: vec![ExactSum::default(); width],
+        weight_sum: ExactSum::default(),
+    };
     if session.is_leader() {
         session.process.progress.begin("census", catalog.total_rows);
     }
@@ -111,6 +126,7 @@ pub fn census(
     let damaged = |e: &dyn std::fmt::Display| StageError::Internal(format!("a census arrived damaged: {e}"));
     let mut total = Census { targets: vec![0; encoder.target_width()], ..Census::default() };
     let mut weight_sum = ExactSum::default();
+    let mut target_weights = vec![ExactSum::default(); width];
     for parcel in &parcels {
         let counts: Counts = serde_json::from_slice(&parcel.bytes).map_err(|e| damaged(&e))?;
         total.rows += counts.rows;
@@ -119,11 +135,15 @@ pub fn census(
         total.bad += counts.bad;
         total.bad_rows.extend(counts.bad_rows);
         total.targets.iter_mut().zip(counts.targets).for_each(|(total, count)| *total += count);
+        for (total, sum) in target_weights.iter_mut().zip(&counts.target_weights) {
+            total.merge(&ExactSum::from_bytes(sum).map_err(|e| damaged(&e))?);
+        }
         weight_sum.merge(&ExactSum::from_bytes(&counts.weight_sum).map_err(|e| damaged(&e))?);
     }
     total.bad_rows.sort();
     total.bad_rows.truncate(NAMED_BAD_ROWS);
     total.weight_sum = weight_sum.round();
+    total.target_weights = target_weights.iter().map(ExactSum::round).collect();
     refuse_bad_rows(catalog, total.bad, &total.bad_rows, max_bad_rows, "")?;
     Ok(total)
 }

@@ -1,14 +1,16 @@
 //! One pass over the raw rows: counts, exact moments, nulls, levels, target moments, quantiles of a hashed sample.
 //!
-//! What is measured is measured over the *training* rows: those with a target, nothing wrong with them, and not held out by a
-//! hash split (a time split is decided by a quantile of this very pass, so it measures all rows). Sums are exact ([`nystream_kernels::exact_sum`]),
+//! What is measured is measured over the *training* rows: those with a target, nothing wrong with them, and not held out. Where a time
+//! split cuts is found first, by passes over its column alone ([`split`]). Sums are exact ([`nystream_kernels::exact_sum`]),
 //! counts are integers, samples are chosen by hash: the profile is a function of the set of rows.
 //!
 //! Cost: one decoding pass, a few nanoseconds a value; memory is levels (at most 65,536 a column) and the sample.
 
 mod accumulate;
 pub mod census;
+mod classes;
 pub mod duplicates;
+mod split;
 
 pub use accumulate::{ColumnTotals, ProfileTotals};
 
@@ -31,7 +33,7 @@ pub(crate) const NAMED_BAD_ROWS: usize = 20;
 pub struct Profile {
     /// Training rows n.
     pub rows: u64,
-    /// Rows held out by a hash split.
+    /// Rows held out.
     pub held_out: u64,
     /// Rows without any target.
     pub skipped_null_target: u64,
@@ -47,6 +49,23 @@ pub struct Profile {
     pub weight_sum: f64,
     /// Largest weight (before class weights).
     pub weight_max: f64,
+    /// Sum of the rows' weights (before class weights) by class, bytewise, where the rows are weighted and the target is classes; see
+    /// [`Profile::class_mass`].
+    pub class_weight_sums: Vec<(String, f64)>,
+    /// Passes it took.
+    pub passes: u64,
+}
+
+impl Profile {
+    /// Sum of the weights (before class weights) of the rows of `class` of the target column `target`; their number where rows carry none.
+    pub fn class_mass(&self, target: &str, class: &str) -> f64 {
+        if !self.class_weight_sums.is_empty() {
+            let found = self.class_weight_sums.iter().find(|(name, _)| name == class);
+            return found.map_or(0.0, |(_, sum)| *sum);
+        }
+        let levels = self.columns.iter().find(|c| c.name == target).and_then(|c| c.levels.as_ref());
+        levels.and_then(|l| l.iter().find(|(name, _)| name == class)).map_or(0.0, |(_, n)| *n as f64)
+    }
 }
 
 /// A numeric target over the training rows where it is not null.
@@ -54,6 +73,8 @@ pub struct Profile {
 pub struct TargetSummary {
     /// Rows that have it.
     pub count: u64,
+    /// Sum of their weights.
+    pub weight_sum: f64,
     /// Weighted mean.
     pub mean: f64,
     /// Standard deviation, unweighted, ddof 0.
@@ -108,7 +129,7 @@ impl Reducer for Merge {
 /// Profiles the columns of `plan`.
 ///
 /// # Errors
-/// Unreadable data, more than `max_bad_rows` bad rows, no rows at all.
+/// Unreadable data, a time split that cannot be made, more than `max_bad_rows` bad rows, no rows at all.
 pub fn profile(
     session: &mut Session<'_>,
     catalog: &Catalog,
@@ -116,11 +137,12 @@ pub fn profile(
     options: &EncoderOptions,
     max_bad_rows: u64,
 ) -> Result<Profile, StageError> {
+    let cut = split::cut(session, catalog, plan, options)?;
     let runs = catalog.partition(session.peers(), session.index());
     let read = ReadOptions { blocks_per_batch: blocks_per_batch(plan.columns.len() * 8), ..ReadOptions::default() };
     let scan = ProfileScan {
         reader: BlockReader::new(catalog, runs, &plan.projection(), read),
-        accumulator: Accumulator::new(plan, options, catalog.total_rows)?,
+        accumulator: Accumulator::new(plan, options, catalog.total_rows, cut),
         process: std::sync::Arc::clone(&session.process),
         counted: 0,
     };
@@ -134,7 +156,7 @@ pub fn profile(
     let bytes = parcels.first().map(|p| p.bytes.as_slice()).unwrap_or_default();
     let totals = ProfileTotals::from_bytes(bytes)?;
     refuse_bad_rows(catalog, totals.bad, &totals.bad_rows, max_bad_rows, ", drop their columns with --drop,")?;
-    totals.summarise(plan, options)
+    totals.summarise(plan, options, cut)
 }
 
 /// Refuses more than `allowed` bad rows, naming the first of them; `or` is what else the user may do.

@@ -24,6 +24,9 @@ use nystream_kernels::tile::{Entry, SimdPath, Tiles};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+#[cfg(test)]
+mod tests;
+
 /// Classes up to which the preconditioner follows the iterate's curvature.
 const LOCAL_CLASSES: usize = 10;
 
@@ -55,11 +58,11 @@ pub struct LogisticJob<'a, T: Entry> {
     pub time_limit: Option<f64>,
 }
 
-/// The fixed margin offset of each output.
-fn offsets(code: &TargetCode) -> Vec<f64> {
+/// The loss of the classes of `code`, and the fixed offset of each of its margins.
+pub(crate) fn margins_of(code: &TargetCode) -> (LogisticLoss, Vec<f64>) {
     match code.classes.len() {
-        2 => vec![prior_margin(code, 1) - prior_margin(code, 0)],
-        classes => (0..classes).map(|k| prior_margin(code, k)).collect(),
+        2 => (LogisticLoss::Binary, vec![prior_margin(code, 1) - prior_margin(code, 0)]),
+        classes => (LogisticLoss::Softmax { classes }, (0..classes).map(|k| prior_margin(code, k)).collect()),
     }
 }
 
@@ -69,6 +72,7 @@ struct Passes<'s, 'w, 'a, T: Entry> {
     tiles: &'a Arc<Tiles<T>>,
     loss: LogisticLoss,
     offset: Vec<f64>,
+    time_limit: Option<f64>,
     passes: u64,
 }
 
@@ -129,6 +133,10 @@ impl<T: Entry> LogisticOperator for Passes<'_, '_, '_, T> {
         )?;
         Ok(from_row_major(&sums, self.tiles.centers(), t))
     }
+
+    fn stop(&mut self) -> Result<bool, StageError> {
+        over_time(self.session, self.time_limit)
+    }
 }
 
 /// Solves; the result is the same on every worker.
@@ -141,8 +149,7 @@ pub fn solve<T: Entry>(
     job: &LogisticJob<'_, T>,
 ) -> Result<Solved, StageError> {
     let classes = job.code.classes.len();
-    let loss = if classes == 2 { LogisticLoss::Binary } else { LogisticLoss::Softmax { classes } };
-    let offset = offsets(job.code);
+    let (loss, offset) = margins_of(job.code);
     let basis = session.try_once(|| Basis::new(job.kernel, job.centers, job.simd))?;
     let curvature = session.try_once(|| {
         let (features, weights) = stratified(&basis, job.kernel, job.simd, job.centers, job.sample, job.weight_sum)?;
@@ -154,20 +161,15 @@ pub fn solve<T: Entry>(
         path: ridge_path(1e-2, job.ridge, 100.0),
         ..LogisticParams::default()
     };
-    // The clock is asked before the solve's steps through a pass of its own, so that all workers agree.
-    if over_time(session, job.time_limit)? {
-        return Err(StageError::Usage("--time-limit passed before the solve began".into()));
-    }
-    let (m, t) = (job.tiles.centers(), job.code.width());
-    let start = job.warm_start.as_ref().map(|alpha| LogisticState::warm(&*basis, from_row_major(alpha, m, t).as_ref()));
-    let limit = job.time_limit;
-    let process = Arc::clone(&session.process);
-    let single = session.peers() == 1;
-    let mut operator = Passes { session, store, tiles: job.tiles, loss, offset, passes: 0 };
+    let t = job.code.width();
+    let start = job
+        .warm_start
+        .as_ref()
+        .map(|alpha| LogisticState::warm(&*basis, from_row_major(alpha, job.tiles.centers(), t).as_ref()));
+    let mut operator = Passes { session, store, tiles: job.tiles, loss, offset, time_limit: job.time_limit, passes: 0 };
     let (alpha, info) =
-        logistic(&mut operator, &*basis, &curvature, job.weight_sum, job.ridge, &params, start, |_, _| match limit {
-            Some(limit) if single && process.elapsed() > limit => ControlFlow::Break(()),
-            _ => ControlFlow::Continue(()),
+        logistic(&mut operator, &*basis, &curvature, job.weight_sum, job.ridge, &params, start, |_, _| {
+            ControlFlow::Continue(())
         })
         .map_err(solve_error)?;
     Ok(Solved {

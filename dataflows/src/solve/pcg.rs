@@ -35,6 +35,8 @@ pub struct PcgJob<'a, T: Entry> {
     pub ridge: f64,
     /// Sum of the weights of all training rows.
     pub weight_sum: f64,
+    /// Sum of the weights of the rows that have each target: its ridge is per such row.
+    pub target_weights: &'a [f64],
     /// The hashed sample, from which the preconditioner is made.
     pub sample: &'a Arc<Pool>,
     /// Tolerance and iterations.
@@ -115,7 +117,8 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
     let basis = session.try_once(|| Basis::new(job.kernel, job.centers, job.simd))?;
     let preconditioner = session.try_once(|| preconditioner(job, &basis, ridge_matrix))?;
 
-    // K_nm^T W y: nulls of one target leave that column's rows out.
+    // K_nm^T W y: nulls of one target leave that column's rows out, and the others stand for all.
+    let shares = shares(job);
     let code = job.code.clone();
     let mut y = vec![0.0; t];
     let rhs = row_sums(
@@ -129,7 +132,9 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
             let raw = row.chunk.target_width;
             code.encode(&row.chunk.targets[row.row * raw..(row.row + 1) * raw], &mut y);
             let weight = row.chunk.weights[row.row];
-            u.iter_mut().zip(&y).for_each(|(u, y)| *u = if y.is_nan() { 0.0 } else { weight * y });
+            for ((u, y), share) in u.iter_mut().zip(&y).zip(&shares) {
+                *u = if y.is_nan() { 0.0 } else { share * weight * y };
+            }
         },
     )?;
     let rhs = from_row_major(&rhs, m, t);
@@ -197,6 +202,12 @@ pub(super) fn solve_error(error: SolveError<StageError>) -> StageError {
     }
 }
 
+/// By what the rows of each target are multiplied so that they stand for all rows: its normal equations become those of the common
+/// matrix ridge (and of the common preconditioner, made from all rows). 1 for a target without nulls.
+fn shares<T: Entry>(job: &PcgJob<'_, T>) -> Vec<f64> {
+    job.target_weights.iter().map(|own| if *own > 0.0 { job.weight_sum / own } else { 1.0 }).collect()
+}
+
 /// K_nm^T W K_nm v, where column c belongs to output `outputs[c]`: rows that lack that target are left out of its column.
 fn apply<T: Entry>(
     session: &mut Session<'_>,
@@ -208,6 +219,7 @@ fn apply<T: Entry>(
     let columns = outputs.len();
     let code = job.code.clone();
     let outputs = outputs.to_vec();
+    let shares = shares(job);
     let mut y = vec![0.0; code.width()];
     row_sums(
         session,
@@ -221,7 +233,8 @@ fn apply<T: Entry>(
             code.encode(&row.chunk.targets[row.row * raw..(row.row + 1) * raw], &mut y);
             let weight = row.chunk.weights[row.row];
             for (c, u) in u.iter_mut().enumerate() {
-                *u = if y[outputs[c]].is_nan() { 0.0 } else { weight * row.values[c] };
+                let output = outputs[c];
+                *u = if y[output].is_nan() { 0.0 } else { shares[output] * weight * row.values[c] };
             }
         },
     )

@@ -388,19 +388,14 @@ fn split_rule(
             Ok(SplitRule::Hash { fraction: *fraction, column: column.clone(), seed: options.seed })
         }
         Split::Time { column, fraction } => {
-            let summary = planned(summaries, plan, |planned| planned.split).map(|(_, summary)| summary).next();
-            let cut = summary.and_then(|summary| summary.quantile(1.0 - fraction));
-            match (summary, cut) {
-                (Some(summary), Some(cut)) if cut > summary.min && summary.count > 0 => {
-                    notes.push(format!("rows with '{column}' at or above {cut} are held out"));
-                    Ok(SplitRule::Time { column: column.clone(), cut })
-                }
-                _ => Err(DataError::BadSplit {
-                    reason: format!(
-                        "column '{column}' has no value above its least that leaves {fraction} of the rows"
-                    ),
-                }),
-            }
+            let cut = planned(summaries, plan, |planned| planned.split).find_map(|(_, summary)| summary.cut);
+            let Some(cut) = cut else {
+                return Err(DataError::BadSplit {
+                    reason: format!("no value of column '{column}' was found that holds out {fraction} of the rows"),
+                });
+            };
+            notes.push(format!("rows with '{column}' at or above {cut} are held out"));
+            Ok(SplitRule::Time { column: column.clone(), cut })
         }
     }
 }

@@ -197,7 +197,12 @@ fn roles_partition_the_rows() {
     let batch = frame(4000);
     for split in ["hash:0.25", "hash:0.25:city", "hash:0.5:code", "time:when:0.25", "time:n:0.1"] {
         let options = EncoderOptions { split: split.parse().unwrap(), ..options() };
-        let encoder = Encoder::fit(&profile(&batch), &options).unwrap();
+        let mut summaries = profile(&batch);
+        if let Split::Time { column, fraction } = &options.split {
+            let summary = summaries.iter_mut().find(|s| s.name == *column).unwrap();
+            summary.cut = summary.quantile(1.0 - fraction);
+        }
+        let encoder = Encoder::fit(&summaries, &options).unwrap();
         let [all, training, held] =
             [Role::All, Role::Training, Role::HeldOut].map(|role| encode(&encoder, &batch, role, 4096).remove(0));
         assert_eq!(all.rows(), training.rows() + held.rows(), "{split}");
@@ -580,7 +585,9 @@ fn hopeless_targets_are_refused() {
     let split = Split::Time { column: "x".into(), fraction: 0.5 };
     let constant = labelled(Arc::new(Float64Array::from(vec![1.0, 2.0])) as ArrayRef);
     let mut summaries = profile(&constant);
-    summaries[0].quantiles = vec![0.0];
     let options = EncoderOptions { targets: vec!["y".into()], split, ..Default::default() };
     assert!(matches!(Encoder::fit(&summaries, &options), Err(DataError::BadSplit { .. })));
+    summaries.iter_mut().filter(|s| s.name == "x").for_each(|s| s.cut = Some(0.25));
+    let encoder = Encoder::fit(&summaries, &options).unwrap();
+    assert_eq!(encoder.split, SplitRule::Time { column: "x".into(), cut: 0.25 });
 }

@@ -10,6 +10,7 @@ mod start;
 mod warm;
 
 pub(crate) use settings::DIMENSION_ROWS;
+pub use settings::ridge_share;
 
 use crate::certify::Certificate;
 use crate::dictionary::pool::{Columns, Pool, gather_pool, pool_bits};
@@ -33,7 +34,7 @@ use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::sampling::rpcholesky::JUDGES;
 use rows::{keep_on_disk, keep_rows, row_bytes};
-use settings::{check_task, effective_dimension, given_centers, kernel, kernel_bound, tune_if_asked};
+use settings::{check_task, effective_dimension, given_centers, kernel, kernel_bound, ridges, tune_if_asked};
 use solve::rest;
 use start::{Start, start};
 use std::collections::BTreeMap;
@@ -78,6 +79,10 @@ pub struct FitOutcome {
     pub profile: Profile,
     /// Sum of the training rows' weights, class weights included.
     pub weight_sum: f64,
+    /// The sum that makes each solver column's matrix ridge of its lambda: over the rows that have the target, where the solver can tell.
+    pub target_weights: Vec<f64>,
+    /// Per-sample ridge lambda that the solver is given; `gram` with `--ridge auto` chooses its own from the whole path.
+    pub ridge: f64,
     /// What tuning found, when it ran.
     pub tuned: Option<Tuned>,
     /// Median distance between sample rows.
@@ -167,13 +172,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     let kernel = kernel(config, &metric, tuned.as_ref(), median);
     clock.lap("tune");
 
-    let ridge = match (config.ridge(), &tuned) {
-        (Some(lambda), _) => lambda,
-        // A ratio of variances, so it does not grow with the rows.
-        (None, Some(tuned)) => tuned.ridge_matrix / weight_sum,
-        (None, None) => 1e-6,
-    };
-    let ridge_matrix = ridge * weight_sum;
+    let (ridge, ridge_matrix) = ridges(config, tuned.as_ref(), weight_sum);
     // Only `--centers auto` asks for it.
     let dimension = session.try_once(|| match given_centers(config) {
         Some(_) => Ok(0.0),
@@ -212,6 +211,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         held_out: profile.held_out,
         kept_bytes: kept,
         theorem: matches!(config.dictionary_rule, DictionaryRule::Theorem { .. }),
+        classes: code.classes.len(),
     };
     let mut plan = request.plan()?;
     if kept > 0 && !plan.rows_kept {
@@ -223,6 +223,8 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         function: None,
         encoder: Arc::clone(&encoder),
         weight_sum,
+        target_weights: vec![weight_sum; code.width()],
+        ridge,
         tuned,
         median_distance: median,
         sample_rows: sample.len() as u64,
@@ -257,8 +259,8 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         return Ok(outcome);
     }
     match config.precision {
-        Precision::Single => rest::<f32>(session, inputs, &store, &sample, &code, ridge, &mut outcome, &mut clock)?,
-        Precision::Double => rest::<f64>(session, inputs, &store, &sample, &code, ridge, &mut outcome, &mut clock)?,
+        Precision::Single => rest::<f32>(session, inputs, &store, &sample, &code, &mut outcome, &mut clock)?,
+        Precision::Double => rest::<f64>(session, inputs, &store, &sample, &code, &mut outcome, &mut clock)?,
     }
     outcome.counters = counters(session)?;
     outcome.seconds = clock.seconds;

@@ -35,6 +35,29 @@ pub(super) fn check_task(config: &FitConfig, code: &TargetCode) -> Result<(), St
     Ok(())
 }
 
+/// The ridges of a fit: lambda of its objective, and the matrix ridge by which centers are selected and least squares solved.
+///
+/// What was tuned, too, is brought to lambda first: a fit that is given that lambda is the same to the bit. The logistic
+/// loss has at most a quarter of the squared loss's curvature, so its lambda stands for a least-squares ridge of four times itself.
+pub(super) fn ridges(config: &FitConfig, tuned: Option<&Tuned>, weight_sum: f64) -> (f64, f64) {
+    let share = ridge_share(config.loss);
+    let lambda = match (config.ridge(), tuned) {
+        (Some(lambda), _) => lambda,
+        // The matrix ridge is a ratio of variances, so it does not grow with the rows.
+        (None, Some(tuned)) => share * tuned.ridge_matrix / weight_sum,
+        (None, None) => share * 1e-6,
+    };
+    (lambda, lambda / share * weight_sum)
+}
+
+/// Lambda of the loss over that of the squared loss with the same curvature at p = 1/2: a power of two.
+pub fn ridge_share(loss: Loss) -> f64 {
+    match loss {
+        Loss::Squared => 1.0,
+        Loss::Logistic => 0.25,
+    }
+}
+
 pub(super) fn tune_if_asked(
     session: &mut Session<'_>,
     config: &FitConfig,

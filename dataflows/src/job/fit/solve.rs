@@ -2,7 +2,7 @@
 
 use super::measure::{certificate, validation};
 use super::rows::{hashed_order, row_bytes};
-use super::settings::{effective_dimension, kernel_bound};
+use super::settings::{effective_dimension, kernel_bound, ridge_share};
 use super::warm::warm_start;
 use super::{Clock, FitInputs, FitOutcome, begin, end};
 use crate::certify::{Basis, Certificate, exact_pencil};
@@ -41,7 +41,6 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     store: &RowStore,
     sample: &Arc<Pool>,
     code: &TargetCode,
-    ridge: f64,
     outcome: &mut FitOutcome,
     clock: &mut Clock,
 ) -> Result<(), StageError> {
@@ -129,8 +128,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 kernel: &outcome.kernel,
                 simd: config.simd,
                 code,
-                // The squared-loss ridge over four has the same curvature at p = 1/2.
-                ridge: config.ridge().unwrap_or(ridge / 4.0),
+                ridge: outcome.ridge,
                 weight_sum: outcome.weight_sum,
                 sample,
                 tolerance: config.tolerance,
@@ -149,14 +147,18 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 max_iterations: config.iterations.unwrap_or(defaults.max_iterations),
                 ..defaults
             };
+            if !code.is_classification() {
+                outcome.target_weights = outcome.profile.targets.iter().map(|t| t.weight_sum).collect();
+            }
             let job = PcgJob {
                 tiles: &tiles,
                 centers: centers.rows.view(),
                 kernel: &outcome.kernel,
                 simd: config.simd,
                 code,
-                ridge,
+                ridge: outcome.ridge,
                 weight_sum: outcome.weight_sum,
+                target_weights: &outcome.target_weights,
                 sample,
                 params,
                 warm_start: warm.coefficients.clone(),
@@ -167,10 +169,11 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
             solved
         }
         Solver::EigenPro => {
+            let start = warm.coefficients.clone();
             let solved = eigenpro::solve(
                 session,
                 store,
-                &eigenpro_job(session, config, store, &tiles, code, ridge, warm.coefficients.clone(), sample, outcome),
+                &eigenpro_job(session, config, store, &tiles, code, start, sample, outcome),
             )?;
             clock.lap("solve");
             solved
@@ -182,7 +185,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 kernel: &outcome.kernel,
                 simd: config.simd,
                 code,
-                ridge,
+                ridge: outcome.ridge,
                 weight_sum: outcome.weight_sum,
                 seed: config.seed,
                 tolerance: config.tolerance,
@@ -197,11 +200,10 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
         Solver::Auto => return Err(StageError::Internal("the plan named no solver".into())),
     };
     solved.notes.extend(warm.note.clone());
+    // Of the least-squares problem with this curvature.
+    let solved_ridge = solved.ridges[0] / ridge_share(config.loss) * outcome.weight_sum;
     if solved.effective_dimension.is_none() {
-        // The curvature of the logistic loss is at most a quarter of that of the squared loss.
-        let curvature = if config.loss == Loss::Logistic { 4.0 } else { 1.0 };
-        let matrix_ridge = solved.ridges[0] * outcome.weight_sum * curvature;
-        let found = session.try_once(|| effective_dimension(config, &outcome.kernel, sample, rows, matrix_ridge))?;
+        let found = session.try_once(|| effective_dimension(config, &outcome.kernel, sample, rows, solved_ridge))?;
         solved.effective_dimension = Some(vec![*found; code.width()]);
         solved.notes.push("effective dimension estimated on the hashed sample".into());
     }
@@ -210,7 +212,6 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     if let (Some(basis), Some(quality)) = (&solved.variance, &solved.fit_quality) {
         function.variance = Some(variance_factor(basis, quality, &solved, code, outcome));
     }
-    let solved_ridge = solved.ridges[0] * outcome.weight_sum;
     let measured = certificate(session, config, sample, solved_ridge, exact.is_none(), outcome)?;
     outcome.certificate = Certificate { pencil: exact.or(measured.pencil), ..*measured };
     clock.lap("certify");
@@ -230,7 +231,6 @@ fn eigenpro_job<'a, T: Entry>(
     store: &RowStore,
     tiles: &'a Arc<nystream_kernels::tile::Tiles<T>>,
     code: &'a TargetCode,
-    ridge: f64,
     warm_start: Option<Vec<f64>>,
     sample: &'a Arc<Pool>,
     outcome: &'a FitOutcome,
@@ -244,7 +244,7 @@ fn eigenpro_job<'a, T: Entry>(
         kernel: &outcome.kernel,
         simd: config.simd,
         code,
-        ridge,
+        ridge: outcome.ridge,
         weight_sum: outcome.weight_sum,
         rows,
         held_out: outcome.profile.held_out,

@@ -9,7 +9,7 @@ use crate::error::StageError;
 use crate::profile::census::{Census, census};
 use crate::profile::{Profile, TargetSummary, duplicates, profile};
 use crate::targets::TargetCode;
-use nystream_datasets::{Encoder, SplitRule};
+use nystream_datasets::Encoder;
 use nystream_kernels::exact_sum::ExactSum;
 use std::sync::Arc;
 
@@ -58,21 +58,13 @@ fn profiled(session: &mut Session<'_>, inputs: &FitInputs) -> Result<Start, Stag
     let (config, catalog) = (&inputs.config, &inputs.catalog);
     let options = &config.encoder;
     let columns = options.plan(&catalog.columns)?;
-    let mut profile = profile(session, catalog, &columns, options, config.max_bad_rows)?;
-    let mut passes = 1 + settle(session, inputs, &profile, &options.targets, options.id_column.as_deref())?;
+    let profile = profile(session, catalog, &columns, options, config.max_bad_rows)?;
+    let passes = profile.passes + settle(session, inputs, &profile, &options.targets, options.id_column.as_deref())?;
     let mut encoder = Encoder::fit(&profile.columns, options)?;
     let code = TargetCode::new(&encoder, &profile)?;
     encoder.bounds = Some(code.bounds(profile.weight_max));
     let encoder = Arc::new(encoder);
-    let mut weight_sum = class_weighted(&encoder, &profile);
-    // The profile measured the rows that a time split holds out, and knows no row's weight and class together.
-    let weighted_classes = encoder.weight.is_some() && !encoder.class_weights.is_empty();
-    if weighted_classes || matches!(encoder.split, SplitRule::Time { .. }) {
-        let counts = census(session, catalog, &encoder, config.max_bad_rows)?;
-        count(&mut profile, &counts);
-        weight_sum = counts.weight_sum;
-        passes += 1;
-    }
+    let weight_sum = class_weighted(&encoder, &profile);
     let weight_max = weight_bound(&encoder);
     Ok(Start { profile, encoder, code, weight_sum, weight_max, passes })
 }
@@ -84,7 +76,9 @@ fn count(profile: &mut Profile, counts: &Census) {
     profile.skipped_null_target = counts.skipped_null_target;
     profile.bad = counts.bad;
     profile.bad_rows.clone_from(&counts.bad_rows);
-    profile.targets.iter_mut().zip(&counts.targets).for_each(|(target, count)| target.count = *count);
+    for ((target, count), weight_sum) in profile.targets.iter_mut().zip(&counts.targets).zip(&counts.target_weights) {
+        (target.count, target.weight_sum) = (*count, *weight_sum);
+    }
 }
 
 /// Refuses data without training rows and keys that occur twice; gives the passes that took.
@@ -116,18 +110,14 @@ fn settle(
     Ok(passes)
 }
 
-/// Sum of the weights with class weights, from the profile alone: exact where rows carry one kind of weight.
+/// Sum of the weights with class weights, exact before its last rounding.
 fn class_weighted(encoder: &Encoder, profile: &Profile) -> f64 {
     if encoder.class_weights.is_empty() {
         return profile.weight_sum;
     }
-    let target = profile.columns.iter().find(|c| c.name == encoder.targets[0]);
-    let levels = target.and_then(|t| t.levels.as_ref());
-    let classes = encoder.classes().unwrap_or_default();
     let mut sum = ExactSum::default();
-    for (class, weight) in classes.iter().zip(&encoder.class_weights) {
-        let rows = levels.and_then(|l| l.iter().find(|(name, _)| name == class)).map_or(0, |(_, n)| *n);
-        sum.add_product(*weight, rows as f64);
+    for (class, weight) in encoder.classes().unwrap_or_default().iter().zip(&encoder.class_weights) {
+        sum.add_product(*weight, profile.class_mass(&encoder.targets[0], class));
     }
     sum.round()
 }

@@ -38,6 +38,14 @@ pub trait LogisticOperator {
     fn gradient(&mut self, alpha: MatRef<'_, f64>) -> Result<(f64, Mat<f64>), Self::Error>;
     /// K_nm^T W l''(K_nm alpha) K_nm v (m x t), the classes of a row coupled: one pass for margins and directions together.
     fn hessian(&mut self, alpha: MatRef<'_, f64>, v: MatRef<'_, f64>) -> Result<Mat<f64>, Self::Error>;
+    /// Whether to end with what there is ([`Stopped::Asked`]): asked before every Newton step and within it before every
+    /// Hessian product but the first, so that a long step is cut short too.
+    ///
+    /// # Errors
+    /// As of a pass.
+    fn stop(&mut self) -> Result<bool, Self::Error> {
+        Ok(false)
+    }
 }
 
 /// Limits and tests.
@@ -318,6 +326,10 @@ pub fn logistic<O: LogisticOperator>(
             stopped = Some(if norm <= params.tolerance { Stopped::Converged } else { Stopped::MaxIterations });
             continue;
         }
+        if newton.operator.stop().map_err(SolveError::Operator)? {
+            stopped = Some(Stopped::Asked);
+            continue;
+        }
         if curvature.local || cached.as_ref().is_none_or(|(at, _)| *at != lambda) {
             cached = Some((lambda, curvature.at(&z, matrix_ridge)?));
         }
@@ -444,6 +456,10 @@ impl<O: LogisticOperator, W: Whitening + ?Sized> Newton<'_, O, W> {
         let start = rz;
         let mut done = 0;
         while done < limit.max(1) && rz > forcing * forcing * start {
+            // What was found so far is a direction of descent.
+            if done > 0 && self.operator.stop().map_err(SolveError::Operator)? {
+                break;
+            }
             let direction = self.whitening.apply(p.as_ref());
             self.passes += 1;
             let image =

@@ -389,3 +389,51 @@ fn states_resume_to_the_same_bits_and_warm_starts_save_steps() {
     let bad = logistic(&mut stored, &whitening, &curvature, total, 0.0, &params, None, |_, _| ControlFlow::Break(()));
     assert!(matches!(bad, Err(SolveError::Parameter { name: "ridge", .. })));
 }
+
+/// A problem whose clock runs out after some questions.
+struct Late {
+    stored: Stored,
+    patience: usize,
+}
+
+impl LogisticOperator for Late {
+    type Error = Infallible;
+    fn centers(&self) -> usize {
+        self.stored.centers()
+    }
+    fn outputs(&self) -> usize {
+        self.stored.outputs()
+    }
+    fn gradient(&mut self, alpha: MatRef<'_, f64>) -> Result<(f64, Mat<f64>), Infallible> {
+        self.stored.gradient(alpha)
+    }
+    fn hessian(&mut self, alpha: MatRef<'_, f64>, v: MatRef<'_, f64>) -> Result<Mat<f64>, Infallible> {
+        self.stored.hessian(alpha, v)
+    }
+    fn stop(&mut self) -> Result<bool, Infallible> {
+        self.patience = self.patience.saturating_sub(1);
+        Ok(self.patience == 0)
+    }
+}
+
+#[test]
+fn whenever_the_operator_stops_it_the_solve_leaves_the_best_so_far() {
+    for loss in LOSSES {
+        let mut objectives = Vec::new();
+        for patience in [1, 2, 3, 5, 8, 1000] {
+            let mut late = Late { stored: Stored::new(20, 150, 15, loss, 1.0), patience };
+            let whitening = CholeskyWhitening::new(&late.stored.problem.kmm);
+            let curvature = late.stored.curvature(&whitening, true);
+            let (total, params) = (late.stored.problem.weight_sum(), LogisticParams::default());
+            let go_on = |_: &Mat<f64>, _: &LogisticState| ControlFlow::Continue(());
+            let (alpha, info) = logistic(&mut late, &whitening, &curvature, total, 1e-4, &params, None, go_on).unwrap();
+            assert_eq!(info.stopped, if patience == 1000 { Stopped::Converged } else { Stopped::Asked });
+            // At most the answer, the step it was in, and the pass that began it all.
+            assert!(info.applications <= 3 * patience.min(1000), "{patience}: {info:?}");
+            let z = whitening.coordinates(alpha.as_ref());
+            objectives.push(info.loss + 0.5 * 1e-4 * squares(&z));
+        }
+        assert!(objectives.is_sorted_by(|a, b| a >= b), "{objectives:?}");
+        assert!(objectives[1] < objectives[0], "{objectives:?}");
+    }
+}
