@@ -1,7 +1,7 @@
 //! Held-out error: one pass that predicts and compares.
 //!
-//! Sums of errors go over the fixed tree like every floating-point sum; the area under the ROC curve comes from counts of scores in bins
-//! ([`ranks`]).
+//! Sums of errors go over the fixed tree like every floating-point sum; the area under the ROC curve comes from counts of scores in bins,
+//! of which all classes together have 2^18.
 //! Cost: n m entries, n t values, and the bins: [`RANK_BYTES`] a worker.
 
 mod metrics;

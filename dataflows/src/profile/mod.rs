@@ -1,7 +1,7 @@
 //! One pass over the raw rows: counts, exact moments, nulls, levels, target moments, quantiles of a hashed sample.
 //!
 //! What is measured is measured over the *training* rows: those with a target, nothing wrong with them, and not held out. Where a time
-//! split cuts is found first, by passes over its column alone ([`split`]). Sums are exact ([`nystream_kernels::exact_sum`]),
+//! split cuts is found first, by passes over its column alone. Sums are exact ([`nystream_kernels::exact_sum`]),
 //! counts are integers, samples are chosen by hash: the profile is a function of the set of rows.
 //!
 //! Cost: one decoding pass, a few nanoseconds a value; memory is levels (at most 65,536 a column) and the sample.
