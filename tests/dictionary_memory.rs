@@ -73,7 +73,7 @@ fn what_does_not_fit_is_refused() {
         &["dictionaries of 2000 atoms", "--memory"],
     );
     place.fails(
-        &fit(source, "--centers 40 --select rpcholesky --dictionary-rows 400000 --memory 160MiB --workers 1"),
+        &fit(source, "--centers 40 --select rpcholesky --dictionary-rows 400000 --memory 120MiB --workers 1"),
         4,
         &[rows, "--memory", "--dictionary-rows"],
     );

@@ -21,6 +21,8 @@ const MOST_WINDOWS: u64 = 64;
 const OUTGROWN: f64 = 1.25;
 /// The same where the theorem's constants are asked for, which may keep so many times more.
 const OUTGROWN_THEOREM: f64 = 8.0;
+/// Atoms below which a dictionary is not worth a Shrink: those of the filter.
+const FLOOR: f64 = 64.0;
 /// Largest dictionary that is ever accepted, in the same units.
 const MOST_OUTGROWN: f64 = 16.0;
 /// Windows in units of full ones: they end at a unit of the trie, and the first is filled by estimate.
@@ -141,7 +143,8 @@ impl PlanRequest {
             (8.0 * (order * order + size * size)) as u64 + 6 * size as u64 * (row + 28) + 2 * leaf.min(rows) * row
         };
         let outgrown = if self.theorem { OUTGROWN_THEOREM } else { OUTGROWN };
-        let expected = (outgrown * atoms as f64).min(rows as f64);
+        // Sizes vary by less than their square root, and no dictionary is shrunk below the filter's floor.
+        let expected = (outgrown * atoms as f64 + 4.0 * (atoms as f64).sqrt() + FLOOR).min(rows as f64);
         let free = self.memory.saturating_sub(resident.total());
 
         let lanes = (free / 2 / lane(expected).max(1)).clamp(1, crew.workers as u64);
