@@ -253,6 +253,8 @@ impl Workers {
     /// A host file that cannot be used (2), processes that do not come together (6).
     pub fn start(resources: &ResourceArgs, progress: &Progress, identity: &str) -> Result<Self, Failure> {
         let threads = resources.worker_threads();
+        // The algebra between passes takes as many threads as the passes; a pool that stands already serves as well.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
         let watcher = Box::new(Watcher { progress: progress.clone(), pass: Mutex::new(None) });
         let Some(path) = &resources.hosts else {
             let communication = single_process(threads).map_err(refused)?;

@@ -36,8 +36,9 @@ fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
         b.swap(k, pivot);
         for i in k + 1..n {
             let factor = a[i][k] / a[k][k];
-            for j in k..n {
-                a[i][j] -= factor * a[k][j];
+            let (above, below) = a.split_at_mut(i);
+            for (value, pivot) in below[0][k..].iter_mut().zip(&above[k][k..]) {
+                *value -= factor * pivot;
             }
             b[i] -= factor * b[k];
         }
@@ -78,7 +79,7 @@ fn all_rows_as_centers_give_dense_kernel_ridge_regression() {
     let feature = |i: usize, c: usize| x[c][i];
     let y = |i: usize| (feature(i, 0) * feature(i, 1)).sin() + feature(i, 2) + 0.3 * uniform("noise", i);
     // Weights of two kinds; the second fit uses them.
-    let weight = |i: usize| if i % 3 == 0 { 2.0 } else { 0.5 };
+    let weight = |i: usize| if i.is_multiple_of(3) { 2.0 } else { 0.5 };
     let mut columns: Vec<(String, arrow_array::ArrayRef)> =
         (0..COLUMNS).map(|c| (format!("x{c}"), numbers(x[c].iter().copied()))).collect();
     columns.push(("y".into(), numbers((0..ROWS).map(y))));
