@@ -103,8 +103,9 @@ fn rule_of(selection: &Selection) -> Result<SelectionRule, Failure> {
             gamma: selection.gamma.ok_or_else(|| lacks("`gamma`"))?,
             mode: mode()?,
         },
-        "rpcholesky" => Method::RpCholesky { full: false },
-        "rpcholesky:full" => Method::RpCholesky { full: true },
+        "rpcholesky" => Method::RpCholesky { full: false, tempered: false },
+        "rpcholesky:tempered" => Method::RpCholesky { full: false, tempered: true },
+        "rpcholesky:full" => Method::RpCholesky { full: true, tempered: false },
         "uniform" => Method::Uniform,
         other => return Err(unusable(format!("its selection `{other}` is unknown"))),
     };
@@ -140,7 +141,9 @@ pub fn selection_of(rule: &SelectionRule, centers: usize) -> Selection {
                 },
             }
         }
-        Method::RpCholesky { full } => named(if full { "rpcholesky:full" } else { "rpcholesky" }),
+        Method::RpCholesky { full: true, .. } => named("rpcholesky:full"),
+        Method::RpCholesky { tempered: true, .. } => named("rpcholesky:tempered"),
+        Method::RpCholesky { .. } => named("rpcholesky"),
         Method::Uniform => named("uniform"),
         Method::File => named("file"),
     }

@@ -1,6 +1,7 @@
 //! `nystream predict`.
 
 use super::Context;
+use crate::atomic::AtomicFile;
 use crate::cli::PredictArgs;
 use crate::cli::checks::Check;
 use crate::exit::{ExitCode, Failure};
@@ -28,6 +29,9 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
             args.model.display()
         )));
     }
+    // Opened before the work and held through it: an unwritable place costs no hours.
+    let alone = args.resources.hosts.is_none();
+    let reserved = if alone { Some(AtomicFile::create(&args.out)?) } else { None };
     let (encoder, function) = function_of(&model, simd(&args.resources)?)?;
     // Without rows there is nothing to predict, and nothing wrong.
     let catalog = Catalog::open_any(&Sources::parse(&args.data)?)?;
@@ -43,8 +47,10 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
             ))
         })?;
     }
-    // Opened before the work and held through it: an unwritable place costs no hours.
-    let reserved = crate::atomic::AtomicFile::create(&part_path(&args.out, &process))?;
+    let reserved = match reserved {
+        Some(file) => file,
+        None => AtomicFile::create(&part_path(&args.out, &process))?,
+    };
     let (encoder, function) = (Arc::new(encoder), Arc::new(function));
     let options = PredictOptions {
         keep: args.keep.clone(),

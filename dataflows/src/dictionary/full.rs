@@ -232,7 +232,7 @@ pub(super) fn full_passes(
             rows_scored: job.rows,
             passes,
             notes,
-            rule: SelectionRule { method: Method::RpCholesky { full: true }, pool_bits: 0 },
+            rule: SelectionRule { method: Method::RpCholesky { full: true, tempered: false }, pool_bits: 0 },
             ..Centers::default()
         })
     })

@@ -30,7 +30,7 @@ use nystream_kernels::sampling::{
     rp_cholesky,
 };
 use nystream_kernels::tile::SimdPath;
-use pool::{Columns, Pool, expected_bits, gather_pool, pool_bits, pool_rows};
+use pool::{Columns, Pool, expected_bits, gather_pool, pool_bits};
 use std::sync::Arc;
 use trie::{TrieJob, squeak_trie};
 
@@ -40,10 +40,9 @@ pub(crate) const SCORED_SAMPLE: usize = 1500;
 /// row: with 8 M rows a leaf the merges take about half of the filter's flops, with 2 M twice as many.
 pub(crate) const LEAF_ROWS: usize = 8;
 
-/// Proposals for each pivot picked, of which the ones that lower the trace error most are taken.
-pub(crate) const LOOKAHEAD: usize = 2;
-/// Rows of a pool from which pivots are picked with lookahead, in units of m: in a smaller one it would cost more than the pool.
-pub(crate) const LOOKAHEAD_POOL: u64 = 8;
+/// Exponent of the law by which `auto` and the refinement of SQUEAK draw pivots: w d^1/4. The papers' law (1), which `--select rpcholesky` keeps, also
+/// takes rows that resemble no other and cover themselves alone (ARCHITECTURE.md has the numbers).
+const TEMPERED: f64 = 0.25;
 
 /// What selection is asked for.
 #[derive(Clone, Debug)]
@@ -76,6 +75,14 @@ impl SelectJob {
         match &self.given {
             Select::Settled(rule) => Some(rule),
             _ => None,
+        }
+    }
+
+    /// Whether pivots on a pool are drawn by the tempered law: where the method was left open.
+    fn tempered(&self) -> bool {
+        match self.settled() {
+            Some(SelectionRule { method: Method::RpCholesky { tempered, .. }, .. }) => *tempered,
+            _ => matches!(self.given, Select::Auto),
         }
     }
 }
@@ -139,18 +146,10 @@ pub fn select(
         Selection::RpCholesky { rows, .. } => {
             let bits = job.settled().map_or_else(|| expected_bits(job.rows, rows), |rule| rule.pool_bits);
             let pool = named_pool(session, store, job, "pool", bits)?;
-            let rule = SelectionRule { method: Method::RpCholesky { full: false }, pool_bits: bits };
-            let enough = pool_rows(job.rows, bits) >= LOOKAHEAD_POOL * job.centers as u64;
-            let lookahead = if enough { LOOKAHEAD } else { 1 };
-            session.try_once(|| {
-                refine(
-                    job,
-                    &pool,
-                    None,
-                    lookahead,
-                    Centers { rows_scored: pool.len() as u64, rule, ..Centers::default() },
-                )
-            })
+            let tempered = job.tempered();
+            let rule = SelectionRule { method: Method::RpCholesky { full: false, tempered }, pool_bits: bits };
+            let known = Centers { rows_scored: pool.len() as u64, rule, ..Centers::default() };
+            session.try_once(|| refine(job, &pool, None, if tempered { TEMPERED } else { 1.0 }, known.clone()))
         }
         Selection::Squeak { rows, atoms } => squeak(session, store, sample, job, rows, atoms),
     }
@@ -228,11 +227,11 @@ fn refine(
     job: &SelectJob,
     pool: &Pool,
     weights: Option<&[f64]>,
-    lookahead: usize,
+    exponent: f64,
     mut known: Centers,
 ) -> Result<Centers, StageError> {
     let oracle = TileOracle::new(&job.kernel, job.simd);
-    let mut params = PivotParams { lookahead, ..PivotParams::new(job.centers.min(pool.len()), job.seed) };
+    let mut params = PivotParams { exponent, ..PivotParams::new(job.centers.min(pool.len()), job.seed) };
     if !job.work.keep_factor {
         params.storage = FactorStorage::Recomputed;
     }
@@ -329,7 +328,7 @@ fn squeak(
             ..Centers::default()
         };
         let (pool, weights) = survivors(dictionary, 4 * job.centers);
-        refine(job, &pool, Some(&weights), LOOKAHEAD, known)
+        refine(job, &pool, Some(&weights), TEMPERED, known)
     })
 }
 

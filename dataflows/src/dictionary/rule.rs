@@ -32,6 +32,8 @@ pub enum Method {
     RpCholesky {
         /// Whether every round scans all rows.
         full: bool,
+        /// Whether pivots are drawn by w d^1/4 instead of w d.
+        tempered: bool,
     },
     /// The first by hash.
     Uniform,

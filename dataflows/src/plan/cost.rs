@@ -1,7 +1,6 @@
 //! Flop counts of the stages.
 
-use crate::dictionary::{LEAF_ROWS, LOOKAHEAD, LOOKAHEAD_POOL};
-use nystream_kernels::sampling::rpcholesky::JUDGES;
+use crate::dictionary::LEAF_ROWS;
 
 /// Flop equivalents of the scalar part of a kernel entry (exponential, norms, rounding).
 pub const ENTRY_FLOPS: f64 = 20.0;
@@ -89,14 +88,8 @@ impl Shape {
         m * self.entry() + m * m
     }
 
-    /// What lookahead adds: the residual columns of its proposals on the judges.
-    pub fn lookahead(&self, m: f64) -> f64 {
-        (LOOKAHEAD * JUDGES) as f64 * m * self.pivots(m)
-    }
-
-    /// Randomly pivoted Cholesky to m centers on a pool of `rows`, with lookahead where the pool is large enough for it.
+    /// Randomly pivoted Cholesky to m centers on a pool of `rows`.
     pub fn rpcholesky(&self, rows: f64, m: f64) -> f64 {
-        let ahead = if rows >= LOOKAHEAD_POOL as f64 * m { self.lookahead(m) } else { 0.0 };
-        rows * self.pivots(m) + ahead
+        rows * self.pivots(m)
     }
 }

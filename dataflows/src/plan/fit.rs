@@ -5,7 +5,7 @@ use super::dictionary::{Crew, DictionaryWork};
 use super::memory::MemoryPlan;
 use crate::certify::{HELD_OUT_ROWS, TRACE_ROWS};
 use crate::dictionary::pool::{pool_bits, pool_bits_within, pool_rows};
-use crate::dictionary::{LOOKAHEAD_POOL, Method, SelectionRule};
+use crate::dictionary::{Method, SelectionRule};
 use crate::error::StageError;
 use crate::evaluate::RANK_BYTES;
 use crate::job::fit::DIMENSION_ROWS;
@@ -476,17 +476,9 @@ impl PlanRequest {
         let open = self.centers.is_none();
         let within = if open { self.pool_within_memory(m) } else { n };
         let pool = || {
-            let largest = |flops: f64| {
-                let allowed = (flops / self.shape.pivots(mf)).min(POOL_MOST * mf).min(within).min(n);
-                pool_rows(whole, pool_bits_within(whole, allowed)) as f64
-            };
-            // Lookahead costs as much as so many rows of the pool, and wants a pool to look at.
-            let rows = largest(allowance - self.shape.lookahead(mf));
-            if rows >= LOOKAHEAD_POOL as f64 * mf {
-                return rows;
-            }
-            let plain = largest(allowance.min((LOOKAHEAD_POOL as f64 * mf - 1.0) * self.shape.pivots(mf)));
-            if plain < POOL_LEAST * mf { at_least((POOL_LEAST * mf).min(n)) } else { plain }
+            let allowed = (allowance / self.shape.pivots(mf)).min(POOL_MOST * mf).min(within).min(n);
+            let rows = pool_rows(whole, pool_bits_within(whole, allowed)) as f64;
+            if rows < POOL_LEAST * mf { at_least((POOL_LEAST * mf).min(n)) } else { rows }
         };
         match &self.select {
             Select::File(_) | Select::Rows(_) => Ok((Selection::File, 0.0)),
@@ -575,7 +567,7 @@ fn settled(rule: &SelectionRule, n: u64) -> Selection {
     let rows = pool_rows(n, rule.pool_bits);
     match rule.method {
         Method::Squeak { atoms, .. } => Selection::Squeak { rows, atoms },
-        Method::RpCholesky { full } => Selection::RpCholesky { rows, full },
+        Method::RpCholesky { full, .. } => Selection::RpCholesky { rows, full },
         Method::Uniform => Selection::Uniform,
         Method::File => Selection::File,
     }

@@ -71,7 +71,8 @@ mod tests {
                 data_type: "Float64".into(),
             };
             let quantiles = vec![0.0, 5.0, 10.0];
-            ColumnSummary { count: 9, sd: 1.0, max: 10.0, quantiles, ..ColumnSummary::empty(&info) }
+            let cut = (name == "t").then_some(5.0);
+            ColumnSummary { count: 9, sd: 1.0, max: 10.0, quantiles, cut, ..ColumnSummary::empty(&info) }
         };
         let options = EncoderOptions {
             targets: vec!["y".into()],

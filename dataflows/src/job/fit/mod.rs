@@ -14,7 +14,7 @@ pub use settings::ridge_share;
 
 use crate::certify::Certificate;
 use crate::dictionary::pool::{Columns, Pool, gather_pool, pool_bits};
-use crate::dictionary::{Centers, LEAF_ROWS, LOOKAHEAD, LOOKAHEAD_POOL, SelectJob, select};
+use crate::dictionary::{Centers, LEAF_ROWS, SelectJob, select};
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::engine::{Counters, counters};
@@ -32,7 +32,6 @@ use nystream_datasets::{Catalog, Encoder, Role};
 use nystream_hashing::StreamKey;
 use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::Kernel;
-use nystream_kernels::sampling::rpcholesky::JUDGES;
 use rows::{keep_on_disk, keep_rows, row_bytes};
 use settings::{check_task, effective_dimension, given_centers, kernel, kernel_bound, ridges, tune_if_asked};
 use solve::rest;
@@ -274,12 +273,7 @@ fn count_selection(session: &Session<'_>, selection: Selection, centers: &Center
     }
     let (scored, m) = (centers.rows_scored, centers.ids.len() as u64);
     match selection {
-        Selection::RpCholesky { full: false, .. } => {
-            session.process.count(scored * m, scored * m * m);
-            if scored >= LOOKAHEAD_POOL * m {
-                session.process.count_algebra((LOOKAHEAD * JUDGES) as f64 * (m as f64).powi(3));
-            }
-        }
+        Selection::RpCholesky { full: false, .. } => session.process.count(scored * m, scored * m * m),
         Selection::Squeak { .. } => {
             let atoms = centers.size as u64;
             let leaves = (scored as f64 / (LEAF_ROWS as u64 * atoms).max(1) as f64).max(1.0).log2().ceil().exp2();

@@ -59,12 +59,18 @@ fn profiled(session: &mut Session<'_>, inputs: &FitInputs) -> Result<Start, Stag
     let options = &config.encoder;
     let columns = options.plan(&catalog.columns)?;
     let profile = profile(session, catalog, &columns, options, config.max_bad_rows)?;
-    let passes = profile.passes + settle(session, inputs, &profile, &options.targets, options.id_column.as_deref())?;
+    let mut passes =
+        profile.passes + settle(session, inputs, &profile, &options.targets, options.id_column.as_deref())?;
     let mut encoder = Encoder::fit(&profile.columns, options)?;
     let code = TargetCode::new(&encoder, &profile)?;
     encoder.bounds = Some(code.bounds(profile.weight_max));
     let encoder = Arc::new(encoder);
-    let weight_sum = class_weighted(&encoder, &profile);
+    let mut weight_sum = class_weighted(&encoder, &profile);
+    if encoder.weight.is_some() && !encoder.class_weights.is_empty() {
+        // The profile sums weights by class; a fit that takes this configuration over sums the rows' products, which round otherwise.
+        weight_sum = census(session, catalog, &encoder, config.max_bad_rows)?.weight_sum;
+        passes += 1;
+    }
     let weight_max = weight_bound(&encoder);
     Ok(Start { profile, encoder, code, weight_sum, weight_max, passes })
 }

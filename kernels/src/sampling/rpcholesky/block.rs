@@ -5,7 +5,7 @@ use super::{FactorStorage, PivotParams, RESIDUAL_FLOOR};
 use crate::dense;
 use crate::rows::{RowBuf, Rows};
 use crate::sampling::KernelOracle;
-use faer::{Mat, MatMut, MatRef};
+use faer::{Mat, MatMut};
 use nystream_hashing::{RowId, StreamKey};
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -13,10 +13,15 @@ use std::collections::BinaryHeap;
 /// *Shape.* Rows of a block of the pool.
 pub const POOL_BLOCK_ROWS: usize = 256;
 
+/// `residual`^`exponent`; the residual itself where that is 1, which is not left to `powf`.
+pub(super) fn tempered(residual: f64, exponent: f64) -> f64 {
+    if exponent == 1.0 { residual } else { residual.powf(exponent) }
+}
+
 /// Sums over a block, or over the pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Mass {
-    /// sum w d over the rows that can still be pivots.
+    /// Sum of the rates w d^exponent over the rows that can still be pivots.
     pub live: f64,
     /// sum w d.
     pub residual: f64,
@@ -72,6 +77,7 @@ pub struct PoolBlock {
     residual: Vec<f64>,
     /// F, one column per pivot, when stored; allocated by the first update.
     factor: Option<Mat<f64>>,
+    exponent: f64,
     rounds: usize,
 }
 
@@ -96,7 +102,17 @@ impl PoolBlock {
             FactorStorage::Stored => Some(Mat::new()),
             FactorStorage::Recomputed => None,
         };
-        PoolBlock { first, rows, ids, weights, residual: diagonal.clone(), diagonal, factor, rounds: 0 }
+        PoolBlock {
+            first,
+            rows,
+            ids,
+            weights,
+            residual: diagonal.clone(),
+            diagonal,
+            factor,
+            exponent: params.exponent,
+            rounds: 0,
+        }
     }
 
     /// Residual diagonal of the block's rows.
@@ -104,9 +120,13 @@ impl PoolBlock {
         &self.residual
     }
 
-    /// Rate of row `i` as a Poisson process: w d, or 0 when its residual is rounding noise.
+    /// Rate of row `i` as a Poisson process: w d^exponent, or 0 when its residual is rounding noise.
     fn rate(&self, i: usize) -> f64 {
-        if self.residual[i] > RESIDUAL_FLOOR * self.diagonal[i] { self.weights[i] * self.residual[i] } else { 0.0 }
+        if self.residual[i] > RESIDUAL_FLOOR * self.diagonal[i] {
+            self.weights[i] * tempered(self.residual[i], self.exponent)
+        } else {
+            0.0
+        }
     }
 
     /// The block's sums.
@@ -147,38 +167,6 @@ impl PoolBlock {
             }
         }
         proposals
-    }
-
-    /// sum w e e^T over the block's rows (lower triangle), e the residual kernel of a row with the `candidates`, whose F is `f`. The block must be up
-    /// to date. Sequential.
-    pub(super) fn residual_products<O: KernelOracle + ?Sized>(
-        &self,
-        oracle: &O,
-        pivoting: &Pivoting,
-        candidates: Rows<'_>,
-        f: MatRef<'_, f64>,
-    ) -> Mat<f64> {
-        let (n, known) = (self.ids.len(), pivoting.centers());
-        let mut e = oracle.block(self.rows.view(), candidates);
-        if known > 0 {
-            let made;
-            let own = match &self.factor {
-                Some(factor) => factor.as_ref(),
-                None => {
-                    let mut scratch = Mat::zeros(n, known);
-                    extend(oracle, self.rows.view(), pivoting, 0, scratch.as_mut());
-                    made = scratch;
-                    made.as_ref()
-                }
-            };
-            dense::gemm(e.as_mut(), true, -1.0, own.subcols(0, known), f.transpose(), dense::SEQUENTIAL);
-        }
-        for j in 0..e.ncols() {
-            e.col_as_slice_mut(j).iter_mut().zip(&self.weights).for_each(|(e, w)| *e *= w.sqrt());
-        }
-        let mut out = Mat::zeros(e.ncols(), e.ncols());
-        dense::gemm_lower(out.as_mut(), false, 1.0, e.transpose(), e.as_ref(), dense::SEQUENTIAL);
-        out
     }
 
     /// Takes the pivots accepted since the last update out of the residual, and returns the block's sums.

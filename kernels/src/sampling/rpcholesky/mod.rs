@@ -28,19 +28,14 @@
 //!
 //! A block's bits depend on the block alone, so they do not depend on how blocks are spread.
 //!
-//! **Lookahead** ([`PivotParams::lookahead`]): several proposals for each pivot, and `pivoting.choose(proposals, judges)` in the place of
-//! `reject` takes those that lower the trace error most.
-//!
 //! Cost for n rows and m pivots: n m kernel values and n m^2 flops when F is stored (8 n m bytes); recomputed, the flops grow by
 //! about a third of the number of rounds (6 to 12) and the memory shrinks to one block. Plus about 3 m^3 replicated.
 
 mod block;
-mod lookahead;
 mod pivoting;
 mod sequential;
 
 pub use block::{Mass, POOL_BLOCK_ROWS, PoolBlock, Proposal};
-pub use lookahead::JUDGES;
 pub use pivoting::{Pivoting, Window};
 pub use sequential::sequential;
 
@@ -56,9 +51,6 @@ pub const RESIDUAL_FLOOR: f64 = 1e-12;
 
 /// Pivoting stops when the weighted residual trace is at most this times the weighted trace.
 pub const TRACE_FLOOR: f64 = 1e-13;
-
-/// Blocks of judges at least, where the pool has so many.
-const LEAST_JUDGES: usize = 8;
 
 /// What becomes of the factor F between rounds. The bits of the result are the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,15 +85,15 @@ pub struct PivotParams {
     pub batch: Batch,
     /// What becomes of F between rounds.
     pub storage: FactorStorage,
-    /// Proposals for each pivot, of which the ones that lower the trace error most are taken; 1 is the law
-    /// of randomly pivoted Cholesky.
-    pub lookahead: usize,
+    /// Pivots are drawn in proportion to w d^exponent, in (0, 1]: 1 is the law of randomly pivoted Cholesky; towards 0 rows that
+    /// resemble no other are drawn less, and pivots are spread like the rows.
+    pub exponent: f64,
 }
 
 impl PivotParams {
     /// `centers` pivots, adaptive batches, F stored.
     pub fn new(centers: usize, seed: u64) -> Self {
-        PivotParams { centers, seed, batch: Batch::default(), storage: FactorStorage::default(), lookahead: 1 }
+        PivotParams { centers, seed, batch: Batch::default(), storage: FactorStorage::default(), exponent: 1.0 }
     }
 }
 
@@ -185,12 +177,7 @@ pub fn rp_cholesky<O: KernelOracle + ?Sized>(
     );
     while let Some(window) = pivoting.window() {
         let proposals: Vec<Proposal> = blocks.par_iter().flat_map_iter(|block| block.propose(window)).collect();
-        if params.lookahead > 1 {
-            let judges = (JUDGES * params.centers).div_ceil(POOL_BLOCK_ROWS).max(LEAST_JUDGES).min(blocks.len());
-            pivoting.choose(oracle, proposals, &blocks[..judges]);
-        } else {
-            pivoting.reject(oracle, proposals);
-        }
+        pivoting.reject(oracle, proposals);
         let masses: Vec<Mass> = blocks.par_iter_mut().map(|block| block.update(oracle, &pivoting)).collect();
         pivoting.observe(Mass::sum(masses));
     }

@@ -1,7 +1,6 @@
 //! The replicated state of accelerated RPCholesky: pivots, their Cholesky factor, and the rejection step.
 
-use super::block::{Mass, POOL_BLOCK_ROWS, PoolBlock, Proposal, extend};
-use super::lookahead::{candidates, greedy, residual_products};
+use super::block::{Mass, POOL_BLOCK_ROWS, Proposal, extend, tempered};
 use super::{Batch, PivotParams, Pivots, RESIDUAL_FLOOR, Stop, TRACE_FLOOR, TraceStep};
 use crate::dense;
 use crate::rows::{RowBuf, Rows};
@@ -15,9 +14,6 @@ use std::ops::Range;
 /// Rounds in a row that propose but accept nothing before the residual is taken for rounding noise. The first proposal of
 /// a round is accepted for certain but for rounding, so even one such round is a sign.
 const FRUITLESS_ROUNDS: u32 = 4;
-
-/// Most pivots that one round of [`Pivoting::choose`] picks: its products grow with the square.
-const MOST_PICKS: f64 = 128.0;
 
 /// Kernel evaluation in flops an entry, for the batch rule: a constant of the rule, not a measurement.
 const ENTRY_FLOPS: f64 = 40.0;
@@ -90,7 +86,6 @@ impl Pivoting {
     pub fn new(params: PivotParams, pool_rows: u64, numeric_width: usize, code_width: usize, mass: Mass) -> Self {
         let capacity = params.centers.min(usize::try_from(pool_rows).unwrap_or(usize::MAX));
         let batch = match params.batch {
-            Batch::Adaptive if params.lookahead > 1 => (capacity as f64 / 20.0).clamp(8.0, MOST_PICKS),
             Batch::Adaptive => (capacity as f64 / 10.0).max(10.0),
             Batch::Fixed(batch) => batch.max(1) as f64,
         };
@@ -150,13 +145,7 @@ impl Pivoting {
         match self.stop() {
             Some(_) => None,
             // Expected arrivals = window length times the total rate.
-            None => {
-                let expected = match self.params.lookahead {
-                    0 | 1 => self.batch,
-                    lookahead => (lookahead * self.picks()) as f64,
-                };
-                Some(Window { seed: self.params.seed, round: self.round, until: expected / self.mass.live })
-            }
+            None => Some(Window { seed: self.params.seed, round: self.round, until: self.batch / self.mass.live }),
         }
     }
 
@@ -171,7 +160,11 @@ impl Pivoting {
         if count == 0 {
             return 0;
         }
-        let rows = self.rows_of(&proposals);
+        let mut rows = RowBuf::new(self.rows.numeric_width, self.rows.code_width);
+        for proposal in &proposals {
+            rows.numeric.extend_from_slice(&proposal.numeric);
+            rows.codes.extend_from_slice(&proposal.codes);
+        }
         let (f, h) = self.residual_block(oracle, rows.view());
         let diagonal = oracle.diagonal(rows.view());
 
@@ -179,13 +172,14 @@ impl Pivoting {
         let mut current: Vec<f64> = (0..count).map(|i| h[(i, i)]).collect();
         let mut g: Vec<Vec<f64>> = vec![Vec::new(); count];
         let mut accepted = Vec::new();
+        let law = |residual: f64| tempered(residual, self.params.exponent);
         for j in 0..count {
             if known + accepted.len() == self.params.centers {
                 break;
             }
             let proposal = &proposals[j];
             let u = window.judge_key(proposal.arrival).uniform(proposal.id);
-            if current[j] <= RESIDUAL_FLOOR * diagonal[j] || u * proposal.residual >= current[j] {
+            if current[j] <= RESIDUAL_FLOOR * diagonal[j] || u * law(proposal.residual) >= law(current[j]) {
                 continue;
             }
             let root = current[j].sqrt();
@@ -200,83 +194,26 @@ impl Pivoting {
             accepted.push(j);
         }
 
-        let taken: Vec<Vec<f64>> = accepted.iter().map(|j| std::mem::take(&mut g[*j])).collect();
-        self.append(&proposals, rows.view(), f.as_ref(), &accepted, &taken);
-        self.adapt(count, accepted.len());
-        accepted.len()
-    }
-
-    /// Takes as pivots those of the proposals of all blocks (in any order) that lower the trace error of the `judges` most; returns their number.
-    ///
-    /// The judges are blocks of the pool, all of them up to date.
-    pub fn choose<O: KernelOracle + ?Sized>(
-        &mut self,
-        oracle: &O,
-        proposals: Vec<Proposal>,
-        judges: &[PoolBlock],
-    ) -> usize {
-        if self.window().is_none() {
-            return 0;
-        }
-        self.round += 1;
-        let proposals = candidates(proposals);
-        self.proposals += proposals.len() as u64;
-        if proposals.is_empty() {
-            return 0;
-        }
-        let rows = self.rows_of(&proposals);
-        let (f, mut h) = self.residual_block(oracle, rows.view());
-        dense::mirror_lower(h.as_mut());
-        let a = residual_products(oracle, judges, self, rows.view(), f.as_ref());
-        let picks = self.picks();
-        let chosen = greedy(h, a, &oracle.diagonal(rows.view()), picks);
-        self.append(&proposals, rows.view(), f.as_ref(), &chosen.picks, &chosen.rows);
-        chosen.picks.len()
-    }
-
-    /// Pivots that a round of [`Pivoting::choose`] picks at most.
-    fn picks(&self) -> usize {
-        (self.batch as usize).max(1).min(self.params.centers - self.centers())
-    }
-
-    fn rows_of(&self, proposals: &[Proposal]) -> RowBuf {
-        let mut rows = RowBuf::new(self.rows.numeric_width, self.rows.code_width);
-        for proposal in proposals {
-            rows.numeric.extend_from_slice(&proposal.numeric);
-            rows.codes.extend_from_slice(&proposal.codes);
-        }
-        rows
-    }
-
-    /// Appends the `taken` proposals as pivots: `f` is F of all proposals over the pivots before this round, `new[i]` the entries of the
-    /// i-th one in the columns of this round.
-    fn append(
-        &mut self,
-        proposals: &[Proposal],
-        rows: Rows<'_>,
-        f: MatRef<'_, f64>,
-        taken: &[usize],
-        new: &[Vec<f64>],
-    ) {
-        let known = self.centers();
-        for (a, (&j, entries)) in taken.iter().zip(new).enumerate() {
+        for (a, &j) in accepted.iter().enumerate() {
             let row = known + a;
             for k in 0..known {
                 self.l[(row, k)] = f[(j, k)];
             }
-            for (k, v) in entries.iter().enumerate() {
+            for (k, v) in g[j].iter().enumerate() {
                 self.l[(row, known + k)] = *v;
             }
-            self.rows.push(rows, j);
+            self.rows.push(rows.view(), j);
             self.ids.push(proposals[j].id);
             self.positions.push(proposals[j].position);
         }
-        if taken.is_empty() {
+        if accepted.is_empty() {
             self.fruitless += 1;
         } else {
             self.fruitless = 0;
             self.spans.push(self.centers());
         }
+        self.adapt(count, accepted.len());
+        accepted.len()
     }
 
     /// F of the proposals over the pivots so far, and the residual block H = K - F F^T (lower triangle).

@@ -1,5 +1,6 @@
 //! The sequential form: one pivot, one race, one column at a time.
 
+use super::block::tempered;
 use super::{PivotParams, Pivots, RESIDUAL_FLOOR, Stop, TRACE_FLOOR, TraceStep, pool};
 use crate::rows::Rows;
 use crate::sampling::{KernelOracle, SamplingError};
@@ -44,7 +45,13 @@ pub fn sequential<O: KernelOracle + ?Sized>(
     let mut stop = Stop::Reached;
     while indices.len() < params.centers {
         let key = StreamKey::new(params.seed, "rpcholesky-sequential", indices.len() as u64);
-        let rate = |i: usize| if residual[i] > RESIDUAL_FLOOR * diagonal[i] { weight(i) * residual[i] } else { 0.0 };
+        let rate = |i: usize| {
+            if residual[i] > RESIDUAL_FLOOR * diagonal[i] {
+                weight(i) * tempered(residual[i], params.exponent)
+            } else {
+                0.0
+            }
+        };
         let winner = order
             .iter()
             .filter(|&&i| rate(i) > 0.0)

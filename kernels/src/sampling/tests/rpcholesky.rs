@@ -11,15 +11,16 @@ fn accelerated(table: &Table, weights: Option<&[f64]>, params: PivotParams) -> P
 }
 
 /// Probability of every ordered sequence of `k` pivots, by the definition.
-fn law(k: &Mat<f64>, weights: &[f64], picks: usize) -> Vec<(Vec<usize>, f64)> {
+fn law(k: &Mat<f64>, weights: &[f64], exponent: f64, picks: usize) -> Vec<(Vec<usize>, f64)> {
     if picks == 0 {
         return vec![(vec![], 1.0)];
     }
     let n = k.nrows();
-    let mass: f64 = (0..n).map(|i| weights[i] * k[(i, i)].max(0.0)).sum();
+    let rate = |i: usize| if k[(i, i)] > 1e-9 { weights[i] * k[(i, i)].powf(exponent) } else { 0.0 };
+    let mass: f64 = (0..n).map(rate).sum();
     let mut out = Vec::new();
     for s in 0..n {
-        let p = weights[s] * k[(s, s)].max(0.0) / mass;
+        let p = rate(s) / mass;
         if p < 1e-9 {
             continue;
         }
@@ -28,7 +29,7 @@ fn law(k: &Mat<f64>, weights: &[f64], picks: usize) -> Vec<(Vec<usize>, f64)> {
             rest[(s, i)] = 0.0;
             rest[(i, s)] = 0.0;
         }
-        for (tail, q) in law(&rest, weights, picks - 1) {
+        for (tail, q) in law(&rest, weights, exponent, picks - 1) {
             out.push(([vec![s], tail].concat(), p * q));
         }
     }
@@ -46,15 +47,17 @@ fn small(n: usize) -> (Table, Vec<f64>) {
 /// average. chi-square, failure probability 1e-4 each.
 #[test]
 fn both_forms_have_the_law_of_the_definition() {
-    for (n, picks, batches) in [(6, 2, vec![0, 1, 3, 12]), (8, 3, vec![0, 12])] {
+    for (n, picks, exponent, batches) in
+        [(6, 2, 1.0, vec![0, 1, 3, 12]), (8, 3, 1.0, vec![0, 12]), (8, 3, 0.25, vec![0, 12])]
+    {
         let (table, weights) = small(n);
-        let law = law(&table.k, &weights, picks);
+        let law = law(&table.k, &weights, exponent, picks);
         assert!((law.iter().map(|(_, p)| p).sum::<f64>() - 1.0).abs() < 1e-9);
         for batch in batches {
             let trials = 20_000;
             let mut observed = vec![0.0; law.len()];
             for seed in 0..trials {
-                let params = PivotParams { batch: Batch::Fixed(batch), ..PivotParams::new(picks, seed) };
+                let params = PivotParams { batch: Batch::Fixed(batch), exponent, ..PivotParams::new(picks, seed) };
                 let pivots = if batch == 0 {
                     sequential(&table, table.rows(), &table.ids, Some(&weights), params).unwrap()
                 } else {
