@@ -136,7 +136,7 @@ fn categorical_integers_are_levels() {
     let fit = |folder: &str, more: &str| {
         place.json(&format!(
             "fit --data {folder}/d.parquet --target y {more} --kernel gaussian --bandwidth 0.5 --ridge 1e-6 --centers 60 \
-             --solver gram --split none --out {folder}.nys"
+             --select rpcholesky --solver gram --split none --out {folder}.nys"
         ))
     };
     let judge = |folder: &str| place.json(&format!("evaluate --model {folder}.nys --data {folder}/new.parquet"));

@@ -1,7 +1,7 @@
 //! Projected, preconditioned stochastic gradients over the workers (EigenPro 3 and 4; the algebra and its sources are in
 //! `nystream_kernels::solve::eigenpro`).
 //!
-//! Every worker runs the iteration in step and holds the same m-sized state; a batch is divided in sub-blocks ([`operator`]), batches come
+//! Every worker runs the iteration in step and holds the same m-sized state; a batch is divided in sub-blocks (`operator`), batches come
 //! in the order of the hashed row ids ([`order`]).
 //!
 //! * Up to [`EXACT_PROJECTION_CENTERS`] centers, K_mm is factored once per process and projections are exact; beyond, they are epochs of
