@@ -103,9 +103,9 @@ fn rule_of(selection: &Selection) -> Result<SelectionRule, Failure> {
             gamma: selection.gamma.ok_or_else(|| lacks("`gamma`"))?,
             mode: mode()?,
         },
-        "rpcholesky" => Method::RpCholesky { full: false, tempered: false },
-        "rpcholesky:tempered" => Method::RpCholesky { full: false, tempered: true },
-        "rpcholesky:full" => Method::RpCholesky { full: true, tempered: false },
+        "rpcholesky" => Method::RpCholesky { full: false, tempered: false, most: selection.pool_rows },
+        "rpcholesky:tempered" => Method::RpCholesky { full: false, tempered: true, most: selection.pool_rows },
+        "rpcholesky:full" => Method::RpCholesky { full: true, tempered: false, most: None },
         "uniform" => Method::Uniform,
         other => return Err(unusable(format!("its selection `{other}` is unknown"))),
     };
@@ -142,8 +142,9 @@ pub fn selection_of(rule: &SelectionRule, centers: usize) -> Selection {
             }
         }
         Method::RpCholesky { full: true, .. } => named("rpcholesky:full"),
-        Method::RpCholesky { tempered: true, .. } => named("rpcholesky:tempered"),
-        Method::RpCholesky { .. } => named("rpcholesky"),
+        Method::RpCholesky { tempered, most, .. } => {
+            Selection { pool_rows: most, ..named(if tempered { "rpcholesky:tempered" } else { "rpcholesky" }) }
+        }
         Method::Uniform => named("uniform"),
         Method::File => named("file"),
     }

@@ -10,6 +10,7 @@ pub mod error;
 pub mod evaluate;
 pub mod job;
 pub mod matvec;
+pub mod nystrom;
 pub mod plan;
 pub mod predict;
 pub mod profile;

@@ -65,6 +65,9 @@ pub struct Selection {
     /// Leading zero bits L of the hashes of candidate rows; none = every row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool_bits: Option<u32>,
+    /// Of those, the first so many by hash are candidates; none = all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_rows: Option<u64>,
 }
 
 /// The fixed point of an exact Gram matrix.

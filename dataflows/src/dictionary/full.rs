@@ -232,7 +232,10 @@ pub(super) fn full_passes(
             rows_scored: job.rows,
             passes,
             notes,
-            rule: SelectionRule { method: Method::RpCholesky { full: true, tempered: false }, pool_bits: 0 },
+            rule: SelectionRule {
+                method: Method::RpCholesky { full: true, tempered: false, most: None },
+                pool_bits: 0,
+            },
             ..Centers::default()
         })
     })

@@ -30,7 +30,7 @@ use nystream_kernels::sampling::{
     rp_cholesky,
 };
 use nystream_kernels::tile::SimdPath;
-use pool::{Columns, Pool, expected_bits, gather_pool, pool_bits};
+use pool::{Columns, Pool, PoolRule, expected_bits, gather_pool, pool_bits};
 use std::sync::Arc;
 use trie::{TrieJob, squeak_trie};
 
@@ -144,10 +144,14 @@ pub fn select(
         Selection::Uniform => uniform(session, store, job),
         Selection::RpCholesky { full: true, .. } => full::full_passes(session, store, job),
         Selection::RpCholesky { rows, .. } => {
-            let bits = job.settled().map_or_else(|| expected_bits(job.rows, rows), |rule| rule.pool_bits);
-            let pool = named_pool(session, store, job, "pool", bits)?;
+            let (bits, most) = match job.settled() {
+                Some(SelectionRule { method: Method::RpCholesky { most, .. }, pool_bits }) => (*pool_bits, *most),
+                // The whole set is no pool: every row is a candidate.
+                _ => (pool_bits(job.rows, rows), (rows < job.rows).then_some(rows)),
+            };
+            let pool = named_pool(session, store, job, "pool", bits, most)?;
             let tempered = job.tempered();
-            let rule = SelectionRule { method: Method::RpCholesky { full: false, tempered }, pool_bits: bits };
+            let rule = SelectionRule { method: Method::RpCholesky { full: false, tempered, most }, pool_bits: bits };
             let known = Centers { rows_scored: pool.len() as u64, rule, ..Centers::default() };
             session.try_once(|| refine(job, &pool, None, if tempered { TEMPERED } else { 1.0 }, known.clone()))
         }
@@ -192,15 +196,17 @@ fn named_pool(
     job: &SelectJob,
     stage: &str,
     bits: u32,
+    most: Option<u64>,
 ) -> Result<Arc<Pool>, StageError> {
     let key = StreamKey::new(job.seed, stage, 0);
-    gather_pool(session, "dictionary: pool", store.feed(Role::Training), key, bits, Columns::Features)
+    let rule = PoolRule { key, bits, most };
+    gather_pool(session, "dictionary: pool", store.feed(Role::Training), rule, Columns::Features)
 }
 
 fn uniform(session: &mut Session<'_>, store: &RowStore, job: &SelectJob) -> Result<Arc<Centers>, StageError> {
     let wanted = 2 * job.centers as u64;
     let bits = job.settled().map_or_else(|| pool_bits(job.rows, wanted), |rule| rule.pool_bits);
-    let pool = named_pool(session, store, job, "uniform", bits)?;
+    let pool = named_pool(session, store, job, "uniform", bits, None)?;
     session.try_once(|| {
         // Equal rows span nothing new: the first of each group stands for it.
         let mut chosen = pool.distinct();

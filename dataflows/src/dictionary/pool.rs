@@ -52,6 +52,19 @@ impl Pool {
         self.ids.is_empty()
     }
 
+    /// Leaves the first `rows` rows, and gives back the memory of the others.
+    pub(crate) fn truncate(&mut self, rows: usize) {
+        fn cut<T>(values: &mut Vec<T>, rows: usize, width: usize) {
+            values.truncate(rows * width);
+            values.shrink_to_fit();
+        }
+        cut(&mut self.rows.numeric, rows, self.rows.numeric_width);
+        cut(&mut self.rows.codes, rows, self.rows.code_width);
+        cut(&mut self.ids, rows, 1);
+        cut(&mut self.targets, rows, self.target_width);
+        cut(&mut self.weights, rows, 1);
+    }
+
     /// The rows at `indices`.
     pub fn gather(&self, indices: &[usize]) -> Pool {
         let t = self.target_width;
@@ -232,12 +245,6 @@ pub fn pool_bits(rows: u64, wanted: u64) -> u32 {
     if ratio < 2.0 { 0 } else { ratio.log2().floor() as u32 }
 }
 
-/// Leading zero bits that leave at most `allowed` of `rows` rows in expectation: ceil(log2(rows / allowed)).
-pub fn pool_bits_within(rows: u64, allowed: f64) -> u32 {
-    let ratio = rows as f64 / allowed.max(1.0);
-    if ratio <= 1.0 { 0 } else { ratio.log2().ceil() as u32 }
-}
-
 /// Expected rows of a pool of `rows` rows with `bits` leading zero bits.
 pub fn pool_rows(rows: u64, bits: u32) -> u64 {
     (rows as f64 * 2f64.powi(-(bits as i32))).round() as u64
@@ -253,12 +260,29 @@ pub fn in_pool(hash: u128, bits: u32) -> bool {
     hash.leading_zeros() >= bits
 }
 
+/// Which rows a pool holds: a function of the set of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolRule {
+    /// Key of the rows' hashes.
+    pub key: StreamKey,
+    /// Leading zero bits of the hashes of the rows that are gathered.
+    pub bits: u32,
+    /// Of those, the first so many by hash are kept; none = all.
+    pub most: Option<u64>,
+}
+
+impl PoolRule {
+    /// Every row whose hash under `key` has `bits` leading zero bits.
+    pub fn all(key: StreamKey, bits: u32) -> Self {
+        PoolRule { key, bits, most: None }
+    }
+}
+
 /// Scans for the rows of a pool and leaves them on a shelf.
 struct PoolScan {
     feed: Feed,
     chunk: Chunk,
-    key: StreamKey,
-    bits: u32,
+    rule: PoolRule,
     columns: Columns,
     pool: Pool,
     shelf: Rc<RefCell<Pool>>,
@@ -270,7 +294,7 @@ impl Scan for PoolScan {
             return Ok(Step::Done);
         }
         for i in 0..self.chunk.rows() {
-            if in_pool(self.key.u128(self.chunk.ids[i]), self.bits) {
+            if in_pool(self.rule.key.u128(self.chunk.ids[i]), self.rule.bits) {
                 self.pool.push(&self.chunk, i, self.columns);
             }
         }
@@ -283,7 +307,7 @@ impl Scan for PoolScan {
     }
 }
 
-/// Gathers the pool of rows with `bits` leading zero bits under `key`, once per process.
+/// Gathers the pool of `rule`, in the order of its hashes, once per process.
 ///
 /// # Errors
 /// Bad data, or a damaged exchange.
@@ -291,13 +315,12 @@ pub fn gather_pool(
     session: &mut Session<'_>,
     name: &str,
     feed: Feed,
-    key: StreamKey,
-    bits: u32,
+    rule: PoolRule,
     columns: Columns,
 ) -> Result<Arc<Pool>, StageError> {
     let shelf: Rc<RefCell<Pool>> = Rc::default();
     let (chunk, pool) = (Chunk::default(), Pool::default());
-    let scan = PoolScan { feed, chunk, key, bits, columns, pool, shelf: Rc::clone(&shelf) };
+    let scan = PoolScan { feed, chunk, rule, columns, pool, shelf: Rc::clone(&shelf) };
     pass(session, name, scan, Gather::default(), Audience::Leaders)?;
 
     let (workers, processes) = (session.process.workers() as u64, session.process.processes() as u64);
@@ -311,7 +334,13 @@ pub fn gather_pool(
         Ok(())
     })?;
     let mine = shelf.take();
-    session.try_once(move || Ok(mine.sorted(key)))
+    session.try_once(move || {
+        let mut pool = mine.sorted(rule.key);
+        if let Some(most) = rule.most {
+            pool.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+        }
+        Ok(pool)
+    })
 }
 
 #[cfg(test)]
@@ -350,6 +379,11 @@ mod tests {
         let all = pool(20_000);
         let pieces: Vec<Pool> = all.clone().into_pieces().collect();
         assert!(pieces.len() > 3 && pieces.iter().all(|piece| piece.to_bytes().len() <= LETTER_BYTES + 200));
+        let mut first = all.clone();
+        first.truncate(7);
+        assert!(same(&first, &all.gather(&(0..7).collect::<Vec<_>>())));
+        first.truncate(9);
+        assert_eq!(first.len(), 7);
         let back = pieces.into_iter().rev().map(|piece| Pool::from_bytes(&piece.to_bytes()).unwrap()).collect();
         assert!(same(&Pool::concat(back), &all));
     }

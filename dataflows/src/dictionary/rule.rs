@@ -34,6 +34,8 @@ pub enum Method {
         full: bool,
         /// Whether pivots are drawn by w d^1/4 instead of w d.
         tempered: bool,
+        /// Of the rows with L leading zero bits, the first so many by hash are candidates; none = all of them.
+        most: Option<u64>,
     },
     /// The first by hash.
     Uniform,

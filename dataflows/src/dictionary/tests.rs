@@ -1,7 +1,7 @@
 //! The dataflow against the in-memory trie: the same dictionary, bit for bit, for any number of workers.
 
 use super::TileOracle;
-use super::pool::{Columns, Pool, gather_pool};
+use super::pool::{Columns, Pool, PoolRule, gather_pool};
 use super::trie::{TrieJob, squeak_trie};
 use crate::engine::feed::RowStore;
 use crate::engine::{Process, Session, SilentProgress, run};
@@ -48,7 +48,13 @@ fn distributed(workers: usize, bits: u32, work: DictionaryWork) -> (Dictionary, 
     let results = run(&process, communication, move |session| {
         let store = store(session)?;
         let job = job(bits, work);
-        let pool = gather_pool(session, "pool", store.feed(Role::Training), job.pool_key, bits, Columns::Features)?;
+        let pool = gather_pool(
+            session,
+            "pool",
+            store.feed(Role::Training),
+            PoolRule::all(job.pool_key, bits),
+            Columns::Features,
+        )?;
         Ok::<_, StageError>((squeak_trie(session, &store, &job)?, pool))
     });
     let (root, pool) = results.unwrap().into_iter().next().unwrap().unwrap();

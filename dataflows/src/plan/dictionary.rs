@@ -13,6 +13,7 @@ use super::fit::{PlanRequest, Selection};
 use super::memory::MemoryPlan;
 use crate::dictionary::pool::{pool_bits, pool_rows};
 use crate::dictionary::{LEAF_ROWS, SCORED_SAMPLE};
+use crate::job::Select;
 use serde::{Deserialize, Serialize};
 
 /// Windows of the trie at most: with memory for fewer rows the job is refused, since reading would take longer than scoring.
@@ -103,10 +104,19 @@ impl PlanRequest {
                 let pieces = crew.workers as u64 * PIVOT_ROWS * (16 * m + 2 * self.feature_bytes());
                 plan.add(format!("{m} pivots and their factor"), 32 * m * m + pieces);
             }
-            Selection::RpCholesky { rows, .. } => (work.keep_factor, plan) = self.pivots(rows, m, resident),
+            Selection::RpCholesky { rows, .. } => {
+                // What is gathered before it is cut to `rows`: at most twice as many, or by the rule of an earlier model whatever it leaves.
+                let n = self.shape.rows as u64;
+                let bits = match &self.select {
+                    Select::Settled(rule) => rule.pool_bits,
+                    _ => pool_bits(n, rows),
+                };
+                (work.keep_factor, plan) = self.pivots(pool_rows(n, bits).max(rows), rows, m, resident);
+            }
             Selection::Squeak { rows, atoms } => {
                 let trie = self.trie(rows, atoms, resident, crew, &mut work);
-                let (kept, pivots) = self.pivots((SURVIVORS * m).min(rows), m, resident);
+                let survivors = (SURVIVORS * m).min(rows);
+                let (kept, pivots) = self.pivots(survivors, survivors, m, resident);
                 work.keep_factor = kept;
                 let mut gamma = resident.clone();
                 let sample = (SCORED_SAMPLE as u64).min(self.sample_rows).min(rows);
@@ -117,10 +127,10 @@ impl PlanRequest {
         (work, plan)
     }
 
-    /// Pivots on a pool of `rows`: whether their factor is kept, and the memory.
-    fn pivots(&self, rows: u64, m: u64, resident: &MemoryPlan) -> (bool, MemoryPlan) {
+    /// Pivots on a pool of `rows` of the `gathered` rows: whether their factor is kept, and the memory.
+    fn pivots(&self, gathered: u64, rows: u64, m: u64, resident: &MemoryPlan) -> (bool, MemoryPlan) {
         let mut plan = resident.clone();
-        plan.add(ROWS, 2 * rows * (self.feature_bytes() + 24));
+        plan.add(ROWS, 2 * gathered * (self.feature_bytes() + 24));
         plan.add(format!("{m} pivots and their factor"), 24 * m * m + PIVOT_ROWS * 8 * m);
         let factor = 8 * rows * m;
         let keep = plan.total().saturating_add(factor) <= self.memory;
@@ -180,6 +190,6 @@ impl PlanRequest {
     pub(super) fn pool_within_memory(&self, m: usize) -> f64 {
         let m = m as u64;
         let taken = self.resident(1).total() + 24 * m * m;
-        ((self.memory / 10 * 9).saturating_sub(taken) / (2 * (self.feature_bytes() + 24))) as f64
+        ((self.memory / 10 * 9).saturating_sub(taken) / (4 * (self.feature_bytes() + 24))) as f64
     }
 }

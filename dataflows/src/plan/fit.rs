@@ -1,10 +1,10 @@
 //! The plan of one fit: solver, selection and their costs.
 
-use super::cost::{Shape, SolverCost};
+use super::cost::{PRECONDITIONER_ROWS, Shape, SolverCost};
 use super::dictionary::{Crew, DictionaryWork};
 use super::memory::MemoryPlan;
 use crate::certify::{HELD_OUT_ROWS, TRACE_ROWS};
-use crate::dictionary::pool::{pool_bits, pool_bits_within, pool_rows};
+use crate::dictionary::pool::{pool_bits, pool_rows};
 use crate::dictionary::{Method, SelectionRule};
 use crate::error::StageError;
 use crate::evaluate::RANK_BYTES;
@@ -12,6 +12,8 @@ use crate::job::fit::DIMENSION_ROWS;
 use crate::job::{Select, Solver};
 use crate::solve::eigenpro::{self, order};
 use crate::solve::gram::JUDGE_BLOCK;
+use crate::solve::logistic::LOCAL_CLASSES;
+use nystream_kernels::constants::GRAM_BLOCK;
 use nystream_kernels::gram::{ExactGram, GramShape, Precision};
 use serde::{Deserialize, Serialize};
 
@@ -21,9 +23,10 @@ const ENTRY_SECONDS: f64 = 1.0 / 3.5e10;
 const PRODUCT_SECONDS: f64 = 1.0 / 4.0e10;
 /// Seconds to read, decode and encode one value, on one core of the reference machine.
 const DECODE_SECONDS: f64 = 8e-9;
-/// Matrices of m x m that conjugate gradients hold at their largest, when the preconditioner is made from 4 m rows (m = 4,096: 1.92 GB in
-/// all, November 2026).
-const PCG_SQUARES: u64 = 15;
+/// Matrices of m x m that conjugate gradients hold at their largest: K_mm, its factor, and the factor being copied or the preconditioner.
+const PCG_SQUARES: u64 = 3;
+/// Blocks of [`GRAM_BLOCK`] rows by m beside them: entries, their transpose, features, their transpose, and weighted.
+const PCG_BLOCKS: u64 = 6;
 /// Iterations that `auto` expects of conjugate gradients.
 pub const EXPECTED_ITERATIONS: f64 = 25.0;
 /// How many times the cost of conjugate gradients `auto` pays for an exact Gram.
@@ -246,8 +249,14 @@ impl PlanRequest {
                 }
             }
             Solver::Pcg => {
-                // K_mm, its factor, the preconditioner's, and the entries and features of its rows (4 m of them) while they are made.
-                plan.add(format!("K_mm, its factor and the preconditioner for {m} centers"), PCG_SQUARES * square);
+                let mut squares = PCG_SQUARES;
+                if self.logistic {
+                    // The features of the preconditioner's rows stay, and every margin may have a factor of its own.
+                    let margins = if self.classes <= LOCAL_CLASSES { s.targets.max(1.0) as u64 } else { 1 };
+                    squares += 1 + PRECONDITIONER_ROWS as u64 + (margins - 1);
+                }
+                let blocks = 8 * PCG_BLOCKS * GRAM_BLOCK as u64 * m as u64;
+                plan.add(format!("K_mm, its factor and the preconditioner for {m} centers"), squares * square + blocks);
                 let vectors = 8 * m as u64 * s.targets.max(1.0) as u64;
                 plan.add("coefficient vectors", vectors * (12 + workers as u64 * 40));
             }
@@ -463,7 +472,7 @@ impl PlanRequest {
             Select::RpCholesky if given == Some(u64::MAX) => Selection::RpCholesky { rows: n, full: true },
             Select::RpCholesky | Select::Auto => {
                 let rows = given.unwrap_or((POOL_LEAST * m as f64) as u64);
-                Selection::RpCholesky { rows: pool(rows), full: false }
+                Selection::RpCholesky { rows: rows.min(n), full: false }
             }
         }
     }
@@ -471,18 +480,17 @@ impl PlanRequest {
     fn selection(&self, m: usize, solve: f64, reasons: &mut Vec<String>) -> Result<(Selection, f64), StageError> {
         let (n, mf) = (self.shape.rows, m as f64);
         let allowance = SELECT_SHARE * solve;
-        // Pools hold a power of two fraction of the rows: what is counted here is what will be scored. One that was asked for holds at
-        // least so many rows, one that the budget allows at most so many, but never fewer than 4 m.
+        // SQUEAK scores a power of two fraction of the rows, at least so many as were asked for. Pivots are drawn from as many rows as were
+        // asked for or the budget allows, but never fewer than 4 m: the first by hash of such a fraction.
         let whole = n as u64;
-        let at_least = |rows: f64| pool_rows(whole, pool_bits(whole, rows as u64)) as f64;
-        let given = self.dictionary_rows.map(|r| at_least((r as f64).min(n)));
+        let given = self.dictionary_rows.map(|r| (r as f64).min(n));
+        let scored = given.map_or(n, |r| pool_rows(whole, pool_bits(whole, r as u64)) as f64);
         // Once m is given no budget shapes the model: what does not fit is refused. Before, a pool may be smaller.
         let open = self.centers.is_none();
         let within = if open { self.pool_within_memory(m) } else { n };
         let pool = || {
-            let allowed = (allowance / self.shape.pivots(mf)).min(POOL_MOST * mf).min(within).min(n);
-            let rows = pool_rows(whole, pool_bits_within(whole, allowed)) as f64;
-            if rows < POOL_LEAST * mf { at_least((POOL_LEAST * mf).min(n)) } else { rows }
+            let allowed = (allowance / self.shape.pivots(mf)).min(POOL_MOST * mf).min(within);
+            allowed.max(POOL_LEAST * mf).min(n).floor()
         };
         match &self.select {
             Select::File(_) | Select::Rows(_) => Ok((Selection::File, 0.0)),
@@ -506,7 +514,7 @@ impl PlanRequest {
             }
             Select::Squeak => {
                 let atoms = (4.0 * mf).min(n);
-                let rows = given.unwrap_or(n);
+                let rows = scored;
                 let flops = self.shape.squeak(rows, atoms);
                 if flops > self.max_flops {
                     return Err(StageError::Budget(format!(
@@ -540,7 +548,7 @@ impl PlanRequest {
                 Ok((Selection::RpCholesky { rows: rows as u64, full }, flops))
             }
             Select::Auto => {
-                let rows = given.unwrap_or(n);
+                let rows = scored;
                 for quarter in (6..=16).rev() {
                     let atoms = mf * f64::from(quarter) / 4.0;
                     let flops = self.shape.squeak(rows, atoms);
@@ -570,6 +578,9 @@ impl PlanRequest {
 fn settled(rule: &SelectionRule, n: u64) -> Selection {
     let rows = pool_rows(n, rule.pool_bits);
     match rule.method {
+        Method::RpCholesky { full: false, most: Some(most), .. } => {
+            Selection::RpCholesky { rows: rows.min(most), full: false }
+        }
         Method::Squeak { atoms, .. } => Selection::Squeak { rows, atoms },
         Method::RpCholesky { full, .. } => Selection::RpCholesky { rows, full },
         Method::Uniform => Selection::Uniform,
@@ -591,5 +602,5 @@ pub(super) fn check_flops(flops: f64, cap: f64, m: usize, solver: Solver) -> Res
 
 fn panel_bytes(m: usize, precision: Precision) -> u64 {
     let bytes = if precision == Precision::Double { 8 } else { 4 };
-    (crate::solve::gram::panel_rows(m) * (m + 64) * bytes) as u64
+    (crate::nystrom::gram::panel_rows(m) * (m + 64) * bytes) as u64
 }

@@ -9,14 +9,16 @@ use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::matvec::{RowView, Widths, row_sums};
+use crate::nystrom::{Basis, StratifiedSample, from_row_major, row_major};
 use crate::predict::prior_margin;
 use crate::solve::Solved;
-use crate::solve::pcg::{Basis, from_row_major, over_time, row_major, solve_error, stratified};
+use crate::solve::pcg::{over_time, solve_error};
 use crate::targets::TargetCode;
 use faer::{Mat, MatRef};
 use nystream_datasets::Role;
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::rows::Rows;
+use nystream_kernels::solve::Whitening;
 use nystream_kernels::solve::logistic::{
     LogisticLoss, LogisticOperator, LogisticParams, LogisticState, SampleCurvature, logistic, ridge_path,
 };
@@ -28,7 +30,7 @@ use std::sync::Arc;
 mod tests;
 
 /// Classes up to which the preconditioner follows the iterate's curvature.
-const LOCAL_CLASSES: usize = 10;
+pub(crate) const LOCAL_CLASSES: usize = 10;
 
 /// What a logistic solve is given.
 pub struct LogisticJob<'a, T: Entry> {
@@ -152,7 +154,12 @@ pub fn solve<T: Entry>(
     let (loss, offset) = margins_of(job.code);
     let basis = session.try_once(|| Basis::new(job.kernel, job.centers, job.simd))?;
     let curvature = session.try_once(|| {
-        let (features, weights) = stratified(&basis, job.kernel, job.simd, job.centers, job.sample, job.weight_sum)?;
+        let sample = StratifiedSample::new(job.centers, job.sample, job.weight_sum);
+        let (mut features, mut weights) = (Mat::zeros(sample.len(), basis.rank()), Vec::with_capacity(sample.len()));
+        sample.each_block(&basis, job.kernel, job.simd, |block, more| {
+            features.as_mut().subrows_mut(weights.len(), more.len()).copy_from(block);
+            weights.extend_from_slice(more);
+        })?;
         Ok(SampleCurvature { features, weights, offset: offset.clone(), loss, local: classes <= LOCAL_CLASSES })
     })?;
     let params = LogisticParams {

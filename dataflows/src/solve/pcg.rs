@@ -1,22 +1,21 @@
 //! Conjugate gradients over streamed passes: the operator is one [`row_sums`] pass, the state machine and all m x m algebra live
 //! on the first worker of each process.
 
-use crate::dictionary::pool::{Pool, feature_key};
+use crate::dictionary::pool::Pool;
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::matvec::{RowView, Widths, row_sums};
+use crate::nystrom::{Basis, StratifiedSample, from_row_major, numeric, row_major};
 use crate::solve::Solved;
 use crate::targets::TargetCode;
-use faer::{Mat, MatRef};
+use faer::MatRef;
 use nystream_datasets::Role;
 use nystream_kernels::kernel::Kernel;
-use nystream_kernels::nystrom::{WhitenMethod, Whitener};
-use nystream_kernels::rows::{RowBuf, Rows};
+use nystream_kernels::rows::Rows;
 use nystream_kernels::solve::pcg::{Pcg, PcgParams};
-use nystream_kernels::solve::{Preconditioner, SolveError, Whitening};
-use nystream_kernels::tile::{Entry, SimdPath, Tiles, kernel_matrix, symmetric_kernel_matrix};
-use std::collections::BTreeSet;
+use nystream_kernels::solve::{Preconditioner, SolveError, WeightedGram, Whitening};
+use nystream_kernels::tile::{Entry, SimdPath, Tiles};
 use std::sync::Arc;
 
 /// What a solve by conjugate gradients is given.
@@ -45,66 +44,6 @@ pub struct PcgJob<'a, T: Entry> {
     pub warm_start: Option<Vec<f64>>,
     /// Seconds of the process after which to stop.
     pub time_limit: Option<f64>,
-}
-
-/// K_mm = L L^T and its whitening, as the solver's algebra wants it.
-pub(crate) struct Basis {
-    whitener: Whitener,
-    kmm: Mat<f64>,
-}
-
-impl Basis {
-    /// The basis of `centers`.
-    pub(crate) fn new(kernel: &Kernel, centers: Rows<'_>, simd: SimdPath) -> Result<Self, StageError> {
-        let kmm = symmetric_kernel_matrix(kernel, centers, &[], simd).map_err(numeric)?;
-        let whitener = Whitener::new(kmm.as_ref(), WhitenMethod::Cholesky).map_err(numeric)?;
-        Ok(Basis { whitener, kmm })
-    }
-
-    /// Whitened features phi = R^T k of `rows` rows with kernel entries `k` (rows x m, row-major): rows x r.
-    pub(super) fn features(&self, k: &[f64], rows: usize, m: usize) -> Result<Mat<f64>, StageError> {
-        let transposed = Mat::from_fn(m, rows, |j, i| k[i * m + j]);
-        let phi = self.whitener.apply_transpose(transposed.as_ref()).map_err(numeric)?;
-        Ok(phi.transpose().to_owned())
-    }
-}
-
-impl Whitening for Basis {
-    fn centers(&self) -> usize {
-        self.whitener.centers()
-    }
-
-    fn rank(&self) -> usize {
-        self.whitener.rank()
-    }
-
-    // The shapes are those of the solver itself, so the whitener's shape errors cannot occur.
-    fn apply(&self, z: MatRef<'_, f64>) -> Mat<f64> {
-        self.whitener.apply(z).unwrap_or_else(|_| Mat::full(self.centers(), z.ncols(), f64::NAN))
-    }
-
-    fn apply_transpose(&self, v: MatRef<'_, f64>) -> Mat<f64> {
-        self.whitener.apply_transpose(v).unwrap_or_else(|_| Mat::full(self.rank(), v.ncols(), f64::NAN))
-    }
-
-    fn center_gram(&self, alpha: MatRef<'_, f64>) -> Mat<f64> {
-        let mut out = Mat::zeros(alpha.nrows(), alpha.ncols());
-        let par = nystream_kernels::dense::fixed_parallelism();
-        nystream_kernels::dense::gemm(out.as_mut(), false, 1.0, self.kmm.as_ref(), alpha, par);
-        out
-    }
-}
-
-pub(super) fn numeric(error: impl std::fmt::Display) -> StageError {
-    StageError::Numeric(error.to_string())
-}
-
-pub(crate) fn row_major(m: MatRef<'_, f64>) -> Vec<f64> {
-    (0..m.nrows()).flat_map(|i| (0..m.ncols()).map(move |j| m[(i, j)])).collect()
-}
-
-pub(crate) fn from_row_major(values: &[f64], rows: usize, columns: usize) -> Mat<f64> {
-    Mat::from_fn(rows, columns, |i, j| values[i * columns + j])
 }
 
 /// Solves; the result is the same on every worker.
@@ -259,35 +198,8 @@ fn preconditioner<T: Entry>(
     basis: &Basis,
     ridge_matrix: f64,
 ) -> Result<Preconditioner, StageError> {
-    let (features, weights) = stratified(basis, job.kernel, job.simd, job.centers, job.sample, job.weight_sum)?;
-    Preconditioner::from_rows(features.as_ref(), &weights, ridge_matrix).map_err(numeric)
-}
-
-/// Whitened features (s x r) of the rows from which a preconditioner is made, and the weight that each stands for.
-///
-/// Two strata: the centers, each for itself, and [`PRECONDITIONER_ROWS`] m sampled rows that are not centers, for all others. Centers chosen by
-/// leverage include rows that resemble no other; a uniform sample misses them, and each one missed is an eigenvalue of
-/// about 1 / Lambda in the preconditioned system (keggdirected, m = 1,000: 100 iterations to a residual of 1e-3 without the stratum).
-///
-/// [`PRECONDITIONER_ROWS`]: crate::plan::PRECONDITIONER_ROWS
-pub(super) fn stratified(
-    basis: &Basis,
-    kernel: &Kernel,
-    simd: SimdPath,
-    centers: Rows<'_>,
-    sample: &Pool,
-    weight_sum: f64,
-) -> Result<(Mat<f64>, Vec<f64>), StageError> {
-    let m = centers.len();
-    let taken: BTreeSet<[u8; 32]> = (0..m).map(|i| feature_key(centers, i)).collect();
-    let most = (crate::plan::PRECONDITIONER_ROWS * m as f64) as usize;
-    let view = sample.rows.view();
-    let others: Vec<usize> = (0..sample.len()).filter(|i| !taken.contains(&feature_key(view, *i))).take(most).collect();
-    let mean = sample.weights.iter().sum::<f64>() / sample.len().max(1) as f64;
-    let other_weights: Vec<f64> = others.iter().map(|i| sample.weights[*i]).collect();
-
-    let rows = RowBuf::gather(view, &others);
-    let k = kernel_matrix::<f64>(kernel, rows.view(), centers, &[], simd).map_err(numeric)?;
-    let sampled = basis.features(&k, others.len(), m)?;
-    Ok(nystream_kernels::solve::stratified(basis, mean, sampled.as_ref(), &other_weights, weight_sum))
+    let mut gram = WeightedGram::new(basis.rank());
+    let sample = StratifiedSample::new(job.centers, job.sample, job.weight_sum);
+    sample.each_block(basis, job.kernel, job.simd, |features, weights| gram.add(features, weights))?;
+    Preconditioner::from_gram(gram.into_lower(), ridge_matrix).map_err(numeric)
 }

@@ -6,64 +6,81 @@
 //! * *rows*: P = Phi^T diag(omega) Phi + Lambda I for the whitened features Phi = K_sm R of a few rows. With a hashed uniform sample
 //!   it fits any choice of centers (trap 4); with the centers themselves it is Falkon's preconditioner
 //!   (Rudi, Carratino, Rosasco, NeurIPS 2017), T T^T / m + lambda I, with the weights of trap 2 in the right place; with both, as two
-//!   strata ([`stratified`]), it is what the fits use.
+//!   strata ([`strata_weights`]), it is what the fits use.
 //! * *spectral*: the top q eigenpairs of the same matrix are kept and the rest is replaced by the (q+1)-th value
 //!   (Ma and Belkin, 2019, "Kernel machines that adapt to GPUs for effective large batch training").
 //!
-//! Cost: s r^2 + r^3/3 to build the first, about 9 r^3 for the second; r^2 and 2 q r flops a column to apply.
+//! Cost: s r^2 + r^3/3 to build the first, in r x r memory beside blocks of rows ([`WeightedGram`]), about 9 r^3 for the second; r^2 and 2 q r flops a column to apply.
 
 use super::whitening::Whitening;
+use crate::constants::GRAM_BLOCK;
 use crate::dense::{
     DenseError, cholesky, fixed_parallelism, gemm, gemm_lower, solve_lower, solve_lower_transpose, symmetric_eigen,
 };
 use faer::{Mat, MatRef};
 
-/// Whitened features (s x r) and weights of two strata that stand for all rows, whose weights sum to `total_weight`: the centers, each for
-/// itself, and rows sampled uniformly among those that are not centers (`others`, their features, with `other_weights`), for all the rest.
+/// Weights of the rows of two strata that stand for all rows, whose weights sum to `total_weight`: the `centers`, each for itself, and
+/// rows sampled uniformly among those that are not centers, of weights `other_weights`, for all the rest. Returns the weight of a center
+/// and those of the others.
 ///
 /// Centers chosen by leverage include rows that resemble no other; a uniform sample misses them, and each one missed is an eigenvalue of
 /// about 1 / Lambda in the preconditioned system. `center_weight` is what a center weighs as a row: the mean weight of the data.
 ///
-/// # Panics
-/// If there are not as many weights as other rows, or their features are not as many as the whitening has coordinates.
-///
 /// ```
-/// use faer::{Mat, mat};
-/// use nystream_kernels::solve::{Preconditioner, Whitening, stratified};
-///
-/// struct Identity; // Two centers, K_mm = I.
-/// impl Whitening for Identity {
-///     fn centers(&self) -> usize { 2 }
-///     fn rank(&self) -> usize { 2 }
-///     fn apply(&self, z: faer::MatRef<'_, f64>) -> Mat<f64> { z.to_owned() }
-///     fn apply_transpose(&self, v: faer::MatRef<'_, f64>) -> Mat<f64> { v.to_owned() }
-///     fn center_gram(&self, alpha: faer::MatRef<'_, f64>) -> Mat<f64> { alpha.to_owned() }
-/// }
-/// // Ten rows of weight 1: two are the centers, one of the other eight was sampled.
-/// let (features, weights) = stratified(&Identity, 1.0, mat![[0.5, 0.0]].as_ref(), &[1.0], 10.0);
-/// assert_eq!(features, mat![[1.0, 0.0], [0.0, 1.0], [0.5, 0.0]]);
-/// assert_eq!(weights, [1.0, 1.0, 8.0]);
-/// let p = Preconditioner::from_rows(features.as_ref(), &weights, 1.0).unwrap();
-/// assert!((p.apply(mat![[4.0], [0.0]].as_ref())[(0, 0)] - 1.0).abs() < 1e-14);
+/// use nystream_kernels::solve::strata_weights;
+/// // Ten rows of weight 1: two are the centers, two of the other eight were sampled.
+/// assert_eq!(strata_weights(2, 1.0, &[1.0, 1.0], 10.0), (1.0, vec![4.0, 4.0]));
 /// ```
-pub fn stratified(
-    whitening: &(impl Whitening + ?Sized),
-    center_weight: f64,
-    others: MatRef<'_, f64>,
-    other_weights: &[f64],
-    total_weight: f64,
-) -> (Mat<f64>, Vec<f64>) {
-    let (m, r, s) = (whitening.centers(), whitening.rank(), others.nrows());
-    assert_eq!(s, other_weights.len(), "one weight per row");
-    assert_eq!(r, others.ncols(), "one feature per coordinate");
-    let center_weight = center_weight.min(total_weight / m as f64);
-    let rest = (total_weight - center_weight * m as f64).max(0.0);
+pub fn strata_weights(centers: usize, center_weight: f64, other_weights: &[f64], total_weight: f64) -> (f64, Vec<f64>) {
+    let center_weight = center_weight.min(total_weight / centers as f64);
+    let rest = (total_weight - center_weight * centers as f64).max(0.0);
     let scale = rest / other_weights.iter().sum::<f64>().max(f64::MIN_POSITIVE);
-    let own = center_features(whitening);
-    let features = Mat::from_fn(m + s, r, |i, j| if i < m { own[(i, j)] } else { others[(i - m, j)] });
-    let mut weights = vec![center_weight; m];
-    weights.extend(other_weights.iter().map(|w| scale * w));
-    (features, weights)
+    (center_weight, other_weights.iter().map(|w| scale * w).collect())
+}
+
+/// Phi^T diag(w) Phi (r x r, lower triangle) of rows that come in blocks: nothing larger than r x r is held.
+///
+/// ```
+/// use faer::mat;
+/// use nystream_kernels::solve::{Preconditioner, WeightedGram};
+/// let mut gram = WeightedGram::new(2);
+/// gram.add(mat![[1.0, 0.0], [0.0, 1.0]].as_ref(), &[1.0, 1.0]);
+/// gram.add(mat![[0.5, 0.0]].as_ref(), &[8.0]);
+/// let p = Preconditioner::from_gram(gram.into_lower(), 1.0).unwrap(); // diag(1 + 8 / 4 + 1, 1 + 1)
+/// let x = p.apply(mat![[4.0], [4.0]].as_ref());
+/// assert!((x[(0, 0)] - 1.0).abs() < 1e-14 && (x[(1, 0)] - 2.0).abs() < 1e-14);
+/// ```
+#[derive(Clone, Debug)]
+pub struct WeightedGram {
+    lower: Mat<f64>,
+}
+
+impl WeightedGram {
+    /// No rows yet, of `rank` features.
+    pub fn new(rank: usize) -> Self {
+        WeightedGram { lower: Mat::zeros(rank, rank) }
+    }
+
+    /// Adds rows with `features` (s x r) and `weights` (s); works on at most [`GRAM_BLOCK`] rows at a time.
+    ///
+    /// # Panics
+    /// If there are not as many weights as rows.
+    ///
+    /// [`GRAM_BLOCK`]: crate::constants::GRAM_BLOCK
+    pub fn add(&mut self, features: MatRef<'_, f64>, weights: &[f64]) {
+        let (s, r) = (features.nrows(), features.ncols());
+        assert_eq!(s, weights.len(), "one weight per feature row");
+        for (block, weights) in weights.chunks(GRAM_BLOCK).enumerate() {
+            let rows = features.subrows(block * GRAM_BLOCK, weights.len());
+            let weighted = Mat::from_fn(weights.len(), r, |i, j| rows[(i, j)] * weights[i]);
+            gemm_lower(self.lower.as_mut(), true, 1.0, rows.transpose(), weighted.as_ref(), fixed_parallelism());
+        }
+    }
+
+    /// The sum: r x r, of which the lower triangle counts.
+    pub fn into_lower(self) -> Mat<f64> {
+        self.lower
+    }
 }
 
 /// K_mm R, m x r: the whitened features of the centers.
@@ -233,12 +250,9 @@ fn scaled(weights: &[f64], total: f64) -> Vec<f64> {
 
 /// Lower triangle of Phi^T diag(w) Phi.
 fn weighted_gram(features: MatRef<'_, f64>, weights: &[f64]) -> Mat<f64> {
-    assert_eq!(features.nrows(), weights.len(), "one weight per feature row");
-    let r = features.ncols();
-    let scaled = Mat::from_fn(features.nrows(), r, |i, j| features[(i, j)] * weights[i]);
-    let mut gram = Mat::zeros(r, r);
-    gemm_lower(gram.as_mut(), false, 1.0, features.transpose(), scaled.as_ref(), fixed_parallelism());
-    gram
+    let mut gram = WeightedGram::new(features.ncols());
+    gram.add(features, weights);
+    gram.into_lower()
 }
 
 /// r eps trace, minus what the ridge already supplies.

@@ -13,7 +13,7 @@ pub(crate) use settings::DIMENSION_ROWS;
 pub use settings::ridge_share;
 
 use crate::certify::Certificate;
-use crate::dictionary::pool::{Columns, Pool, gather_pool, pool_bits};
+use crate::dictionary::pool::{Columns, Pool, PoolRule, gather_pool, pool_bits};
 use crate::dictionary::{Centers, LEAF_ROWS, SelectJob, select};
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
@@ -155,7 +155,8 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     let sample_key = StreamKey::new(config.seed, "sample", 0);
     let bits = pool_bits(profile.rows, SAMPLE_ROWS);
     begin(session, "sample", profile.rows);
-    let sample = gather_pool(session, "sample", store.feed(Role::Training), sample_key, bits, Columns::All)?;
+    let sample =
+        gather_pool(session, "sample", store.feed(Role::Training), PoolRule::all(sample_key, bits), Columns::All)?;
     end(session);
     clock.lap("sample");
 

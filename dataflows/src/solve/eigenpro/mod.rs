@@ -15,12 +15,13 @@ pub mod order;
 #[cfg(test)]
 mod tests;
 
-use crate::dictionary::pool::{Columns, Pool, gather_pool, pool_bits};
+use crate::dictionary::pool::{Columns, Pool, PoolRule, gather_pool, pool_bits};
 use crate::engine::feed::RowStore;
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
+use crate::nystrom::{Basis, from_row_major, numeric, row_major};
 use crate::solve::Solved;
-use crate::solve::pcg::{Basis, from_row_major, numeric, over_time, row_major, solve_error};
+use crate::solve::pcg::{over_time, solve_error};
 use crate::targets::TargetCode;
 use faer::{Mat, MatRef};
 use nystream_datasets::Role;
@@ -222,7 +223,7 @@ fn judges<T: Entry>(
     let pool = if held_out {
         let key = StreamKey::new(job.seed, "eigenpro judges", 0);
         let bits = pool_bits(job.held_out, JUDGES as u64);
-        gathered = gather_pool(session, "judges", store.feed(Role::HeldOut), key, bits, Columns::All)?;
+        gathered = gather_pool(session, "judges", store.feed(Role::HeldOut), PoolRule::all(key, bits), Columns::All)?;
         &gathered
     } else {
         job.sample

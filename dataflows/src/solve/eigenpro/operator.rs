@@ -13,7 +13,7 @@ use crate::engine::session::{Process, Session};
 use crate::error::StageError;
 use crate::matvec::blocks::block_sums;
 use crate::matvec::{RowView, Widths, row_sums};
-use crate::solve::pcg::{from_row_major, numeric, row_major};
+use crate::nystrom::{from_row_major, numeric, row_major};
 use crate::targets::TargetCode;
 use faer::{Mat, MatRef};
 use nystream_datasets::{Chunk, Role};

@@ -43,7 +43,7 @@ fn positions_are_those_of_the_sorted_rows_wherever_the_rows_are() {
         for workers in [1, 2, 3] {
             let place = place.clone();
             on(workers, move |session, store, _| {
-                let all = gather_pool(session, "all", store.feed(Role::Training), key, 0, Columns::All)?;
+                let all = gather_pool(session, "all", store.feed(Role::Training), PoolRule::all(key, 0), Columns::All)?;
                 let feed = store.feed(Role::Training);
                 let mut order = HashedOrder::new(session, feed, key, 3000, row_bytes, place.clone())?;
                 assert_eq!(order.len(), 3000);
@@ -88,7 +88,7 @@ fn walk_of(
 ) -> impl Fn(&mut Session<'_>, &RowStore, &TargetCode) -> Result<(Vec<f64>, f64), StageError> {
     move |session, store, code| {
         let key = StreamKey::new(7, "test sample", 0);
-        let sample = gather_pool(session, "all", store.feed(Role::Training), key, 0, Columns::All)?;
+        let sample = gather_pool(session, "all", store.feed(Role::Training), PoolRule::all(key, 0), Columns::All)?;
         let centers = RowBuf::gather(sample.rows.view(), &(2000..2400).collect::<Vec<_>>());
         let kernel = Kernel::new(Family::Gaussian, 2.0);
         let simd = SimdPath::detect();

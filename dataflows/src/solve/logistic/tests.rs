@@ -1,7 +1,7 @@
 //! Streamed Newton against a dense one over stored rows, for any number of workers; early ends and warm starts.
 
 use super::*;
-use crate::dictionary::pool::{Columns, gather_pool};
+use crate::dictionary::pool::{Columns, PoolRule, gather_pool};
 use crate::engine::{Process, SilentProgress, run};
 use crate::profile::profile;
 use nystream_datasets::{Catalog, Encoder, EncoderOptions, Sources, Task};
@@ -45,8 +45,13 @@ fn solved((source, target): (&'static str, &'static str), workers: usize, ends: 
         let encoder = Arc::new(Encoder::fit(&profile.columns, &options)?);
         let code = TargetCode::new(&encoder, &profile)?;
         let store = RowStore::new(&catalog, encoder, session.peers(), session.index(), Arc::clone(&session.process));
-        let all =
-            gather_pool(session, "all", store.feed(Role::Training), StreamKey::new(7, "test", 0), 0, Columns::All)?;
+        let all = gather_pool(
+            session,
+            "all",
+            store.feed(Role::Training),
+            PoolRule::all(StreamKey::new(7, "test", 0), 0),
+            Columns::All,
+        )?;
         let centers = RowBuf::gather(all.rows.view(), &(0..CENTERS).collect::<Vec<_>>());
         let (kernel, simd) = (Kernel::new(Family::Gaussian, 2.0), SimdPath::detect());
         let tiles = Arc::new(Tiles::<f64>::new(&kernel, centers.view(), &[], simd).map_err(numeric)?);

@@ -331,6 +331,7 @@ pub fn logistic<O: LogisticOperator>(
             continue;
         }
         if curvature.local || cached.as_ref().is_none_or(|(at, _)| *at != lambda) {
+            drop(cached.take()); // The old factors are freed before the new ones are made.
             cached = Some((lambda, curvature.at(&z, matrix_ridge)?));
         }
         let blocks = cached.as_ref().map_or(&[][..], |(_, blocks)| blocks);

@@ -2,7 +2,7 @@
 
 use super::super::oracle::{CholeskyWhitening, EigenWhitening, Problem, distance, normals, spd_solve};
 use super::super::vectors::{axpy, dot, squares};
-use super::super::{Preconditioner, SolveError, Stopped, Whitening, stratified};
+use super::super::{Preconditioner, SolveError, Stopped, WeightedGram, Whitening, strata_weights};
 use super::*;
 use crate::checks::largest;
 use std::convert::Infallible;
@@ -35,10 +35,12 @@ fn stratified_sample(problem: &Problem, whitening: &CholeskyWhitening, ridge: f6
     let k = Mat::from_fn(others.len(), m, |i, j| problem.knm[(others[i], j)]);
     let w: Vec<f64> = others.iter().map(|&i| problem.weights[i]).collect();
     let mean = w.iter().sum::<f64>() / w.len() as f64;
-    let (features, weights) = stratified(whitening, mean, whitening.features(&k).as_ref(), &w, problem.weight_sum());
-    assert_eq!((features.nrows(), features.ncols()), (m + others.len(), m));
-    assert!((weights.iter().sum::<f64>() - problem.weight_sum()).abs() < 1e-9 * problem.weight_sum());
-    Preconditioner::from_rows(features.as_ref(), &weights, ridge).unwrap()
+    let (own, weights) = strata_weights(m, mean, &w, problem.weight_sum());
+    assert!((m as f64 * own + weights.iter().sum::<f64>() - problem.weight_sum()).abs() < 1e-9 * problem.weight_sum());
+    let mut gram = WeightedGram::new(m);
+    gram.add(whitening.features(&problem.kmm).as_ref(), &vec![own; m]);
+    gram.add(whitening.features(&k).as_ref(), &weights);
+    Preconditioner::from_gram(gram.into_lower(), ridge).unwrap()
 }
 
 fn solve(

@@ -1,0 +1,188 @@
+//! One pass of the exact Gram: K_nm^T W K_nm and K_nm^T W y in integers, order-free (DESIGN section 6).
+//!
+//! The workers of a process add into one shared accumulator; processes then exchange its pieces: each piece is
+//! summed by its owner and given to the first worker of every process. Cost: n m^2 flops, 16 m^2 / 2 bytes a process, and the same over the
+//! network when there are several.
+
+use crate::engine::exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
+use crate::engine::feed::{Feed, view};
+use crate::engine::session::{Process, Session};
+use crate::error::StageError;
+use crate::targets::TargetCode;
+use nystream_datasets::Chunk;
+use nystream_kernels::gram::{ExactGram, GramScratch, GramShape, GramSums};
+use nystream_kernels::tile::{Entry, TileScratch, Tiles};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+struct GramScan<T: Entry> {
+    feed: Feed,
+    chunk: Chunk,
+    tiles: Arc<Tiles<T>>,
+    code: TargetCode,
+    weight_max: f64,
+    weighted: bool,
+    gram: Arc<ExactGram>,
+    tile_scratch: TileScratch<T>,
+    gram_scratch: GramScratch,
+    panel: Vec<T>,
+    panel_rows: usize,
+    targets: Vec<f64>,
+    roots: Vec<f64>,
+    process: Arc<Process>,
+    /// Seconds of the process after which this worker reads no more.
+    time_limit: Option<f64>,
+    begun: bool,
+}
+
+impl<T: Entry + Into<f64> + Default> Scan for GramScan<T> {
+    fn step(&mut self) -> Result<Step, StageError> {
+        // Some rows are always summed, so that there is a model to save.
+        let late = self.begun && self.time_limit.is_some_and(|limit| self.process.elapsed() > limit);
+        if late || !self.feed.next(&mut self.chunk)? {
+            return Ok(Step::Done);
+        }
+        self.begun = true;
+        let (stride, t) = (self.tiles.stride(), self.code.width());
+        let rows = self.chunk.rows();
+        let raw = self.chunk.target_width;
+        for start in (0..rows).step_by(self.panel_rows) {
+            let end = (start + self.panel_rows).min(rows);
+            let count = end - start;
+            self.panel.resize(count * stride, T::default());
+            self.tiles.block(view(&self.chunk).slice(start, end), &mut self.tile_scratch, &mut self.panel);
+            self.targets.resize(count * t, 0.0);
+            for i in 0..count {
+                let row = &self.chunk.targets[(start + i) * raw..(start + i + 1) * raw];
+                self.code.encode(row, &mut self.targets[i * t..(i + 1) * t]);
+            }
+            // Into the fixed point's range, see `unscaled`.
+            let headroom = 2f64.powi(-self.code.headroom_log2());
+            self.targets.iter_mut().for_each(|y| *y *= headroom);
+            let roots = self.weighted.then(|| {
+                self.roots.clear();
+                self.roots.extend(self.chunk.weights[start..end].iter().map(|w| (w / self.weight_max).sqrt()));
+                self.roots.as_slice()
+            });
+            self.gram
+                .add(&mut self.gram_scratch, &self.panel, stride, count, roots, &self.targets)
+                .map_err(|e| StageError::Numeric(e.to_string()))?;
+        }
+        let m = self.tiles.centers();
+        self.process.count((rows * m) as u64, (rows * m * (m + 2 * t)) as u64);
+        Ok(Step::More { rows: rows as u64 })
+    }
+
+    fn finish(self) -> Result<Vec<Outgoing>, StageError> {
+        Ok(Vec::new())
+    }
+}
+
+/// Sums the pieces of all processes.
+#[derive(Default)]
+struct PieceReducer {
+    pieces: BTreeMap<u64, Vec<Vec<u8>>>,
+}
+
+impl Reducer for PieceReducer {
+    fn absorb(&mut self, key: u64, bytes: Vec<u8>) -> Result<(), StageError> {
+        self.pieces.entry(key).or_default().push(bytes);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<Vec<Outgoing>, StageError> {
+        let mut out = Vec::new();
+        for (key, parts) in std::mem::take(&mut self.pieces) {
+            let sum = ExactGram::sum_pieces(key as usize, &parts).map_err(internal)?;
+            out.push(Outgoing { key, bytes: sum });
+        }
+        Ok(out)
+    }
+}
+
+fn internal(error: impl std::fmt::Display) -> StageError {
+    StageError::Internal(error.to_string())
+}
+
+/// What a Gram pass is made of.
+pub struct GramJob<'a, T: Entry> {
+    /// Packed centers.
+    pub tiles: &'a Arc<Tiles<T>>,
+    /// Targets.
+    pub code: &'a TargetCode,
+    /// Shape of the accumulator.
+    pub shape: GramShape,
+    /// Largest weight; entries carry sqrt(w / w_max).
+    pub weight_max: f64,
+    /// Whether rows carry weights other than one.
+    pub weighted: bool,
+    /// Seconds of the process after which workers stop reading: the sums are then those of the rows they have seen.
+    pub time_limit: Option<f64>,
+}
+
+/// Runs the pass over `feed`; the sums are on every worker (shared per process). Weights in the sums are relative to `weight_max`.
+///
+/// # Errors
+/// Bad data, or a kernel entry or target beyond its declared range.
+pub fn exact_gram<T: Entry + Into<f64> + Default>(
+    session: &mut Session<'_>,
+    name: &str,
+    feed: Feed,
+    job: &GramJob<'_, T>,
+) -> Result<Arc<GramSums>, StageError> {
+    let gram = session.once(|| ExactGram::new(job.shape));
+    let scan = GramScan {
+        feed,
+        chunk: Chunk::default(),
+        tiles: Arc::clone(job.tiles),
+        code: job.code.clone(),
+        weight_max: job.weight_max,
+        weighted: job.weighted,
+        gram: Arc::clone(&gram),
+        tile_scratch: TileScratch::default(),
+        gram_scratch: GramScratch::default(),
+        panel: Vec::new(),
+        panel_rows: panel_rows(job.tiles.stride()),
+        targets: Vec::new(),
+        roots: Vec::new(),
+        process: Arc::clone(&session.process),
+        time_limit: job.time_limit,
+        begun: false,
+    };
+    pass(session, name, scan, crate::engine::exchange::Gather::default(), Audience::Everyone)?;
+    if session.process.processes() > 1 {
+        let outgoing = if session.is_leader() {
+            (0..gram.pieces())
+                .map(|piece| Ok(Outgoing { key: piece as u64, bytes: gram.export(piece).map_err(internal)? }))
+                .collect::<Result<Vec<_>, StageError>>()?
+        } else {
+            Vec::new()
+        };
+        let reducer = PieceReducer::default();
+        let sums = pass(session, "gram: exchange", outgoing, reducer, Audience::Leaders)?;
+        let total = session.try_once(|| {
+            let total = ExactGram::new(job.shape);
+            for piece in &sums {
+                total.import_add(piece.key as usize, &piece.bytes).map_err(internal)?;
+            }
+            Ok(total)
+        })?;
+        return Ok(session.once(|| unscaled(total.finish(), job.code)));
+    }
+    Ok(session.once(|| unscaled(gram.finish(), job.code)))
+}
+
+/// The sums of the scaled targets: the fixed point holds them divided by 2^headroom. Powers of two lose no bits.
+fn unscaled(mut sums: GramSums, code: &TargetCode) -> GramSums {
+    let scale = 2f64.powi(code.headroom_log2());
+    sums.cross *= faer::Scale(scale);
+    sums.target_sums.iter_mut().for_each(|sum| *sum *= scale);
+    sums.target_squares.iter_mut().for_each(|sum| *sum *= scale * scale);
+    sums
+}
+
+/// Rows of a kernel panel: as many as fit in 32 MB of f32, between 512 and 2,048, in whole exact panels. Sums are exact, so this shapes nothing.
+pub fn panel_rows(stride: usize) -> usize {
+    let fit = (32 << 20) / (4 * stride.max(1));
+    (fit / 512 * 512).clamp(512, 2048)
+}
