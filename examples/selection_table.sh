@@ -3,7 +3,8 @@
 #
 #     examples/selection_table.sh FOLDER [SET ...]
 #
-# FOLDER holds the development datasets (kin40k.train.parquet, kin40k.test.parquet, ..., beijing_air/train/, beijing_air/test/).
+# FOLDER holds the development datasets (kin40k.train.parquet, kin40k.test.parquet, ..., beijing_air/train/, beijing_air/test/). The sets
+# friedman1, sines, mixtures and twoclass are made: 44,000 rows of 8 features, the last eleventh for testing.
 # The bandwidth of a set is tuned once, on the first seed. Environment: NYSTREAM (the program), CENTERS, SEEDS, SELECTIONS, RIDGE, PRECISION.
 # Columns: set, selection, seed, trace error, test error (standardised root mean square error; share of wrong answers where
 # the target is a class), log loss (classes), ridge, seconds of the dictionary stage, seconds in all.
@@ -25,6 +26,13 @@ for set in "$@"; do
         protein) target=log1p_rmsd ;;
         beijing_air) target=PM2.5 train=$data/beijing_air/train/*.parquet test=$data/beijing_air/test/*.parquet ;;
         acs_income) target=income_gt_50k task=classification ;;
+        friedman1 | sines | mixtures | twoclass)
+            target=y train=$folder/$set/train/*.parquet test=$folder/$set/test.parquet
+            [ $set = twoclass ] && task=classification
+            mkdir -p "$folder/$set/train"
+            "$program" datasets make $set --rows 44000 --features 8 --noise 0.1 --seed 1 --files 11 --out "$folder/$set/train" >/dev/null 2>&1
+            mv "$folder/$set/train/part-00010.parquet" "$test"
+            ;;
         *) echo "unknown set $set" >&2 && exit 2 ;;
     esac
     bandwidth=auto

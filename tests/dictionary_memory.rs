@@ -61,6 +61,33 @@ fn rpcholesky_keeps_its_promise() {
     assert!(peak(&small) <= 224.0 && peak(&large) > peak(&small) + 20.0, "{} {}", peak(&small), peak(&large));
 }
 
+/// A pool that the plan cut to size holds exactly the rows that were asked for, whatever fraction of the rows was gathered for it.
+#[test]
+fn a_pool_holds_the_rows_that_were_counted() {
+    let place = Place::new();
+    let options = "--centers 100 --select rpcholesky --solver gram";
+    for (rows, asked) in [(40_000, 3_000), (70_000, 3_000), (90_000, 5_000)] {
+        let source = format!("synth:friedman1?rows={rows}&d=5&seed=3");
+        let report = place.json(&fit(&source, &format!("{options} --dictionary-rows {asked}")));
+        assert_eq!(number(&report, "/dictionary/rows_scored"), f64::from(asked), "{report}");
+        // On auto, 50 rows a center.
+        let report = place.json(&fit(&source, options));
+        assert_eq!(number(&report, "/dictionary/rows_scored"), 5_000.0, "{report}");
+    }
+}
+
+/// The preconditioner of conjugate gradients is summed in blocks: three m x m matrices, not fifteen.
+#[test]
+fn pcg_keeps_its_promise() {
+    let place = Place::new();
+    let options = "--centers 2500 --select uniform --solver pcg --iterations 2 --workers 2 --memory 400MiB";
+    let report = place.solved(&fit("synth:friedman1?rows=20000&d=10&seed=3", options));
+    assert!(peak(&report) <= 400.0, "{report}");
+    let logistic = options.replace("--centers 2500", "--centers 1200 --loss logistic --time-limit 20");
+    let report = place.solved(&fit("synth:twoclass?rows=20000&d=10&seed=3", &logistic));
+    assert!(peak(&report) <= 400.0, "{report}");
+}
+
 /// Nothing is bent to fit once the number of centers is given: the job is refused, and the rows or the dictionaries named.
 #[test]
 fn what_does_not_fit_is_refused() {

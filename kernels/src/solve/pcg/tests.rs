@@ -28,6 +28,27 @@ fn sampled(problem: &Problem, whitening: &CholeskyWhitening, ridge: f64) -> Prec
     Preconditioner::sampled(whitening.features(&k).as_ref(), &w, problem.weight_sum(), ridge).unwrap()
 }
 
+/// Blocks of any length, and weights that vanish: the sum over rows, entry by entry.
+#[test]
+fn a_weighted_gram_is_its_sum() {
+    let key = nystream_hashing::StreamKey::new(4, "gram", 0);
+    for (s, r) in [(1, 1), (511, 3), (512, 5), (1300, 4)] {
+        let value = |i: usize, j: usize| key.uniform(nystream_hashing::RowId((i * r + j) as u128)) - 0.5;
+        let features = Mat::from_fn(s, r, value);
+        let weights: Vec<f64> = (0..s).map(|i| (i % 4) as f64).collect();
+        let mut gram = WeightedGram::new(r);
+        gram.add(features.subrows(0, s / 3), &weights[..s / 3]);
+        gram.add(features.subrows(s / 3, s - s / 3), &weights[s / 3..]);
+        let gram = gram.into_lower();
+        for i in 0..r {
+            for j in 0..=i {
+                let sum: f64 = (0..s).map(|k| weights[k] * features[(k, i)] * features[(k, j)]).sum();
+                assert!((gram[(i, j)] - sum).abs() <= 1e-13 * s as f64, "{s} x {r}: {i}, {j}");
+            }
+        }
+    }
+}
+
 /// As the fits make it: the centers (the first m rows) for themselves, three times as many others for the rest.
 fn stratified_sample(problem: &Problem, whitening: &CholeskyWhitening, ridge: f64) -> Preconditioner {
     let (n, m) = (problem.n(), problem.m());
