@@ -235,8 +235,8 @@ impl PlanRequest {
                 let accumulate = ExactGram::memory_bytes(shape) as u64
                     + workers as u64 * (ExactGram::scratch_bytes(shape) as u64 + panel_bytes(m, self.precision));
                 // Afterwards: the Gram in f64, K_mm, its factor, the whitened Gram, its eigenvectors and the solver's workspace; the entries
-                // of the rows that judge the ridge, twice while they are copied, and projected.
-                let algebra = 6 * square + 32 * (JUDGE_BLOCK * m) as u64;
+                // of the rows that judge the ridge or the rounding, twice while they are copied, and projected.
+                let algebra = 6 * square + 48 * (JUDGE_BLOCK * m) as u64;
                 let copies = if self.processes > 1 { 2 } else { 1 };
                 if self.variance {
                     plan.add(format!("predictive variances of {m} centers"), 2 * square);

@@ -8,7 +8,7 @@ use crate::predict::VarianceBasis;
 use crate::solve::{FitQuality, Solved};
 use faer::{Mat, MatRef};
 use nystream_kernels::gram::GramSums;
-use nystream_kernels::nystrom::{RidgePath, WhitenMethod, Whitener, normal_residual, trace_error};
+use nystream_kernels::nystrom::{ApproximateTrace, RidgePath, WhitenMethod, Whitener, normal_residual};
 use nystream_kernels::solve::Stopped;
 use std::ops::Range;
 use std::sync::Arc;
@@ -55,6 +55,42 @@ pub struct RidgeChoice<'a> {
     pub entry_error: f64,
 }
 
+/// What the trace error is measured against.
+pub struct KernelTrace<'a> {
+    /// sum_i w_i k(x_i, x_i) over all rows, with the weights of the sums.
+    pub total: f64,
+    /// Sampled training rows that stand for all where the sums cannot be trusted.
+    pub count: usize,
+    /// Some of them.
+    pub rows: &'a dyn Fn(Range<usize>) -> Result<TraceRows, StageError>,
+}
+
+/// Sampled training rows, with the roots of their relative weights in the entries.
+pub struct TraceRows {
+    /// Entries as the Gram summed them, B x m.
+    pub rounded: Mat<f64>,
+    /// Entries in f64, B x m.
+    pub exact: Mat<f64>,
+    /// sum_i w_i k(x_i, x_i) over these rows.
+    pub total: f64,
+}
+
+impl KernelTrace<'_> {
+    /// Relative trace error over all rows ([`ApproximateTrace`]).
+    fn error(&self, sums: &GramSums, whitener: &Whitener, path: &RidgePath) -> Result<f64, StageError> {
+        let mut trace = ApproximateTrace::new(sums, whitener, path).map_err(numeric)?;
+        for start in (0..self.count).step_by(JUDGE_BLOCK) {
+            let block = (self.rows)(start..(start + JUDGE_BLOCK).min(self.count))?;
+            trace.sample(whitener, block.rounded.as_ref(), block.exact.as_ref(), block.total).map_err(numeric)?;
+        }
+        Ok(trace.error(self.total).relative)
+    }
+}
+
+fn numeric(error: nystream_kernels::nystrom::NystromError) -> StageError {
+    StageError::Numeric(error.to_string())
+}
+
 /// From the sums to coefficients: whitening, the regularisation path, the ridge (given, or the one whose leave-one-out error on the `judges` is least, per
 /// target, or one for all where they share it; generalised cross-validation would miss single rows of high leverage).
 ///
@@ -71,10 +107,9 @@ pub fn solve(
     kmm: MatRef<'_, f64>,
     method: WhitenMethod,
     choice: &RidgeChoice<'_>,
-    kernel_trace: Option<f64>,
+    kernel_trace: Option<&KernelTrace<'_>>,
     variance: bool,
 ) -> Result<Solved, StageError> {
-    let numeric = |e: nystream_kernels::nystrom::NystromError| StageError::Numeric(e.to_string());
     let whitener = Whitener::new(kmm, method).map_err(numeric)?;
     let path = RidgePath::new(sums, &whitener).map_err(numeric)?;
     let (m, t) = (kmm.nrows(), sums.target_squares.len());
@@ -157,7 +192,7 @@ pub fn solve(
         ridges,
         residuals,
         effective_dimension: Some(dimensions),
-        trace_error: kernel_trace.map(|trace| trace_error(trace, path.trace()).relative),
+        trace_error: kernel_trace.map(|trace| trace.error(sums, &whitener, &path)).transpose()?,
         fit_quality: Some(quality),
         variance,
         iterations: None,

@@ -36,6 +36,20 @@ pub(super) fn row_factors(shape: GramShape, roots: Option<&[f64]>, rows: usize, 
     out.extend((0..rows).map(|row| root(roots, row) * power(shape)));
 }
 
+impl GramShape {
+    /// What an [`ExactGram`](super::ExactGram) sums in place of `root` k, for a kernel entry k and the root of its row's relative weight: the nearest multiple
+    /// of 2^(scale_log2 - b).
+    ///
+    /// ```
+    /// use nystream_kernels::gram::{GramShape, Precision};
+    /// let shape = GramShape { centers: 1, targets: 1, precision: Precision::Single, scale_log2: 0 };
+    /// assert_eq!(shape.rounded(0.3, 1.0), (0.3 * 2f64.powi(22)).round() / 2f64.powi(22));
+    /// ```
+    pub fn rounded(&self, entry: f64, root: f64) -> f64 {
+        nearest(entry * (root * power(*self))) / power(*self)
+    }
+}
+
 /// Units of an entry: 2^(b - scale_log2).
 fn power(shape: GramShape) -> f64 {
     2f64.powi(shape.precision.bits() as i32 - shape.scale_log2)

@@ -141,6 +141,25 @@ fn equal_to_integers_one_by_one() {
 }
 
 #[test]
+fn a_gram_is_the_sum_of_products_of_rounded_entries() {
+    for (precision, scale) in [(Precision::Single, 0), (Precision::Single, 3), (Precision::Double, -1)] {
+        for weighted in [false, true] {
+            let data = data(shape(3, 1, precision, scale), 40, weighted, 8);
+            let gram = ExactGram::new(data.shape);
+            data.add_range(&gram, &mut GramScratch::default(), 0..40);
+            let rounded = |i: usize, j: usize| {
+                data.shape.rounded(data.k[i * data.stride + j], data.roots.as_ref().map_or(1.0, |roots| roots[i]))
+            };
+            let sums = gram.finish();
+            for (a, b) in [(0, 0), (1, 0), (2, 2)] {
+                let sum: f64 = (0..40).map(|i| rounded(i, a) * rounded(i, b)).sum();
+                assert!((sums.gram[(a, b)] - sum).abs() <= 1e-14 * 40.0 * 4f64.powi(scale), "{precision:?} {scale}");
+            }
+        }
+    }
+}
+
+#[test]
 fn extreme_entries_fill_panels_without_rounding() {
     // All entries at the bound: every panel sum is 2^53, the slab sums 2^55, and signs must survive the limbs.
     for precision in [Precision::Single, Precision::Double] {

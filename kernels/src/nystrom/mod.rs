@@ -23,7 +23,9 @@ mod path;
 mod tests;
 mod whiten;
 
-pub use certify::{HeldOut, Pencil, TraceError, pencil, residual_diagonal, trace_error, weighted_feature_gram};
+pub use certify::{
+    ApproximateTrace, HeldOut, Pencil, TraceError, pencil, residual_diagonal, trace_error, weighted_feature_gram,
+};
 pub use path::{
     Choice, Criterion, LeaveOneOut, RidgePath, VarianceFactor, fold_errors, normal_residual, whitened_residual,
 };

@@ -41,6 +41,8 @@ pub struct RidgePath {
     values: Vec<f64>,
     /// c, r x t.
     projections: Mat<f64>,
+    /// Diagonal of R^T G R, before any rotation.
+    coordinate_sums: Vec<f64>,
     target_squares: Vec<f64>,
     weight_sum: f64,
     rows: u64,
@@ -109,6 +111,7 @@ impl RidgePath {
             basis,
             values: rising.into_iter().rev().map(|s| s.max(0.0)).collect(),
             projections,
+            coordinate_sums: (0..rank).map(|j| whitened[(j, j)]).collect(),
             target_squares: sums.target_squares.clone(),
             weight_sum: sums.weight_sum,
             rows: sums.rows,
@@ -123,6 +126,11 @@ impl RidgePath {
     /// `tr(R^T G R)`, the (weighted) trace of the approximate kernel matrix.
     pub fn trace(&self) -> f64 {
         self.values.iter().rev().sum()
+    }
+
+    /// `sum_i w_i f_ij^2` of each whitened coordinate j, r of them: their sum is the trace.
+    pub fn coordinate_sums(&self) -> &[f64] {
+        &self.coordinate_sums
     }
 
     /// `lambda sum w`.

@@ -541,6 +541,37 @@ fn trace_error_equals_dense() {
     }
 }
 
+/// Where K_mm is nearly singular, rounding puts the trace of the sums beyond that of K; with some rows it is right to a few percent.
+#[test]
+fn rounding_is_kept_out_of_the_trace_error() {
+    let (n, m) = (3000, 120);
+    let p = problem(n, 3, gaussian(0.3), 31);
+    // Pairs of centers that nearly coincide.
+    let mut z = p.centers(m / 2);
+    let shifted: Vec<f32> = z.numeric.iter().enumerate().map(|(i, x)| if i % 3 == 0 { x + 1e-4 } else { *x }).collect();
+    z.numeric.extend(shifted);
+    let k_nm = p.k(&z);
+    let k_mm = kernel_matrix(&p.kernel, z.view(), z.view());
+    for (precision, method) in [(Precision::Single, METHODS[1]), (Precision::Double, METHODS[0])] {
+        let w = Whitener::new(k_mm.as_ref(), method).unwrap();
+        let truth = residual_diagonal(&w, k_nm.as_ref(), &vec![1.0; n]).unwrap().iter().sum::<f64>() / n as f64;
+        let shape = GramShape { centers: m, targets: 2, precision, scale_log2: 0 };
+        let rounded = Mat::from_fn(n, m, |i, j| shape.rounded(k_nm[(i, j)], 1.0));
+        let sums = sums(&rounded, &p.y, &p.all_rows(), None);
+        let path = RidgePath::new(&sums, &w).unwrap();
+        if precision == Precision::Single {
+            let naive = trace_error(n as f64, path.trace()).relative;
+            assert!((naive - truth).abs() > 0.5 * truth, "rounding matters here: {naive} {truth}");
+        }
+        for (rows, tolerance) in [(500, 0.1), (n, 1e-3)] {
+            let mut trace = ApproximateTrace::new(&sums, &w, &path).unwrap();
+            trace.sample(&w, rounded.subrows(0, rows), k_nm.subrows(0, rows), rows as f64).unwrap();
+            let found = trace.error(n as f64).relative;
+            assert!((found - truth).abs() < tolerance * truth, "{precision:?} {rows}: {found} {truth}");
+        }
+    }
+}
+
 /// Nystrom (6), (7): the held-out trace is unbiased, and the bracket holds.
 #[test]
 fn held_out_rows_bracket_the_error() {

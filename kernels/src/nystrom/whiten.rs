@@ -153,6 +153,21 @@ impl Whitener {
         Ok(out)
     }
 
+    /// `|R e_j|^2` of each coordinate j, r of them: what an error of 1 in the entries of a row is magnified by in `f_j`, squared.
+    ///
+    /// # Errors
+    /// [`NystromError::Shape`], never in fact.
+    pub fn squared_norms(&self) -> Result<Vec<f64>, NystromError> {
+        let r = self.rank();
+        let mut norms = Vec::with_capacity(r);
+        for start in (0..r).step_by(CHOLESKY_BLOCK) {
+            let unit = Mat::from_fn(r, CHOLESKY_BLOCK.min(r - start), |i, j| f64::from(u8::from(i == start + j)));
+            let columns = self.apply(unit.as_ref())?;
+            norms.extend((0..columns.ncols()).map(|j| columns.col_as_slice(j).iter().map(|v| v * v).sum::<f64>()));
+        }
+        Ok(norms)
+    }
+
     fn transpose_times(&self, v: MatRef<'_, f64>, par: Par) -> Mat<f64> {
         match &self.basis {
             Basis::Eigen { map, .. } => {

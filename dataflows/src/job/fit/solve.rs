@@ -5,7 +5,7 @@ use super::rows::{hashed_order, row_bytes};
 use super::settings::{effective_dimension, kernel_bound, ridge_share};
 use super::warm::warm_start;
 use super::{Clock, FitInputs, FitOutcome, begin, end};
-use crate::certify::{Basis, Certificate, exact_pencil};
+use crate::certify::{Basis, Certificate, TRACE_ROWS, exact_pencil};
 use crate::dictionary::pool::{Pool, feature_key};
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
@@ -85,7 +85,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
             let sums = exact_gram(session, "gram", store.feed(Role::Training), &job)?;
             end(session);
             clock.lap("gram");
-            let trace = outcome.kernel.family.is_radial().then_some(sums.weight_sum);
+            let radial = outcome.kernel.family.is_radial();
             let solved = session.try_once(|| {
                 let kmm = symmetric_kernel_matrix(&outcome.kernel, centers.rows.view(), &[], config.simd)
                     .map_err(|e| StageError::Numeric(e.to_string()))?;
@@ -102,7 +102,10 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 let given = config.ridges.clone();
                 let shared = code.is_classification();
                 let choice = gram::RidgeChoice { given, shared, count, judges: &judges, entry_error };
-                gram::solve(&sums, kmm.as_ref(), method, &choice, trace, config.variance)
+                let rows = |range| trace_rows::<T>(config, outcome, sample, weighted, shape, range);
+                let trace =
+                    gram::KernelTrace { total: sums.weight_sum, count: sample.len().min(TRACE_ROWS), rows: &rows };
+                gram::solve(&sums, kmm.as_ref(), method, &choice, radial.then_some(&trace), config.variance)
             })?;
             if session.is_first() {
                 session.process.count_algebra(GRAM_ALGEBRA * (centers.ids.len() as f64).powi(3));
@@ -288,6 +291,28 @@ pub(super) fn judges(
     let sqrt_weights =
         weighted.then(|| sample.weights[range.clone()].iter().map(|w| (w / outcome.weight_max).sqrt()).collect());
     Ok(gram::Judges { entries: Mat::from_fn(range.len(), m, |i, j| k[i * m + j]), targets, sqrt_weights, own })
+}
+
+/// Entries of sample rows with the centers as the exact Gram of shape `shape` sums them, and in f64. For kernels with k(x, x) = 1.
+fn trace_rows<T: Entry + Into<f64>>(
+    config: &FitConfig,
+    outcome: &FitOutcome,
+    sample: &Pool,
+    weighted: bool,
+    shape: GramShape,
+    range: std::ops::Range<usize>,
+) -> Result<gram::TraceRows, StageError> {
+    let numeric = |e: nystream_kernels::tile::TileError| StageError::Numeric(e.to_string());
+    let (x, centers) = (sample.rows.view().slice(range.start, range.end), outcome.centers.rows.view());
+    let summed = kernel_matrix::<T>(&outcome.kernel, x, centers, &[], config.simd).map_err(numeric)?;
+    let exact = kernel_matrix::<f64>(&outcome.kernel, x, centers, &[], config.simd).map_err(numeric)?;
+    let root = |i: usize| if weighted { (sample.weights[range.start + i] / outcome.weight_max).sqrt() } else { 1.0 };
+    let m = centers.len();
+    Ok(gram::TraceRows {
+        rounded: Mat::from_fn(x.len(), m, |i, j| shape.rounded(summed[i * m + j].into(), root(i))),
+        exact: Mat::from_fn(x.len(), m, |i, j| exact[i * m + j] * root(i)),
+        total: (0..x.len()).map(|i| root(i) * root(i)).sum(),
+    })
 }
 
 /// Rounding error of a kernel entry at most 1: that of the exact Gram's grid, which f32 entries nearly reach too.
