@@ -56,6 +56,7 @@ impl Encoder {
         if !matches!(role, Role::Features | Role::Evaluation) {
             self.encode_split(&columns, chunk)?;
             self.check_bounds(chunk);
+            self.check_rows(chunk);
             leave_out_other_roles(role, chunk);
             self.weigh_classes(chunk);
         }
@@ -230,6 +231,17 @@ impl Encoder {
                 mark_bad(chunk, i, &self.targets[j], BadReason::TargetOutOfRange);
             } else if let Some(column) = self.weight.as_ref().filter(|_| chunk.weights[i] > bounds.weight) {
                 mark_bad(chunk, i, column, BadReason::WeightOutOfRange);
+            }
+        }
+    }
+
+    /// As [`Encoder::check_bounds`], for what is asked of a row as a whole.
+    fn check_rows(&self, chunk: &mut Chunk) {
+        let Some(test) = &self.test.0 else { return };
+        for i in 0..chunk.ids.len() {
+            let learned = !chunk.held_out[i] && chunk.scratch.status[i] == Status::Kept;
+            if learned && !test.holds(chunk.numeric_of(i..i + 1), chunk.codes_of(i..i + 1)) {
+                mark_bad(chunk, i, "", BadReason::KernelOutOfRange);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Fixing the encoder from the profile.
 
+use super::bounds::Test;
 use super::normal::normal_quantile;
 use super::{CategoricalFeature, Encoder, Lookup, NumericFeature, SplitRule, TargetKind, Transform};
 use crate::options::{ColumnPlan, PlannedColumn};
@@ -38,6 +39,7 @@ impl Encoder {
             id_column: options.id_column.clone(),
             split: split_rule(summaries, &plan, options, &mut notes)?,
             bounds: None,
+            test: Test::default(),
             notes,
             lookup: Lookup::default(),
         })

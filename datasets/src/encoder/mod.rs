@@ -31,7 +31,7 @@ mod normal;
 #[cfg(test)]
 mod tests;
 
-pub use bounds::{Bounds, TargetRange};
+pub use bounds::{Bounds, RowTest, TargetRange};
 
 use crate::{ColumnKind, Scale};
 use serde::{Deserialize, Serialize};
@@ -254,10 +254,17 @@ pub struct Encoder {
     /// Everything that was left out, pooled or decided, in sentences.
     pub notes: Vec<String>,
     #[serde(skip)]
+    test: bounds::Test,
+    #[serde(skip)]
     lookup: Lookup,
 }
 
 impl Encoder {
+    /// Makes rows that fail `test` bad rows of training data, with [`crate::BadReason::KernelOutOfRange`]. It is not stored with the encoder.
+    pub fn set_row_test(&mut self, test: std::sync::Arc<dyn RowTest>) {
+        self.test = bounds::Test(Some(test));
+    }
+
     /// Encoded numeric columns.
     pub fn numeric_width(&self) -> usize {
         self.numeric.iter().map(|feature| feature.parts().len()).sum()
