@@ -1,0 +1,110 @@
+//! Data at the edges, with every solver: fewer rows than centers, one row many times, no ridge, columns that are left out, a million levels. Each
+//! is a sensible model (code 0, or 3 where the solve ends early) or one message with its exit code.
+
+mod common;
+
+use arrow_array::{ArrayRef, Float64Array, Int64Array};
+use common::*;
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const SOLVERS: [&str; 4] = ["gram", "pcg", "eigenpro", "blockcd"];
+
+/// A fit by `solver`; `--centers` is for those that choose some.
+fn fit(solver: &str, centers: usize) -> String {
+    let centers = if solver == "blockcd" { String::new() } else { format!("--centers {centers}") };
+    format!(
+        "fit --data d.parquet --target y --out m.nys --kernel laplace --bandwidth 1x --split none --solver {solver} {centers}"
+    )
+}
+
+fn with(columns: Vec<(&str, ArrayRef)>) -> Place {
+    let place = Place::new();
+    write(&place.path("d.parquet"), &batch(columns));
+    place
+}
+
+/// [`table`] with columns added.
+fn and(rows: usize, more: Vec<(&'static str, ArrayRef)>) -> Vec<(&'static str, ArrayRef)> {
+    more.into_iter().chain(table(0, rows)).collect()
+}
+
+/// Fits and evaluates on the same rows: a model that is finite and no worse than the mean.
+fn sensible(place: &Place, line: &str) -> (Value, f64) {
+    let report = place.solved(line);
+    let score = place.json("evaluate --model m.nys --data d.parquet");
+    let error = number(&score, "/standardized_rmse");
+    assert!(error.is_finite() && error < 1.0, "{line}: {score}\n{report}");
+    let residual = number(&report, "/certificate/residual");
+    assert!(residual.is_finite() && residual >= 0.0, "{line}: {report}");
+    (report, error)
+}
+
+// ---- Columns that are left out ----
+
+/// What makes a row bad in the profile does in every later pass, also in a column that the encoder leaves out.
+#[test]
+fn bad_values_in_columns_that_are_left_out() {
+    let rows = 4000;
+    let marred = |value: f64, of: &dyn Fn(usize) -> Option<f64>| {
+        Arc::new(Float64Array::from_iter((0..rows).map(|i| if i == 9 { Some(value) } else { of(i) }))) as ArrayRef
+    };
+    let cases: [(&str, &dyn Fn(usize) -> Option<f64>, &str); 3] = [
+        ("constant", &|_| Some(7.0), "constant"),
+        ("null", &|_| None, "null in every row"),
+        ("copy", &|i| Some(uniform("a", i)), "equals"),
+    ];
+    let line = format!("{} --ridge 1e-4", fit("gram", 40)).replace("--split none", "--split hash:0.2");
+    for (name, of, note) in cases {
+        for value in [f64::NAN, f64::NEG_INFINITY, 1e200] {
+            let mut columns = table(0, rows);
+            columns.push(("x", marred(value, of)));
+            let place = with(columns);
+            place.fails(&line, 1, &["1 bad row", "d.parquet row 9: column 'x'", "--drop", "--max-bad-rows 1"]);
+            let report = place.json(&format!("{line} --max-bad-rows 1"));
+            assert!(report["notes"].to_string().contains(note), "{name}: {report}");
+            assert_eq!(report["rows_bad"], 1, "{name}: {report}");
+            let held = number(&report, "/validation/rows");
+            assert_eq!(number(&report, "/rows") + held, (rows - 1) as f64, "{name}: {report}");
+            // The census counts by the encoder what the profile counted by the columns.
+            let again = "fit --data d.parquet --out again.nys --config-from m.nys --max-bad-rows";
+            let repeated = place.json(&format!("{again} 1 --workers 2"));
+            assert_eq!(digest(&repeated), digest(&report), "{name} {value}: {repeated}\n{report}");
+            assert_eq!((&repeated["rows"], &repeated["rows_bad"]), (&report["rows"], &report["rows_bad"]));
+            std::fs::remove_file(place.path("again.nys")).unwrap();
+            place.fails(&format!("{again} 0"), 1, &["d.parquet row 9: column 'x'"]);
+            // Without the column there is nothing wrong, for other rows and for predictions not even with it.
+            assert_eq!(place.json(&format!("{line} --drop x"))["rows_bad"], 0);
+            place.json(&format!("{line} --max-bad-rows 1"));
+            assert_eq!(number(&place.json("evaluate --model m.nys --data d.parquet"), "/rows"), rows as f64);
+            write(&place.path("d.parquet"), &batch(table(0, rows)));
+            assert_eq!(place.json(&format!("{again} 0"))["rows_bad"], 0);
+        }
+    }
+}
+
+/// A column that only splits the rows is as bad as any.
+#[test]
+fn bad_values_in_the_column_of_a_split() {
+    let place = with(and(3000, vec![("t", numbers((0..3000).map(|i| if i == 9 { f64::NAN } else { i as f64 })))]));
+    let line = format!("{} --ridge 1e-4 --drop t", fit("gram", 40)).replace("--split none", "--split time:t:0.2");
+    place.fails(&line, 1, &["row 9", "'t'"]);
+    let report = place.json(&format!("{line} --max-bad-rows 1"));
+    assert_eq!(number(&report, "/rows") + number(&report, "/validation/rows"), 2999.0, "{report}");
+    let again = place.json("fit --data d.parquet --out again.nys --config-from m.nys --max-bad-rows 1");
+    assert_eq!(digest(&again), digest(&report));
+}
+
+/// Quartiles so close together that another value is beyond any scale of them.
+#[test]
+fn quartiles_too_close_for_the_rest() {
+    let x = |i: usize| if i % 10 == 0 { 1e9 * uniform("far", i) } else { 1e-9 * uniform("near", i) };
+    let place = with(and(3000, vec![("x", numbers((0..3000).map(x)))]));
+    let line = format!("{} --ridge 1e-4 --scale robust", fit("gram", 40));
+    let (report, _) = sensible(&place, &line);
+    assert!(report["notes"].to_string().contains("'x' reaches 2^50 times"), "{report}");
+    assert_eq!(number(&report, "/rows"), 3000.0);
+    let again = place.json("fit --data d.parquet --out again.nys --config-from m.nys");
+    assert_eq!(digest(&again), digest(&report));
+}
