@@ -41,6 +41,85 @@ fn sensible(place: &Place, line: &str) -> (Value, f64) {
     (report, error)
 }
 
+// ---- Few rows and little in them ----
+
+#[test]
+fn more_centers_than_rows_with_every_solver() {
+    let place = with(table(0, 50));
+    for solver in SOLVERS {
+        let line = format!("{} --ridge 1e-3", fit(solver, 1000));
+        let (report, error) = sensible(&place, &line);
+        assert!((1.0..=50.0).contains(&number(&report, "/centers")), "{solver}: {report}");
+        assert!(error < 0.5, "{solver}: {error}");
+        assert_eq!(digest(&place.solved(&format!("{line} --workers 3"))), digest(&report), "{solver}");
+    }
+    let line = fit("blockcd", 0) + " --ridge 1e-3 --centers 1000";
+    std::fs::remove_file(place.path("m.nys")).unwrap();
+    place.fails(&line, 2, &["--solver blockcd", "--centers 1000"]);
+}
+
+#[test]
+fn one_row_and_two_with_every_solver() {
+    for solver in SOLVERS {
+        with(table(0, 1)).fails(&format!("{} --ridge 1e-3", fit(solver, 10)), 1, &["'y'", "constant"]);
+        for rows in [2, 3] {
+            sensible(&with(table(0, rows)), &format!("{} --ridge 1e-3", fit(solver, 10)));
+        }
+        // Several targets: one is not enough to learn from either.
+        let two = and(1, vec![("z", numbers([4.0]))]);
+        with(two).fails(&format!("{} --ridge 1e-3 --target z", fit(solver, 10)), 1, &["constant"]);
+    }
+}
+
+#[test]
+fn nothing_but_duplicates_with_every_solver() {
+    let five = |name: &'static str| numbers((0..2000).map(move |i| uniform(name, i % 5)));
+    let place = with(vec![("a", five("a")), ("b", five("b")), ("y", five("y"))]);
+    for solver in SOLVERS {
+        let (report, error) = sensible(&place, &format!("{} --ridge 1e-4", fit(solver, 40)));
+        assert!(number(&report, "/centers") <= 40.0 && error < 0.1, "{solver}: {error}\n{report}");
+    }
+    // The same point with many targets has no feature left.
+    let one = numbers(vec![3.5; 2000]);
+    let place = with(vec![("a", one), ("y", five("y"))]);
+    for solver in SOLVERS {
+        place.fails(&format!("{} --ridge 1e-4", fit(solver, 40)), 1, &["no usable feature", "'a'"]);
+    }
+}
+
+#[test]
+fn no_ridge_with_every_solver() {
+    let place = with(table(0, 1500));
+    for solver in ["gram", "pcg", "blockcd"] {
+        place.fails(&format!("{} --ridge 0", fit(solver, 40)), 2, &["--ridge 0", solver, "--solver eigenpro"]);
+    }
+    // The early-stopped form, by held-out rows or without.
+    for split in ["none", "hash:0.2"] {
+        let line = format!("{} --ridge 0", fit("eigenpro", 40)).replace("--split none", &format!("--split {split}"));
+        let (report, error) = sensible(&place, &line);
+        assert!(error < 0.5, "{split}: {error}\n{report}");
+    }
+    // Where nothing is left to fit: as many centers as rows, all the same but for the target.
+    let five = |name: &'static str| numbers((0..60).map(move |i| uniform(name, i % 5)));
+    let place = with(vec![("a", five("a")), ("y", numbers((0..60).map(|i| uniform("y", i))))]);
+    sensible(&place, &format!("{} --ridge 0", fit("eigenpro", 60)));
+}
+
+/// A smooth kernel in two dimensions has a spectrum that falls below the ridge within the subsample's directions.
+#[test]
+fn eigenpro_agrees_with_pcg_where_the_spectrum_falls_below_the_ridge() {
+    let place = with(table(0, 3000));
+    let score = |solver: &str, ridge: &str| {
+        let line = fit(solver, 60).replace("laplace --bandwidth 1x", "gaussian --bandwidth 2x");
+        let report = place.solved(&format!("{line} --select uniform --ridge {ridge} --drop c"));
+        (number(&place.json("evaluate --model m.nys --data d.parquet"), "/standardized_rmse"), report)
+    };
+    for ridge in ["1e-2", "1e-3", "1e-4"] {
+        let ((eigenpro, report), (pcg, _)) = (score("eigenpro", ridge), score("pcg", ridge));
+        assert!((eigenpro / pcg - 1.0).abs() < 0.02, "{ridge}: {eigenpro} {pcg}\n{report}");
+    }
+}
+
 // ---- Columns that are left out ----
 
 /// What makes a row bad in the profile does in every later pass, also in a column that the encoder leaves out.

@@ -126,7 +126,9 @@ fn setup<T: Entry>(job: &EigenProJob<'_, T>) -> Result<Setup<T>, StageError> {
     let sample = all.slice(0, s);
     let k_ss = symmetric_kernel_matrix(job.kernel, sample, &[], job.simd).map_err(numeric)?;
     let q = SubsamplePreconditioner::recommended_rank(s);
-    let preconditioner = SubsamplePreconditioner::new(k_ss.as_ref(), q, 1.0).map_err(numeric)?;
+    // Directions that the ridge holds already are left: flattened further they would be the slowest of all.
+    let least = s as f64 * job.ridge;
+    let preconditioner = SubsamplePreconditioner::above(k_ss.as_ref(), q, 1.0, least).map_err(numeric)?;
     // One row is its own probe: there is no other.
     let probe = if probes > 0 { s..s + probes } else { 0..s };
     let rows = all.slice(probe.start, probe.end);
@@ -376,9 +378,10 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
                 return Ok(solved(job, setup, judges, &alpha, &info, attempts.len(), out_of_time));
             }
             Ok(_) | Err(SolveError::NotFinite { .. }) if attempts.len() < STEP_CUTS => attempts.push(last),
-            Ok(_) => {
+            Ok(_) | Err(SolveError::NotFinite { .. }) => {
+                let finer = if size_of::<T>() < size_of::<f64>() { ", or --precision f64" } else { "" };
                 return Err(StageError::Numeric(format!(
-                    "eigenpro diverges even with the step {last:.3e}: use --solver pcg or gram"
+                    "eigenpro diverges even with the step {last:.3e}: use --solver pcg or gram{finer}"
                 )));
             }
             Err(error) => return Err(solve_error(error)),
