@@ -187,3 +187,58 @@ fn quartiles_too_close_for_the_rest() {
     let again = place.json("fit --data d.parquet --out again.nys --config-from m.nys");
     assert_eq!(digest(&again), digest(&report));
 }
+
+// ---- A million levels ----
+
+const MILLION: usize = 1_000_000;
+
+/// Runs `work`, which must end in good time.
+fn timely<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let result = work();
+    assert!(begun.elapsed() < Duration::from_secs(20), "{what} took {:?}", begun.elapsed());
+    result
+}
+
+#[test]
+fn a_million_levels() {
+    let all = || 0..MILLION;
+    let place = with(vec![
+        ("id", texts(all().map(|i| format!("level number {i}")))),
+        ("n", Arc::new(Int64Array::from_iter_values(all().map(|i| i as i64)))),
+        ("a", numbers(all().map(|i| uniform("a", i)))),
+        ("y", numbers(all().map(|i| uniform("a", i).sin() + 0.1 * uniform("noise", i)))),
+    ]);
+    let line = format!("{} --ridge 1e-4", fit("gram", 20));
+    for more in ["--drop n", "--drop n --workers 3", "--drop id --categorical n"] {
+        let column = if more.contains("drop id") { "'n'" } else { "'id'" };
+        timely(more, || place.fails(&format!("{line} {more}"), 1, &[column, "65536", "--drop"]));
+    }
+    timely("classes", || {
+        place.fails(
+            &format!("{line} --drop id --target n --task classification").replace("--target y", ""),
+            1,
+            &["'n'", "65536"],
+        );
+    });
+    // As a key, or left out, it is no feature: within the memory of any such fit.
+    let mut peaks = Vec::new();
+    for more in ["--drop id --drop n", "--id-column id --drop n"] {
+        let report = timely(more, || place.json(&format!("{line} {more} --memory 1GiB")));
+        assert_eq!(number(&report, "/rows"), MILLION as f64);
+        peaks.push(number(&report, "/peak_rss_bytes"));
+    }
+    assert!(peaks.iter().all(|peak| *peak < 1.2e9), "{peaks:?}");
+    // New data may hold as many levels as it likes: all are pooled.
+    write(
+        &place.path("few.parquet"),
+        &batch(vec![
+            ("id", texts((0..3000).map(|i| format!("level number {}", i % 30)))),
+            ("a", numbers((0..3000).map(|i| uniform("a", i)))),
+            ("y", numbers((0..3000).map(|i| uniform("a", i).sin() + (i % 30) as f64))),
+        ]),
+    );
+    place.json(&line.replace("d.parquet", "few.parquet"));
+    let score = timely("evaluate", || place.json("evaluate --model m.nys --data d.parquet"));
+    assert_eq!(number(&score, "/rows"), MILLION as f64);
+}
