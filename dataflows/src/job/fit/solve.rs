@@ -149,9 +149,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 max_iterations: config.iterations.unwrap_or(defaults.max_iterations),
                 ..defaults
             };
-            if !code.is_classification() {
-                outcome.target_weights = outcome.profile.targets.iter().map(|t| t.weight_sum).collect();
-            }
+            own_weights(code, outcome);
             let job = PcgJob {
                 tiles: &tiles,
                 centers: centers.rows.view(),
@@ -172,6 +170,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
         }
         Solver::EigenPro => {
             let start = warm.coefficients.clone();
+            own_weights(code, outcome);
             let solved = eigenpro::solve(
                 session,
                 store,
@@ -226,6 +225,13 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     Ok(())
 }
 
+/// Numeric targets may be null in rows of their own: the ridge of each is per row that has it.
+fn own_weights(code: &TargetCode, outcome: &mut FitOutcome) {
+    if !code.is_classification() {
+        outcome.target_weights = outcome.profile.targets.iter().map(|t| t.weight_sum).collect();
+    }
+}
+
 #[allow(clippy::too_many_arguments)]
 fn eigenpro_job<'a, T: Entry>(
     session: &Session<'_>,
@@ -248,6 +254,7 @@ fn eigenpro_job<'a, T: Entry>(
         code,
         ridge: outcome.ridge,
         weight_sum: outcome.weight_sum,
+        target_weights: &outcome.target_weights,
         rows,
         held_out: outcome.profile.held_out,
         sample,

@@ -74,6 +74,8 @@ pub struct EigenProJob<'a, T: Entry> {
     pub ridge: f64,
     /// Sum of the weights of all training rows.
     pub weight_sum: f64,
+    /// Sum of the weights of the rows that have each target: its ridge is per such row.
+    pub target_weights: &'a [f64],
     /// Training rows.
     pub rows: u64,
     /// Held-out rows of the split.
@@ -299,12 +301,14 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
     judges: &Judges,
 ) -> Result<Solved, StageError> {
     let (m, t) = (job.centers.len(), job.code.width());
+    let shares: Vec<f64> = job.target_weights.iter().map(|own| own / job.weight_sum).collect();
     let problem = EigenProProblem {
         preconditioner: &setup.preconditioner,
         center_directions: setup.directions.as_ref(),
         measured,
         ridge: job.ridge,
         weight_sum: job.weight_sum,
+        shares: &shares,
     };
     let defaults = EigenProParams::default();
     let max_epochs = job.epochs.unwrap_or(defaults.max_epochs);
@@ -331,7 +335,7 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
         if job.ridge > 0.0 {
             let smooth = gram.center_gram(alpha.as_ref())?;
             let norm = |j: usize| (0..m).map(|i| alpha[(i, j)] * smooth[(i, j)]).sum::<f64>();
-            loss += job.ridge * (0..t).map(norm).sum::<f64>();
+            loss += job.ridge * (0..t).map(|j| shares[j] * norm(j)).sum::<f64>();
         }
         Ok(loss)
     };
