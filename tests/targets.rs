@@ -82,7 +82,7 @@ fn eigenpro_takes_the_ridge_of_each_target_per_row_that_has_it() {
     // All have y, one in six has z.
     let rows: Vec<usize> = (0..6000).collect();
     let of = |k: usize| {
-        let value = |r: &usize| if k == 0 { both(*r, 0)[0] } else { both(*r, 0)[1].filter(|_| r % 6 == 0) };
+        let value = |r: &usize| if k == 0 { both(*r, 0)[0] } else { both(*r, 0)[1].filter(|_| r.is_multiple_of(6)) };
         Arc::new(Float64Array::from_iter(rows.iter().map(value))) as ArrayRef
     };
     let column = |name: &'static str| (name, numbers(rows.iter().map(|r| uniform(name, *r))));
