@@ -59,6 +59,7 @@ pub fn take_over(model: &Model, args: &FitArgs, config: &mut FitConfig) -> Resul
         encoder,
         code: function.code,
         deviations: fixed.targets.iter().map(|target| target.deviation.unwrap_or_default()).collect(),
+        kernel: function.kernel,
         kernel_log2: fixed.exact.as_ref().map(|exact| exact.kernel_log2),
     })
 }

@@ -200,6 +200,64 @@ fn rows_beyond_the_declared_bounds_are_bad_rows() {
     place.fails(&AGAIN.replace("again", "other"), 1, &["row 3", "'k'", "label that no training row had"]);
 }
 
+/// `rows` with `a` of row `at` replaced.
+fn with_a(count: usize, at: usize, a: f64) -> Vec<(&'static str, ArrayRef)> {
+    let mut columns = rows(0, count);
+    columns[0].1 = numbers((0..count).map(|i| if i == at { a } else { uniform("a", i) }));
+    columns
+}
+
+/// A kernel without a bound: what its exact Gram can hold is fixed with the model.
+#[test]
+fn rows_beyond_the_range_of_the_kernel_are_bad_rows() {
+    let place = place(3000);
+    std::fs::create_dir(place.path("parts")).unwrap();
+    for (kernel, split) in [("polynomial:2", "none"), ("arccosine", "hash:0.2"), ("ntk:2", "none")] {
+        let kernel = format!("--kernel {kernel} --bandwidth 2 --ridge 1e-4 --centers 40 --solver gram");
+        write(&place.path("d.parquet"), &batch(rows(0, 3000)));
+        place.json(&format!("{FIT} {NUMBERS} {kernel} --split {split} --id-column id"));
+        let (mut held_out, mut bad) = (0, 0);
+        for at in 2..8 {
+            let far = batch(with_a(3000, at, 400.0));
+            write(&place.path("d.parquet"), &far);
+            let report = place.json(&format!("{AGAIN} --max-bad-rows 1"));
+            if report["rows_bad"] == 0 {
+                // Held-out rows are only measured.
+                held_out += 1;
+                continue;
+            }
+            assert_eq!(report["rows_bad"], 1, "{report}");
+            let line = AGAIN.replace("again.nys", "other.nys");
+            let named = format!("d.parquet row {at} has");
+            place.fails(&line, 1, &[&named, "k(x, x) beyond the range", "--max-bad-rows 1"]);
+            write(&place.path("parts/1.parquet"), &far.slice(0, at));
+            write(&place.path("parts/2.parquet"), &far.slice(at + 1, 2999 - at));
+            let without = place.json("fit --data parts --out w.nys --config-from m.nys --workers 2");
+            assert_eq!(digest(&without), digest(&report), "{kernel} {at}");
+            bad += 1;
+            if bad == 2 {
+                break;
+            }
+        }
+        assert!(bad > 0 && (split != "none" || held_out == 0), "{kernel}: {bad} bad, {held_out} held out");
+    }
+}
+
+/// The sample from which the range of a kernel is taken is half of these rows: a row far out may not be in it.
+#[test]
+fn the_range_of_the_kernel_holds_rows_that_the_sample_missed() {
+    let place = place(10);
+    let options =
+        "--kernel arccosine --bandwidth 2 --ridge 1e-4 --centers 20 --select uniform --solver gram --split none";
+    for at in [7, 70, 700, 7000] {
+        write(&place.path("d.parquet"), &batch(with_a(41_000, at, 3.0)));
+        same_again(&place, &format!("{NUMBERS} {options}"));
+    }
+    // So far out that the grid would be too coarse for the rest, wherever it is.
+    write(&place.path("d.parquet"), &batch(with_a(41_000, 7, 50.0)));
+    place.fails(&format!("{} {NUMBERS} {options}", FIT.replace("m.nys", "n.nys")), 2, &["--solver gram", "k(x, x)"]);
+}
+
 #[test]
 fn flags_that_would_change_what_is_fixed_are_refused_by_name() {
     let place = place(2000);

@@ -75,6 +75,38 @@ fn each_of_several_targets_is_its_own_fit() {
     }
 }
 
+/// eigenpro's ridge, too, is per row that has the target: it approaches what pcg finds, and not what it finds with the ridge of all rows.
+#[test]
+fn eigenpro_takes_the_ridge_of_each_target_per_row_that_has_it() {
+    let place = Place::new();
+    // All have y, one in six has z.
+    let rows: Vec<usize> = (0..6000).collect();
+    let of = |k: usize| {
+        let value = |r: &usize| if k == 0 { both(*r, 0)[0] } else { both(*r, 0)[1].filter(|_| r.is_multiple_of(6)) };
+        Arc::new(Float64Array::from_iter(rows.iter().map(value))) as ArrayRef
+    };
+    let column = |name: &'static str| (name, numbers(rows.iter().map(|r| uniform(name, *r))));
+    write(&place.path("d.parquet"), &batch(vec![column("a"), column("b"), ("y", of(0)), ("z", of(1))]));
+    let fit = |solver: &str, ridge: f64| {
+        let report = place.solved(&format!(
+            "fit --data d.parquet --target y --target z --kernel laplace --bandwidth 1 --ridge {ridge} --centers 60 --select uniform \
+             --precision f64 --split none --solver {solver} --out m.nys"
+        ));
+        place.json("predict --model m.nys --data d.parquet --out p.parquet");
+        (report, ["prediction_y", "prediction_z"].map(|name| read::numbers(&place.path("p.parquet"), name)))
+    };
+    let gap = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+    let (ours, [y, z]) = fit("eigenpro --iterations 60", 0.05);
+    let (theirs, [right_y, right_z]) = fit("pcg --tolerance 1e-10", 0.05);
+    let (_, [_, wrong_z]) = fit("pcg --tolerance 1e-10", 0.3);
+    assert_eq!(ours["ridge_matrix"], theirs["ridge_matrix"]);
+    assert_eq!(list(&ours, "/ridge_matrix"), [300.0, 50.0]);
+    let between = gap(&right_z, &wrong_z);
+    assert!(gap(&z, &right_z) < 0.1 * between, "{} of {between}", gap(&z, &right_z));
+    assert!(gap(&y, &right_y) < 0.02 * gap(&right_y, &vec![0.0; y.len()]));
+    assert!(list(&ours, "/certificate/residual").iter().all(|residual| *residual < 0.1), "{ours}");
+}
+
 /// The numbers behind the fields, from the predictions.
 #[test]
 fn evaluate_reports_what_the_predictions_say() {

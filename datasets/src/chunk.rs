@@ -29,6 +29,8 @@ pub enum BadReason {
     TargetOutOfRange,
     /// A weight above the bound that the encoder declares.
     WeightOutOfRange,
+    /// Features so large that the kernel leaves the range that the model declares.
+    KernelOutOfRange,
 }
 
 impl fmt::Display for BadReason {
@@ -44,6 +46,7 @@ impl fmt::Display for BadReason {
             BadReason::NullId => "is a null row key",
             BadReason::TargetOutOfRange => "is a target beyond the range that the model declares",
             BadReason::WeightOutOfRange => "is a weight above the bound that the model declares",
+            BadReason::KernelOutOfRange => "has a kernel value k(x, x) beyond the range that the model declares",
         })
     }
 }
@@ -57,10 +60,20 @@ pub struct BadRow {
     pub ordinal: u64,
     /// Identity of the row.
     pub id: RowId,
-    /// The column at fault.
+    /// The column at fault; empty where the row is as a whole.
     pub column: String,
     /// What is wrong with it.
     pub reason: BadReason,
+}
+
+impl fmt::Display for BadRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (row, reason) = (self.ordinal, self.reason);
+        match self.column.as_str() {
+            "" => write!(f, "row {row} {reason}"),
+            column => write!(f, "row {row}: column '{column}' {reason}"),
+        }
+    }
 }
 
 /// Which rows a chunk is to hold.

@@ -34,7 +34,7 @@ pub use chosen::chosen_rows;
 pub use chunk::{BadReason, BadRow, Chunk, Role};
 pub use column::{ColumnInfo, ColumnKind, NumericColumn, TextColumn};
 pub use encoder::{
-    Bounds, CategoricalFeature, Encoder, NumericFeature, Part, SplitRule, TargetKind, TargetRange, Transform,
+    Bounds, CategoricalFeature, Encoder, NumericFeature, Part, RowTest, SplitRule, TargetKind, TargetRange, Transform,
 };
 pub use error::DataError;
 pub use options::{ClassWeight, ColumnPlan, EncoderOptions, LevelCount, PlannedColumn, Scale, Split, Task};

@@ -28,6 +28,8 @@ pub struct ColumnSummary {
     pub count: u64,
     /// Rows that are null.
     pub nulls: u64,
+    /// Rows that are bad for a value of this column, and count nowhere else here.
+    pub bad: u64,
     /// Mean of the values; 0 without numbers.
     pub mean: f64,
     /// Standard deviation, ddof 0.
@@ -55,6 +57,7 @@ impl ColumnSummary {
             integer: info.integer,
             count: 0,
             nulls: 0,
+            bad: 0,
             mean: 0.0,
             sd: 0.0,
             min: 0.0,

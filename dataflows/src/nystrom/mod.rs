@@ -6,6 +6,7 @@
 
 mod basis;
 pub mod gram;
+pub(crate) mod range;
 
 pub(crate) use basis::{Basis, StratifiedSample, from_row_major, numeric, row_major};
 pub use gram::{GramJob, exact_gram};

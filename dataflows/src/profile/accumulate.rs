@@ -27,6 +27,8 @@ const QUANTILES: usize = 1025;
 pub struct ColumnTotals {
     count: u64,
     nulls: u64,
+    /// Bad rows whose first fault is here.
+    bad: u64,
     sum: ExactSum,
     squares: ExactSum,
     weighted: ExactSum,
@@ -56,6 +58,7 @@ pub struct ProfileTotals {
 struct ColumnWire {
     count: u64,
     nulls: u64,
+    bad: u64,
     sums: [Vec<u8>; 4],
     range: [u64; 2],
     levels: LevelCounter,
@@ -82,6 +85,7 @@ impl ProfileTotals {
         let column = |c: &ColumnTotals| ColumnWire {
             count: c.count,
             nulls: c.nulls,
+            bad: c.bad,
             sums: [&c.sum, &c.squares, &c.weighted, &c.weight].map(|s| s.to_bytes().to_vec()),
             range: [c.min.to_bits(), c.max.to_bits()],
             levels: c.levels.clone(),
@@ -107,6 +111,7 @@ impl ProfileTotals {
             Ok(ColumnTotals {
                 count: c.count,
                 nulls: c.nulls,
+                bad: c.bad,
                 sum: sum(&c.sums[0])?,
                 squares: sum(&c.sums[1])?,
                 weighted: sum(&c.sums[2])?,
@@ -167,7 +172,7 @@ impl ProfileTotals {
         let mut targets = vec![TargetSummary::default(); options.targets.len()];
         for (planned, mut totals) in plan.columns.iter().zip(self.columns) {
             let mut summary = ColumnSummary::empty(&planned.info);
-            (summary.count, summary.nulls) = (totals.count, totals.nulls);
+            (summary.count, summary.nulls, summary.bad) = (totals.count, totals.nulls, totals.bad);
             if planned.numeric && totals.count > 0 {
                 (summary.mean, summary.sd) = totals.moments();
                 (summary.min, summary.max) = (totals.min, totals.max);
@@ -256,6 +261,7 @@ impl ColumnTotals {
         }
         self.count += other.count;
         self.nulls += other.nulls;
+        self.bad += other.bad;
         self.sum.merge(&other.sum);
         self.squares.merge(&other.squares);
         self.weighted.merge(&other.weighted);
@@ -450,6 +456,7 @@ impl Accumulator {
             }
             if let Some((column, reason)) = bad {
                 self.totals.bad += 1;
+                self.totals.columns[column].bad += 1;
                 if self.totals.bad_rows.len() < NAMED_BAD_ROWS {
                     let column = plan.columns[column].info.name.clone();
                     self.totals.bad_rows.push(BadRow { file: raw.file_id, ordinal, id, column, reason });

@@ -174,7 +174,7 @@ pub(crate) fn refuse_bad_rows(
         .iter()
         .map(|bad| {
             let file = catalog.file_index(bad.file).map_or_else(String::new, |i| catalog.files[i].name.clone());
-            format!("  {file} row {}: column '{}' {}", bad.ordinal, bad.column, bad.reason)
+            format!("  {file} {bad}")
         })
         .collect();
     Err(StageError::Data(format!(

@@ -3,9 +3,13 @@
 //! An exact Gram holds targets and weights in fixed point, whose range is fixed with the model: rows that come later
 //! (`--config-from`) and lie beyond it cannot be held. They are bad rows, whatever the solver, so that one configuration means one
 //! set of rows. Rows that are only measured (held out, evaluated) need no bound.
+//!
+//! What bounds the features of a row is the kernel's business, which this crate knows nothing of: whoever uses the encoder may set a [`RowTest`].
 
 use super::{Encoder, TargetKind};
 use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::Arc;
 
 /// What the targets and weights of rows that are learned from may be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +33,22 @@ impl TargetRange {
     /// Whether the range holds `y`; NaN (null) asks for nothing.
     pub fn holds(&self, y: f64) -> bool {
         y.is_nan() || (y - self.centre).abs() <= self.reach
+    }
+}
+
+/// A test of whole encoded rows: those that fail it are bad, unless they are only measured.
+pub trait RowTest: fmt::Debug + Send + Sync {
+    /// Whether the row with these numbers and codes (encoded units) may be learned from. Must be a function of them alone.
+    fn holds(&self, numeric: &[f32], codes: &[u16]) -> bool;
+}
+
+/// The test of an encoder; follows from the rest of the configuration, so no part of the encoder's value.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Test(pub Option<Arc<dyn RowTest>>);
+
+impl PartialEq for Test {
+    fn eq(&self, _: &Self) -> bool {
+        true
     }
 }
 

@@ -16,7 +16,7 @@ const TILE_ROWS: usize = 512;
 /// Values from here on are bad: their squares would leave the range of exact sums.
 const TOO_LARGE: f64 = f64::from_bits(0x5F30_0000_0000_0000); // 2^500
 /// Encoded values beyond this are bad: squared distances must stay finite in f32.
-const FAR_OUT: f64 = (1u64 << 50) as f64;
+pub(super) const FAR_OUT: f64 = (1u64 << 50) as f64;
 
 impl Encoder {
     /// Encodes the rows of `raw` that play `role` into `chunk`, replacing its content.
@@ -54,8 +54,10 @@ impl Encoder {
         self.encode_numeric(&columns, chunk)?;
         self.encode_categorical(&columns, chunk)?;
         if !matches!(role, Role::Features | Role::Evaluation) {
+            self.check_watched(&columns, chunk)?;
             self.encode_split(&columns, chunk)?;
             self.check_bounds(chunk);
+            self.check_rows(chunk);
             leave_out_other_roles(role, chunk);
             self.weigh_classes(chunk);
         }
@@ -208,6 +210,18 @@ impl Encoder {
         Ok(())
     }
 
+    /// The columns that are only looked at for bad values.
+    fn check_watched(&self, columns: &Columns<'_>, chunk: &mut Chunk) -> Result<(), DataError> {
+        for name in self.watched.iter().filter(|name| columns.has(name)) {
+            let array = columns.array(name, "feature")?;
+            // Of another type it has no such values.
+            if ColumnKind::of(array.data_type()).is_number() {
+                mark_faults(chunk, name, &NumericColumn::new(name, array)?);
+            }
+        }
+        Ok(())
+    }
+
     /// Applies class weights to the rows that are learned from; held-out rows are judged without them.
     fn weigh_classes(&self, chunk: &mut Chunk) {
         if self.class_weights.is_empty() {
@@ -234,6 +248,17 @@ impl Encoder {
         }
     }
 
+    /// As [`Encoder::check_bounds`], for what is asked of a row as a whole.
+    fn check_rows(&self, chunk: &mut Chunk) {
+        let Some(test) = &self.test.0 else { return };
+        for i in 0..chunk.ids.len() {
+            let learned = !chunk.held_out[i] && chunk.scratch.status[i] == Status::Kept;
+            if learned && !test.holds(chunk.numeric_of(i..i + 1), chunk.codes_of(i..i + 1)) {
+                mark_bad(chunk, i, "", BadReason::KernelOutOfRange);
+            }
+        }
+    }
+
     fn encode_split(&self, columns: &Columns<'_>, chunk: &mut Chunk) -> Result<(), DataError> {
         match &self.split {
             SplitRule::None => {}
@@ -247,6 +272,7 @@ impl Encoder {
             }
             SplitRule::Time { column, cut } => {
                 let values = columns.number(column, "--split")?;
+                mark_faults(chunk, column, &values);
                 for (held, value) in chunk.held_out.iter_mut().zip(values.iter()) {
                     *held = value.is_some_and(|value| value >= *cut);
                 }
@@ -424,6 +450,15 @@ fn mark_bad(chunk: &mut Chunk, row: usize, column: &str, reason: BadReason) {
         chunk.scratch.status[row] = Status::LeftOut;
         let (id, ordinal) = (chunk.ids[row], chunk.ordinals[row]);
         chunk.bad.push(BadRow { file, ordinal, id, column: column.into(), reason });
+    }
+}
+
+/// Leaves out the rows whose value in `column`, named `name`, is no usable number.
+fn mark_faults(chunk: &mut Chunk, name: &str, column: &NumericColumn<'_>) {
+    for (i, value) in column.iter().enumerate() {
+        if let Some(reason) = value.and_then(raw_fault) {
+            mark_bad(chunk, i, name, reason);
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Fixing the encoder from the profile.
 
+use super::bounds::Test;
+use super::encode::FAR_OUT;
 use super::normal::normal_quantile;
 use super::{CategoricalFeature, Encoder, Lookup, NumericFeature, SplitRule, TargetKind, Transform};
 use crate::options::{ColumnPlan, PlannedColumn};
@@ -26,6 +28,11 @@ impl Encoder {
             let notes = if notes.is_empty() { "the data has no other column".into() } else { notes.join("; ") };
             return Err(DataError::NoFeatures { notes });
         }
+        let used = |name: &String| numeric.iter().any(|feature| feature.column == *name);
+        let watched = planned(summaries, &plan, |column| column.feature && column.numeric)
+            .filter(|(_, summary)| summary.bad > 0 && !used(&summary.name))
+            .map(|(_, summary)| summary.name.clone())
+            .collect();
         let class_weights = class_weights(summaries, &plan, options, &target_kind)?;
         Ok(Encoder {
             targets: options.targets.clone(),
@@ -38,6 +45,8 @@ impl Encoder {
             id_column: options.id_column.clone(),
             split: split_rule(summaries, &plan, options, &mut notes)?,
             bounds: None,
+            test: Test::default(),
+            watched,
             notes,
             lookup: Lookup::default(),
         })
@@ -302,7 +311,17 @@ fn numeric_feature(
         Scale::Standard => standard,
         Scale::Robust => match (summary.quantile(0.25), summary.quantile(0.5), summary.quantile(0.75)) {
             (Some(low), Some(center), Some(high)) if ((high - low) / NORMAL_IQR).is_normal() => {
-                Transform::Affine { center, scale: (high - low) / NORMAL_IQR }
+                let scale = (high - low) / NORMAL_IQR;
+                let reach = ((summary.max - center) / scale).max((center - summary.min) / scale);
+                if reach <= FAR_OUT {
+                    Transform::Affine { center, scale }
+                } else {
+                    // Rows that the profile counted would be bad.
+                    notes.push(format!(
+                        "column '{name}' reaches 2^50 times as far as its quartiles: scaled by its standard deviation"
+                    ));
+                    standard
+                }
             }
             _ => {
                 notes.push(format!("column '{name}' has no interquartile range: scaled by its standard deviation"));

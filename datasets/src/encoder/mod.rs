@@ -16,7 +16,8 @@
 //! * A **categorical** becomes a `u16` code. 0 is the pool: levels that were rare in training or unseen. Kept levels are 1, 2, .. by training count
 //!   descending, then bytewise; null has the last code if training had nulls, else it is pooled.
 //! * **Left out**, each with a note: columns that are null or constant throughout (a constant column with nulls keeps its indicator), and
-//!   columns equal to an earlier one in every row.
+//!   columns equal to an earlier one in every row. A value that makes a row bad does so there too: which rows are learned from is settled before
+//!   what is learned of them ([`Encoder::watched`]).
 //!
 //! # The layout
 //!
@@ -31,7 +32,7 @@ mod normal;
 #[cfg(test)]
 mod tests;
 
-pub use bounds::{Bounds, TargetRange};
+pub use bounds::{Bounds, RowTest, TargetRange};
 
 use crate::{ColumnKind, Scale};
 use serde::{Deserialize, Serialize};
@@ -251,13 +252,24 @@ pub struct Encoder {
     /// What targets and weights may be; `None` until the targets are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bounds: Option<Bounds>,
+    /// Columns that are left out but held bad values: rows that are bad for them are so in every pass, as they were in the profile. Data
+    /// without these columns has no such rows, and prediction does not look at them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub watched: Vec<String>,
     /// Everything that was left out, pooled or decided, in sentences.
     pub notes: Vec<String>,
+    #[serde(skip)]
+    test: bounds::Test,
     #[serde(skip)]
     lookup: Lookup,
 }
 
 impl Encoder {
+    /// Makes rows that fail `test` bad rows of training data, with [`crate::BadReason::KernelOutOfRange`]. It is not stored with the encoder.
+    pub fn set_row_test(&mut self, test: std::sync::Arc<dyn RowTest>) {
+        self.test = bounds::Test(Some(test));
+    }
+
     /// Encoded numeric columns.
     pub fn numeric_width(&self) -> usize {
         self.numeric.iter().map(|feature| feature.parts().len()).sum()
@@ -305,6 +317,7 @@ impl Encoder {
             names.extend(self.weight.as_deref());
         }
         if !matches!(role, Role::Features | Role::Evaluation) {
+            names.extend(self.watched.iter().map(String::as_str));
             match &self.split {
                 SplitRule::None | SplitRule::Hash { column: None, .. } => {}
                 SplitRule::Hash { column: Some(column), .. } | SplitRule::Time { column, .. } => names.push(column),
@@ -330,6 +343,7 @@ impl Encoder {
                 Role::Evaluation => self.id_column.as_deref() == Some(name) || self.weight.as_deref() == Some(name),
                 _ => false,
             };
+            let optional = optional || self.watched.iter().any(|watched| watched == name);
             match index.get(name) {
                 Some(i) => projection.push(*i),
                 None if optional => {}

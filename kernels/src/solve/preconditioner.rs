@@ -10,6 +10,9 @@
 //! * *spectral*: the top q eigenpairs of the same matrix are kept and the rest is replaced by the (q+1)-th value
 //!   (Ma and Belkin, 2019, "Kernel machines that adapt to GPUs for effective large batch training").
 //!
+//! Fits use [`Preconditioner::from_gram`] and [`Preconditioner::from_rows`]; `falkon`, `sampled` and `spectral` are the published forms that tests
+//! compare them with.
+//!
 //! Cost: s r^2 + r^3/3 to build the first, in r x r memory beside blocks of rows ([`WeightedGram`]), about 9 r^3 for the second; r^2 and 2 q r flops a column to apply.
 
 use super::whitening::Whitening;

@@ -20,7 +20,8 @@ use crate::engine::session::Session;
 use crate::engine::{Counters, counters};
 use crate::error::StageError;
 use crate::evaluate::Evaluation;
-use crate::job::{DictionaryRule, FitConfig, Loss};
+use crate::job::{DictionaryRule, FitConfig, Loss, Solver};
+use crate::nystrom::range::{kernel_log2, largest_diagonal};
 use crate::plan::{FitPlan, PlanRequest, SHRINK_ALGEBRA, Selection, Shape, preflight};
 use crate::predict::Function;
 use crate::profile::{Profile, SAMPLE_ROWS};
@@ -33,7 +34,7 @@ use nystream_hashing::StreamKey;
 use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::Kernel;
 use rows::{keep_on_disk, keep_rows, row_bytes};
-use settings::{check_task, effective_dimension, given_centers, kernel, kernel_bound, ridges, tune_if_asked};
+use settings::{check_task, effective_dimension, given_centers, kernel, ridges, tune_if_asked};
 use solve::rest;
 use start::{Start, start};
 use std::collections::BTreeMap;
@@ -64,6 +65,8 @@ pub struct Frozen {
     pub code: TargetCode,
     /// Standard deviation of each numeric target when the model was made: the unit of its errors.
     pub deviations: Vec<f64>,
+    /// The kernel.
+    pub kernel: Kernel,
     /// Power of two that bounds the kernel's values in an exact Gram, where the solver is one.
     pub kernel_log2: Option<i32>,
 }
@@ -178,15 +181,24 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         Some(_) => Ok(0.0),
         None => effective_dimension(config, &kernel, &sample, profile.rows, ridge_matrix),
     })?;
+    let mut range = match inputs.frozen.as_ref().and_then(|frozen| frozen.kernel_log2) {
+        Some(declared) => Ok(declared),
+        None => kernel_log2(&kernel, sample.rows.view(), 0.0),
+    };
+    // What the sample may have missed. Solvers without a fixed point need not know.
+    let ranged = range.is_ok() && inputs.frozen.is_none() && bits > 0 && !kernel.family.is_radial();
+    let ranged = ranged && matches!(config.solver, Solver::Auto | Solver::Gram);
+    if ranged {
+        let largest = largest_diagonal(session, store.feed(Role::Training), &kernel)?;
+        range = kernel_log2(&kernel, sample.rows.view(), largest);
+    }
     let same_nulls = profile.targets.iter().all(|t| t.count == profile.rows) || code.is_classification();
     let no_gram_reason = if !same_nulls {
         Some("targets are null in different rows".to_owned())
     } else if config.loss == Loss::Logistic {
         Some("the loss is logistic".to_owned())
-    } else if inputs.frozen.as_ref().is_some_and(|frozen| frozen.kernel_log2.is_some()) {
-        None
     } else {
-        kernel_bound(&kernel, &sample).err()
+        range.as_ref().err().cloned()
     };
     let request = PlanRequest {
         shape,
@@ -214,6 +226,10 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         classes: code.classes.len(),
     };
     let mut plan = request.plan()?;
+    plan.passes += u64::from(ranged);
+    if ranged && kept == 0 {
+        plan.bytes += bytes_per_pass;
+    }
     if kept > 0 && !plan.rows_kept {
         store.release();
         plan.reasons.push("encoded rows are decoded again in every pass: the memory is needed otherwise".into());
@@ -235,9 +251,9 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         certificate: Certificate::default(),
         validation: None,
         seconds: BTreeMap::new(),
-        passes: passes + 1,
+        passes: passes + 1 + u64::from(ranged),
         weight_max,
-        kernel_log2: 0,
+        kernel_log2: range.unwrap_or(0),
         profile,
         counters: Counters::default(),
     };

@@ -137,20 +137,3 @@ pub(super) fn effective_dimension(
     };
     Ok(factor.atom_scores().scores.iter().map(score).sum::<f64>() / s.max(1) as f64 * rows as f64)
 }
-
-/// Least power of two that bounds the kernel's values on the sample with room to spare; 0 for kernels with k(x, x) = 1.
-pub(super) fn kernel_bound(kernel: &Kernel, sample: &Pool) -> Result<i32, String> {
-    if kernel.family.is_radial() {
-        return Ok(0);
-    }
-    let mut diagonal: Vec<f64> = (0..sample.len()).map(|i| kernel.diagonal(sample.rows.view(), i)).collect();
-    diagonal.sort_by(f64::total_cmp);
-    let (median, largest) = (diagonal[diagonal.len() / 2], diagonal[diagonal.len() - 1]);
-    let bound = (4.0 * largest).max(f64::MIN_POSITIVE);
-    if bound > 64.0 * median.max(f64::MIN_POSITIVE) * 4.0 {
-        return Err(format!(
-            "an exact Gram cannot hold this kernel: k(x, x) reaches {largest:.3e} where its median is {median:.3e}"
-        ));
-    }
-    Ok(bound.log2().ceil() as i32)
-}

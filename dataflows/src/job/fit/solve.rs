@@ -2,7 +2,7 @@
 
 use super::measure::{certificate, validation};
 use super::rows::{hashed_order, row_bytes};
-use super::settings::{effective_dimension, kernel_bound, ridge_share};
+use super::settings::{effective_dimension, ridge_share};
 use super::warm::warm_start;
 use super::{Clock, FitInputs, FitOutcome, begin, end};
 use crate::certify::{Basis, Certificate, TRACE_ROWS, exact_pencil};
@@ -11,6 +11,7 @@ use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::job::{FitConfig, Loss, Solver};
+use crate::nystrom::range::{largest_of, least_log2};
 use crate::nystrom::{GramJob, exact_gram};
 use crate::plan::GRAM_ALGEBRA;
 use crate::predict::{Function, VarianceBasis, VarianceFactor};
@@ -62,16 +63,17 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     let warm = warm_start(session, config, code, outcome)?;
     let mut solved = match outcome.plan.solver {
         Solver::Gram => {
+            if inputs.frozen.is_none() {
+                // Centers of a file are no rows: they may lie further out.
+                let largest = largest_of(&outcome.kernel, centers.rows.view());
+                outcome.kernel_log2 = outcome.kernel_log2.max(least_log2(largest).map_err(StageError::Usage)?);
+            }
             let shape = GramShape {
                 centers: centers.ids.len(),
                 targets: code.width(),
                 precision: config.precision,
-                scale_log2: match inputs.frozen.as_ref().and_then(|frozen| frozen.kernel_log2) {
-                    Some(declared) => declared,
-                    None => kernel_bound(&outcome.kernel, sample).map_err(StageError::Usage)?,
-                },
+                scale_log2: outcome.kernel_log2,
             };
-            outcome.kernel_log2 = shape.scale_log2;
             let weighted = outcome.encoder.weight.is_some() || !outcome.encoder.class_weights.is_empty();
             let job = GramJob {
                 tiles: &tiles,
@@ -150,9 +152,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 max_iterations: config.iterations.unwrap_or(defaults.max_iterations),
                 ..defaults
             };
-            if !code.is_classification() {
-                outcome.target_weights = outcome.profile.targets.iter().map(|t| t.weight_sum).collect();
-            }
+            own_weights(code, outcome);
             let job = PcgJob {
                 tiles: &tiles,
                 centers: centers.rows.view(),
@@ -173,6 +173,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
         }
         Solver::EigenPro => {
             let start = warm.coefficients.clone();
+            own_weights(code, outcome);
             let solved = eigenpro::solve(
                 session,
                 store,
@@ -227,6 +228,13 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     Ok(())
 }
 
+/// Numeric targets may be null in rows of their own: the ridge of each is per row that has it.
+fn own_weights(code: &TargetCode, outcome: &mut FitOutcome) {
+    if !code.is_classification() {
+        outcome.target_weights = outcome.profile.targets.iter().map(|t| t.weight_sum).collect();
+    }
+}
+
 #[allow(clippy::too_many_arguments)]
 fn eigenpro_job<'a, T: Entry>(
     session: &Session<'_>,
@@ -249,6 +257,7 @@ fn eigenpro_job<'a, T: Entry>(
         code,
         ridge: outcome.ridge,
         weight_sum: outcome.weight_sum,
+        target_weights: &outcome.target_weights,
         rows,
         held_out: outcome.profile.held_out,
         sample,

@@ -6,6 +6,7 @@
 use super::{FitInputs, Frozen};
 use crate::engine::session::Session;
 use crate::error::StageError;
+use crate::nystrom::range::KernelRange;
 use crate::profile::census::{Census, census};
 use crate::profile::{Profile, TargetSummary, duplicates, profile};
 use crate::targets::TargetCode;
@@ -41,7 +42,13 @@ pub(super) fn start(session: &mut Session<'_>, inputs: &FitInputs) -> Result<Sta
 }
 
 fn taken_over(session: &mut Session<'_>, inputs: &FitInputs, frozen: &Frozen) -> Result<Start, StageError> {
-    let encoder = Arc::new(frozen.encoder.clone());
+    let mut encoder = frozen.encoder.clone();
+    if let Some(log2) = frozen.kernel_log2
+        && !frozen.kernel.family.is_radial()
+    {
+        encoder.set_row_test(Arc::new(KernelRange { kernel: frozen.kernel.clone(), log2 }));
+    }
+    let encoder = Arc::new(encoder);
     let counts = census(session, &inputs.catalog, &encoder, inputs.config.max_bad_rows)?;
     let mut profile = Profile {
         columns: Vec::new(),

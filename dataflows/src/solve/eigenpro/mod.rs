@@ -74,6 +74,8 @@ pub struct EigenProJob<'a, T: Entry> {
     pub ridge: f64,
     /// Sum of the weights of all training rows.
     pub weight_sum: f64,
+    /// Sum of the weights of the rows that have each target: its ridge is per such row.
+    pub target_weights: &'a [f64],
     /// Training rows.
     pub rows: u64,
     /// Held-out rows of the split.
@@ -126,7 +128,9 @@ fn setup<T: Entry>(job: &EigenProJob<'_, T>) -> Result<Setup<T>, StageError> {
     let sample = all.slice(0, s);
     let k_ss = symmetric_kernel_matrix(job.kernel, sample, &[], job.simd).map_err(numeric)?;
     let q = SubsamplePreconditioner::recommended_rank(s);
-    let preconditioner = SubsamplePreconditioner::new(k_ss.as_ref(), q, 1.0).map_err(numeric)?;
+    // Directions that the ridge holds already are left: flattened further they would be the slowest of all.
+    let least = s as f64 * job.ridge;
+    let preconditioner = SubsamplePreconditioner::above(k_ss.as_ref(), q, 1.0, least).map_err(numeric)?;
     // One row is its own probe: there is no other.
     let probe = if probes > 0 { s..s + probes } else { 0..s };
     let rows = all.slice(probe.start, probe.end);
@@ -297,12 +301,14 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
     judges: &Judges,
 ) -> Result<Solved, StageError> {
     let (m, t) = (job.centers.len(), job.code.width());
+    let shares: Vec<f64> = job.target_weights.iter().map(|own| own / job.weight_sum).collect();
     let problem = EigenProProblem {
         preconditioner: &setup.preconditioner,
         center_directions: setup.directions.as_ref(),
         measured,
         ridge: job.ridge,
         weight_sum: job.weight_sum,
+        shares: &shares,
     };
     let defaults = EigenProParams::default();
     let max_epochs = job.epochs.unwrap_or(defaults.max_epochs);
@@ -329,7 +335,7 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
         if job.ridge > 0.0 {
             let smooth = gram.center_gram(alpha.as_ref())?;
             let norm = |j: usize| (0..m).map(|i| alpha[(i, j)] * smooth[(i, j)]).sum::<f64>();
-            loss += job.ridge * (0..t).map(norm).sum::<f64>();
+            loss += job.ridge * (0..t).map(|j| shares[j] * norm(j)).sum::<f64>();
         }
         Ok(loss)
     };
@@ -376,9 +382,10 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
                 return Ok(solved(job, setup, judges, &alpha, &info, attempts.len(), out_of_time));
             }
             Ok(_) | Err(SolveError::NotFinite { .. }) if attempts.len() < STEP_CUTS => attempts.push(last),
-            Ok(_) => {
+            Ok(_) | Err(SolveError::NotFinite { .. }) => {
+                let finer = if size_of::<T>() < size_of::<f64>() { ", or --precision f64" } else { "" };
                 return Err(StageError::Numeric(format!(
-                    "eigenpro diverges even with the step {last:.3e}: use --solver pcg or gram"
+                    "eigenpro diverges even with the step {last:.3e}: use --solver pcg or gram{finer}"
                 )));
             }
             Err(error) => return Err(solve_error(error)),

@@ -101,6 +101,7 @@ fn walk_of(
             code,
             ridge: 1e-3,
             weight_sum: 3000.0,
+            target_weights: &[3000.0],
             rows: 3000,
             held_out: 0,
             sample: &sample,

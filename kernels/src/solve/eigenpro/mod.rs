@@ -271,6 +271,16 @@ pub struct EigenProProblem<'a> {
     pub ridge: f64,
     /// sum w over the data.
     pub weight_sum: f64,
+    /// Share of sum w that the rows which have each target hold: its ridge is per such row, lambda times the share for each of all rows. Empty:
+    /// every row has every target.
+    pub shares: &'a [f64],
+}
+
+impl EigenProProblem<'_> {
+    /// The ridge of output `j` for each of all rows, at most lambda.
+    fn ridge_of(&self, j: usize) -> f64 {
+        self.ridge * self.shares.get(j).copied().unwrap_or(1.0)
+    }
 }
 
 /// Runs the iteration and returns alpha (m x t) and what was done.
@@ -313,6 +323,7 @@ pub struct EigenProProblem<'a> {
 ///     measured: Measured { top_eigenvalue: 0.75, diagonal: 1.0, kernel_diagonal: 1.0 },
 ///     ridge: 0.0,
 ///     weight_sum: 2.0,
+///     shares: &[],
 /// };
 /// let params = EigenProParams {
 ///     schedule: Schedule::Constant, max_epochs: 200, tolerance: 1e-9, residual_every: 1, ..Default::default()
@@ -352,6 +363,12 @@ where
     }
     if problem.ridge < 0.0 || !problem.ridge.is_finite() {
         return Err(SolveError::Parameter { name: "ridge", value: problem.ridge, must: "finite and at least 0" });
+    }
+    if !problem.shares.is_empty() {
+        SolveError::check("shares of the targets", start.alpha.len() / m, problem.shares.len())?;
+    }
+    if let Some(value) = problem.shares.iter().copied().find(|share| !(0.0..=1.0).contains(share)) {
+        return Err(SolveError::Parameter { name: "share of a target", value, must: "between 0 and 1" });
     }
     let batch = params.batch.unwrap_or_else(|| problem.measured.critical_batch().min(10_000)).clamp(1, n);
     let step = params.step.unwrap_or_else(|| problem.measured.step(batch, problem.ridge));
@@ -453,7 +470,7 @@ where
     Ok((alpha, info))
 }
 
-/// ||K_nm^T W (y - K_nm alpha) - lambda sum w K_mm alpha|| / ||K_nm^T W y|| of each column.
+/// ||K_nm^T W (y - K_nm alpha) - lambda sum w K_mm alpha|| / ||K_nm^T W y|| of each column, over the rows that have its target.
 fn true_residual<O, P>(
     operator: &mut O,
     projector: &mut P,
@@ -466,7 +483,8 @@ where
 {
     let parts = operator.normal_residual(alpha.as_ref()).map_err(SolveError::Operator)?;
     let smooth = projector.center_gram(alpha.as_ref()).map_err(SolveError::Operator)?;
-    let r = &parts.data - faer::Scale(problem.ridge * problem.weight_sum) * smooth;
+    let ridges: Vec<f64> = (0..smooth.ncols()).map(|j| problem.ridge_of(j) * problem.weight_sum).collect();
+    let r = Mat::from_fn(smooth.nrows(), smooth.ncols(), |i, j| parts.data[(i, j)] - ridges[j] * smooth[(i, j)]);
     let norms = |a: &Mat<f64>, j: usize| super::vectors::norm(a.col_as_slice(j));
     Ok((0..r.ncols())
         .map(|j| {

@@ -52,10 +52,19 @@ impl SubsamplePreconditioner {
     /// assert!((flat[(0, 0)] - 1.0).abs() < 1e-12 && (flat[(1, 1)] - 1.0).abs() < 1e-12);
     /// ```
     pub fn new(k_ss: MatRef<'_, f64>, q: usize, exponent: f64) -> Result<Self, DenseError> {
+        Self::above(k_ss, q, exponent, 0.0)
+    }
+
+    /// As [`SubsamplePreconditioner::new`], and q is lowered where mu_{q+1} is not above `least` too: with s lambda the preconditioned spectrum
+    /// does not fall below the ridge, which acts on the directions that are not kept as it is.
+    ///
+    /// # Errors
+    /// [`DenseError::NoConvergence`] from the eigensolver.
+    pub fn above(k_ss: MatRef<'_, f64>, q: usize, exponent: f64, least: f64) -> Result<Self, DenseError> {
         let s = k_ss.nrows();
         let (ascending, all) = symmetric_eigen(k_ss, fixed_parallelism())?;
         let value = |i: usize| ascending[s - 1 - i];
-        let floor = if s > 0 { s as f64 * f64::EPSILON * value(0) } else { 0.0 };
+        let floor = if s > 0 { (s as f64 * f64::EPSILON * value(0)).max(least) } else { 0.0 };
         let mut q = q.min(s.saturating_sub(1));
         while q > 0 && value(q) <= floor {
             q -= 1;

@@ -8,6 +8,13 @@ use super::{EigenProModel, EigenProOperator, EigenProProblem, EigenProState, Tem
 use faer::Mat;
 use std::ops::Range;
 
+/// a diag(scale).
+fn scale_columns(a: &mut Mat<f64>, scale: &[f64]) {
+    for (j, scale) in scale.iter().enumerate() {
+        a.col_as_slice_mut(j).iter_mut().for_each(|x| *x *= scale);
+    }
+}
+
 /// The working state between projections.
 pub(super) struct Walk {
     pub(super) alpha: Mat<f64>,
@@ -56,30 +63,31 @@ impl Walk {
             SolveError::check(what, expected, part.nrows())?;
             SolveError::check("columns of a batch's sums", self.alpha.ncols(), part.ncols())?;
         }
-        let shrink = gamma * rows.len() as f64 * problem.ridge;
+        let shrink = |j: usize| gamma * rows.len() as f64 * problem.ridge_of(j);
+        let shrinks: Vec<f64> = (0..self.alpha.ncols()).map(shrink).collect();
         let projected = p.project(partial.sample.as_ref());
 
         let mut data = projected.clone();
         scale_rows(&mut data, p.gains());
         let mut ridge = self.u.clone();
         scale_rows(&mut ridge, p.gains());
-        let keep = faer::Scale(1.0 - shrink);
-        if shrink > 0.0 {
-            self.alpha *= keep;
-            self.c *= keep;
-            self.ridge_c *= keep;
-            self.h *= keep;
-            self.carried *= keep;
-            self.temporaries.iter_mut().for_each(|t| t.weights *= keep);
+        if problem.ridge > 0.0 {
+            let keep: Vec<f64> = shrinks.iter().map(|shrink| 1.0 - shrink).collect();
+            let parts = [&mut self.alpha, &mut self.c, &mut self.ridge_c, &mut self.h, &mut self.carried];
+            let held = self.temporaries.iter_mut().map(|t| &mut t.weights);
+            parts.into_iter().chain(held).for_each(|part| scale_columns(part, &keep));
         }
         self.c += faer::Scale(gamma) * data;
-        self.ridge_c += faer::Scale(shrink) * ridge;
+        scale_columns(&mut ridge, &shrinks);
+        self.ridge_c += ridge;
         self.h -= faer::Scale(gamma) * &partial.centers;
         self.temporaries.push(Temporary { rows, weights: faer::Scale(-gamma) * &partial.residual });
 
         // E^T K_SS E = diag(mu): the values on S follow without a kernel entry.
         let left: Vec<f64> = p.values().iter().zip(p.gains()).map(|(mu, d)| 1.0 - mu * d).collect();
-        let mut moved = faer::Scale(gamma) * projected + faer::Scale(shrink) * &self.u;
+        let mut pulled = self.u.clone();
+        scale_columns(&mut pulled, &shrinks);
+        let mut moved = faer::Scale(gamma) * projected + pulled;
         scale_rows(&mut moved, &left);
         self.u -= moved;
         Ok(())

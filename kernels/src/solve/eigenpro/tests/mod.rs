@@ -103,6 +103,7 @@ impl Stored {
             measured: self.measured(p),
             ridge,
             weight_sum: self.weights.iter().sum(),
+            shares: &[],
         };
         let (start, mut projector) = (self.zero(), self.projector());
         eigenpro(self, &mut projector, &problem, params, start, |_| Verdict::Continue)
@@ -173,6 +174,7 @@ fn the_walk_is_functional_gradient_descent_with_the_explicit_kernel() {
             measured: stored.measured(&p),
             ridge,
             weight_sum: mean * 120.0,
+            shares: &[],
         };
         let alpha = Mat::from_fn(40, 2, |i, j| ((i * 3 + j) as f64).sin() * 0.1);
         let mut walk = Walk::begin(&problem, &EigenProState::from_coefficients(alpha.as_ref()), 40);
@@ -250,6 +252,7 @@ fn the_interpolating_solution_is_a_fixed_point_of_an_epoch() {
         measured: stored.measured(&p),
         ridge: 0.0,
         weight_sum: 100.0,
+        shares: &[],
     };
     for projection_every in [None, Some(1), Some(usize::MAX)] {
         for consistent in [false, true] {
@@ -440,6 +443,7 @@ fn inexact_projections_lose_nothing_and_come_close() {
         measured: stored.measured(&p),
         ridge: 1e-6,
         weight_sum: 1200.0,
+        shares: &[],
     };
     let params = EigenProParams { schedule: Schedule::Average { from: 5 }, max_epochs: 25, ..Default::default() };
     let start = stored.zero();
@@ -473,6 +477,7 @@ fn states_resume_to_the_same_bits_and_held_out_loss_stops() {
         measured: stored.measured(&p),
         ridge: 1e-5,
         weight_sum: 300.0,
+        shares: &[],
     };
     let params = EigenProParams {
         batch: Some(16),

@@ -112,6 +112,7 @@ fn unstable_steps_are_refused() {
         measured: unmeasured,
         ridge: 0.0,
         weight_sum: 200.0,
+        shares: &[],
     };
     let (start, mut projector) = (stored.zero(), stored.projector());
     let params = EigenProParams::default();
