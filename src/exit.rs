@@ -76,6 +76,14 @@ impl Failure {
     }
 
     /// An error of a library with the code it stands for; its causes are printed after it.
+    ///
+    /// ```
+    /// use nystream::exit::{ExitCode, Failure};
+    /// use nystream_datasets::Sources;
+    /// let error = Sources::parse(&["absent.parquet"]).unwrap_err();
+    /// let failure = Failure::caused(ExitCode::Data, error);
+    /// assert!(failure.to_string().contains("'absent.parquet' does not exist"));
+    /// ```
     pub fn caused(code: ExitCode, error: impl std::error::Error + Send + Sync + 'static) -> Self {
         let causes = std::iter::successors(error.source(), |cause| cause.source()).map(|c| c.to_string()).collect();
         Failure { code, message: error.to_string(), causes }
@@ -86,7 +94,14 @@ impl Failure {
         Failure::new(ExitCode::Done, "")
     }
 
-    /// A failure to write results to stdout.
+    /// A failure to write results to stdout: exit 1, but for a reader that went away.
+    ///
+    /// ```
+    /// use nystream::exit::{ExitCode, Failure};
+    /// use std::io::{Error, ErrorKind};
+    /// assert_eq!(Failure::stdout(Error::from(ErrorKind::StorageFull)).code, ExitCode::Data);
+    /// assert_eq!(Failure::stdout(Error::from(ErrorKind::BrokenPipe)).code, ExitCode::Done);
+    /// ```
     pub fn stdout(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::closed_pipe(),
@@ -108,7 +123,7 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Errors whose exit code is known by their type; anything else is a data failure.
+/// Errors whose exit code is known by their type, however deep in their causes; anything else is a data failure (exit 1).
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         let error = match error.downcast::<Failure>() {

@@ -134,10 +134,11 @@ fn target(name: &str, centre: f64, scale_log2: i32, deviation: Option<f64>) -> T
     Target { name: name.to_owned(), centre, scale_log2, deviation }
 }
 
-/// The encoder and the function of a model.
+/// The encoder and the function of a model. `simd` is the path to use; `None` is the model's own, or this host's best where it lacks that one. The
+/// coefficients of the model are in target units, those of the function in units of the scaled target.
 ///
 /// # Errors
-/// A model whose parts do not fit together, or whose SIMD path this host lacks.
+/// A model whose parts do not fit together (1).
 pub fn function_of(model: &Model, simd: Option<SimdPath>) -> Result<(Encoder, Function), Failure> {
     let config = &model.config;
     let bad = |what: &str| Failure::data(format!("the model is not usable: {what}"));

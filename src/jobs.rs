@@ -24,8 +24,16 @@ const JOIN_SECONDS: u64 = 60;
 
 /// Opens the data set that `paths` name.
 ///
+/// ```
+/// use nystream::{exit::ExitCode, jobs::open};
+/// assert_eq!(open(&["synth:sines?rows=5000".into()])?.total_rows, 5000);
+/// assert_eq!(open(&["absent.parquet".into()]).unwrap_err().code, ExitCode::Data);
+/// assert_eq!(open(&["synth:cosines".into()]).unwrap_err().code, ExitCode::Usage);
+/// # Ok::<(), nystream::exit::Failure>(())
+/// ```
+///
 /// # Errors
-/// Files that are missing, unreadable or disagree (1).
+/// Files that are missing, unreadable or disagree (1); no source, or one that is malformed (2).
 pub fn open(paths: &[String]) -> Result<Catalog, Failure> {
     Ok(Catalog::open(&Sources::parse(paths)?)?)
 }

@@ -50,8 +50,18 @@ impl Output {
 
 /// Writes a report as JSON, whole or not at all.
 ///
+/// ```
+/// use nystream::{output::write_json, report::PredictReport};
+/// let folder = tempfile::tempdir().unwrap();
+/// let path = folder.path().join("report.json");
+/// write_json(&path, &PredictReport { rows: 3, ..PredictReport::default() })?;
+/// let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+/// assert_eq!((&json["rows"], &json["schema_version"]), (&3.into(), &1.into()));
+/// # Ok::<(), nystream::exit::Failure>(())
+/// ```
+///
 /// # Errors
-/// A file that cannot be written.
+/// A file that cannot be written (1).
 pub fn write_json(path: &Path, report: &impl Report) -> Result<(), Failure> {
     Ok(atomic::write(path, format!("{:#}\n", report.json()).as_bytes())?)
 }

@@ -116,7 +116,19 @@ fn rule_of(selection: &Selection) -> Result<SelectionRule, Failure> {
     Ok(SelectionRule { method, pool_bits: selection.pool_bits.unwrap_or(0) })
 }
 
-/// What a model records of a rule.
+/// What a model records of a rule: its method by name, the number of centers decided on, and the numbers that repeat the choice on other rows.
+///
+/// ```
+/// use nystream::repeat::selection_of;
+/// use nystream_dataflows::job::{Method, SelectionRule};
+/// // 500 pivots of the tempered law, on the first 20,000 by hash of the rows whose hash begins with three zero bits.
+/// let method = Method::RpCholesky { full: false, tempered: true, most: Some(20_000) };
+/// let selection = selection_of(&SelectionRule { method, pool_bits: 3 }, 500);
+/// assert_eq!((selection.method.as_str(), selection.centers), ("rpcholesky:tempered", Some(500)));
+/// assert_eq!((selection.pool_bits, selection.pool_rows), (Some(3), Some(20_000)));
+/// // What does not apply is absent from the file.
+/// assert_eq!(serde_json::to_value(&selection).unwrap().as_object().unwrap().len(), 4);
+/// ```
 pub fn selection_of(rule: &SelectionRule, centers: usize) -> Selection {
     let pool_bits = (rule.pool_bits > 0).then_some(rule.pool_bits);
     let named = |method: &str| Selection {

@@ -1,6 +1,11 @@
 //! What this process has used.
 
 /// Peak resident memory of this process in bytes, where the system says (Linux: `VmHWM`).
+///
+/// ```
+/// // Nothing runs in less than a kilobyte.
+/// assert!(nystream::resources::peak_rss_bytes().is_none_or(|bytes| bytes > 1024));
+/// ```
 pub fn peak_rss_bytes() -> Option<u64> {
     peak_of_status(&std::fs::read_to_string("/proc/self/status").ok()?)
 }

@@ -57,6 +57,18 @@ pub enum HostsError {
 }
 
 /// The processes of a job, in order; process i listens on address i.
+///
+/// ```
+/// use nystream_cluster::Hosts;
+/// let folder = tempfile::tempdir().unwrap();
+/// let path = folder.path().join("hosts.txt");
+/// std::fs::write(&path, "127.0.0.1:4100\n127.0.0.1:4101\n").unwrap();
+/// let hosts = Hosts::read(&path)?;
+/// assert_eq!(hosts.address(1)?.port(), 4101);
+/// // Processes are numbered from 0.
+/// assert!(hosts.address(2).is_err());
+/// # Ok::<(), nystream_cluster::HostsError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hosts(Vec<SocketAddr>);
 

@@ -54,7 +54,7 @@ pub enum JoinError {
         missing: usize,
         /// Its address.
         address: String,
-        /// The deadline.
+        /// The deadline, whole seconds.
         seconds: u64,
     },
     /// A process runs another job.
@@ -70,10 +70,20 @@ pub enum JoinError {
     Start(String),
 }
 
-/// Communication of a job of one process.
+/// Communication of a job of one process with `workers` threads, at least 1: no socket is opened.
+///
+/// ```
+/// use nystream_cluster::single_process;
+/// let (allocators, guard) = single_process(2)?;
+/// assert_eq!(allocators.len(), 2);
+/// let workers = timely::execute::execute_from(allocators, guard, timely::WorkerConfig::default(), |worker| worker.index());
+/// let indices: Result<Vec<usize>, String> = workers.unwrap().join().into_iter().collect();
+/// assert_eq!(indices, Ok(vec![0, 1]));
+/// # Ok::<(), nystream_cluster::JoinError>(())
+/// ```
 ///
 /// # Errors
-/// [`JoinError::Start`].
+/// [`JoinError::Start`] when timely refuses.
 pub fn single_process(workers: usize) -> Result<Communication, JoinError> {
     let config = match workers {
         1 => timely::CommunicationConfig::Thread,
@@ -82,10 +92,39 @@ pub fn single_process(workers: usize) -> Result<Communication, JoinError> {
     config.try_build().map_err(JoinError::Start)
 }
 
-/// Joins process `index` of `hosts` with the others within `deadline`.
+/// Joins process `index` of `hosts` with the others within `deadline`. All must be started by then, in any order.
+///
+/// ```
+/// use nystream_cluster::{Hosts, JobIdentity, join};
+/// use std::time::Duration;
+/// # let free: Vec<_> = (0..2).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+/// # let text: String = free.iter().map(|socket| format!("{}\n", socket.local_addr().unwrap())).collect();
+/// # drop(free);
+/// // `text` names two free ports, `127.0.0.1:PORT` a line.
+/// let hosts = Hosts::parse(&text).unwrap();
+/// // Two threads stand for two processes of one worker each; what they agree on is hashed into the digest.
+/// let identity = JobIdentity { digest: [7; 32], workers: 1 };
+/// let peers = |index| {
+///     let hosts = hosts.clone();
+///     std::thread::spawn(move || {
+///         let (allocators, guard) = join(&hosts, index, identity, Duration::from_secs(20)).unwrap();
+///         let config = timely::WorkerConfig::default();
+///         let workers = timely::execute::execute_from(allocators, guard, config, |worker| worker.peers()).unwrap();
+///         workers.join().into_iter().collect::<Result<Vec<usize>, String>>()
+///     })
+/// };
+/// for process in [peers(0), peers(1)] {
+///     assert_eq!(process.join().unwrap(), Ok(vec![2]));
+/// }
+/// ```
 ///
 /// # Errors
-/// See [`JoinError`]; nothing is left listening.
+/// Nothing is left listening then:
+/// * [`JoinError::Hosts`]: no process of this index;
+/// * [`JoinError::Listen`]: an address that is in use or not this machine's;
+/// * [`JoinError::Timeout`]: a process that did not come, by its index;
+/// * [`JoinError::Mismatch`]: a process of another job, version or number of workers;
+/// * [`JoinError::Start`]: timely refused the sockets.
 pub fn join(
     hosts: &Hosts,
     index: usize,

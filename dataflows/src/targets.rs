@@ -14,6 +14,22 @@ use serde::{Deserialize, Serialize};
 pub const HEADROOM_LOG2: i32 = 10;
 
 /// The targets of a solve.
+///
+/// ```
+/// use nystream_dataflows::targets::TargetCode;
+/// // y' = (y - 3) / 2^4
+/// let code = TargetCode { names: vec!["y".into()], classes: vec![], centres: vec![3.0], exponents: vec![4] };
+/// let mut out = [0.0];
+/// code.encode(&[11.0], &mut out);
+/// assert_eq!((out, code.decode(0, 0.5)), ([0.5], 11.0));
+///
+/// // Three classes are three columns, each less the share of its class; the raw target is the index of the class.
+/// let classes = vec!["a".into(), "b".into(), "c".into()];
+/// let code = TargetCode { names: vec!["y".into()], classes, centres: vec![0.5, 0.25, 0.25], exponents: vec![0; 3] };
+/// let mut out = [0.0; 3];
+/// code.encode(&[2.0], &mut out);
+/// assert_eq!(out, [-0.5, -0.25, 0.75]);
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TargetCode {
     /// Names of the target columns in the data.
@@ -67,7 +83,8 @@ impl TargetCode {
         !self.classes.is_empty()
     }
 
-    /// Writes the solver's targets of one row: y' in [-1, 1] on training rows, NaN where null.
+    /// Writes the solver's targets of one row, [`TargetCode::width`] values: y' in [-1, 1] on training rows, NaN where null. `raw` holds a row of
+    /// [`Chunk::targets`](nystream_datasets::Chunk): numbers, or the index of the class.
     pub fn encode(&self, raw: &[f64], out: &mut [f64]) {
         for (k, out) in out.iter_mut().enumerate() {
             let value = match self.classes.len() {

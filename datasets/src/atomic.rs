@@ -131,7 +131,19 @@ impl Drop for Temporary {
 }
 
 impl AtomicFile {
-    /// Starts writing what is to appear at `path`.
+    /// Starts writing what is to appear at `path`. A file that is there already stays as it is until the new one is committed.
+    ///
+    /// ```
+    /// use nystream_datasets::atomic::{AtomicFile, OutputError};
+    /// let folder = tempfile::tempdir().unwrap();
+    /// // Dropped without being committed, a file leaves nothing.
+    /// drop(AtomicFile::create(&folder.path().join("out.txt"))?);
+    /// assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    /// // That a place cannot be written shows before the work.
+    /// let nowhere = folder.path().join("absent").join("out.txt");
+    /// assert!(matches!(AtomicFile::create(&nowhere), Err(OutputError::Create { .. })));
+    /// # Ok::<(), OutputError>(())
+    /// ```
     ///
     /// # Errors
     /// [`OutputError::Create`] when the folder does not exist or cannot be written, or `path` is a folder.
@@ -173,6 +185,25 @@ impl AtomicFile {
     }
 
     /// Makes the content durable and closes the file, which still appears only with [`commit_all`].
+    ///
+    /// ```
+    /// use nystream_datasets::atomic::{AtomicFile, commit_all};
+    /// use std::io::Write;
+    /// let folder = tempfile::tempdir().unwrap();
+    /// let paths = ["a.txt", "b.txt"].map(|name| folder.path().join(name));
+    /// let mut sealed = Vec::new();
+    /// for path in &paths {
+    ///     let mut file = AtomicFile::create(path)?;
+    ///     file.write_all(b"half of it").unwrap();
+    ///     sealed.push(file.seal()?);
+    /// }
+    /// assert_eq!(sealed[0].bytes().unwrap(), 10);
+    /// // Both are whole, and neither has appeared.
+    /// assert!(!paths[0].exists() && !paths[1].exists());
+    /// commit_all(sealed)?;
+    /// assert!(paths[0].exists() && paths[1].exists());
+    /// # Ok::<(), nystream_datasets::atomic::OutputError>(())
+    /// ```
     ///
     /// # Errors
     /// [`OutputError::Write`]; nothing is left behind then.
@@ -257,6 +288,15 @@ pub fn commit_all(files: Vec<SealedFile>) -> Result<(), OutputError> {
 }
 
 /// Writes `bytes` to `path`, whole or not at all.
+///
+/// ```
+/// let folder = tempfile::tempdir().unwrap();
+/// let path = folder.path().join("report.json");
+/// nystream_datasets::atomic::write(&path, b"{}")?;
+/// nystream_datasets::atomic::write(&path, b"[]")?;
+/// assert_eq!(std::fs::read(&path).unwrap(), b"[]");
+/// # Ok::<(), nystream_datasets::atomic::OutputError>(())
+/// ```
 ///
 /// # Errors
 /// As [`AtomicFile::create`] and [`AtomicFile::commit`].

@@ -86,7 +86,22 @@ impl ChunkCache {
         self.used
     }
 
-    /// Appends a copy of `chunk` and returns its number.
+    /// Appends a copy of `chunk` and returns its number: 0, 1, 2, ..
+    ///
+    /// ```
+    /// use nystream_datasets::{Chunk, ChunkCache, DataError};
+    /// let folder = tempfile::tempdir().unwrap();
+    /// let mut cache = ChunkCache::on_disk(folder.path(), 10_000)?;
+    /// let mut chunk = Chunk::new();
+    /// (chunk.numeric, chunk.numeric_width) = (vec![0.5; 1000], 1);
+    /// // 4,000 bytes and some for the shape: two fit, a third is refused and changes nothing.
+    /// assert_eq!((cache.write(&chunk)?, cache.write(&chunk)?), (0, 1));
+    /// assert!(matches!(cache.write(&chunk), Err(DataError::DiskBudget { limit: 10_000, .. })));
+    /// assert_eq!(cache.len(), 2);
+    /// // The file has no name: it goes when the process does, however that ends.
+    /// assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    /// # Ok::<(), DataError>(())
+    /// ```
     ///
     /// # Errors
     /// [`DataError::DiskBudget`] or [`DataError::MemoryBudget`] beyond the limit, [`DataError::CacheWrite`] when the disk refuses.

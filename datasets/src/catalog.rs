@@ -93,7 +93,18 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Reads all footers of `sources` and checks them against each other.
+    /// Reads all footers of `sources` and checks them against each other. No page is read: data of any size opens at once.
+    ///
+    /// ```
+    /// use nystream_datasets::{Catalog, DataError, Sources};
+    /// // Files of one data set have the same columns; here the second lacks `x2`.
+    /// let sources = Sources::parse(&["synth:sines?rows=10&d=3", "synth:sines?rows=20&d=2"])?;
+    /// assert!(matches!(Catalog::open(&sources), Err(DataError::SchemaColumn { .. })));
+    /// let empty = Sources::parse(&["synth:sines?rows=0"])?;
+    /// assert!(matches!(Catalog::open(&empty), Err(DataError::NoRows { .. })));
+    /// assert_eq!(Catalog::open_any(&empty)?.total_rows, 0);
+    /// # Ok::<(), DataError>(())
+    /// ```
     ///
     /// # Errors
     /// Any file that cannot be read or decoded; files that disagree about columns; no rows at all.
@@ -177,6 +188,18 @@ impl Catalog {
     /// The blocks of worker `index` among `peers`: contiguous in global order, counts differing by at most one.
     ///
     /// The union over all indices is every block once. Ownership may split a row group.
+    ///
+    /// ```
+    /// use nystream_datasets::{BlockRun, Catalog, Sources};
+    /// // 5,000 rows are two blocks of 2,048 rows and one of 904.
+    /// let catalog = Catalog::open(&Sources::parse(&["synth:sines?rows=5000"])?)?;
+    /// assert_eq!(catalog.partition(2, 0), [BlockRun { file: 0, first: 0, end: 1 }]);
+    /// assert_eq!(catalog.partition(2, 1), [BlockRun { file: 0, first: 1, end: 3 }]);
+    /// assert_eq!(catalog.rows_of(&catalog.partition(2, 1)), 2952);
+    /// // With more workers than blocks some have none.
+    /// assert!(catalog.partition(4, 0).is_empty());
+    /// # Ok::<(), nystream_datasets::DataError>(())
+    /// ```
     pub fn partition(&self, peers: usize, index: usize) -> Vec<BlockRun> {
         let cut = |i: usize| (u128::from(self.blocks()) * i as u128 / peers.max(1) as u128) as u64;
         self.runs(cut(index), cut(index + 1))
@@ -195,7 +218,7 @@ impl Catalog {
         runs
     }
 
-    /// Rows in `runs`.
+    /// Rows in `runs`, which are of this catalog.
     pub fn rows_of(&self, runs: &[BlockRun]) -> u64 {
         runs.iter().map(|run| (run.end * BLOCK_ROWS).min(self.files[run.file].rows) - run.first * BLOCK_ROWS).sum()
     }

@@ -95,6 +95,19 @@ pub enum Role {
 ///
 /// `rows()` rows survive; `block_starts[b]..block_starts[b + 1]` are those of block `first_block + b`.
 /// Reuse one chunk for many batches: encoding clears it and keeps its capacity.
+///
+/// ```
+/// use nystream_datasets::Chunk;
+/// use nystream_hashing::RowId;
+/// // Two rows of block 4 and one of block 5 have survived; each has two numbers.
+/// let mut chunk = Chunk::new();
+/// (chunk.first_block, chunk.block_starts) = (4, vec![0, 2, 3]);
+/// (chunk.ids, chunk.numeric_width) = (vec![RowId(1), RowId(2), RowId(3)], 2);
+/// chunk.numeric = vec![0.0, 0.1, 1.0, 1.1, 2.0, 2.1];
+/// assert_eq!((chunk.rows(), chunk.blocks()), (3, 2));
+/// assert_eq!(chunk.block(1), 2..3);
+/// assert_eq!(chunk.numeric_of(chunk.block(1)), [2.0, 2.1]);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chunk {
     /// The file.

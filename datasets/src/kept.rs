@@ -81,6 +81,23 @@ impl KeptColumns {
 
     /// Column number `k` of the kept ones as read from some file, in its type in the output.
     ///
+    /// ```
+    /// use arrow_schema::DataType;
+    /// use nystream_datasets::{BlockReader, Catalog, ReadOptions, Sources, kept::KeptColumns};
+    /// let catalog = Catalog::open(&Sources::parse(&["synth:sines?rows=10&d=1&categories=1"])?)?;
+    /// let kept = KeptColumns::new(&catalog, &["c0".into()])?;
+    /// let runs = catalog.partition(1, 0);
+    /// for batch in BlockReader::new(&catalog, runs, &kept.indices(), ReadOptions::default()) {
+    ///     let read = batch?.batch.column(0).clone();
+    ///     // Text is read as a dictionary, and written as what it says.
+    ///     assert!(matches!(read.data_type(), DataType::Dictionary(..)));
+    ///     let written = kept.convert(0, &read)?;
+    ///     assert_eq!((written.data_type(), written.len()), (kept.fields()[0].data_type(), 10));
+    ///     assert_eq!(written.data_type(), &DataType::Utf8);
+    /// }
+    /// # Ok::<(), nystream_datasets::DataError>(())
+    /// ```
+    ///
     /// # Errors
     /// [`DataError::ColumnType`] for a value that this type cannot hold.
     ///

@@ -72,6 +72,17 @@ impl FromStr for Split {
     type Err = DataError;
 
     /// `none`, `hash:0.1`, `hash:0.1:COLUMN` or `time:COLUMN:0.1`. Column names may contain colons.
+    ///
+    /// ```
+    /// use nystream_datasets::Split;
+    /// assert_eq!("hash:0.1".parse::<Split>()?, Split::Hash { fraction: 0.1, column: None });
+    /// assert_eq!("time:a:b:0.2".parse::<Split>()?, Split::Time { column: "a:b".into(), fraction: 0.2 });
+    /// assert!("hash:1".parse::<Split>().is_err());
+    /// # Ok::<(), nystream_datasets::DataError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`DataError::BadSplit`] for another form, or a fraction that is not between 0 and 1.
     fn from_str(text: &str) -> Result<Self, DataError> {
         let bad = |reason: &str| DataError::BadSplit {
             reason: format!("'{text}' {reason}; write none, hash:0.1, hash:0.1:COLUMN or time:COLUMN:0.1"),

@@ -23,6 +23,21 @@ pub(crate) const GROUP_BYTES: usize = 32 << 20;
 /// A Parquet file written batch by batch; it appears when [`PredictionWriter::finish`] succeeds.
 ///
 /// The schema is that of the first batch. Memory: one row group of at most 131,072 rows or 32 MB, encoded.
+///
+/// ```
+/// use arrow_array::{Float64Array, RecordBatch};
+/// use nystream_datasets::{Catalog, Sources, sink::PredictionWriter};
+/// use std::sync::Arc;
+/// let folder = tempfile::tempdir().unwrap();
+/// let path = folder.path().join("p.parquet");
+/// let batch = RecordBatch::try_from_iter([("prediction", Arc::new(Float64Array::from(vec![0.5, 1.5])) as _)]).unwrap();
+/// let mut writer = PredictionWriter::create(&path)?;
+/// writer.write(&batch)?;
+/// writer.write(&batch)?;
+/// assert_eq!(writer.finish()?, 4);
+/// assert_eq!(Catalog::open(&Sources::parse(&[path.to_str().unwrap()])?)?.total_rows, 4);
+/// # Ok::<(), nystream_datasets::DataError>(())
+/// ```
 pub struct PredictionWriter {
     path: PathBuf,
     state: State,

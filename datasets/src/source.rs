@@ -8,7 +8,8 @@
 //! list of its files give the same ids.
 //!
 //! Files are ordered by relative path, bytewise. Names that begin with `.` or `_` are not data when a
-//! folder is searched (unfinished outputs, markers of other programs); naming one explicitly reads it.
+//! folder is searched (unfinished outputs, markers of other programs); naming one explicitly reads it. The
+//! wildcards of a glob match a leading `_`, but no leading `.`.
 //! Listing one file twice, also through a link, is an error.
 
 use crate::{DataError, synth::SynthSpec};
@@ -64,6 +65,24 @@ pub struct Sources {
 
 impl Sources {
     /// Resolves what the user wrote. Touches the file system only to list names.
+    ///
+    /// ```
+    /// use nystream_datasets::{DataError, Sources};
+    /// let root = tempfile::tempdir().unwrap();
+    /// std::fs::create_dir(root.path().join("2024")).unwrap();
+    /// for name in ["b.parquet", "2024/a.parquet", "_unfinished.parquet"] {
+    ///     std::fs::write(root.path().join(name), "").unwrap();
+    /// }
+    /// let folder = root.path().to_str().unwrap();
+    /// let sources = Sources::parse(&[folder])?;
+    /// let names: Vec<&str> = sources.files.iter().map(|file| file.name.as_str()).collect();
+    /// assert_eq!(names, ["2024/a.parquet", "b.parquet"]);
+    /// // A glob over the folder gives the same names, so the same identities. But `*` stands for what begins with `_`, too.
+    /// let glob = Sources::parse(&[format!("{folder}/**/*.parquet")])?;
+    /// assert_eq!((glob.files.len(), glob.files[2].id), (3, sources.files[1].id));
+    /// assert!(matches!(Sources::parse(&["s3://bucket/b.parquet"]), Err(DataError::UnsupportedScheme { .. })));
+    /// # Ok::<(), DataError>(())
+    /// ```
     ///
     /// # Errors
     /// When a source matches nothing, does not exist, is malformed, or a file is reached twice.

@@ -69,7 +69,17 @@ impl ColumnSummary {
         }
     }
 
-    /// The sample quantile at probability `p`, linear between table entries; `None` without a table.
+    /// The sample quantile at probability `p` (clamped to [0, 1]) in the units of the column, linear between table entries; `None` without a table.
+    ///
+    /// ```
+    /// use nystream_datasets::{ColumnInfo, ColumnKind, ColumnSummary};
+    /// let info = ColumnInfo { name: "x".into(), kind: ColumnKind::Numeric, integer: false, data_type: "Float64".into() };
+    /// let empty = ColumnSummary::empty(&info);
+    /// assert_eq!(empty.quantile(0.5), None);
+    /// // Least, median and greatest value.
+    /// let summary = ColumnSummary { quantiles: vec![0.0, 1.0, 5.0], ..empty };
+    /// assert_eq!([0.25, 0.5, 0.75].map(|p| summary.quantile(p)), [Some(0.5), Some(1.0), Some(3.0)]);
+    /// ```
     pub fn quantile(&self, p: f64) -> Option<f64> {
         let last = self.quantiles.len().checked_sub(1)?;
         let position = p.clamp(0.0, 1.0) * last as f64;

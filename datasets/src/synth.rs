@@ -254,7 +254,18 @@ impl Generator {
         self.schema.clone()
     }
 
-    /// Rows `first .. first + len` with the columns of `projection` (indices into the schema), in that order.
+    /// Rows `first .. first + len` with the columns of `projection` (indices into the schema), in that order. The rows of the spec are no bound.
+    ///
+    /// ```
+    /// use nystream_datasets::{SynthSpec, synth::Generator};
+    /// let spec: SynthSpec = "synth:friedman1?rows=1000&d=5&seed=1".parse()?;
+    /// let generator = Generator::new(&spec);
+    /// // Row 700 is the same wherever a batch begins; `y` is column 5, behind `x0 .. x4`.
+    /// let (long, short) = (generator.batch(0, 1000, &[5, 0])?, generator.batch(700, 10, &[5, 0])?);
+    /// assert_eq!(long.slice(700, 10), short);
+    /// assert_eq!(short.schema().field(0).name(), "y");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// When a projected index is not a column.

@@ -75,7 +75,26 @@ impl TableWriter {
         append(&mut self.writer, batch).map_err(|e| write_error(&self.path, e))
     }
 
-    /// Ends the row group; does nothing when it is empty.
+    /// Ends the row group; does nothing when it is empty. Without it groups end at [`TABLE_GROUP_ROWS`] rows or 32 MiB.
+    ///
+    /// ```
+    /// use arrow_array::{Int32Array, RecordBatch};
+    /// use nystream_datasets::{Catalog, Sources, table::TableWriter};
+    /// use std::sync::Arc;
+    /// let folder = tempfile::tempdir().unwrap();
+    /// let path = folder.path().join("out.parquet");
+    /// let rows = RecordBatch::try_from_iter([("n", Arc::new(Int32Array::from(vec![1, 2, 3])) as _)]).unwrap();
+    /// let mut table = TableWriter::create(&path, rows.schema())?;
+    /// table.write(&rows)?;
+    /// table.end_group()?;
+    /// table.write(&rows)?;
+    /// // Nothing is there until everything is.
+    /// assert!(!path.exists());
+    /// assert_eq!(table.finish(vec![])?, 6);
+    /// let catalog = Catalog::open(&Sources::parse(&[path.to_str().unwrap()])?)?;
+    /// assert_eq!(catalog.files[0].row_groups, [0, 3, 6]);
+    /// # Ok::<(), nystream_datasets::DataError>(())
+    /// ```
     ///
     /// # Errors
     /// A disk that refuses.

@@ -19,6 +19,16 @@ pub struct RawTensor<'a> {
 }
 
 /// The digest of tensors (in any order) and configuration text, 64 hexadecimal digits.
+///
+/// ```
+/// use nystream::model::digest::{RawTensor, model_digest};
+/// let (a, b) = ([0; 8], [1; 8]);
+/// let tensor = |name, bytes| RawTensor { name, dtype: "F64", shape: &[1], bytes };
+/// let digest = model_digest(1, &[tensor("a", &a), tensor("b", &b)], "{}");
+/// assert_eq!(digest, model_digest(1, &[tensor("b", &b), tensor("a", &a)], "{}"));
+/// assert_ne!(digest, model_digest(1, &[tensor("a", &b), tensor("b", &a)], "{}"));
+/// assert_eq!(digest.len(), 64);
+/// ```
 pub fn model_digest(version: u64, tensors: &[RawTensor<'_>], configuration: &str) -> String {
     let mut sorted: Vec<&RawTensor<'_>> = tensors.iter().collect();
     sorted.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));

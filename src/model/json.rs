@@ -55,6 +55,12 @@ fn write(value: &Value, text: &mut String) {
 ///
 /// JSON has no NaN and no infinity: `serde_json` writes them as null, silently. Reading back finds them.
 ///
+/// ```
+/// use nystream::model::json::faithful;
+/// assert_eq!(faithful(&vec![1.0, -0.5]).unwrap(), serde_json::json!([1.0, -0.5]));
+/// assert!(faithful(&vec![1.0, f64::NAN]).is_err());
+/// ```
+///
 /// # Errors
 /// What could not be represented.
 pub fn faithful<T: Serialize + DeserializeOwned + PartialEq>(value: &T) -> Result<Value, String> {

@@ -78,6 +78,15 @@ pub enum MetricError {
 impl MetricFile {
     /// Reads a metric file.
     ///
+    /// ```
+    /// use nystream::model::metric_file::MetricFile;
+    /// let folder = tempfile::tempdir().unwrap();
+    /// let path = folder.path().join("metric.json");
+    /// std::fs::write(&path, "[0.5, 2]").unwrap();
+    /// assert_eq!(MetricFile::read(&path)?, MetricFile::Scales(vec![0.5, 2.0]));
+    /// # Ok::<(), nystream::model::metric_file::MetricError>(())
+    /// ```
+    ///
     /// # Errors
     /// A file that cannot be read or has another form.
     pub fn read(path: &Path) -> Result<Self, MetricError> {
@@ -89,6 +98,20 @@ impl MetricFile {
     }
 
     /// The kernel's metric for encoded columns of these names.
+    ///
+    /// ```
+    /// use nystream::model::metric_file::{MetricError, MetricFile};
+    /// use nystream_kernels::kernel::Metric;
+    /// let (numeric, categorical) = (["pm".to_string(), "pm:is null".into()], ["station".to_string()]);
+    /// let file = MetricFile::Named([("pm".to_string(), 0.5)].into());
+    /// // Columns that are not named have scale 1.
+    /// let metric = Metric::PerFeature { numeric: vec![0.5, 1.0], categorical: vec![1.0] };
+    /// assert_eq!(file.resolve(&numeric, &categorical)?, metric);
+    /// // One scale for each of three columns, or none.
+    /// let short = MetricFile::Scales(vec![0.5]).resolve(&numeric, &categorical);
+    /// assert!(matches!(short, Err(MetricError::Size { expected: 3, found: 1, .. })));
+    /// # Ok::<(), MetricError>(())
+    /// ```
     ///
     /// # Errors
     /// Sizes and names that do not match, and scales that are not positive.

@@ -85,7 +85,8 @@ pub struct VarianceFactor {
 }
 
 impl Model {
-    /// A model without a variance factor, made now by this version.
+    /// A model without a variance factor, made by this version: `centers` are m encoded rows, `coefficients` m x t row-major and `intercepts` t values,
+    /// both in target units. [`Model::validate`] tells whether they fit together.
     pub fn new(config: FrozenConfig, centers: RowBuf, coefficients: Vec<f64>, intercepts: Vec<f64>) -> Self {
         Model { config, centers, coefficients, intercepts, variance: None, info: ModelInfo::default() }
     }
@@ -96,6 +97,21 @@ impl Model {
     }
 
     /// The digest, 64 hexadecimal digits: equal for equal models.
+    ///
+    /// ```
+    /// use nystream::model::{FrozenConfig, Model};
+    /// use nystream_kernels::{kernel::{Family, Kernel}, rows::RowBuf};
+    /// let config = FrozenConfig::new(Kernel::new(Family::Gaussian, 1.0), &["y"], 1, 0);
+    /// let centers = RowBuf { numeric: vec![0.0, 1.0], numeric_width: 1, codes: vec![], code_width: 0 };
+    /// let mut model = Model::new(config, centers, vec![0.5, -0.5], vec![3.0]);
+    /// let before = model.digest()?;
+    /// // When and by whom it was made is no part of a model; its last bit is.
+    /// model.info.created_unix += 1;
+    /// assert_eq!(model.digest()?, before);
+    /// model.coefficients[0] = model.coefficients[0].next_up();
+    /// assert_ne!(model.digest()?, before);
+    /// # Ok::<(), nystream::model::ModelError>(())
+    /// ```
     ///
     /// # Errors
     /// A configuration that cannot be written: a value that is not finite.
@@ -121,6 +137,25 @@ impl Model {
 
     /// Writes the file, whole or not at all, and gives the digest.
     ///
+    /// ```
+    /// use nystream::model::{FrozenConfig, Model, ModelError};
+    /// use nystream_kernels::{kernel::{Family, Kernel}, rows::RowBuf};
+    /// let config = FrozenConfig::new(Kernel::new(Family::Gaussian, 1.0), &["y"], 1, 0);
+    /// let centers = RowBuf { numeric: vec![0.0, 1.0], numeric_width: 1, codes: vec![], code_width: 0 };
+    /// let model = Model::new(config, centers, vec![0.5, -0.5], vec![3.0]);
+    /// let folder = tempfile::tempdir().unwrap();
+    /// let path = folder.path().join("m.nys");
+    /// let digest = model.save(&path)?;
+    /// assert!(Model::is_model_file(&path));
+    /// let loaded = Model::load(&path)?;
+    /// assert_eq!((&loaded, loaded.digest()?), (&model, digest));
+    /// // A file that ends early is told from one that is damaged.
+    /// let bytes = std::fs::read(&path).unwrap();
+    /// std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    /// assert!(matches!(Model::load(&path), Err(ModelError::CutShort { .. })));
+    /// # Ok::<(), ModelError>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Model::to_bytes`], and where the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<String, ModelError> {
@@ -142,10 +177,10 @@ impl Model {
         self.digest()
     }
 
-    /// Reads a model file.
+    /// Reads a model file. [`Model::save`] has an example.
     ///
     /// # Errors
-    /// A file that cannot be read, and every kind of damage.
+    /// [`ModelError::Read`] for a file that cannot be read, and every kind of damage as its own variant.
     pub fn load(path: &Path) -> Result<Self, ModelError> {
         let bytes = std::fs::read(path).map_err(|source| ModelError::Read { path: path.to_path_buf(), source })?;
         Model::from_bytes(&bytes, path)

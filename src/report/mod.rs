@@ -24,6 +24,17 @@ use serde_json::Value;
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// A result with a JSON and a text form.
+///
+/// ```
+/// use nystream::report::{EvaluateReport, Metrics, Report};
+/// let metrics = Metrics { rmse: Some(0.25.into()), mae: Some(f64::NAN.into()), ..Metrics::default() };
+/// let report = EvaluateReport { rows: 1000, metrics, ..EvaluateReport::default() };
+/// let json = report.json();
+/// assert_eq!((&json["schema_version"], &json["rmse"]), (&1.into(), &0.25.into()));
+/// // What does not apply, or is no number, is absent.
+/// assert!(json.get("accuracy").is_none() && json.get("mae").is_none());
+/// assert!(report.text().contains("1,000"));
+/// ```
 pub trait Report: Serialize {
     /// The text form, ending with a line break.
     fn text(&self) -> String;

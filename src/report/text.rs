@@ -3,6 +3,13 @@
 use super::PerTarget;
 
 /// Named values in two columns.
+///
+/// ```
+/// use nystream::report::text::Pairs;
+/// let mut pairs = Pairs::default();
+/// pairs.add("rows", 3).maybe("bad rows", None::<u64>).add("r2", "0.97");
+/// assert_eq!(pairs.render(), "rows  3\nr2    0.97\n");
+/// ```
 #[derive(Debug, Default)]
 pub struct Pairs {
     rows: Vec<(String, String)>,
@@ -30,7 +37,20 @@ impl Pairs {
     }
 }
 
-/// A table with a header; numbers are aligned to the right.
+/// A table with a header; columns of numbers are aligned to the right, empty cells aside. No line ends with a space.
+///
+/// ```
+/// use nystream::report::text::table;
+/// let rows = [vec!["gaussian".to_string(), "1.5".into()], vec!["laplace".into(), "12.25".into()]];
+/// assert_eq!(table(&["kernel", "rmse"], &rows), "\
+/// kernel     rmse
+/// gaussian    1.5
+/// laplace   12.25
+/// ");
+/// ```
+///
+/// # Panics
+/// If a row has fewer cells than the header.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let is_number = |cell: &str| cell.strip_prefix('-').unwrap_or(cell).starts_with(|c: char| c.is_ascii_digit());
     let numeric = |column: usize| {
@@ -78,7 +98,11 @@ pub fn number(value: f64) -> String {
     }
 }
 
-/// A value per target, separated by commas.
+/// A value per target, separated by commas, as [`number`] writes them.
+///
+/// ```
+/// assert_eq!(nystream::report::text::per_target(&vec![0.5, 12345.6].into()), "0.5000, 12346");
+/// ```
 pub fn per_target(value: &PerTarget) -> String {
     value.values().iter().map(|v| number(*v)).collect::<Vec<_>>().join(", ")
 }

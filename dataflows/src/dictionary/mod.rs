@@ -113,7 +113,7 @@ pub struct Centers {
     pub beta: f64,
     /// Atoms of the dictionary, before refinement.
     pub size: usize,
-    /// Residual trace over the pool or the dictionary's weights, relative.
+    /// Residual trace over the pool or the dictionary's weights, relative: 0 where the centers span all of it, 1 without centers.
     pub pool_trace: Option<f64>,
     /// Passes over the rows, where it was more than one.
     pub passes: u64,
@@ -129,10 +129,53 @@ fn numeric(error: impl std::fmt::Display) -> StageError {
     StageError::Numeric(error.to_string())
 }
 
-/// Chooses the centers. `sample` is the hashed sample, in hash order.
+/// Chooses the centers, once a process. `sample` is the hashed sample, in hash order; only SQUEAK looks at it. There may be fewer centers than asked for, where the
+/// candidates span no more: the notes say so.
+///
+/// ```
+/// use nystream_dataflows::dictionary::{SelectJob, pool::Pool, select};
+/// use nystream_dataflows::job::{DictionaryRule, Select};
+/// use nystream_dataflows::plan::{DictionaryWork, Selection};
+/// use nystream_kernels::{kernel::{Family, Kernel}, tile::SimdPath};
+/// # use nystream_dataflows::engine::{Process, SilentProgress, feed::RowStore, run};
+/// # use nystream_datasets::{Catalog, ColumnSummary, Encoder, EncoderOptions, Role, Sources};
+/// # use std::sync::Arc;
+/// # let catalog = Catalog::open(&Sources::parse(&["synth:sines?rows=5000&d=1"])?)?;
+/// # let summary = |info| ColumnSummary { count: 5000, sd: 0.6, min: -1.0, max: 1.0, ..ColumnSummary::empty(info) };
+/// # let summaries: Vec<ColumnSummary> = catalog.columns.iter().map(summary).collect();
+/// # let encoder = Arc::new(Encoder::fit(&summaries, &EncoderOptions { targets: vec!["y".into()], ..Default::default() })?);
+/// # let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// # let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// let job = SelectJob {
+///     kernel: Kernel::new(Family::Gaussian, 0.5),
+///     simd: SimdPath::detect(),
+///     seed: 0,
+///     centers: 10,
+///     // Pivots among about 1,000 of the 5,000 rows.
+///     selection: Selection::RpCholesky { rows: 1000, full: false },
+///     given: Select::RpCholesky,
+///     rule: DictionaryRule::default(),
+///     ridge_matrix: 1.0,
+///     rows: 5000,
+///     work: DictionaryWork::unbounded(2),
+/// };
+/// // `catalog`, `encoder` and `store` are those of the example of `RowStore`.
+/// let results = run(&process, communication, move |session| {
+/// #   let (peers, index, process) = (session.peers(), session.index(), Arc::clone(&session.process));
+/// #   let store = RowStore::new(&catalog, Arc::clone(&encoder), peers, index, process);
+///     select(session, &store, &Pool::default(), &job)
+/// }).unwrap();
+/// let centers = results[0].clone().unwrap();
+/// assert_eq!((centers.rows.len(), centers.rows_scored), (10, 1000));
+/// // Ten pivots carry nearly all of the kernel's trace on a line.
+/// assert!(centers.pool_trace.unwrap() < 0.05);
+/// # Ok::<(), nystream_datasets::DataError>(())
+/// ```
 ///
 /// # Errors
-/// Bad data, numerical failure, or a dictionary that outgrows its limit.
+/// [`StageError::Data`] for rows that cannot be read or encoded, a pool without rows, or a bad row among given centers;
+/// [`StageError::Numeric`] for a factorisation that fails; [`StageError::Budget`] for a theorem's dictionary beyond its budget, or one that
+/// outgrows [`DictionaryWork::max_atoms`]; the same on every worker.
 pub fn select(
     session: &mut Session<'_>,
     store: &RowStore,

@@ -77,7 +77,17 @@ impl Pool {
         }
     }
 
-    /// Indices of the first row of every group of rows with equal features, in order.
+    /// Indices of the first row of every group of rows with equal features, in order. 0.0 and -0.0 are equal.
+    ///
+    /// ```
+    /// use nystream_dataflows::dictionary::pool::Pool;
+    /// use nystream_hashing::RowId;
+    /// use nystream_kernels::rows::RowBuf;
+    /// let rows = RowBuf { numeric: vec![1.0, 2.0, 1.0], numeric_width: 1, codes: vec![], code_width: 0 };
+    /// let pool = Pool { rows, ids: vec![RowId(7), RowId(8), RowId(9)], ..Pool::default() };
+    /// assert_eq!(pool.distinct(), [0, 1]);
+    /// assert_eq!(pool.gather(&pool.distinct()).ids, [RowId(7), RowId(8)]);
+    /// ```
     pub fn distinct(&self) -> Vec<usize> {
         let view = self.rows.view();
         let mut seen = std::collections::BTreeSet::new();
@@ -238,7 +248,15 @@ pub(crate) fn feature_key(rows: Rows<'_>, i: usize) -> [u8; 32] {
 }
 
 /// Leading zero bits that leave about `wanted` of `rows` rows, and at least `wanted` of them with overwhelming probability:
-/// floor(log2(rows / (wanted + 8 sqrt(wanted) + 64))).
+/// floor(log2(rows / (wanted + 8 sqrt(wanted) + 64))), and 0, all rows, where that is negative.
+///
+/// ```
+/// use nystream_dataflows::dictionary::pool::{expected_bits, pool_bits, pool_rows};
+/// // 20,000 of a million rows are wanted: five bits leave a 32nd.
+/// assert_eq!((pool_bits(1_000_000, 20_000), pool_rows(1_000_000, 5)), (5, 31_250));
+/// assert_eq!(expected_bits(1_000_000, 31_250), 5);
+/// assert_eq!(pool_bits(20_000, 20_000), 0);
+/// ```
 pub fn pool_bits(rows: u64, wanted: u64) -> u32 {
     let needed = wanted as f64 + 8.0 * (wanted as f64).sqrt() + 64.0;
     let ratio = rows as f64 / needed;
@@ -255,7 +273,17 @@ pub fn expected_bits(rows: u64, expected: u64) -> u32 {
     if expected >= rows { 0 } else { (rows as f64 / expected.max(1) as f64).log2().round() as u32 }
 }
 
-/// Whether `hash` has at least `bits` leading zero bits.
+/// Whether `hash` has at least `bits` leading zero bits. Pools of more bits lie within those of fewer.
+///
+/// ```
+/// use nystream_dataflows::dictionary::pool::in_pool;
+/// use nystream_hashing::{RowId, StreamKey};
+/// let key = StreamKey::new(0, "sample", 0);
+/// let count = |bits| (0..100_000).filter(|row| in_pool(key.u128(RowId(*row)), bits)).count();
+/// assert_eq!(count(0), 100_000);
+/// // A quarter, but for chance.
+/// assert!(count(2).abs_diff(25_000) < 600);
+/// ```
 pub fn in_pool(hash: u128, bits: u32) -> bool {
     hash.leading_zeros() >= bits
 }
@@ -272,7 +300,7 @@ pub struct PoolRule {
 }
 
 impl PoolRule {
-    /// Every row whose hash under `key` has `bits` leading zero bits.
+    /// Every row whose hash under `key` has at least `bits` leading zero bits.
     pub fn all(key: StreamKey, bits: u32) -> Self {
         PoolRule { key, bits, most: None }
     }
@@ -307,10 +335,38 @@ impl Scan for PoolScan {
     }
 }
 
-/// Gathers the pool of `rule`, in the order of its hashes, once per process.
+/// Gathers the pool of `rule`, in the order of its hashes, once per process. `feed` is over [`Role::Training`](nystream_datasets::Role), or over whatever
+/// rows the pool is to be of.
+///
+/// ```
+/// use nystream_dataflows::dictionary::pool::{Columns, PoolRule, gather_pool, pool_bits};
+/// use nystream_hashing::StreamKey;
+/// # use nystream_dataflows::engine::{Process, SilentProgress, feed::RowStore, run};
+/// # use nystream_datasets::{Catalog, ColumnSummary, Encoder, EncoderOptions, Role, Sources};
+/// # use std::sync::Arc;
+/// # let catalog = Catalog::open(&Sources::parse(&["synth:sines?rows=5000&d=1"])?)?;
+/// # let summary = |info| ColumnSummary { count: 5000, sd: 0.6, min: -1.0, max: 1.0, ..ColumnSummary::empty(info) };
+/// # let summaries: Vec<ColumnSummary> = catalog.columns.iter().map(summary).collect();
+/// # let encoder = Arc::new(Encoder::fit(&summaries, &EncoderOptions { targets: vec!["y".into()], ..Default::default() })?);
+/// # let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// # let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// let key = StreamKey::new(0, "example", 0);
+/// // `catalog`, `encoder` and `store` are those of the example of `RowStore`: 5,000 rows.
+/// let results = run(&process, communication, move |session| {
+/// #   let (peers, index, process) = (session.peers(), session.index(), Arc::clone(&session.process));
+/// #   let store = RowStore::new(&catalog, Arc::clone(&encoder), peers, index, process);
+///     let rule = PoolRule { most: Some(500), ..PoolRule::all(key, pool_bits(5000, 500)) };
+///     gather_pool(session, "example", store.feed(Role::Training), rule, Columns::All)
+/// }).unwrap();
+/// let pool = results[0].clone().unwrap();
+/// // The bits leave more than 500 rows, of which the first by hash are kept.
+/// assert_eq!((pool.len(), pool.rows.numeric.len(), pool.targets.len()), (500, 500, 500));
+/// assert!(pool.ids.is_sorted_by_key(|id| key.u128(*id)));
+/// # Ok::<(), nystream_datasets::DataError>(())
+/// ```
 ///
 /// # Errors
-/// Bad data, or a damaged exchange.
+/// [`StageError::Data`] for rows that cannot be read or encoded, [`StageError::Internal`] for a damaged exchange; the same on every worker.
 pub fn gather_pool(
     session: &mut Session<'_>,
     name: &str,

@@ -1,4 +1,20 @@
 //! Little-endian encoding of what parcels carry, with checked reading.
+//!
+//! ```
+//! use nystream_dataflows::StageError;
+//! use nystream_dataflows::engine::bytes::{Reader, Writer};
+//! let mut out = Writer::default();
+//! out.u64(3);
+//! out.f64s(&[0.5, -2.0]);
+//! // A number takes 8 bytes, and so does the length of what has one.
+//! assert_eq!(out.0.len(), 8 + 8 + 16);
+//! let mut from = Reader(&out.0);
+//! assert_eq!((from.u64()?, from.f64s()?, from.is_empty()), (3, vec![0.5, -2.0], true));
+//! assert!(matches!(Reader(&out.0[..20]).f64s(), Err(StageError::Internal(_))));
+//! # Ok::<(), StageError>(())
+//! ```
+//!
+//! Values carry no tags: they are read as they were written, in the same order.
 
 use crate::error::StageError;
 use nystream_hashing::RowId;
@@ -43,7 +59,7 @@ impl Writer {
     }
 }
 
-/// Reads what [`Writer`] wrote; every read is checked.
+/// Reads what [`Writer`] wrote; every read is checked, and one that finds too few bytes is [`StageError::Internal`].
 pub struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {

@@ -19,8 +19,25 @@ pub struct Counters {
 
 /// The counts so far of all processes, on every worker. One exchange of 24 bytes a process.
 ///
+/// ```
+/// use nystream_dataflows::engine::{Process, SilentProgress, counters, run};
+/// let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// let results = run(&process, communication, |session| {
+///     if session.is_leader() {
+///         // Workers count in what their process shares: 1,000 entries here, and 500 flops done with them.
+///         session.process.count(1000, 500);
+///     }
+///     counters(session)
+/// });
+/// for total in results.unwrap() {
+///     let total = total.unwrap();
+///     assert_eq!((total.kernel_entries, total.flops, total.bytes_read), (1000, 500, 0));
+/// }
+/// ```
+///
 /// # Errors
-/// A damaged exchange.
+/// [`StageError::Internal`] for a damaged exchange.
 pub fn counters(session: &mut Session<'_>) -> Result<Counters, StageError> {
     let process = &session.process;
     let own = [&process.bytes_read, &process.kernel_entries, &process.flops].map(|c| c.load(Ordering::Relaxed));

@@ -33,10 +33,32 @@ pub struct Letter {
     pub bytes: Vec<u8>,
 }
 
-/// Sends `letters`, one at a time, and gives every letter that arrives here to `receive`. Every worker calls this in step.
+/// Sends `letters`, one at a time, and gives every letter that arrives here to `receive`. Every worker calls this in step, and all letters
+/// are received when it returns. [`Letter::to`] is taken modulo the number of workers.
+///
+/// ```
+/// use nystream_dataflows::engine::deal::{Letter, deal};
+/// use nystream_dataflows::engine::{Process, SilentProgress, run};
+/// use std::{cell::RefCell, rc::Rc};
+/// let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// let received = run(&process, communication, |session| {
+///     let (me, peers) = (session.index() as u8, session.peers() as u64);
+///     let letters = (0..peers).map(move |to| Letter { to, bytes: vec![me, to as u8] });
+///     let shelf: Rc<RefCell<Vec<Vec<u8>>>> = Rc::default();
+///     let sink = Rc::clone(&shelf);
+///     deal(session, "example", letters, move |bytes| Ok(sink.borrow_mut().push(bytes))).unwrap();
+///     let mut received = shelf.take();
+///     // They arrive in any order.
+///     received.sort();
+///     received
+/// });
+/// assert_eq!(received.unwrap(), [[[0, 0], [1, 0]], [[0, 1], [1, 1]]]);
+/// ```
 ///
 /// # Errors
-/// The least error that any `receive` returned, the same on every worker.
+/// The first error of a worker's `receive`, the least of them where several workers have one; the same on every worker. The letters that
+/// arrive at a worker after its error are dropped.
 pub fn deal<I, F>(session: &mut Session<'_>, name: &str, letters: I, mut receive: F) -> Result<(), StageError>
 where
     I: Iterator<Item = Letter> + 'static,

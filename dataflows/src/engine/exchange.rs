@@ -180,10 +180,29 @@ fn error_parcel(error: &StageError) -> Outgoing {
 
 /// Runs one pass on every worker; see the module documentation.
 ///
-/// `name` shows in timely's logs. The result is sorted by (key, reducer's order) and equal on all workers of the audience.
+/// `name` shows in timely's logs. The result is sorted by (key, reducer's order) and equal on all workers of the audience, save for
+/// [`Audience::Owners`], each of whom has its own keys. Every worker of every process must call this in step. The key `u64::MAX` is taken.
+///
+/// ```
+/// use nystream_dataflows::engine::exchange::Gather;
+/// use nystream_dataflows::engine::{Audience, Outgoing, Process, SilentProgress, pass, run};
+/// let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// let results = run(&process, communication, |session| {
+///     let me = session.index() as u8;
+///     let parcels = vec![Outgoing { key: 7, bytes: vec![me] }, Outgoing { key: 2, bytes: vec![me] }];
+///     pass(session, "example", parcels, Gather::default(), Audience::Everyone)
+/// }).unwrap();
+/// // By key, then by sender, on both workers: whose parcels arrived first shows nowhere.
+/// for result in results {
+///     let found: Vec<(u64, u8)> = result.unwrap().iter().map(|parcel| (parcel.key, parcel.bytes[0])).collect();
+///     assert_eq!(found, [(2, 0), (2, 1), (7, 0), (7, 1)]);
+/// }
+/// ```
 ///
 /// # Errors
-/// The least error (in the order of [`StageError`]) that any worker met, the same on every worker.
+/// The least error (in the order of [`StageError`]) that any worker met, the same on every worker. The job is over then: after an error in a
+/// scan, later passes of the process contribute nothing.
 pub fn pass<S, R>(
     session: &mut Session<'_>,
     name: &str,

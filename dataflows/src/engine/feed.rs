@@ -27,7 +27,41 @@ pub fn view(chunk: &Chunk) -> Rows<'_> {
     Rows::new(&chunk.numeric, chunk.numeric_width, &chunk.codes, chunk.code_width)
 }
 
-/// Blocks of one data set that a worker owns, and how they are encoded.
+/// Blocks of one data set that a worker owns, and how they are encoded. Clones share what is kept.
+///
+/// ```
+/// use nystream_dataflows::StageError;
+/// use nystream_dataflows::engine::{Process, SilentProgress, feed::RowStore, run};
+/// use nystream_datasets::{Catalog, Chunk, ColumnSummary, Encoder, EncoderOptions, Role, Sources};
+/// use std::sync::Arc;
+///
+/// let catalog = Catalog::open(&Sources::parse(&["synth:sines?rows=5000&d=1"])?)?;
+/// // A fit finds these with a pass, see `profile`.
+/// let summary = |info| ColumnSummary { count: 5000, sd: 0.6, min: -1.0, max: 1.0, ..ColumnSummary::empty(info) };
+/// let summaries: Vec<ColumnSummary> = catalog.columns.iter().map(summary).collect();
+/// let encoder = Arc::new(Encoder::fit(&summaries, &EncoderOptions { targets: vec!["y".into()], ..Default::default() })?);
+///
+/// let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// let rows = run(&process, communication, move |session| {
+///     let (peers, index, process) = (session.peers(), session.index(), Arc::clone(&session.process));
+///     let store = RowStore::new(&catalog, Arc::clone(&encoder), peers, index, process);
+///     store.keep_in_memory();
+///     let mut chunk = Chunk::new();
+///     let mut passes = [0, 0];
+///     // The second pass decodes nothing, and sees the same.
+///     for rows in &mut passes {
+///         let mut feed = store.feed(Role::Training);
+///         while feed.next(&mut chunk)? {
+///             *rows += chunk.rows();
+///         }
+///     }
+///     Ok::<_, StageError>(passes)
+/// }).unwrap();
+/// // Three blocks of 2,048 rows, the last ragged: one worker has one of them, the other two.
+/// assert_eq!(rows, [Ok([2048, 2048]), Ok([2952, 2952])]);
+/// # Ok::<(), nystream_datasets::DataError>(())
+/// ```
 #[derive(Clone)]
 pub struct RowStore {
     catalog: Catalog,
@@ -63,7 +97,7 @@ enum Filling {
 }
 
 impl RowStore {
-    /// The share of worker `index` of `peers` in `catalog`.
+    /// The share of worker `index` of `peers` in `catalog`, both over all processes. Nothing is read yet.
     pub fn new(catalog: &Catalog, encoder: Arc<Encoder>, peers: usize, index: usize, process: Arc<Process>) -> Self {
         RowStore {
             runs: catalog.partition(peers, index),
@@ -84,7 +118,7 @@ impl RowStore {
     }
 
     /// Asks that the training chunks of the next pass be kept in a file in `folder`, of at most `limit` bytes, unless they are kept
-    /// already. A pass that cannot write there ends with an error.
+    /// already. A pass that cannot write there, or would pass the limit, ends with [`StageError::Budget`].
     pub fn keep_on_disk(&self, folder: &Path, limit: u64) {
         let mut kept = self.kept.borrow_mut();
         if matches!(*kept, Kept::Never) {
@@ -120,7 +154,7 @@ impl RowStore {
         &self.catalog
     }
 
-    /// A pass over the rows of `role`.
+    /// A pass over the rows of `role`, in the order of the files. Any number of passes may be made, one after the other.
     pub fn feed(&self, role: Role) -> Feed {
         // Only training rows are kept: they are what solvers read again and again.
         let (supply, filling) = match &*self.kept.borrow() {
@@ -138,7 +172,12 @@ impl RowStore {
     }
 }
 
-/// Blocks decoded together: four, fewer where rows are so wide that a chunk would pass 16 MB.
+/// Blocks decoded together: four, fewer where rows of `row_bytes` encoded bytes are so wide that a chunk would pass 16 MiB; at least one.
+///
+/// ```
+/// use nystream_dataflows::engine::feed::blocks_per_batch;
+/// assert_eq!([400, 4096, 1 << 20].map(blocks_per_batch), [4, 2, 1]);
+/// ```
 pub fn blocks_per_batch(row_bytes: usize) -> u64 {
     let block = (row_bytes.max(1) as u64) * BLOCK_ROWS;
     ((16 << 20) / block).clamp(1, 4)
@@ -173,10 +212,11 @@ impl Feed {
         self.store.catalog.global_block(file, chunk.first_block + block as u64)
     }
 
-    /// Replaces `chunk` by the next one; false when there is none left.
+    /// Replaces `chunk` by the next one; false when there is none left, and from then on.
     ///
     /// # Errors
-    /// What reading or encoding reports; the pass is then over.
+    /// [`StageError::Data`] for what cannot be read or encoded, [`StageError::Budget`] for a cache that cannot be written; the pass is then
+    /// over. Bad rows are no error: the chunk lists them.
     pub fn next(&mut self, chunk: &mut Chunk) -> Result<bool, StageError> {
         if matches!(self.supply, Supply::Idle) {
             self.supply = self.start()?;

@@ -1,4 +1,6 @@
 //! The session of a worker and the state shared by the workers of a process.
+//!
+//! A worker that panics leaves its siblings waiting in [`Session::once`] or in a pass: a program must end on any panic, as `nystream` does.
 
 use crate::error::StageError;
 use crate::profile::NAMED_BAD_ROWS;
@@ -170,6 +172,17 @@ impl<'w> Session<'w> {
     ///
     /// Every worker of the process must call this in the same order. The waiting workers sleep, so `work` may use all the
     /// process's threads.
+    ///
+    /// ```
+    /// use nystream_dataflows::engine::{Process, SilentProgress, run};
+    /// let process = Process::new(3, 1, 0, Box::new(SilentProgress));
+    /// let communication = timely::CommunicationConfig::Process(3).try_build().unwrap();
+    /// let values = run(&process, communication, |session| {
+    ///     let index = session.index();
+    ///     *session.once(|| 10 + index)
+    /// });
+    /// assert_eq!(values.unwrap(), [10, 10, 10]);
+    /// ```
     pub fn once<T, F>(&mut self, work: F) -> Arc<T>
     where
         T: Any + Send + Sync,
@@ -203,7 +216,21 @@ impl<'w> Session<'w> {
         shared.downcast::<T>().unwrap_or_else(|_| unreachable!("workers of a process fell out of step"))
     }
 
-    /// [`Session::once`] for work that can fail; every worker of the process gets the same error.
+    /// [`Session::once`] for work that can fail; every worker of the process gets the same error. Other processes do not hear of it:
+    /// there the work must fail alike, or the error travel with a [`pass`](crate::engine::pass).
+    ///
+    /// ```
+    /// use nystream_dataflows::StageError;
+    /// use nystream_dataflows::engine::{Process, SilentProgress, run};
+    /// let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+    /// let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+    /// let results = run(&process, communication, |session| {
+    ///     session.try_once(|| Err::<f64, _>(StageError::Numeric("pivot 3 is negative".into())))
+    /// });
+    /// for result in results.unwrap() {
+    ///     assert_eq!(result, Err(StageError::Numeric("pivot 3 is negative".into())));
+    /// }
+    /// ```
     ///
     /// # Errors
     /// The error of `work`.

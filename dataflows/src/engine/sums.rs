@@ -33,6 +33,31 @@ pub fn node_parcels(nodes: Vec<Node>, length: usize) -> Vec<Outgoing> {
 }
 
 /// Completes the trees of the segments this worker owns.
+///
+/// ```
+/// use nystream_dataflows::engine::sums::{TreeReducer, assemble, node_parcels};
+/// use nystream_dataflows::engine::{Audience, Process, SilentProgress, pass, run};
+/// use nystream_kernels::tree::SumTree;
+///
+/// let sum = |workers| {
+///     let process = Process::new(workers, 1, 0, Box::new(SilentProgress));
+///     let communication = timely::CommunicationConfig::Process(workers).try_build().unwrap();
+///     let results = run(&process, communication, |session| {
+///         // Worker i has every block whose number is i modulo the workers.
+///         let mut tree = SumTree::new(10);
+///         for block in (session.index() as u64..10).step_by(session.peers()) {
+///             tree.insert(0, block, vec![1.0, 0.1 * block as f64]).unwrap();
+///         }
+///         let parcels = node_parcels(tree.into_nodes(), 2);
+///         assemble(pass(session, "sum", parcels, TreeReducer::new(10, 2), Audience::Everyone)?, 2)
+///     });
+///     results.unwrap()[0].clone().unwrap()
+/// };
+/// let one = sum(1);
+/// assert_eq!(one[0], 10.0);
+/// // To the last bit.
+/// assert_eq!(one, sum(3));
+/// ```
 pub struct TreeReducer {
     blocks: u64,
     length: usize,
@@ -88,7 +113,7 @@ impl Reducer for TreeReducer {
 /// The summed vector from the parcels of a pass with [`TreeReducer`]; zeros when no block held a row.
 ///
 /// # Errors
-/// [`StageError::Internal`] when segments are missing.
+/// [`StageError::Internal`] for a segment of another length than its place in `length` values.
 pub fn assemble(parcels: Vec<Outgoing>, length: usize) -> Result<Vec<f64>, StageError> {
     let mut sum = vec![0.0; length];
     for Outgoing { key, bytes } in parcels {

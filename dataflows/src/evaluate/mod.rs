@@ -97,10 +97,54 @@ fn length(function: &Function) -> usize {
     if function.code.is_classification() { metrics::CLASS_SUMS } else { function.code.width() * SUMS_PER_TARGET }
 }
 
-/// Evaluates `function` on the rows of `feed`; the result is on every worker.
+/// Evaluates `function` on the rows of `feed`; the result is on every worker. Errors are in the units of the target, each row counts once whatever
+/// its weight, and a row counts for the targets that it has. `tiles` are [`Function::tiles`], `name` shows in timely's logs.
+///
+/// ```
+/// use nystream_dataflows::evaluate::{Evaluation, evaluate};
+/// use nystream_dataflows::{job::Loss, predict::Function, targets::TargetCode};
+/// use nystream_datasets::Split;
+/// use nystream_kernels::{gram::Precision, kernel::{Family, Kernel}, rows::RowBuf, tile::SimdPath};
+/// # use nystream_dataflows::engine::{Process, SilentProgress, feed::RowStore, run};
+/// # use nystream_datasets::{Catalog, ColumnSummary, Encoder, EncoderOptions, Role, Sources};
+/// # use std::sync::Arc;
+/// # let catalog = Catalog::open(&Sources::parse(&["synth:sines?rows=5000&d=1"])?)?;
+/// # let summary = |info| ColumnSummary { count: 5000, sd: 0.6, min: -1.0, max: 1.0, ..ColumnSummary::empty(info) };
+/// # let summaries: Vec<ColumnSummary> = catalog.columns.iter().map(summary).collect();
+/// let split = Split::Hash { fraction: 0.2, column: None };
+/// let options = EncoderOptions { targets: vec!["y".into()], split, ..Default::default() };
+/// # let encoder = Arc::new(Encoder::fit(&summaries, &options)?);
+/// # let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// # let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// // It says 0 everywhere.
+/// let function = Arc::new(Function {
+///     kernel: Kernel::new(Family::Gaussian, 1.0),
+///     centers: RowBuf { numeric: vec![0.0], numeric_width: 1, codes: vec![], code_width: 0 },
+///     coefficients: vec![0.0],
+///     code: TargetCode { names: vec!["y".into()], classes: vec![], centres: vec![0.0], exponents: vec![3] },
+///     loss: Loss::Squared,
+///     precision: Precision::Single,
+///     simd: SimdPath::detect(),
+///     variance: None,
+/// });
+/// // `catalog` and `store` are those of the example of `RowStore`: 5,000 rows, now with a split.
+/// let results = run(&process, communication, move |session| {
+/// #   let (peers, index, process) = (session.peers(), session.index(), Arc::clone(&session.process));
+/// #   let store = RowStore::new(&catalog, Arc::clone(&encoder), peers, index, process);
+///     let tiles = session.try_once(|| function.tiles::<f32>())?;
+///     evaluate(session, "evaluate", store.feed(Role::HeldOut), &function, &tiles)
+/// }).unwrap();
+/// let Ok(Evaluation::Regression(targets)) = &results[0] else { panic!("{results:?}") };
+/// // About a fifth of the rows is held out.
+/// assert!((900..1100).contains(&targets[0].rows));
+/// // A constant explains nothing of the spread.
+/// assert!(targets[0].r2 <= 0.0 && targets[0].rmse > 0.1);
+/// # Ok::<(), nystream_datasets::DataError>(())
+/// ```
 ///
 /// # Errors
-/// Bad data, or a damaged exchange.
+/// [`StageError::Data`] for rows that cannot be read or encoded, [`StageError::Internal`] for a damaged exchange; the same on every worker. No
+/// row at all is no error here: see [`Evaluation::rows`].
 pub fn evaluate<T: Entry>(
     session: &mut Session<'_>,
     name: &str,

@@ -162,7 +162,7 @@ impl Default for DictionaryRule {
     }
 }
 
-/// Everything a fit is asked to do. `None` stands for `auto`.
+/// Everything a fit is asked to do. `None` stands for `auto`, for a default or for no limit, as the field has it. [`fit`](crate::job::fit) has an example.
 #[derive(Clone, Debug)]
 pub struct FitConfig {
     /// Columns, scaling, weights, split.
@@ -173,7 +173,7 @@ pub struct FitConfig {
     pub loss: Loss,
     /// Kernel family.
     pub family: Option<Family>,
-    /// Bandwidth.
+    /// Bandwidth, in encoded units or medians.
     pub bandwidth: Bandwidth,
     /// Metric on encoded columns.
     pub metric: MetricRequest,
@@ -201,13 +201,13 @@ pub struct FitConfig {
     pub disk_limit: u64,
     /// Folder of caches.
     pub temp_dir: PathBuf,
-    /// Flops that `auto` may plan.
+    /// Flops that may be planned: `auto` stays within them, and a fit that is asked for more is refused.
     pub max_flops: f64,
     /// Relative residual at which iterative solvers stop.
     pub tolerance: f64,
     /// Most iterations (pcg) or epochs (eigenpro, blockcd).
     pub iterations: Option<usize>,
-    /// Seconds after which a solve ends early.
+    /// Seconds since the start of the process after which a solve ends early.
     pub time_limit: Option<f64>,
     /// Bad rows that are tolerated.
     pub max_bad_rows: u64,

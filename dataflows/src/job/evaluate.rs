@@ -13,10 +13,46 @@ use nystream_kernels::gram::Precision;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-/// Evaluates `function` on all rows of `catalog` that have a target.
+/// Evaluates `function` on all rows of `catalog` that have a target; the result is on every worker, with errors in the units of the target. The split and
+/// the weights by class of `encoder` do not apply, since these are other rows than those of the fit. What was left out is in
+/// [`Process::bad_rows`](crate::engine::Process::bad_rows) and [`Process::skipped_rows`](crate::engine::Process::skipped_rows).
+///
+/// ```
+/// use nystream_dataflows::evaluate::Evaluation;
+/// use nystream_dataflows::job::{Loss, evaluate_model};
+/// use nystream_dataflows::{predict::Function, targets::TargetCode};
+/// use nystream_kernels::{gram::Precision, kernel::{Family, Kernel}, rows::RowBuf, tile::SimdPath};
+/// # use nystream_dataflows::engine::{Process, SilentProgress, run};
+/// # use nystream_datasets::{Catalog, ColumnSummary, Encoder, EncoderOptions, Sources};
+/// # use std::sync::Arc;
+/// # let catalog = Catalog::open(&Sources::parse(&["synth:sines?rows=5000&d=1"])?)?;
+/// # let summary = |info| ColumnSummary { count: 5000, sd: 0.6, min: -1.0, max: 1.0, ..ColumnSummary::empty(info) };
+/// # let summaries: Vec<ColumnSummary> = catalog.columns.iter().map(summary).collect();
+/// # let encoder = Arc::new(Encoder::fit(&summaries, &EncoderOptions { targets: vec!["y".into()], ..Default::default() })?);
+/// # let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// # let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// // `catalog` and `encoder` are those of the example of `RowStore`: 5,000 rows. The function says 0 everywhere.
+/// let function = Arc::new(Function {
+///     kernel: Kernel::new(Family::Gaussian, 1.0),
+///     centers: RowBuf { numeric: vec![0.0], numeric_width: 1, codes: vec![], code_width: 0 },
+///     coefficients: vec![0.0],
+///     code: TargetCode { names: vec!["y".into()], classes: vec![], centres: vec![0.0], exponents: vec![3] },
+///     loss: Loss::Squared,
+///     precision: Precision::Single,
+///     simd: SimdPath::detect(),
+///     variance: None,
+/// });
+/// let results = run(&process, communication, move |session| evaluate_model(session, &catalog, &encoder, &function, 0)).unwrap();
+/// let Ok(Evaluation::Regression(targets)) = &results[0] else { panic!("{results:?}") };
+/// // So its error is the root mean square of the target, and it explains nothing of the spread.
+/// assert_eq!(targets[0].rows, 5000);
+/// assert!(targets[0].rmse > 0.1 && targets[0].r2 <= 0.0);
+/// # Ok::<(), nystream_datasets::DataError>(())
+/// ```
 ///
 /// # Errors
-/// Unreadable data, missing columns, no row with a target, or more than `max_bad_rows` bad rows.
+/// [`StageError::Data`]: unreadable data, missing or mistyped columns, no row with a target, more than `max_bad_rows` bad rows, which are named;
+/// [`StageError::Numeric`] for a function whose parts do not fit together.
 pub fn evaluate_model(
     session: &mut Session<'_>,
     catalog: &Catalog,

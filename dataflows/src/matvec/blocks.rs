@@ -35,10 +35,26 @@ fn share(units: u64, peers: u64, index: u64) -> Range<u64> {
     cut(index)..cut(index + 1)
 }
 
-/// The sum over all `units` of `work(unit)`, vectors of `length` values, on every worker.
+/// The sum over all `units` of `work(unit)`, vectors of `length` values, on every worker. A unit's vector must not depend on who computes it.
+///
+/// ```
+/// use nystream_dataflows::engine::{Process, SilentProgress, run};
+/// use nystream_dataflows::matvec::blocks::block_sums;
+/// let sum = |workers| {
+///     let process = Process::new(workers, 1, 0, Box::new(SilentProgress));
+///     let communication = timely::CommunicationConfig::Process(workers).try_build().unwrap();
+///     let work = |unit: u64| vec![1.0, 1.0 / (1.0 + unit as f64)];
+///     let results = run(&process, communication, move |session| block_sums(session, "example", 100, 2, work));
+///     results.unwrap()[0].clone().unwrap()
+/// };
+/// let sums = sum(1);
+/// assert_eq!(sums[0], 100.0);
+/// // The same bits, whoever did what.
+/// assert_eq!(sums, sum(3));
+/// ```
 ///
 /// # Errors
-/// A damaged exchange.
+/// [`StageError::Internal`] for vectors of different lengths, or a damaged exchange.
 pub fn block_sums<F>(
     session: &mut Session<'_>,
     name: &str,

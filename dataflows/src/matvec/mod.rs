@@ -30,7 +30,7 @@ pub struct RowView<'a> {
     pub chunk: &'a Chunk,
     /// Index of the row within the chunk.
     pub row: usize,
-    /// K(x, Z) V: t values.
+    /// K(x, Z) V: t values, in the units of V.
     pub values: &'a [f64],
 }
 
@@ -107,11 +107,48 @@ fn internal(error: impl std::fmt::Display) -> StageError {
 
 /// Runs one pass; returns the m x s products (row-major) followed by the extra sums, on every worker.
 ///
-/// `v` is m x t row-major. `function` writes u (s values, pre-zeroed by the tile loop's contract: it must write all of them)
-/// and adds to the extras.
+/// `v` is m x t row-major; empty where t = 0, and then no product is formed. `function` sees the rows of a block in their order; it must
+/// write all s values of u, and adds to the extras, which start at zero in every block. t, s and the number of extras are [`Widths::input`],
+/// [`Widths::output`] and [`Widths::extras`].
+///
+/// Panics where `v` or the rows do not fit the tiles.
+///
+/// ```
+/// use nystream_dataflows::matvec::{RowView, Widths, row_sums};
+/// use nystream_kernels::{kernel::{Family, Kernel}, rows::RowBuf, tile::{SimdPath, Tiles}};
+/// # use nystream_dataflows::engine::{Process, SilentProgress, feed::RowStore, run};
+/// # use nystream_datasets::{Catalog, ColumnSummary, Encoder, EncoderOptions, Role, Sources};
+/// # use std::sync::Arc;
+/// # let catalog = Catalog::open(&Sources::parse(&["synth:sines?rows=5000&d=1"])?)?;
+/// # let summary = |info| ColumnSummary { count: 5000, sd: 0.6, min: -1.0, max: 1.0, ..ColumnSummary::empty(info) };
+/// # let summaries: Vec<ColumnSummary> = catalog.columns.iter().map(summary).collect();
+/// # let encoder = Arc::new(Encoder::fit(&summaries, &EncoderOptions { targets: vec!["y".into()], ..Default::default() })?);
+/// # let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// # let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// // `catalog`, `encoder` and `store` are those of the example of `RowStore`: 5,000 rows.
+/// let results = run(&process, communication, move |session| {
+/// #   let (peers, index, process) = (session.peers(), session.index(), Arc::clone(&session.process));
+/// #   let store = RowStore::new(&catalog, Arc::clone(&encoder), peers, index, process);
+///     let centers = RowBuf { numeric: vec![-1.0, 0.0, 1.0], numeric_width: 1, codes: vec![], code_width: 0 };
+///     let kernel = Kernel::new(Family::Gaussian, 0.5);
+///     let tiles = session.once(|| Tiles::<f32>::new(&kernel, centers.view(), &[], SimdPath::detect()).unwrap());
+///     // The sum of k(x, z) over the rows for each of three centers z, and then the number of rows.
+///     let widths = Widths { input: 0, output: 1, extras: 1 };
+///     let feed = store.feed(Role::Training);
+///     row_sums(session, "density", feed, &tiles, Arc::default(), widths, |_: RowView<'_>, u, extras| {
+///         u[0] = 1.0;
+///         extras[0] += 1.0;
+///     })
+/// }).unwrap();
+/// let sums = results[0].clone().unwrap();
+/// assert_eq!((sums.len(), sums[3]), (3 + 1, 5000.0));
+/// assert!(sums[..3].iter().all(|sum| *sum > 0.0 && *sum < 5000.0));
+/// assert_eq!(results[0], results[1]);
+/// # Ok::<(), nystream_datasets::DataError>(())
+/// ```
 ///
 /// # Errors
-/// Bad data, or a damaged exchange.
+/// [`StageError::Data`] for rows that cannot be read or encoded, [`StageError::Internal`] for a damaged exchange; the same on every worker.
 pub fn row_sums<T, F>(
     session: &mut Session<'_>,
     name: &str,

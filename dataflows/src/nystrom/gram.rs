@@ -112,7 +112,7 @@ pub struct GramJob<'a, T: Entry> {
     pub code: &'a TargetCode,
     /// Shape of the accumulator.
     pub shape: GramShape,
-    /// Largest weight; entries carry sqrt(w / w_max).
+    /// Bound of the weights, positive; entries carry sqrt(w / w_max).
     pub weight_max: f64,
     /// Whether rows carry weights other than one.
     pub weighted: bool,
@@ -120,10 +120,50 @@ pub struct GramJob<'a, T: Entry> {
     pub time_limit: Option<f64>,
 }
 
-/// Runs the pass over `feed`; the sums are on every worker (shared per process). Weights in the sums are relative to `weight_max`.
+/// Runs the pass over `feed`; the sums are on every worker (shared per process): K_nm^T W K_nm, m x m, and K_nm^T W y', m x t, of the scaled
+/// targets of [`GramJob::code`]. Weights in the sums are relative to `weight_max`. No target may be null.
+///
+/// ```
+/// use nystream_dataflows::{nystrom::{GramJob, exact_gram}, targets::TargetCode};
+/// use nystream_kernels::gram::{GramShape, Precision};
+/// use nystream_kernels::{kernel::{Family, Kernel}, rows::RowBuf, tile::{SimdPath, Tiles}};
+/// # use nystream_dataflows::engine::{Process, SilentProgress, feed::RowStore, run};
+/// # use nystream_datasets::{Catalog, ColumnSummary, Encoder, EncoderOptions, Role, Sources};
+/// # use std::sync::Arc;
+/// # let catalog = Catalog::open(&Sources::parse(&["synth:sines?rows=5000&d=1"])?)?;
+/// # let summary = |info| ColumnSummary { count: 5000, sd: 0.6, min: -1.0, max: 1.0, ..ColumnSummary::empty(info) };
+/// # let summaries: Vec<ColumnSummary> = catalog.columns.iter().map(summary).collect();
+/// # let encoder = Arc::new(Encoder::fit(&summaries, &EncoderOptions { targets: vec!["y".into()], ..Default::default() })?);
+/// let gram = move |workers| {
+/// #   let (catalog, encoder) = (catalog.clone(), Arc::clone(&encoder));
+/// #   let process = Process::new(workers, 1, 0, Box::new(SilentProgress));
+/// #   let communication = timely::CommunicationConfig::Process(workers).try_build().unwrap();
+///     // `catalog`, `encoder` and `store` are those of the example of `RowStore`: 5,000 rows.
+///     let results = run(&process, communication, move |session| {
+/// #       let (peers, index, process) = (session.peers(), session.index(), Arc::clone(&session.process));
+/// #       let store = RowStore::new(&catalog, Arc::clone(&encoder), peers, index, process);
+///         let centers = RowBuf { numeric: vec![-1.0, 0.0, 1.0], numeric_width: 1, codes: vec![], code_width: 0 };
+///         let kernel = Kernel::new(Family::Gaussian, 0.5);
+///         let tiles = session.once(|| Tiles::<f32>::new(&kernel, centers.view(), &[], SimdPath::detect()).unwrap());
+///         // y' = y / 8
+///         let code = TargetCode { names: vec!["y".into()], classes: vec![], centres: vec![0.0], exponents: vec![3] };
+///         let shape = GramShape { centers: 3, targets: 1, precision: Precision::Single, scale_log2: 0 };
+///         let job = GramJob { tiles: &tiles, code: &code, shape, weight_max: 1.0, weighted: false, time_limit: None };
+///         exact_gram(session, "gram", store.feed(Role::Training), &job)
+///     });
+///     results.unwrap()[0].clone().unwrap()
+/// };
+/// let sums = gram(1);
+/// assert_eq!((sums.gram.nrows(), sums.cross.ncols(), sums.rows), (3, 1, 5000));
+/// assert_eq!(sums.gram[(0, 1)], sums.gram[(1, 0)]);
+/// // Integers have no order: not a bit depends on who summed what.
+/// assert_eq!(sums, gram(2));
+/// # Ok::<(), nystream_datasets::DataError>(())
+/// ```
 ///
 /// # Errors
-/// Bad data, or a kernel entry or target beyond its declared range.
+/// [`StageError::Data`] for rows that cannot be read or encoded; [`StageError::Numeric`] for a kernel entry beyond 2^`scale_log2` or a target
+/// beyond the headroom of its code; the same on every worker.
 pub fn exact_gram<T: Entry + Into<f64> + Default>(
     session: &mut Session<'_>,
     name: &str,
@@ -181,7 +221,13 @@ fn unscaled(mut sums: GramSums, code: &TargetCode) -> GramSums {
     sums
 }
 
-/// Rows of a kernel panel: as many as fit in 32 MB of f32, between 512 and 2,048, in whole exact panels. Sums are exact, so this shapes nothing.
+/// Rows of a kernel panel of `stride` entries a row: as many as fit in 32 MiB of f32, between 512 and 2,048, in whole exact panels. Sums are
+/// exact, so this shapes nothing.
+///
+/// ```
+/// use nystream_dataflows::nystrom::gram::panel_rows;
+/// assert_eq!([100, 8192, 100_000].map(panel_rows), [2048, 1024, 512]);
+/// ```
 pub fn panel_rows(stride: usize) -> usize {
     let fit = (32 << 20) / (4 * stride.max(1));
     (fit / 512 * 512).clamp(512, 2048)

@@ -15,6 +15,18 @@ pub const SHRINK_ALGEBRA: f64 = 4.0;
 pub const PRECONDITIONER_ROWS: f64 = 3.0;
 
 /// The size of a problem.
+///
+/// ```
+/// use nystream_dataflows::plan::Shape;
+/// let shape = Shape { rows: 1e6, numeric: 5.0, codes: 1.0, targets: 1.0 };
+/// // 2 flops for each number, 3 for a code, 20 for the exponential.
+/// assert_eq!(shape.entry(), 33.0);
+/// let gram = shape.gram(1000.0);
+/// assert_eq!((gram.passes, gram.entries), (1.0, 1e9));
+/// // n m^2 outweighs the entries and the algebra: 20 steps of conjugate gradients are cheaper here.
+/// assert_eq!(gram.flops, 1e9 * (33.0 + 1000.0 + 2.0) + 12.0 * 1e9);
+/// assert!(shape.pcg(1000.0, 20.0).flops < gram.flops);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Shape {
     /// Training rows n.
@@ -76,19 +88,19 @@ impl Shape {
         SolverCost { passes: epochs, entries, flops: entries * (self.entry() + 2.0 * self.targets) }
     }
 
-    /// Scoring `rows` of the data with a dictionary of M atoms through the frozen-dictionary filter, M^2 a row, and a Shrink at every
+    /// Flops of scoring `rows` of the data with a dictionary of M atoms through the frozen-dictionary filter, M^2 a row, and a Shrink at every
     /// leaf and inner node of the trie.
     pub fn squeak(&self, rows: f64, atoms: f64) -> f64 {
         let leaves = (rows / (LEAF_ROWS as f64 * atoms)).max(1.0).log2().ceil().exp2();
         rows * (atoms * self.entry() + atoms * atoms) + SHRINK_ALGEBRA * (2.0 * leaves - 1.0) * atoms.powi(3)
     }
 
-    /// One row of a pool of randomly pivoted Cholesky to m centers: m entries and m^2 flops.
+    /// Flops of one row of a pool of randomly pivoted Cholesky to m centers: m entries and m^2 flops.
     pub fn pivots(&self, m: f64) -> f64 {
         m * self.entry() + m * m
     }
 
-    /// Randomly pivoted Cholesky to m centers on a pool of `rows`.
+    /// Flops of randomly pivoted Cholesky to m centers on a pool of `rows`.
     pub fn rpcholesky(&self, rows: f64, m: f64) -> f64 {
         rows * self.pivots(m)
     }

@@ -13,6 +13,17 @@ pub struct Consumer {
 }
 
 /// The memory a process will need, by consumer.
+///
+/// ```
+/// use nystream_dataflows::plan::MemoryPlan;
+/// let mut sample = MemoryPlan::default();
+/// sample.add("sample", 1 << 20);
+/// let (mut dictionary, mut solve) = (sample.clone(), sample);
+/// dictionary.add("pool", 3 << 20);
+/// solve.add("Gram", 8 << 20);
+/// // Consumers of one plan live together, stages one after the other: what a process needs is the larger plan.
+/// assert_eq!(dictionary.larger(solve).total(), 9 << 20);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryPlan {
     /// All consumers that live at the same time, at the plan's peak.
@@ -66,6 +77,11 @@ impl MemoryPlan {
 }
 
 /// Bytes for people: binary units, one decimal.
+///
+/// ```
+/// use nystream_dataflows::plan::human;
+/// assert_eq!([1023, 1536, 3 << 30].map(human), ["1023 B", "1.5 KiB", "3.0 GiB"]);
+/// ```
 pub fn human(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = bytes as f64;

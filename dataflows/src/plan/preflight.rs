@@ -12,7 +12,53 @@ use nystream_datasets::Catalog;
 /// Share of the rows that may turn out to have no target before a refusal for flops would have been wrong.
 const ROWS_LEFT: f64 = 0.5;
 
-/// Refuses a fit that cannot fit `--memory` or `--max-flops` whatever its rows hold.
+/// Refuses a fit that cannot fit `--memory` (bytes of a process with `workers` threads) or `--max-flops` whatever its rows hold. Where the number of centers
+/// is left open nothing is refused.
+///
+/// ```
+/// use nystream_dataflows::{StageError, plan::preflight};
+/// # use nystream_dataflows::job::{Bandwidth, DictionaryRule, FitConfig, Loss, MetricRequest, Select, Solver};
+/// # use nystream_datasets::{Catalog, EncoderOptions, Sources, Split};
+/// # use nystream_kernels::{gram::Precision, kernel::Family, tile::SimdPath};
+/// # let split = Split::None;
+/// # let config = FitConfig {
+/// #     encoder: EncoderOptions { targets: vec!["y".into()], split, ..Default::default() },
+/// #     task: None,
+/// #     loss: Loss::Squared,
+/// #     family: Some(Family::Gaussian),
+/// #     bandwidth: Bandwidth::TimesMedian(1.0),
+/// #     metric: MetricRequest::default(),
+/// #     ridges: Some(vec![1e-6]),
+/// #     centers: Some(200),
+/// #     select: Select::Auto,
+/// #     dictionary_rows: None,
+/// #     dictionary_rule: DictionaryRule::default(),
+/// #     solver: Solver::Auto,
+/// #     precision: Precision::Single,
+/// #     seed: 0,
+/// #     simd: SimdPath::detect(),
+/// #     memory: 1 << 30,
+/// #     disk_limit: 1 << 30,
+/// #     temp_dir: std::env::temp_dir(),
+/// #     max_flops: 1e12,
+/// #     tolerance: 1e-5,
+/// #     iterations: None,
+/// #     time_limit: None,
+/// #     max_bad_rows: 0,
+/// #     dictionary_only: false,
+/// #     variance: false,
+/// #     warm_start: None,
+/// # };
+/// // `config` is that of the example of `fit`. A footer is all that is read: nobody makes these rows.
+/// let catalog = Catalog::open(&Sources::parse(&["synth:friedman1?rows=1e9&d=5"])?)?;
+/// let small = FitConfig { memory: 1 << 30, max_flops: 1e15, ..config };
+/// assert_eq!(preflight(&catalog, &small, 2, 1), Ok(()));
+/// // 50,000 x 50,000 numbers are 20 GB.
+/// let large = FitConfig { centers: Some(50_000), solver: Solver::Gram, max_flops: 1e20, ..small };
+/// let Err(StageError::Budget(why)) = preflight(&catalog, &large, 2, 1) else { panic!("it does not fit") };
+/// assert!(why.contains("--memory allows 1.0 GiB"), "{why}");
+/// # Ok::<(), nystream_datasets::DataError>(())
+/// ```
 ///
 /// # Errors
 /// [`StageError::Budget`] with the arithmetic of the cheapest solver that may be used.

@@ -71,8 +71,31 @@ impl Function {
         Tiles::new(&self.kernel, self.centers.view(), &[], self.simd).map_err(|e| StageError::Numeric(e.to_string()))
     }
 
-    /// From the t sums k(x, Z) alpha to what is predicted: numbers in raw units, or one score (squared loss) or probability
-    /// (logistic loss) per class.
+    /// From the t sums k(x, Z) alpha to what is predicted, [`Function::outputs`] values: numbers in raw units, or one score (squared loss) or
+    /// probability (logistic loss) per class.
+    ///
+    /// ```
+    /// use nystream_dataflows::{job::Loss, predict::Function, targets::TargetCode};
+    /// use nystream_kernels::{gram::Precision, kernel::{Family, Kernel}, rows::RowBuf, tile::SimdPath};
+    /// let classes = vec!["no".into(), "yes".into()];
+    /// let function = Function {
+    ///     kernel: Kernel::new(Family::Gaussian, 1.0),
+    ///     centers: RowBuf::new(1, 0),
+    ///     coefficients: vec![],
+    ///     // A quarter of the rows were "yes".
+    ///     code: TargetCode { names: vec!["y".into()], classes, centres: vec![0.25], exponents: vec![0] },
+    ///     loss: Loss::Logistic,
+    ///     precision: Precision::Single,
+    ///     simd: SimdPath::detect(),
+    ///     variance: None,
+    /// };
+    /// // Two classes share a sum. Far from all centers it is 0, and each class has its share.
+    /// let mut out = [0.0; 2];
+    /// function.outputs_of(&[0.0], &mut out);
+    /// assert!((out[0] - 0.75).abs() < 1e-12 && (out[1] - 0.25).abs() < 1e-12);
+    /// function.outputs_of(&[3f64.ln()], &mut out);
+    /// assert!((out[1] - 0.5).abs() < 1e-12);
+    /// ```
     pub fn outputs_of(&self, sums: &[f64], out: &mut [f64]) {
         let code = &self.code;
         match (code.classes.len(), self.loss) {

@@ -95,10 +95,32 @@ impl Scan for CensusScan {
     }
 }
 
-/// Counts the rows of `catalog` under `encoder`.
+/// Counts the rows of `catalog` under `encoder`; the counts are on every worker.
+///
+/// ```
+/// use nystream_dataflows::profile::census::census;
+/// use nystream_datasets::Split;
+/// # use nystream_dataflows::engine::{Process, SilentProgress, run};
+/// # use nystream_datasets::{Catalog, ColumnSummary, Encoder, EncoderOptions, Sources};
+/// # use std::sync::Arc;
+/// # let catalog = Catalog::open(&Sources::parse(&["synth:sines?rows=5000&d=1"])?)?;
+/// # let summary = |info| ColumnSummary { count: 5000, sd: 0.6, min: -1.0, max: 1.0, ..ColumnSummary::empty(info) };
+/// # let summaries: Vec<ColumnSummary> = catalog.columns.iter().map(summary).collect();
+/// let split = Split::Hash { fraction: 0.2, column: None };
+/// let options = EncoderOptions { targets: vec!["y".into()], split, ..Default::default() };
+/// # let encoder = Arc::new(Encoder::fit(&summaries, &options)?);
+/// # let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// # let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// // `catalog` is that of the example of `RowStore`: 5,000 rows, now with a split.
+/// let results = run(&process, communication, move |session| census(session, &catalog, &encoder, 0)).unwrap();
+/// let counts = results[0].clone().unwrap();
+/// assert_eq!((counts.rows + counts.held_out, counts.bad, counts.weight_sum), (5000, 0, counts.rows as f64));
+/// assert!((900..1100).contains(&counts.held_out));
+/// # Ok::<(), nystream_datasets::DataError>(())
+/// ```
 ///
 /// # Errors
-/// Unreadable data, missing or mistyped columns, more than `max_bad_rows` bad rows.
+/// [`StageError::Data`]: unreadable data, missing or mistyped columns, more than `max_bad_rows` bad rows.
 pub fn census(
     session: &mut Session<'_>,
     catalog: &Catalog,

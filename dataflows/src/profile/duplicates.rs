@@ -99,6 +99,20 @@ impl Reducer for Repeated {
 
 /// Checks that no two rows of `catalog` have the same key in `column`, within a quarter of `memory` bytes a process. Returns the passes it took.
 ///
+/// ```
+/// use nystream_dataflows::engine::{Process, SilentProgress, run};
+/// use nystream_dataflows::{StageError, profile::duplicates::check};
+/// use nystream_datasets::{Catalog, Sources};
+/// // 5,000 rows with one of eight levels each.
+/// let catalog = Catalog::open(&Sources::parse(&["synth:sines?rows=5000&d=1&categories=1"])?)?;
+/// let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// let results = run(&process, communication, move |session| check(session, &catalog, "c0", 1 << 30)).unwrap();
+/// let Err(StageError::Data(why)) = &results[0] else { panic!("{results:?}") };
+/// assert!(why.contains("c0"), "{why}");
+/// # Ok::<(), nystream_datasets::DataError>(())
+/// ```
+///
 /// # Errors
 /// [`StageError::Data`] naming the key of the least repeated id and two of its rows; unreadable data.
 pub fn check(session: &mut Session<'_>, catalog: &Catalog, column: &str, memory: u64) -> Result<u64, StageError> {

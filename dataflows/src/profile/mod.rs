@@ -126,10 +126,34 @@ impl Reducer for Merge {
     }
 }
 
-/// Profiles the columns of `plan`.
+/// Profiles the columns of `plan`, which `options` made of the catalog's; the profile is on every worker. Numbers are in the units of their columns, instants and
+/// days in seconds.
+///
+/// ```
+/// use nystream_dataflows::engine::{Process, SilentProgress, run};
+/// use nystream_dataflows::profile::profile;
+/// use nystream_datasets::{Catalog, Encoder, EncoderOptions, Sources};
+///
+/// let catalog = Catalog::open(&Sources::parse(&["synth:friedman1?rows=5000&d=5"])?)?;
+/// let options = EncoderOptions { targets: vec!["y".into()], ..Default::default() };
+/// let plan = options.plan(&catalog.columns)?;
+/// let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// let asked = options.clone();
+/// let results = run(&process, communication, move |session| profile(session, &catalog, &plan, &asked, 0)).unwrap();
+/// assert_eq!(results[0], results[1]);
+/// let found = results[0].clone().unwrap();
+/// // x0 is uniform on [0, 1].
+/// assert_eq!((found.rows, found.bad, found.columns[0].name.as_str()), (5000, 0, "x0"));
+/// assert!((found.columns[0].mean - 0.5).abs() < 0.02 && (found.columns[0].sd - 12f64.sqrt().recip()).abs() < 0.02);
+/// // It is what an encoder is made of.
+/// assert_eq!(Encoder::fit(&found.columns, &options)?.numeric_width(), 5);
+/// # Ok::<(), nystream_datasets::DataError>(())
+/// ```
 ///
 /// # Errors
-/// Unreadable data, a time split that cannot be made, more than `max_bad_rows` bad rows, no rows at all.
+/// [`StageError::Data`], the same on every worker: unreadable data, a column with too many levels, a time split that cannot be made, more than
+/// `max_bad_rows` bad rows, which are named.
 pub fn profile(
     session: &mut Session<'_>,
     catalog: &Catalog,

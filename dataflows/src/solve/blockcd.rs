@@ -62,13 +62,19 @@ pub struct BlockJob<'a, T: Entry> {
     pub tolerance: f64,
     /// Epochs at most.
     pub epochs: Option<usize>,
-    /// Coefficients to start from, n x t row-major.
+    /// Coefficients to start from, n x t row-major, in units of the scaled targets.
     pub warm_start: Option<Vec<f64>>,
     /// Seconds of the process after which to stop.
     pub time_limit: Option<f64>,
 }
 
-/// Rows of a coordinate block for `n` rows.
+/// Rows of a coordinate block for `n` rows: a hundredth of them, within bounds.
+///
+/// ```
+/// use nystream_dataflows::solve::blockcd::block_rows;
+/// assert!(block_rows(1_000_000) > block_rows(100_000));
+/// assert_eq!(block_rows(10), 10);
+/// ```
 pub fn block_rows(n: usize) -> usize {
     (n / 100).clamp(BLOCK_ROWS.0, BLOCK_ROWS.1).min(n.max(1))
 }
@@ -201,10 +207,59 @@ impl<T: Entry> BlockOperator for FullOperator<'_, '_, T> {
     }
 }
 
-/// Solves; the result is the same on every worker.
+/// Solves; the result is the same on every worker. The coefficients are n x t row-major for n distinct rows, in units of the scaled targets. A limit of epochs
+/// or time is no error: [`Solved::stopped`] tells.
+///
+/// ```
+/// use nystream_dataflows::dictionary::pool::{Columns, PoolRule, gather_pool};
+/// use nystream_dataflows::{solve::blockcd::{BlockJob, solve}, targets::TargetCode};
+/// use nystream_hashing::StreamKey;
+/// use nystream_kernels::{kernel::{Family, Kernel}, tile::{SimdPath, Tiles}};
+/// # use nystream_dataflows::engine::{Process, SilentProgress, feed::RowStore, run};
+/// # use nystream_datasets::{Catalog, ColumnSummary, Encoder, EncoderOptions, Role, Sources};
+/// # use std::sync::Arc;
+/// # let catalog = Catalog::open(&Sources::parse(&["synth:sines?rows=300&d=1"])?)?;
+/// # let summary = |info| ColumnSummary { count: 300, sd: 0.6, min: -1.0, max: 1.0, ..ColumnSummary::empty(info) };
+/// # let summaries: Vec<ColumnSummary> = catalog.columns.iter().map(summary).collect();
+/// # let encoder = Arc::new(Encoder::fit(&summaries, &EncoderOptions { targets: vec!["y".into()], ..Default::default() })?);
+/// # let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// # let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// // As in the example of `RowStore`, with 300 rows.
+/// let results = run(&process, communication, move |session| {
+/// #   let (peers, index, process) = (session.peers(), session.index(), Arc::clone(&session.process));
+/// #   let store = RowStore::new(&catalog, Arc::clone(&encoder), peers, index, process);
+///     // A pool of no leading zero bits is every row.
+///     let rule = PoolRule::all(StreamKey::new(0, "example", 0), 0);
+///     let pool = gather_pool(session, "rows", store.feed(Role::Training), rule, Columns::Features)?;
+///     let centers = pool.gather(&pool.distinct()).rows;
+///     let (simd, kernel) = (SimdPath::detect(), Kernel::new(Family::Matern32, 0.5));
+///     let tiles = session.once(|| Tiles::<f64>::new(&kernel, centers.view(), &[], simd).unwrap());
+///     let code = TargetCode { names: vec!["y".into()], classes: vec![], centres: vec![0.0], exponents: vec![3] };
+///     solve(session, &store, &BlockJob {
+///         tiles: &tiles,
+///         centers: &centers,
+///         kernel: &kernel,
+///         simd,
+///         code: &code,
+///         ridge: 1e-3,
+///         weight_sum: 300.0,
+///         seed: 0,
+///         tolerance: 1e-4,
+///         epochs: None,
+///         warm_start: None,
+///         time_limit: None,
+///     })
+/// }).unwrap();
+/// let solved = results[0].clone().unwrap();
+/// assert_eq!((solved.coefficients.len(), solved.ridges), (300, vec![1e-3]));
+/// assert!(solved.residuals[0] <= 1e-4);
+/// assert_eq!(solved.coefficients, results[1].clone().unwrap().coefficients);
+/// # Ok::<(), nystream_datasets::DataError>(())
+/// ```
 ///
 /// # Errors
-/// Bad data, a kernel block that is not positive definite, or a damaged exchange.
+/// [`StageError::Data`] for rows that cannot be read or encoded, [`StageError::Numeric`] for a kernel block that is not positive definite,
+/// [`StageError::Internal`] for a damaged exchange; the same on every worker.
 pub fn solve<T: Entry>(
     session: &mut Session<'_>,
     store: &RowStore,

@@ -49,9 +49,9 @@ pub struct RidgeChoice<'a> {
     pub shared: bool,
     /// How many rows judge it otherwise.
     pub count: usize,
-    /// Some of them.
+    /// Those of a range of 0..`count`, at most 512 at a time.
     pub judges: &'a dyn Fn(Range<usize>) -> Result<Judges, StageError>,
-    /// Rounding error of a kernel entry.
+    /// Rounding error of a kernel entry, absolute.
     pub entry_error: f64,
 }
 
@@ -100,8 +100,36 @@ fn numeric(error: nystream_kernels::nystrom::NystromError) -> StageError {
 ///
 /// `weight_sum` in the sums is relative to the largest weight, which changes no ridge per sample.
 ///
+/// `kmm` is K_mm, m x m; `kernel_trace` is tr K over the rows of the sums (their number for kernels with k(x, x) = 1), where the relative trace error is
+/// wanted. The coefficients alpha of a target solve (G + lambda W K_mm) alpha = b, where W is `weight_sum`, and are in units of the scaled
+/// target.
+///
+/// ```
+/// use nystream_dataflows::{StageError, solve::gram::{RidgeChoice, solve}};
+/// use nystream_kernels::{gram::GramSums, nystrom::WhitenMethod};
+/// // Two centers far from each other: K_mm is the identity, and each has a problem of its own.
+/// let kmm = faer::Mat::<f64>::identity(2, 2);
+/// let sums = GramSums {
+///     gram: faer::mat![[10.0, 0.0], [0.0, 20.0]],
+///     cross: faer::mat![[5.0], [5.0]],
+///     target_squares: vec![5.0],
+///     target_sums: vec![2.0],
+///     weight_sum: 30.0,
+///     rows: 30,
+/// };
+/// // A given ridge needs no judges.
+/// let judges = |_| Err(StageError::Internal("nobody asks".into()));
+/// let choice = RidgeChoice { given: Some(vec![0.1]), shared: false, count: 0, judges: &judges, entry_error: 0.0 };
+/// let solved = solve(&sums, kmm.as_ref(), WhitenMethod::Cholesky, &choice, Some(30.0), false)?;
+/// // The ridge is per row: 30 rows at 0.1 add 3.
+/// let close = |a: f64, b: f64| (a - b).abs() < 1e-12;
+/// assert!(close(solved.coefficients[0], 5.0 / (10.0 + 3.0)) && close(solved.coefficients[1], 5.0 / (20.0 + 3.0)));
+/// assert!(close(solved.effective_dimension.unwrap()[0], 10.0 / 13.0 + 20.0 / 23.0));
+/// # Ok::<(), StageError>(())
+/// ```
+///
 /// # Errors
-/// A factorisation that fails.
+/// [`StageError::Numeric`] for shapes that do not fit together or a factorisation that fails, and whatever `judges` reports.
 pub fn solve(
     sums: &GramSums,
     kmm: MatRef<'_, f64>,

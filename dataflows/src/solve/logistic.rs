@@ -48,9 +48,9 @@ pub struct LogisticJob<'a, T: Entry> {
     pub ridge: f64,
     /// Sum of the weights of all training rows.
     pub weight_sum: f64,
-    /// The hashed sample, from which the preconditioner is made.
+    /// The hashed sample with its weights, from which the preconditioner is made.
     pub sample: &'a Arc<Pool>,
-    /// Bound on the relative gradient norm.
+    /// Bound on the gradient norm in whitened coordinates, relative to that at f = 0.
     pub tolerance: f64,
     /// Newton steps at most.
     pub iterations: Option<usize>,
@@ -141,10 +141,62 @@ impl<T: Entry> LogisticOperator for Passes<'_, '_, '_, T> {
     }
 }
 
-/// Solves; the result is the same on every worker.
+/// Solves; the result is the same on every worker. The coefficients are m x t row-major, in units of the margins (t = 1 for two classes), and
+/// [`Solved::residuals`] the norm of the plain gradient relative to that at f = 0. A limit of steps or time is no error: [`Solved::stopped`] tells.
+///
+/// ```
+/// use nystream_dataflows::dictionary::pool::{Columns, PoolRule, gather_pool};
+/// use nystream_dataflows::{solve::logistic::{LogisticJob, solve}, targets::TargetCode};
+/// use nystream_datasets::Task;
+/// use nystream_hashing::StreamKey;
+/// use nystream_kernels::{kernel::{Family, Kernel}, rows::RowBuf, solve::Stopped, tile::{SimdPath, Tiles}};
+/// # use nystream_dataflows::engine::{Process, SilentProgress, feed::RowStore, run};
+/// # use nystream_datasets::{Catalog, ColumnSummary, Encoder, EncoderOptions, Role, Sources};
+/// # use std::sync::Arc;
+/// # let catalog = Catalog::open(&Sources::parse(&["synth:twoclass?rows=5000&d=1"])?)?;
+/// # let levels = |info: &nystream_datasets::ColumnInfo| (info.name == "y").then(|| vec![("0".into(), 2500), ("1".into(), 2500)]);
+/// # let summary = |info| ColumnSummary { count: 5000, sd: 1.0, min: -4.0, max: 4.0, levels: levels(info), ..ColumnSummary::empty(info) };
+/// # let summaries: Vec<ColumnSummary> = catalog.columns.iter().map(summary).collect();
+/// # let encoder = Arc::new(Encoder::fit(&summaries, &EncoderOptions { targets: vec!["y".into()], task: Task::Classification, ..Default::default() })?);
+/// # let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// # let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// // As in the example of `RowStore`, with two classes, `0` and `1`.
+/// let results = run(&process, communication, move |session| {
+/// #   let (peers, index, process) = (session.peers(), session.index(), Arc::clone(&session.process));
+/// #   let store = RowStore::new(&catalog, Arc::clone(&encoder), peers, index, process);
+///     let grid = (-4..=4).map(|k| 0.6 * k as f32).collect();
+///     let centers = RowBuf { numeric: grid, numeric_width: 1, codes: vec![], code_width: 0 };
+///     let (simd, kernel) = (SimdPath::detect(), Kernel::new(Family::Gaussian, 1.0));
+///     let tiles = session.once(|| Tiles::<f64>::new(&kernel, centers.view(), &[], simd).unwrap());
+///     let rule = PoolRule::all(StreamKey::new(0, "sample", 0), 2);
+///     let sample = gather_pool(session, "sample", store.feed(Role::Training), rule, Columns::All)?;
+///     // About half of the rows are of class `1`.
+///     let classes = vec!["0".into(), "1".into()];
+///     solve(session, &store, &LogisticJob {
+///         tiles: &tiles,
+///         centers: centers.view(),
+///         kernel: &kernel,
+///         simd,
+///         code: &TargetCode { names: vec!["y".into()], classes, centres: vec![0.5], exponents: vec![0] },
+///         ridge: 1e-4,
+///         weight_sum: 5000.0,
+///         sample: &sample,
+///         tolerance: 1e-6,
+///         iterations: None,
+///         warm_start: None,
+///         time_limit: None,
+///     })
+/// }).unwrap();
+/// let solved = results[0].clone().unwrap();
+/// assert_eq!((solved.coefficients.len(), solved.stopped), (9, Stopped::Converged));
+/// // The tolerance bounds the whitened gradient, not the plain one.
+/// assert!(solved.residuals[0] < 1e-2, "{:?}", solved.residuals);
+/// # Ok::<(), nystream_datasets::DataError>(())
+/// ```
 ///
 /// # Errors
-/// Bad data, a factorisation that fails, or a damaged exchange.
+/// [`StageError::Data`] for rows that cannot be read or encoded, [`StageError::Numeric`] for a factorisation that fails,
+/// [`StageError::Internal`] for a damaged exchange; the same on every worker.
 pub fn solve<T: Entry>(
     session: &mut Session<'_>,
     store: &RowStore,

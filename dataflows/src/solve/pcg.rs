@@ -36,20 +36,71 @@ pub struct PcgJob<'a, T: Entry> {
     pub weight_sum: f64,
     /// Sum of the weights of the rows that have each target: its ridge is per such row.
     pub target_weights: &'a [f64],
-    /// The hashed sample, from which the preconditioner is made.
+    /// The hashed sample with its weights, from which the preconditioner is made.
     pub sample: &'a Arc<Pool>,
     /// Tolerance and iterations.
     pub params: PcgParams,
-    /// Coefficients to start from, m x t row-major.
+    /// Coefficients to start from, m x t row-major, in units of the scaled targets.
     pub warm_start: Option<Vec<f64>>,
     /// Seconds of the process after which to stop.
     pub time_limit: Option<f64>,
 }
 
-/// Solves; the result is the same on every worker.
+/// Solves; the result is the same on every worker. The coefficients are m x t row-major, in units of the scaled targets. A limit of iterations or
+/// time is no error: [`Solved::stopped`] tells, and the residuals are those of what was reached.
+///
+/// ```
+/// use nystream_dataflows::dictionary::pool::{Columns, PoolRule, gather_pool};
+/// use nystream_dataflows::{solve::pcg::{PcgJob, solve}, targets::TargetCode};
+/// use nystream_hashing::StreamKey;
+/// use nystream_kernels::solve::{Stopped, pcg::PcgParams};
+/// use nystream_kernels::{kernel::{Family, Kernel}, rows::RowBuf, tile::{SimdPath, Tiles}};
+/// # use nystream_dataflows::engine::{Process, SilentProgress, feed::RowStore, run};
+/// # use nystream_datasets::{Catalog, ColumnSummary, Encoder, EncoderOptions, Role, Sources};
+/// # use std::sync::Arc;
+/// # let catalog = Catalog::open(&Sources::parse(&["synth:sines?rows=5000&d=1"])?)?;
+/// # let summary = |info| ColumnSummary { count: 5000, sd: 0.6, min: -1.0, max: 1.0, ..ColumnSummary::empty(info) };
+/// # let summaries: Vec<ColumnSummary> = catalog.columns.iter().map(summary).collect();
+/// # let encoder = Arc::new(Encoder::fit(&summaries, &EncoderOptions { targets: vec!["y".into()], ..Default::default() })?);
+/// # let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// # let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// // `catalog`, `encoder` and `store` are those of the example of `RowStore`: 5,000 rows.
+/// let results = run(&process, communication, move |session| {
+/// #   let (peers, index, process) = (session.peers(), session.index(), Arc::clone(&session.process));
+/// #   let store = RowStore::new(&catalog, Arc::clone(&encoder), peers, index, process);
+///     let grid = (-4..=4).map(|k| 0.4 * k as f32).collect();
+///     let centers = RowBuf { numeric: grid, numeric_width: 1, codes: vec![], code_width: 0 };
+///     let kernel = Kernel::new(Family::Gaussian, 0.5);
+///     let tiles = session.once(|| Tiles::<f64>::new(&kernel, centers.view(), &[], SimdPath::detect()).unwrap());
+///     let rule = PoolRule::all(StreamKey::new(0, "sample", 0), 2);
+///     let sample = gather_pool(session, "sample", store.feed(Role::Training), rule, Columns::All)?;
+///     solve(session, &store, &PcgJob {
+///         tiles: &tiles,
+///         centers: centers.view(),
+///         kernel: &kernel,
+///         simd: SimdPath::detect(),
+///         code: &TargetCode { names: vec!["y".into()], classes: vec![], centres: vec![0.0], exponents: vec![3] },
+///         ridge: 1e-6,
+///         weight_sum: 5000.0,
+///         target_weights: &[5000.0],
+///         sample: &sample,
+///         params: PcgParams { tolerance: 1e-6, ..PcgParams::default() },
+///         warm_start: None,
+///         time_limit: None,
+///     })
+/// }).unwrap();
+/// let solved = results[0].clone().unwrap();
+/// assert_eq!((solved.coefficients.len(), solved.stopped), (9, Stopped::Converged));
+/// // The tolerance holds for the true residual, not for the one that the recursion believes in.
+/// assert!(solved.residuals[0] <= 1e-6);
+/// // The right-hand side is a pass, and so is every step.
+/// assert!(solved.passes > solved.iterations.unwrap() as u64);
+/// # Ok::<(), nystream_datasets::DataError>(())
+/// ```
 ///
 /// # Errors
-/// Bad data, a factorisation that fails, or a damaged exchange.
+/// [`StageError::Data`] for rows that cannot be read or encoded, [`StageError::Numeric`] for a factorisation that fails,
+/// [`StageError::Internal`] for a damaged exchange; the same on every worker.
 pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob<'_, T>) -> Result<Solved, StageError> {
     let (m, t) = (job.tiles.centers(), job.code.width());
     let ridge_matrix = job.ridge * job.weight_sum;

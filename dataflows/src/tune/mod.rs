@@ -48,9 +48,9 @@ pub struct TuneRequest {
     pub metric: Metric,
     /// SIMD path of the tiles.
     pub simd: SimdPath,
-    /// Flops in all.
+    /// Flops in all; too few for the smallest candidates count as enough for them.
     pub flops: f64,
-    /// Memory of a process: as many of its workers try candidates side by side as half of it can hold.
+    /// Memory of a process in bytes: as many of its workers try candidates side by side as half of it can hold.
     pub memory: u64,
 }
 
@@ -75,7 +75,14 @@ pub struct TuneBudget {
 
 impl TuneBudget {
     /// Sizes for `flops` in all, on a sample of `rows` rows: rounds of about 36, 10 and 8 candidates at m, 2 m and 4 m
-    /// centers and 8 m rows each, m at least 64 and at most 512.
+    /// centers and 8 m rows each, m at least 64 and at most 512. A quarter of the sample is kept from fitting, to judge.
+    ///
+    /// ```
+    /// use nystream_dataflows::tune::TuneBudget;
+    /// assert_eq!(TuneBudget::new(1e9, 20_000).rounds, [(64, 512), (128, 1024), (256, 2048)]);
+    /// // Few rows are the limit before flops are.
+    /// assert_eq!(TuneBudget::new(1e9, 1000).rounds[2], (256, 750));
+    /// ```
     pub fn new(flops: f64, rows: usize) -> Self {
         // One candidate costs about (8 + 12 + 2) m^3; the rounds weigh 36 + 10 * 8 + 8 * 64.
         let unit = (flops / (22.0 * 628.0)).cbrt();
@@ -89,7 +96,17 @@ impl TuneBudget {
     }
 }
 
-/// Median distance between rows of the sample, after the metric; over all pairs of its first rows.
+/// Median distance between rows of the sample, after the metric, in encoded units: over all pairs of its first 1,000 rows that differ, the greater
+/// of the two in the middle where their number is even. 1 when no two rows differ.
+///
+/// ```
+/// use nystream_dataflows::tune::median_distance;
+/// use nystream_kernels::{kernel::Metric, rows::Rows};
+/// let rows = Rows::new(&[0.0, 1.0, 4.0, 4.0], 1, &[], 0);
+/// // Distances 1, 3, 3, 4, 4, and 0 between the equal rows, which does not count.
+/// assert!((median_distance(&Metric::Isotropic, rows) - 3.0).abs() < 1e-12);
+/// assert_eq!(median_distance(&Metric::Isotropic, rows.slice(2, 4)), 1.0);
+/// ```
 pub fn median_distance(metric: &Metric, rows: Rows<'_>) -> f64 {
     let n = rows.len().min(MEDIAN_ROWS);
     let kernel = Kernel { family: Family::Cauchy, bandwidth: 1.0, metric: metric.clone() };
@@ -108,10 +125,49 @@ pub fn median_distance(metric: &Metric, rows: Rows<'_>) -> f64 {
     *distances.select_nth_unstable_by(middle, f64::total_cmp).1
 }
 
-/// Chooses the kernel on `sample` (in hash order).
+/// Chooses the kernel on `sample` (in hash order, with targets and weights); the result is the same on every worker, and for any number of them. The
+/// bandwidth is in encoded units, errors are relative to those of the mean.
+///
+/// ```
+/// use nystream_dataflows::dictionary::pool::{Columns, PoolRule, gather_pool};
+/// use nystream_dataflows::{targets::TargetCode, tune::{TuneRequest, tune}};
+/// use nystream_hashing::StreamKey;
+/// use nystream_kernels::{kernel::{Family, Metric}, tile::SimdPath};
+/// # use nystream_dataflows::engine::{Process, SilentProgress, feed::RowStore, run};
+/// # use nystream_datasets::{Catalog, ColumnSummary, Encoder, EncoderOptions, Role, Sources};
+/// # use std::sync::Arc;
+/// # let catalog = Catalog::open(&Sources::parse(&["synth:sines?rows=5000&d=1"])?)?;
+/// # let summary = |info| ColumnSummary { count: 5000, sd: 0.6, min: -1.0, max: 1.0, ..ColumnSummary::empty(info) };
+/// # let summaries: Vec<ColumnSummary> = catalog.columns.iter().map(summary).collect();
+/// # let encoder = Arc::new(Encoder::fit(&summaries, &EncoderOptions { targets: vec!["y".into()], ..Default::default() })?);
+/// # let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// # let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// // `catalog`, `encoder` and `store` are those of the example of `RowStore`: 5,000 rows.
+/// let results = run(&process, communication, move |session| {
+/// #   let (peers, index, process) = (session.peers(), session.index(), Arc::clone(&session.process));
+/// #   let store = RowStore::new(&catalog, Arc::clone(&encoder), peers, index, process);
+///     // The rows whose hash begins with a zero bit: about half of them.
+///     let rule = PoolRule::all(StreamKey::new(0, "sample", 0), 1);
+///     let sample = gather_pool(session, "sample", store.feed(Role::Training), rule, Columns::All)?;
+///     let code = TargetCode { names: vec!["y".into()], classes: vec![], centres: vec![0.0], exponents: vec![3] };
+///     let (simd, metric) = (SimdPath::detect(), Metric::Isotropic);
+///     let family = Some(Family::Gaussian);
+///     tune(session, &sample, &code, &TuneRequest { family, bandwidth: None, metric, simd, flops: 1e9, memory: 1 << 30 })
+/// }).unwrap();
+/// let tuned = results[0].clone().unwrap();
+/// assert_eq!(tuned.kernel.family, Family::Gaussian);
+/// // The best of the last round, and better than half the error of the mean.
+/// let last = tuned.table.iter().filter(|fit| fit.candidate.round == 2);
+/// let best = last.min_by(|a, b| a.error.total_cmp(&b.error)).unwrap();
+/// assert_eq!((best.candidate.bandwidth, best.ridge_matrix), (tuned.kernel.bandwidth, tuned.ridge_matrix));
+/// assert!(best.error < 0.5);
+/// assert_eq!(results[0], results[1]);
+/// # Ok::<(), nystream_datasets::DataError>(())
+/// ```
 ///
 /// # Errors
-/// Every candidate failed numerically, or a damaged exchange.
+/// [`StageError::Budget`] when half of the memory does not hold one candidate, [`StageError::Numeric`] when every candidate failed,
+/// [`StageError::Internal`] for a damaged exchange.
 pub fn tune(
     session: &mut Session<'_>,
     sample: &Pool,

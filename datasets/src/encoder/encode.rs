@@ -22,10 +22,36 @@ impl Encoder {
     /// Encodes the rows of `raw` that play `role` into `chunk`, replacing its content.
     ///
     /// Rows whose targets are all null are counted and left out; rows with a bad value are listed and left out. Both are
-    /// done whatever the role, so every pass over the data reports the same ones.
+    /// done whatever the role, so every pass over the data reports the same ones. ([`Role::Features`] looks at no target: it skips no row for one.)
+    ///
+    /// ```
+    /// use arrow_array::{ArrayRef, Float64Array, RecordBatch};
+    /// use nystream_datasets::{BadReason, Chunk, ColumnInfo, ColumnKind, ColumnSummary, Encoder, EncoderOptions, RawBatch, Role};
+    /// use nystream_hashing::FileId;
+    /// use std::sync::Arc;
+    /// # let info = |name: &str| ColumnInfo { name: name.into(), kind: ColumnKind::Numeric, integer: false, data_type: "Float64".into() };
+    /// # let summary = |name| ColumnSummary { count: 3, sd: 2.0, max: 4.0, ..ColumnSummary::empty(&info(name)) };
+    /// # let options = EncoderOptions { targets: vec!["y".into()], ..Default::default() };
+    /// // A number `x` of mean 0 and standard deviation 2, and a target `y`.
+    /// let encoder = Encoder::fit(&[summary("x"), summary("y")], &options)?;
+    /// let column = |values: Vec<Option<f64>>| Arc::new(Float64Array::from(values)) as ArrayRef;
+    /// let x = column(vec![Some(1.0), Some(f64::NAN), Some(3.0)]);
+    /// let y = column(vec![Some(10.0), Some(20.0), None]);
+    /// let batch = RecordBatch::try_from_iter([("x", x), ("y", y)]).unwrap();
+    /// let raw = RawBatch { file: 0, file_id: FileId::from_relative_path("a.parquet"), first_ordinal: 0, batch };
+    /// let mut chunk = Chunk::new();
+    /// encoder.encode(&raw, Role::Training, &mut chunk)?;
+    /// // Features are encoded, targets stay in their own units.
+    /// assert_eq!((chunk.numeric.as_slice(), chunk.targets.as_slice()), (&[0.5][..], &[10.0][..]));
+    /// assert_eq!((chunk.bad[0].ordinal, chunk.bad[0].reason, chunk.skipped_null_target), (1, BadReason::NotANumber, 1));
+    /// // Without targets the third row is one like any other.
+    /// encoder.encode(&raw, Role::Features, &mut chunk)?;
+    /// assert_eq!((chunk.ordinals, chunk.numeric), (vec![0, 2], vec![0.5, 1.5]));
+    /// # Ok::<(), nystream_datasets::DataError>(())
+    /// ```
     ///
     /// # Errors
-    /// A column that is missing or of another type, by name.
+    /// A column that is missing or of another type, by name. Bad rows are no error: see [`Chunk::bad`].
     pub fn encode(&self, raw: &RawBatch, role: Role, chunk: &mut Chunk) -> Result<(), DataError> {
         let columns = Columns::new(&raw.batch);
         let rows = raw.batch.num_rows();

@@ -15,10 +15,28 @@ use std::collections::HashMap;
 const NORMAL_IQR: f64 = 1.349;
 
 impl Encoder {
-    /// Fixes the encoding from the summaries of the columns that [`EncoderOptions::plan`] asked for, in catalog order.
+    /// Fixes the encoding from the summaries of the columns that [`EncoderOptions::plan`] asked for, in catalog order. What was left out or decided is in
+    /// [`Encoder::notes`].
+    ///
+    /// ```
+    /// use nystream_datasets::{ColumnInfo, ColumnKind, ColumnSummary, Encoder, EncoderOptions, Transform};
+    /// let info = |name: &str| ColumnInfo { name: name.into(), kind: ColumnKind::Numeric, integer: false, data_type: "Float64".into() };
+    /// let number = |name: &str, mean: f64, sd: f64, max: f64| {
+    ///     ColumnSummary { count: 100, mean, sd, max, ..ColumnSummary::empty(&info(name)) }
+    /// };
+    /// let flat = ColumnSummary { min: 7.0, ..number("flat", 7.0, 0.0, 7.0) };
+    /// let some = ColumnSummary { nulls: 5, ..number("some", 2.0, 0.5, 3.0) };
+    /// let options = EncoderOptions { targets: vec!["y".into()], ..Default::default() };
+    /// let encoder = Encoder::fit(&[some, flat, number("y", 1.0, 1.0, 2.0)], &options)?;
+    /// // The value and whether it is null: in units of the standard deviation, and 0 or 1. A constant says nothing.
+    /// assert_eq!((encoder.numeric.len(), encoder.numeric_width()), (1, 2));
+    /// assert_eq!(encoder.numeric[0].transform, Transform::Affine { center: 2.0, scale: 0.5 });
+    /// assert!(encoder.notes.iter().any(|note| note.contains("flat")));
+    /// # Ok::<(), nystream_datasets::DataError>(())
+    /// ```
     ///
     /// # Errors
-    /// What `plan` refuses; a target that is constant or null throughout; no feature left.
+    /// What `plan` refuses; a target that is constant or null throughout; [`DataError::NoFeatures`] when no feature is left.
     pub fn fit(summaries: &[ColumnSummary], options: &EncoderOptions) -> Result<Encoder, DataError> {
         let plan = plan_of(summaries, options)?;
         let mut notes = Vec::new();

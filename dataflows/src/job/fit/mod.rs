@@ -129,10 +129,77 @@ impl Clock {
     }
 }
 
-/// Runs a fit.
+/// Runs a fit: every worker calls this in step, and each gets the same outcome.
+///
+/// Coefficients are in units of the scaled targets ([`TargetCode`]), ridges per sample, errors of the validation in the units of the
+/// target.
+///
+/// ```
+/// use nystream_dataflows::StageError;
+/// use nystream_dataflows::engine::{Process, SilentProgress, run};
+/// use nystream_dataflows::evaluate::Evaluation;
+/// use nystream_dataflows::job::{FitInputs, fit};
+/// use nystream_dataflows::job::{Bandwidth, DictionaryRule, FitConfig, Loss, MetricRequest, Select, Solver};
+/// use nystream_datasets::{Catalog, EncoderOptions, Sources, Split};
+/// use nystream_kernels::{gram::Precision, kernel::Family, tile::SimdPath};
+///
+/// let catalog = Catalog::open(&Sources::parse(&["synth:friedman1?rows=2000&d=5"])?)?;
+/// // About 200 rows are held out, to measure the error on.
+/// let split = Split::Hash { fraction: 0.1, column: None };
+/// let config = FitConfig {
+///     encoder: EncoderOptions { targets: vec!["y".into()], split, ..Default::default() },
+///     task: None,
+///     loss: Loss::Squared,
+///     family: Some(Family::Gaussian),
+///     // The median distance of the sample.
+///     bandwidth: Bandwidth::TimesMedian(1.0),
+///     metric: MetricRequest::default(),
+///     // Of the mean loss: 1,800 rows make a matrix ridge of 1.8e-3.
+///     ridges: Some(vec![1e-6]),
+///     centers: Some(200),
+///     select: Select::Auto,
+///     dictionary_rows: None,
+///     dictionary_rule: DictionaryRule::default(),
+///     solver: Solver::Auto,
+///     precision: Precision::Single,
+///     seed: 0,
+///     simd: SimdPath::detect(),
+///     memory: 1 << 30,
+///     disk_limit: 1 << 30,
+///     temp_dir: std::env::temp_dir(),
+///     max_flops: 1e12,
+///     tolerance: 1e-5,
+///     iterations: None,
+///     time_limit: None,
+///     max_bad_rows: 0,
+///     dictionary_only: false,
+///     variance: false,
+///     warm_start: None,
+/// };
+/// let inputs = FitInputs { catalog, validation: None, config, frozen: None, plan_only: false };
+/// let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// let results = run(&process, communication, move |session| fit(session, &inputs)).unwrap();
+///
+/// let outcomes = results.into_iter().collect::<Result<Vec<_>, StageError>>()?;
+/// let function = outcomes[0].function.as_ref().unwrap();
+/// assert_eq!((function.centers(), function.coefficients.len()), (200, 200));
+/// assert_eq!(function.coefficients, outcomes[1].function.as_ref().unwrap().coefficients);
+/// // The target's noise is 1, its standard deviation about 5.
+/// let Some(Evaluation::Regression(targets)) = &outcomes[0].validation else { panic!("regression was asked for") };
+/// assert_eq!(targets[0].rows + outcomes[0].profile.rows, 2000);
+/// assert!(targets[0].r2 > 0.85, "{targets:?}");
+/// # Ok::<(), StageError>(())
+/// ```
 ///
 /// # Errors
-/// Whatever ends a stage; the same on every worker.
+/// The same on every worker:
+/// * [`StageError::Usage`]: options that contradict each other or the data;
+/// * [`StageError::Budget`]: a plan beyond memory, disk or flops, before the work where the footers tell;
+/// * [`StageError::Data`]: what cannot be read or encoded, too many bad rows, nothing to learn from;
+/// * [`StageError::Numeric`]: a factorisation that fails.
+///
+/// A solver that ends at its limit of iterations or time is no error: see [`Solved::stopped`].
 pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, StageError> {
     let config = &inputs.config;
     let mut clock = Clock { seconds: BTreeMap::new(), last: Instant::now() };

@@ -51,6 +51,11 @@ pub(super) fn ridges(config: &FitConfig, tuned: Option<&Tuned>, weight_sum: f64)
 }
 
 /// Lambda of the loss over that of the squared loss with the same curvature at p = 1/2: a power of two.
+///
+/// ```
+/// use nystream_dataflows::job::{Loss, ridge_share};
+/// assert_eq!((ridge_share(Loss::Squared), ridge_share(Loss::Logistic)), (1.0, 0.25));
+/// ```
 pub fn ridge_share(loss: Loss) -> f64 {
     match loss {
         Loss::Squared => 1.0,

@@ -86,7 +86,7 @@ pub struct EigenProJob<'a, T: Entry> {
     pub seed: u64,
     /// Epochs at most.
     pub epochs: Option<usize>,
-    /// Coefficients to start from, m x t row-major.
+    /// Coefficients to start from, m x t row-major, in units of the scaled targets.
     pub warm_start: Option<Vec<f64>>,
     /// Seconds of the process after which to stop.
     pub time_limit: Option<f64>,
@@ -259,10 +259,64 @@ impl Judges {
     }
 }
 
-/// Solves; the result is the same on every worker.
+/// Solves; the result is the same on every worker. The coefficients are m x t row-major, in units of the scaled targets. A limit of epochs or time is no error:
+/// [`Solved::stopped`] tells.
+///
+/// ```
+/// use nystream_dataflows::dictionary::pool::{Columns, PoolRule, gather_pool};
+/// use nystream_dataflows::solve::eigenpro::{EigenProJob, order::Place, solve};
+/// use nystream_dataflows::targets::TargetCode;
+/// use nystream_hashing::StreamKey;
+/// use nystream_kernels::{kernel::{Family, Kernel}, rows::RowBuf, solve::Stopped, tile::{SimdPath, Tiles}};
+/// # use nystream_dataflows::engine::{Process, SilentProgress, feed::RowStore, run};
+/// # use nystream_datasets::{Catalog, ColumnSummary, Encoder, EncoderOptions, Role, Sources};
+/// # use std::sync::Arc;
+/// # let catalog = Catalog::open(&Sources::parse(&["synth:sines?rows=5000&d=1"])?)?;
+/// # let summary = |info| ColumnSummary { count: 5000, sd: 0.6, min: -1.0, max: 1.0, ..ColumnSummary::empty(info) };
+/// # let summaries: Vec<ColumnSummary> = catalog.columns.iter().map(summary).collect();
+/// # let encoder = Arc::new(Encoder::fit(&summaries, &EncoderOptions { targets: vec!["y".into()], ..Default::default() })?);
+/// # let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// # let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// // `catalog`, `encoder` and `store` are those of the example of `RowStore`: 5,000 rows.
+/// let results = run(&process, communication, move |session| {
+/// #   let (peers, index, process) = (session.peers(), session.index(), Arc::clone(&session.process));
+/// #   let store = RowStore::new(&catalog, Arc::clone(&encoder), peers, index, process);
+///     let grid = (-4..=4).map(|k| 0.4 * k as f32).collect();
+///     let centers = RowBuf { numeric: grid, numeric_width: 1, codes: vec![], code_width: 0 };
+///     let (simd, kernel) = (SimdPath::detect(), Kernel::new(Family::Gaussian, 0.5));
+///     let tiles = session.once(|| Tiles::<f64>::new(&kernel, centers.view(), &[], simd).unwrap());
+///     let rule = PoolRule::all(StreamKey::new(0, "sample", 0), 1);
+///     let sample = gather_pool(session, "sample", store.feed(Role::Training), rule, Columns::All)?;
+///     solve(session, &store, &EigenProJob {
+///         tiles: &tiles,
+///         centers: &centers,
+///         kernel: &kernel,
+///         simd,
+///         code: &TargetCode { names: vec!["y".into()], classes: vec![], centres: vec![0.0], exponents: vec![3] },
+///         ridge: 1e-4,
+///         weight_sum: 5000.0,
+///         rows: 5000,
+///         held_out: 0,
+///         sample: &sample,
+///         seed: 0,
+///         epochs: Some(2),
+///         warm_start: None,
+///         time_limit: None,
+///         row_bytes: 64,
+///         place: Place::Memory(1 << 26),
+///         exact: true,
+///     })
+/// }).unwrap();
+/// let solved = results[0].clone().unwrap();
+/// // Two epochs, and then what was reached.
+/// assert_eq!((solved.coefficients.len(), solved.stopped), (9, Stopped::MaxIterations));
+/// assert_eq!(solved.coefficients, results[1].clone().unwrap().coefficients);
+/// # Ok::<(), nystream_datasets::DataError>(())
+/// ```
 ///
 /// # Errors
-/// Bad data, a factorisation that fails, a step that would diverge, a full disk, or a damaged exchange.
+/// [`StageError::Data`] for rows that cannot be read or encoded, [`StageError::Numeric`] for a factorisation that fails or a step that would
+/// diverge, [`StageError::Budget`] for a full disk, [`StageError::Internal`] for a damaged exchange; the same on every worker.
 pub fn solve<T: Entry>(
     session: &mut Session<'_>,
     store: &RowStore,
