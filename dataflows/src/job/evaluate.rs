@@ -1,33 +1,50 @@
 //! The evaluation of a fitted function on data with known targets.
 
 use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
-use crate::engine::feed::RowStore;
+use crate::engine::feed::{RowStore, blocks_per_batch};
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::evaluate::{Evaluation, evaluate};
+use crate::plan::{MemoryPlan, Reading, Room};
 use crate::predict::Function;
 use crate::profile::{NAMED_BAD_ROWS, refuse_bad_rows};
-use nystream_datasets::BadRow;
-use nystream_datasets::{Catalog, Encoder, Role};
+use nystream_datasets::{BLOCK_ROWS, BadRow, Catalog, Encoder, Role};
 use nystream_kernels::gram::Precision;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-/// Evaluates `function` on all rows of `catalog` that have a target.
+/// What was measured, and the memory of a process that was planned for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    /// The errors.
+    pub evaluation: Evaluation,
+    /// The plan.
+    pub memory: MemoryPlan,
+}
+
+/// Evaluates `function` on all rows of `catalog` that have a target, within `room`.
 ///
 /// # Errors
-/// Unreadable data, missing columns, no row with a target, or more than `max_bad_rows` bad rows.
+/// A plan over budget; unreadable data, missing columns, no row with a target, or more than `max_bad_rows` bad rows.
 pub fn evaluate_model(
     session: &mut Session<'_>,
     catalog: &Catalog,
     encoder: &Arc<Encoder>,
     function: &Arc<Function>,
     max_bad_rows: u64,
-) -> Result<Evaluation, StageError> {
+    room: &Room,
+) -> Result<Measured, StageError> {
+    let reading = reading(catalog, encoder)?;
+    let plan = room.model.evaluating(reading, session.process.workers());
+    plan.check(room.budget)?;
     let store =
         RowStore::new(catalog, Arc::clone(encoder), session.peers(), session.index(), Arc::clone(&session.process));
     let feed = store.feed(Role::Evaluation);
     if session.is_leader() {
+        if session.process.index() == 0 {
+            let line = plan.summary(catalog.total_rows, function.centers(), room.budget);
+            session.process.progress.say(&line);
+        }
         session.process.progress.begin("evaluate", catalog.total_rows);
     }
     let evaluation = match function.precision {
@@ -47,7 +64,20 @@ pub fn evaluate_model(
     if evaluation.rows() == 0 {
         return Err(nothing_to_measure(encoder));
     }
-    Ok(evaluation)
+    Ok(Measured { evaluation, memory: plan.memory })
+}
+
+/// How a worker reads the rows that are evaluated.
+fn reading(catalog: &Catalog, encoder: &Encoder) -> Result<Reading, StageError> {
+    let projection = encoder.projection(catalog, Role::Evaluation)?;
+    let columns = || projection.iter().map(|index| catalog.column_bytes(*index));
+    let row = encoder.numeric_width() * 4 + encoder.code_width() * 2;
+    Ok(Reading {
+        rows: blocks_per_batch(row) * BLOCK_ROWS,
+        decoded: columns().map(|bytes| bytes.value).fold(0, u64::saturating_add),
+        pages: columns().map(|bytes| bytes.pages).fold(0, u64::saturating_add),
+        targets: encoder.target_width() as u64,
+    })
 }
 
 /// Why data without a single target value cannot be used to measure an error.
