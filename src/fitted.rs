@@ -140,36 +140,43 @@ fn target(name: &str, centre: f64, scale_log2: i32, deviation: Option<f64>) -> T
 /// # Errors
 /// A model whose parts do not fit together (1).
 pub fn function_of(model: &Model, simd: Option<SimdPath>) -> Result<(Encoder, Function), Failure> {
-    let config = &model.config;
-    let bad = |what: &str| Failure::data(format!("the model is not usable: {what}"));
-    let encoder: Encoder =
-        serde_json::from_value(config.encoder.clone()).map_err(|e| bad(&format!("its encoder: {e}")))?;
-    encoder.validate()?;
+    into_function(model.clone(), simd)
+}
+
+/// [`function_of`] a model that is not needed any more: its tensors are moved, not copied.
+///
+/// # Errors
+/// As there.
+pub fn into_function(model: Model, simd: Option<SimdPath>) -> Result<(Encoder, Function), Failure> {
     let t = model.outputs();
+    let Model { config, centers, coefficients, intercepts, variance, .. } = model;
+    let bad = |what: &str| Failure::data(format!("the model is not usable: {what}"));
+    let encoder: Encoder = serde_json::from_value(config.encoder).map_err(|e| bad(&format!("its encoder: {e}")))?;
+    encoder.validate()?;
     let exponents: Vec<i32> =
         if config.classes.is_empty() { config.targets.iter().map(|t| t.scale_log2).collect() } else { vec![0; t] };
-    if exponents.len() != t || model.intercepts.len() != t {
+    if exponents.len() != t || intercepts.len() != t {
         return Err(bad("its targets and coefficients differ in number"));
     }
     let code = TargetCode {
-        names: config.targets.iter().map(|t| t.name.clone()).collect(),
-        classes: config.classes.clone(),
-        centres: model.intercepts.clone(),
+        names: config.targets.into_iter().map(|t| t.name).collect(),
+        classes: config.classes,
+        centres: intercepts,
         exponents,
     };
     let path: SimdPath = match simd {
         Some(path) => path,
         None => config.simd.parse().ok().filter(|p| SimdPath::available().contains(p)).unwrap_or_else(SimdPath::detect),
     };
-    let coefficients = model.coefficients.iter().enumerate().map(|(i, c)| c / code.scale(i % t)).collect();
-    let variance = model.variance.as_ref().map(|v| predict::VarianceFactor {
-        basis: Arc::new(predict::VarianceBasis { factor: v.values.clone(), weights: v.weights.clone(), rank: v.rank }),
-        noise: v.noise.clone(),
-        signal: v.signal.clone(),
+    let coefficients = coefficients.into_iter().enumerate().map(|(i, c)| c / code.scale(i % t)).collect();
+    let variance = variance.map(|v| predict::VarianceFactor {
+        basis: Arc::new(predict::VarianceBasis { factor: v.values, weights: v.weights, rank: v.rank }),
+        noise: v.noise,
+        signal: v.signal,
     });
     let function = Function {
-        kernel: config.kernel.clone(),
-        centers: model.centers.clone(),
+        kernel: config.kernel,
+        centers,
         coefficients,
         code,
         loss: if config.loss == "logistic" { Loss::Logistic } else { Loss::Squared },

@@ -1,4 +1,4 @@
-//! What a fit promises before it starts, and how it ends when time runs out.
+//! What jobs promise before they start, and how a fit ends when time runs out.
 
 mod common;
 
@@ -91,4 +91,107 @@ fn auto_leaves_the_gram_where_it_cannot_be_exact() {
     let report = place.solved(&format!("{base} --solver auto"));
     assert_eq!(report["solver"], "pcg", "{report}");
     assert!(report["notes"].to_string().contains("an exact Gram cannot hold this kernel"), "{report}");
+}
+
+/// A model of `data`, quickly made.
+fn small_model(place: &Place, data: &str, more: &str) {
+    place.solved(&format!(
+        "fit --data {data} --target y --out m.nys --kernel gaussian --bandwidth 0.2x --ridge 1e-6 --select uniform --solver gram {more}"
+    ));
+}
+
+/// The plan of prediction and evaluation holds, is enough, and is the least that is accepted; what it does not change is the answer.
+#[test]
+fn predictions_and_evaluations_keep_to_their_memory() {
+    let place = Place::new();
+    small_model(&place, "synth:friedman1?rows=12000&d=10&seed=1", "--centers 1200 --variance");
+    let data = "--model m.nys --data synth:friedman1?rows=100000&d=10&seed=2";
+    let few = "--model m.nys --data synth:friedman1?rows=10000&d=10&seed=2";
+    for (line, workers) in [
+        (format!("predict {data} --out p.parquet"), 1),
+        (format!("predict {data} --out p.parquet --keep *"), 2),
+        (format!("predict {few} --out p.parquet --keep * --variance"), 1),
+        (format!("predict {few} --out p.parquet --keep * --variance"), 3),
+        (format!("evaluate {data}"), 2),
+    ] {
+        let line = format!("{line} --workers {workers}");
+        let output = || std::fs::read(place.path("p.parquet")).unwrap_or_default();
+        let free = place.json(&line);
+        let written = output();
+        let planned = number(&free, "/predicted/memory_bytes");
+        let peak = number(&free, "/peak_rss_bytes");
+        assert!(peak <= planned && planned < 4.0 * peak, "{line}: {peak} used, {planned} planned");
+        let bound = place.json(&format!("{line} --memory {planned}"));
+        assert!(number(&bound, "/peak_rss_bytes") <= planned, "{line}: {bound}");
+        assert_eq!(bound.get("rmse"), free.get("rmse"));
+        assert!(output() == written, "{line}: the memory changed the output");
+        let _ = std::fs::remove_file(place.path("p.parquet"));
+        let less = format!("{line} --memory {}", planned - 1.0);
+        place.fails(&less, 4, &["memory in each process", "Largest: ", "Give more with --memory"]);
+        let said = text(&place.run(&line).stderr);
+        assert!(said.contains("plan: ") && said.contains("of 8.0 GiB memory"), "{said}");
+        let _ = std::fs::remove_file(place.path("p.parquet"));
+    }
+}
+
+#[test]
+fn a_model_that_does_not_fit_is_not_even_loaded() {
+    let place = Place::new();
+    unreadable(&place, 50_000);
+    write(&place.path("t.parquet"), &batch(table(0, 3000)));
+    small_model(&place, "t.parquet", "--centers 1500 --variance");
+    // Readable pages would be needed for anything but a refusal, and then readable tensors.
+    let lines =
+        ["predict --model m.nys --data d.parquet --out p.parquet --keep *", "evaluate --model m.nys --data d.parquet"];
+    for line in lines {
+        place.fails(line, 1, &["d.parquet"]);
+        place.fails(&format!("{line} --memory 64MiB --workers 5"), 4, &["--memory allows 64.0 MiB", "--workers"]);
+    }
+    let mut bytes = std::fs::read(place.path("m.nys")).unwrap();
+    let end = bytes.len();
+    bytes[end - 4000..].fill(0x3f);
+    std::fs::write(place.path("m.nys"), bytes).unwrap();
+    for line in lines {
+        place.fails(line, 1, &["m.nys", "damaged"]);
+        place.fails(&format!("{line} --memory 70MiB --workers 1"), 4, &["the model file", "--centers", "--variance"]);
+        place.fails(&line.replace("m.nys", "t.parquet"), 1, &["Parquet file", "--data"]);
+    }
+}
+
+/// Long text makes batches shorter, and its bytes count: they are in the footers.
+#[test]
+fn kept_text_is_planned_for() {
+    let place = Place::new();
+    let rows = 20_000;
+    let mut columns = table(0, rows);
+    columns.push(("note", texts((0..rows).map(|i| format!("{i} ").repeat(500)))));
+    write(&place.path("d.parquet"), &batch(columns));
+    small_model(&place, "d.parquet", "--centers 50 --drop note");
+    let run =
+        |more: &str| place.json(&format!("predict --model m.nys --data d.parquet --out p.parquet --workers 2 {more}"));
+    let (with, without) = (run("--keep note"), run(""));
+    for report in [&with, &without] {
+        assert!(number(report, "/peak_rss_bytes") <= number(report, "/predicted/memory_bytes"), "{report}");
+    }
+    assert!(number(&with, "/predicted/memory_bytes") > 2.0 * number(&without, "/predicted/memory_bytes"), "{with}");
+    place.fails(
+        "predict --model m.nys --data d.parquet --out q.parquet --workers 2 --keep note --memory 128MiB",
+        4,
+        &["fewer columns with --keep"],
+    );
+}
+
+/// Ranks are counted in every worker.
+#[test]
+fn evaluating_classes_keeps_to_its_memory() {
+    let place = Place::new();
+    small_model(&place, "synth:twoclass?rows=20000&d=3&seed=1", "--centers 60 --task classification");
+    let report = place.json("evaluate --model m.nys --data synth:twoclass?rows=2000000&d=3&seed=2 --workers 3");
+    let (peak, planned) = (number(&report, "/peak_rss_bytes"), number(&report, "/predicted/memory_bytes"));
+    assert!(peak <= planned && number(&report, "/auc") > 0.5, "{report}");
+    place.fails(
+        "evaluate --model m.nys --data synth:twoclass?rows=2000000&d=3&seed=2 --workers 3 --memory 100MiB",
+        4,
+        &["ranks of scores", "--workers"],
+    );
 }

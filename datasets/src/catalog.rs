@@ -5,12 +5,13 @@
 //! files in source order; that global number is for sharing work out only. Nothing that is summed is keyed by it, but by
 //! (file id, block within the file).
 //!
-//! Memory: a few dozen bytes a row group and a name a column; footers are read again by each scan.
+//! Memory: a few dozen bytes a row group and a name and sizes a column; footers are read again by each scan.
 
 use crate::column::{ColumnInfo, ColumnKind, is_integer};
-use crate::footer::{Footer, read_footer};
+use crate::footer::{Footer, read_sized_footer};
 use crate::pread::PreadFile;
 use crate::source::{Origin, SourceFile, Sources};
+use crate::width::{ColumnBytes, column_bytes};
 use crate::{DataError, synth::SynthSpec};
 use nystream_hashing::FileId;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
@@ -90,6 +91,8 @@ pub struct Catalog {
     pub fingerprint: [u8; 32],
     /// First global block of each file, then the total.
     starts: Arc<[u64]>,
+    /// Of each column, over all files.
+    bytes: Arc<[ColumnBytes]>,
 }
 
 impl Catalog {
@@ -126,8 +129,9 @@ impl Catalog {
         let mut columns: Vec<ColumnInfo> = Vec::new();
         // For each column, the file its type was taken from.
         let mut origins: Vec<usize> = Vec::new();
+        let mut bytes: Vec<ColumnBytes> = Vec::new();
         for source in &sources.files {
-            let (mut file, infos) = match &source.origin {
+            let (mut file, infos, sizes) = match &source.origin {
                 Origin::Parquet(path) => open_parquet(source, path)?,
                 Origin::Synth(spec) => open_synth(source, spec),
             };
@@ -140,9 +144,13 @@ impl Catalog {
             if files.is_empty() {
                 file.columns = (0..infos.len()).collect();
                 origins = vec![0; infos.len()];
+                bytes = vec![ColumnBytes::default(); infos.len()];
                 columns = infos;
             } else {
                 file.columns = reconcile(&files, &file.path, &mut columns, &mut origins, &infos, &positions)?;
+            }
+            for (bytes, position) in bytes.iter_mut().zip(file.columns.iter()) {
+                *bytes = bytes.larger(sizes[*position]);
             }
             files.push(file);
         }
@@ -160,6 +168,7 @@ impl Catalog {
             total_rows,
             fingerprint: *hasher.finalize().as_bytes(),
             starts: starts.into(),
+            bytes: bytes.into(),
         })
     }
 
@@ -234,6 +243,14 @@ impl Catalog {
             .ok_or_else(|| DataError::missing(name, role, self.columns.iter().map(|info| info.name.as_str())))
     }
 
+    /// What column number `index` takes while it is decoded, at most over all row groups, by the footers.
+    ///
+    /// # Panics
+    /// If there is no such column.
+    pub fn column_bytes(&self, index: usize) -> ColumnBytes {
+        self.bytes[index]
+    }
+
     /// Files by identity: the number of the file with `id`.
     pub fn file_index(&self, id: FileId) -> Option<usize> {
         self.files.iter().position(|file| file.id == id)
@@ -287,11 +304,14 @@ fn reconcile(
     Ok(order.into())
 }
 
-fn open_parquet(source: &SourceFile, path: &Path) -> Result<(CatalogFile, Vec<ColumnInfo>), DataError> {
+/// A file, its columns, and their sizes.
+type Opened = (CatalogFile, Vec<ColumnInfo>, Vec<ColumnBytes>);
+
+fn open_parquet(source: &SourceFile, path: &Path) -> Result<Opened, DataError> {
     let file = PreadFile::open(path, Arc::new(AtomicU64::new(0))).map_err(|e| DataError::read(path, e))?;
-    let footer = read_footer(path, &file)?;
+    let footer = read_sized_footer(path, &file)?;
     let arrow = arrow_metadata(path, &footer)?;
-    let infos = arrow
+    let infos: Vec<ColumnInfo> = arrow
         .schema()
         .fields()
         .iter()
@@ -318,7 +338,8 @@ fn open_parquet(source: &SourceFile, path: &Path) -> Result<(CatalogFile, Vec<Co
         digest: footer.digest,
     };
     tracing::debug!(file = file.name, rows = file.rows, row_groups = file.row_groups.len() - 1, "footer read");
-    Ok((file, infos))
+    let sizes = column_bytes(&footer.metadata, infos.len());
+    Ok((file, infos, sizes))
 }
 
 /// The Arrow schema of a file.
@@ -329,7 +350,7 @@ pub(crate) fn arrow_metadata(path: &Path, footer: &Footer) -> Result<ArrowReader
         .map_err(|e| corrupt(e.to_string()))
 }
 
-fn open_synth(source: &SourceFile, spec: &SynthSpec) -> (CatalogFile, Vec<ColumnInfo>) {
+fn open_synth(source: &SourceFile, spec: &SynthSpec) -> Opened {
     let file = CatalogFile {
         path: source.path(),
         name: source.name.clone(),
@@ -341,7 +362,9 @@ fn open_synth(source: &SourceFile, spec: &SynthSpec) -> (CatalogFile, Vec<Column
         synth: Some(spec.clone()),
         digest: *blake3::hash(source.name.as_bytes()).as_bytes(),
     };
-    (file, spec.columns())
+    let infos = spec.columns();
+    let sizes = infos.iter().map(|info| ColumnBytes::generated(info.kind == ColumnKind::Text)).collect();
+    (file, infos, sizes)
 }
 
 #[cfg(test)]

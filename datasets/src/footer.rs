@@ -24,14 +24,20 @@ const MAGIC: &[u8; 4] = b"PAR1";
 
 /// Reads and checks the footer of `file`, without statistics.
 pub(crate) fn read_footer(path: &Path, file: &PreadFile) -> Result<Footer, DataError> {
-    read_footer_with(path, file, ParquetStatisticsPolicy::SkipAll)
+    read_footer_with(path, file, ParquetStatisticsPolicy::SkipAll, ParquetStatisticsPolicy::SkipAll)
 }
 
-/// Reads and checks the footer of `file`, with the statistics of `policy`.
+/// [`read_footer`] with the sizes that values have in memory, where the writer stated them.
+pub(crate) fn read_sized_footer(path: &Path, file: &PreadFile) -> Result<Footer, DataError> {
+    read_footer_with(path, file, ParquetStatisticsPolicy::SkipAll, ParquetStatisticsPolicy::KeepAll)
+}
+
+/// Reads and checks the footer of `file`, with the statistics of `policy` and the size statistics of `sizes`.
 pub(crate) fn read_footer_with(
     path: &Path,
     file: &PreadFile,
     policy: ParquetStatisticsPolicy,
+    sizes: ParquetStatisticsPolicy,
 ) -> Result<Footer, DataError> {
     let read = |source| DataError::read(path, source);
     let size = file.size();
@@ -65,7 +71,7 @@ pub(crate) fn read_footer_with(
     let corrupt = |reason: String| DataError::Footer { path: path.into(), reason };
     let mut options = ParquetMetaDataOptions::new();
     options.set_column_stats_policy(policy);
-    options.set_size_stats_policy(ParquetStatisticsPolicy::SkipAll);
+    options.set_size_stats_policy(sizes);
     let metadata = guarded(|| ParquetMetaDataReader::decode_metadata_with_options(&bytes, Some(&options)))
         .map_err(corrupt)?
         .map_err(|e| corrupt(e.to_string()))?;

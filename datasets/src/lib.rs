@@ -27,6 +27,7 @@ mod statistics;
 mod summary;
 pub mod synth;
 pub mod table;
+mod width;
 
 pub use cache::ChunkCache;
 pub use catalog::{BLOCK_ROWS, BlockRun, Catalog, CatalogFile};
@@ -44,3 +45,4 @@ pub use source::{Origin, SourceFile, Sources};
 pub use statistics::{ColumnStatistics, statistics};
 pub use summary::{ColumnSummary, ContentHash, KEPT_LEVELS, LevelCounter, MAX_LEVELS, MIN_LEVEL_ROWS};
 pub use synth::SynthSpec;
+pub use width::ColumnBytes;

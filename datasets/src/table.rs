@@ -29,6 +29,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Rows of one row group of a table, at most.
 pub const TABLE_GROUP_ROWS: u64 = GROUP_ROWS as u64;
+/// Encoded bytes after which a row group ends with the batch that passed them.
+pub const TABLE_GROUP_BYTES: u64 = GROUP_BYTES as u64;
 
 /// The output itself; it appears when [`TableWriter::finish`] succeeds. See the [module](self).
 ///

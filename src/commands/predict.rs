@@ -5,10 +5,11 @@ use crate::atomic::AtomicFile;
 use crate::cli::PredictArgs;
 use crate::cli::checks::Check;
 use crate::exit::{ExitCode, Failure};
-use crate::fitted::function_of;
+use crate::fitted::into_function;
 use crate::jobs::{Workers, simd};
 use crate::model::Model;
-use crate::report::PredictReport;
+use crate::report::{PlannedMemory, PredictReport};
+use nystream_dataflows::plan::{Reading, Room, Writing};
 use nystream_dataflows::predict::{PredictOptions, part_path, predict};
 use nystream_datasets::{Catalog, Sources};
 use std::collections::BTreeMap;
@@ -18,11 +19,16 @@ use std::time::Instant;
 /// Predicts every row of the data.
 ///
 /// # Errors
-/// Contradicting options (2), a damaged model or bad data (1).
+/// Contradicting options (2), a damaged model or bad data (1), a plan over budget (4).
 pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
     args.check()?;
     let begun = Instant::now();
-    let model = Model::load(&args.model)?;
+    let budget = args.resources.memory.0;
+    let size = Model::outline(&args.model)?;
+    // What the model alone needs: the columns of the data are not known yet.
+    let threads = args.resources.worker_threads();
+    size.predicting(Reading::default(), Writing::default(), args.variance, threads).check(budget)?;
+    let mut model = Model::load(&args.model)?;
     if args.variance && model.variance.is_none() {
         return Err(Failure::data(format!(
             "{} holds no variance factor: fit it with --variance for predictive variances",
@@ -32,10 +38,13 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
     // Opened before the work and held through it: an unwritable place costs no hours.
     let alone = args.resources.hosts.is_none();
     let reserved = if alone { Some(AtomicFile::create(&args.out)?) } else { None };
-    let (encoder, function) = function_of(&model, simd(&args.resources)?)?;
+    let digest = model.digest()?;
+    if !args.variance {
+        model.variance = None;
+    }
+    let (encoder, function) = into_function(model, simd(&args.resources)?)?;
     // Without rows there is nothing to predict, and nothing wrong.
     let catalog = Catalog::open_any(&Sources::parse(&args.data)?)?;
-    let digest = model.digest()?;
     let workers =
         Workers::start(&args.resources, &context.progress, &format!("predict {digest} {:?}", catalog.fingerprint))?;
     let process = Arc::clone(&workers.process);
@@ -57,8 +66,8 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
         variance: args.variance,
         max_bad_rows: args.max_bad_rows,
         out: args.out.clone(),
+        room: Room { budget, model: size },
     };
-    drop(model);
     let predictions = workers.run(move |session| predict(session, &catalog, &encoder, &function, &options));
     drop(reserved);
     let predictions = predictions.inspect_err(|_| {
@@ -78,6 +87,7 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
         bytes_read: process.bytes_read.load(Ordering::Relaxed),
         seconds: BTreeMap::from([("total".to_owned(), begun.elapsed().as_secs_f64())]),
         peak_rss_bytes: crate::resources::peak_rss_bytes(),
+        predicted: PlannedMemory { memory_bytes: predictions.memory.total() },
         model_digest: digest,
     })?;
     Ok(ExitCode::Done)

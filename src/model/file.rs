@@ -17,6 +17,8 @@ use std::path::Path;
 /// Version of the model format; another version is refused.
 pub const VERSION: u64 = 1;
 
+/// Bytes that tell a model from other files.
+const BEGINNING: u64 = 1024;
 const KEY: &str = "nystream";
 const NAMES: [&str; 7] =
     ["centers", "center_codes", "coefficients", "intercepts", "variance_factor", "variance_weights", "variance_scales"];
@@ -312,6 +314,15 @@ fn extent(bytes: &[u8], header: u64) -> Option<u64> {
     let header_value: Value = serde_json::from_slice(bytes.get(8..stop)?).ok()?;
     let ends = header_value.as_object()?.values().filter_map(|t| t.pointer("/data_offsets/1")?.as_u64());
     ends.max().and_then(|end| (stop as u64).checked_add(end))
+}
+
+/// The bytes of the file; of another kind of file, which may be of any size, only the beginning: it tells what the file is.
+pub(super) fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let most = if looks_like_model(path) { u64::MAX } else { BEGINNING };
+    let file = std::fs::File::open(path)?;
+    let mut bytes = Vec::with_capacity(file.metadata()?.len().min(most) as usize);
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 pub(super) fn looks_like_model(path: &Path) -> bool {

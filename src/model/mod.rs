@@ -30,6 +30,7 @@ pub mod digest;
 mod file;
 pub mod json;
 pub mod metric_file;
+mod outline;
 
 pub use config::{Exact, FrozenConfig, ModelInfo, Precision, Selection, Target};
 pub use file::VERSION;
@@ -177,12 +178,21 @@ impl Model {
         self.digest()
     }
 
+    /// The sizes of a model file by its header, which nothing has checked yet: for a plan of its memory before it is loaded. All are 0 for
+    /// another kind of file.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn outline(path: &Path) -> Result<nystream_dataflows::plan::ModelSize, ModelError> {
+        outline::outline(path)
+    }
+
     /// Reads a model file. [`Model::save`] has an example.
     ///
     /// # Errors
     /// [`ModelError::Read`] for a file that cannot be read, and every kind of damage as its own variant.
     pub fn load(path: &Path) -> Result<Self, ModelError> {
-        let bytes = std::fs::read(path).map_err(|source| ModelError::Read { path: path.to_path_buf(), source })?;
+        let bytes = file::read(path).map_err(|source| ModelError::Read { path: path.to_path_buf(), source })?;
         Model::from_bytes(&bytes, path)
     }
 

@@ -44,6 +44,21 @@ impl Metrics {
     }
 }
 
+/// The plan's prediction for a command of one pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PlannedMemory {
+    /// Memory of a process.
+    pub memory_bytes: u64,
+}
+
+impl PlannedMemory {
+    /// The pair of what was used and what was planned.
+    fn pair(self, peak: Option<u64>, pairs: &mut Pairs) {
+        pairs
+            .maybe("peak memory", peak.map(|peak| format!("{} ({} predicted)", bytes(peak), bytes(self.memory_bytes))));
+    }
+}
+
 /// `nystream evaluate`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EvaluateReport {
@@ -63,6 +78,9 @@ pub struct EvaluateReport {
     /// Peak resident memory of this process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_rss_bytes: Option<u64>,
+    /// What the plan predicted; beside it stands `peak_rss_bytes`.
+    #[serde(default)]
+    pub predicted: PlannedMemory,
     /// Digest of the model.
     pub model_digest: String,
 }
@@ -79,7 +97,7 @@ impl Report for EvaluateReport {
         }
         self.metrics.pairs(&mut pairs);
         pairs.maybe("time", self.seconds.get("total").map(|s| seconds(*s)));
-        pairs.maybe("peak memory", self.peak_rss_bytes.map(bytes));
+        self.predicted.pair(self.peak_rss_bytes, &mut pairs);
         pairs.render()
     }
 }
@@ -102,6 +120,9 @@ pub struct PredictReport {
     /// Peak resident memory of this process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_rss_bytes: Option<u64>,
+    /// What the plan predicted; beside it stands `peak_rss_bytes`.
+    #[serde(default)]
+    pub predicted: PlannedMemory,
     /// Digest of the model.
     pub model_digest: String,
 }
@@ -115,6 +136,7 @@ impl Report for PredictReport {
         }
         pairs.add("columns", self.columns.join(", "));
         pairs.maybe("time", self.seconds.get("total").map(|s| seconds(*s)));
+        self.predicted.pair(self.peak_rss_bytes, &mut pairs);
         pairs.add("wrote", &self.out);
         pairs.render()
     }

@@ -1,17 +1,26 @@
 //! The evaluation of a fitted function on data with known targets.
 
 use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
-use crate::engine::feed::RowStore;
+use crate::engine::feed::{RowStore, blocks_per_batch};
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::evaluate::{Evaluation, evaluate};
+use crate::plan::{MemoryPlan, Reading, Room};
 use crate::predict::Function;
 use crate::profile::{NAMED_BAD_ROWS, refuse_bad_rows};
-use nystream_datasets::BadRow;
-use nystream_datasets::{Catalog, Encoder, Role};
+use nystream_datasets::{BLOCK_ROWS, BadRow, Catalog, Encoder, Role};
 use nystream_kernels::gram::Precision;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+
+/// What was measured, and the memory of a process that was planned for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    /// The errors.
+    pub evaluation: Evaluation,
+    /// The plan.
+    pub memory: MemoryPlan,
+}
 
 /// Evaluates `function` on all rows of `catalog` that have a target; the result is on every worker, with errors in the units of the target. The split and
 /// the weights by class of `encoder` do not apply, since these are other rows than those of the fit. What was left out is in
@@ -20,7 +29,7 @@ use std::sync::{Arc, PoisonError};
 /// ```
 /// use nystream_dataflows::evaluate::Evaluation;
 /// use nystream_dataflows::job::{Loss, evaluate_model};
-/// use nystream_dataflows::{predict::Function, targets::TargetCode};
+/// use nystream_dataflows::{plan::Room, predict::Function, targets::TargetCode};
 /// use nystream_kernels::{gram::Precision, kernel::{Family, Kernel}, rows::RowBuf, tile::SimdPath};
 /// # use nystream_dataflows::engine::{Process, SilentProgress, run};
 /// # use nystream_datasets::{Catalog, ColumnSummary, Encoder, EncoderOptions, Sources};
@@ -42,8 +51,10 @@ use std::sync::{Arc, PoisonError};
 ///     simd: SimdPath::detect(),
 ///     variance: None,
 /// });
-/// let results = run(&process, communication, move |session| evaluate_model(session, &catalog, &encoder, &function, 0)).unwrap();
-/// let Ok(Evaluation::Regression(targets)) = &results[0] else { panic!("{results:?}") };
+/// let results = run(&process, communication, move |session| {
+///     evaluate_model(session, &catalog, &encoder, &function, 0, &Room::default()) // No limit on memory.
+/// }).unwrap();
+/// let Evaluation::Regression(targets) = &results[0].as_ref().unwrap().evaluation else { panic!("{results:?}") };
 /// // So its error is the root mean square of the target, and it explains nothing of the spread.
 /// assert_eq!(targets[0].rows, 5000);
 /// assert!(targets[0].rmse > 0.1 && targets[0].r2 <= 0.0);
@@ -51,7 +62,7 @@ use std::sync::{Arc, PoisonError};
 /// ```
 ///
 /// # Errors
-/// [`StageError::Data`]: unreadable data, missing or mistyped columns, no row with a target, more than `max_bad_rows` bad rows, which are named;
+/// [`StageError::Budget`]: a plan that `room` does not hold; [`StageError::Data`]: unreadable data, missing or mistyped columns, no row with a target, more than `max_bad_rows` bad rows, which are named;
 /// [`StageError::Numeric`] for a function whose parts do not fit together.
 pub fn evaluate_model(
     session: &mut Session<'_>,
@@ -59,11 +70,19 @@ pub fn evaluate_model(
     encoder: &Arc<Encoder>,
     function: &Arc<Function>,
     max_bad_rows: u64,
-) -> Result<Evaluation, StageError> {
+    room: &Room,
+) -> Result<Measured, StageError> {
+    let reading = reading(catalog, encoder)?;
+    let plan = room.model.evaluating(reading, session.process.workers());
+    plan.check(room.budget)?;
     let store =
         RowStore::new(catalog, Arc::clone(encoder), session.peers(), session.index(), Arc::clone(&session.process));
     let feed = store.feed(Role::Evaluation);
     if session.is_leader() {
+        if session.process.index() == 0 {
+            let line = plan.summary(catalog.total_rows, function.centers(), room.budget);
+            session.process.progress.say(&line);
+        }
         session.process.progress.begin("evaluate", catalog.total_rows);
     }
     let evaluation = match function.precision {
@@ -83,7 +102,20 @@ pub fn evaluate_model(
     if evaluation.rows() == 0 {
         return Err(nothing_to_measure(encoder));
     }
-    Ok(evaluation)
+    Ok(Measured { evaluation, memory: plan.memory })
+}
+
+/// How a worker reads the rows that are evaluated.
+fn reading(catalog: &Catalog, encoder: &Encoder) -> Result<Reading, StageError> {
+    let projection = encoder.projection(catalog, Role::Evaluation)?;
+    let columns = || projection.iter().map(|index| catalog.column_bytes(*index));
+    let row = encoder.numeric_width() * 4 + encoder.code_width() * 2;
+    Ok(Reading {
+        rows: blocks_per_batch(row) * BLOCK_ROWS,
+        decoded: columns().map(|bytes| bytes.value).fold(0, u64::saturating_add),
+        pages: columns().map(|bytes| bytes.pages).fold(0, u64::saturating_add),
+        targets: encoder.target_width() as u64,
+    })
 }
 
 /// Why data without a single target value cannot be used to measure an error.

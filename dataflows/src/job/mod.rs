@@ -8,5 +8,5 @@ pub use crate::dictionary::{Method, SelectionRule};
 pub use config::{
     Bandwidth, DictionaryRule, FitConfig, Loss, MetricRequest, ResolveMetric, Select, Solver, Task, WarmStart,
 };
-pub use evaluate::evaluate_model;
+pub use evaluate::{Measured, evaluate_model};
 pub use fit::{FitInputs, FitOutcome, Frozen, fit, ridge_share};

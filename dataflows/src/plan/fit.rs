@@ -210,7 +210,7 @@ impl PlanRequest {
         let row = self.row_bytes();
         let blocks = crate::engine::feed::blocks_per_batch(row as usize);
         let chunk = row * 2048 * blocks;
-        plan.add("program and Parquet decoding", (48 << 20) + workers as u64 * (12 << 20));
+        plan.add("program and Parquet decoding", super::memory::program_bytes(workers));
         plan.add("row chunks read ahead", workers as u64 * (crate::engine::feed::AHEAD as u64 + 3) * chunk);
         plan.add("hashed sample", self.sample_rows * row);
         plan

@@ -3,6 +3,11 @@
 use crate::error::StageError;
 use serde::{Deserialize, Serialize};
 
+/// The program itself.
+const PROGRAM_BYTES: u64 = 48 << 20;
+/// A worker: its threads, what it reads and decodes.
+pub(super) const WORKER_BYTES: u64 = 12 << 20;
+
 /// One named use of memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Consumer {
@@ -59,6 +64,14 @@ impl MemoryPlan {
     /// # Errors
     /// [`StageError::Budget`] naming the three largest consumers and the remedies.
     pub fn check(&self, budget: u64) -> Result<(), StageError> {
+        self.check_or(budget, "use fewer --centers, --dictionary-rows, --workers or another --solver")
+    }
+
+    /// [`MemoryPlan::check`] of a job with other remedies than those of a fit: `remedy` is what to do but to give more memory.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_or(&self, budget: u64, remedy: &str) -> Result<(), StageError> {
         let total = self.total();
         if total <= budget {
             return Ok(());
@@ -68,12 +81,17 @@ impl MemoryPlan {
         let named: Vec<String> = largest.iter().take(3).map(|c| format!("{} ({})", c.name, human(c.bytes))).collect();
         Err(StageError::Budget(format!(
             "this job needs about {} of memory in each process and --memory allows {}. Largest: {}. \
-             Give more with --memory, or use fewer --centers, --dictionary-rows, --workers or another --solver",
+             Give more with --memory, or {remedy}",
             human(total),
             human(budget),
             named.join(", ")
         )))
     }
+}
+
+/// The program, its threads, and a dozen columns of Parquet being decoded by each of `workers`.
+pub(super) fn program_bytes(workers: usize) -> u64 {
+    PROGRAM_BYTES + workers as u64 * WORKER_BYTES
 }
 
 /// Bytes for people: binary units, one decimal.

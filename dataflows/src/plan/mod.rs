@@ -1,4 +1,4 @@
-//! The plan of a fit: predicted flops, memory and passes, made before the first solve pass over the rows.
+//! The plan of a fit, and the memory of prediction and evaluation ([`ApplyPlan`]): predicted flops, memory and passes, made before the first solve pass over the rows.
 //!
 //! A plan sees n, d, t, the hashed sample's estimates, explicit budgets and flop constants, and its `auto` decisions are those for one worker in
 //! one process (law 1): never a clock, a core count or the host's memory. Memory is then checked for what really runs
@@ -12,10 +12,14 @@ mod cost;
 mod dictionary;
 mod fit;
 mod memory;
+mod predict;
 mod preflight;
+mod size;
 
 pub use cost::{CODE_FLOPS, ENTRY_FLOPS, GRAM_ALGEBRA, PRECONDITIONER_ROWS, SHRINK_ALGEBRA, Shape, SolverCost};
 pub use dictionary::DictionaryWork;
 pub use fit::{EXPECTED_ITERATIONS, FitPlan, PlanRequest, SELECT_SHARE, Selection};
 pub use memory::{Consumer, MemoryPlan, human};
+pub use predict::ApplyPlan;
 pub use preflight::preflight;
+pub use size::{ModelSize, Reading, Room, Writing};

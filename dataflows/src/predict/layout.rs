@@ -15,6 +15,8 @@ const LEAST_BLOCKS: u64 = 8;
 /// The row groups of the output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
+    /// Blocks of a group, at most.
+    most: u64,
     /// First global block of each group, then the number of blocks.
     cuts: Vec<u64>,
 }
@@ -39,7 +41,12 @@ impl Layout {
         if catalog.blocks() > 0 {
             cuts.push(catalog.blocks());
         }
-        Layout { cuts }
+        Layout { most: blocks, cuts }
+    }
+
+    /// Rows of a group, at most.
+    pub fn group_rows(&self) -> u64 {
+        self.most * BLOCK_ROWS
     }
 
     /// Number of groups.

@@ -17,3 +17,4 @@ mod variance;
 
 pub use function::{Function, VarianceBasis, VarianceFactor, prior_margin};
 pub use stage::{PredictOptions, Predictions, part_path, predict};
+pub(crate) use variance::PANEL;

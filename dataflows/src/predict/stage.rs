@@ -3,7 +3,8 @@
 //! Each worker reads its own blocks and writes its own row groups; nothing but counts is exchanged. The output appears when all rows are written
 //! and the bad ones are within bounds, and its bytes are the same for any number of workers.
 //!
-//! Memory of a worker: three decoded batches of at most 8,192 rows, one row group being written, a panel of the variance factor.
+//! Memory of a worker: four decoded batches of at most 8,192 rows, one row group being written, a panel of the variance factor. It is planned
+//! from the footers and refused where it does not fit, before anything is read or written.
 
 use super::columns::Columns;
 use super::function::{Function, VarianceBasis};
@@ -13,9 +14,10 @@ use crate::engine::bytes::Reader;
 use crate::engine::exchange::{Audience, Gather, pass};
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
+use crate::plan::{ApplyPlan, MemoryPlan, Reading, Room, Writing};
 use nystream_datasets::kept::KeptColumns;
 use nystream_datasets::table::TableWriter;
-use nystream_datasets::{BlockReader, Catalog, Encoder, ReadOptions, Role};
+use nystream_datasets::{BLOCK_ROWS, BlockReader, Catalog, ColumnBytes, Encoder, ReadOptions, Role};
 use nystream_kernels::gram::Precision;
 use nystream_kernels::tile::Entry;
 use std::path::{Path, PathBuf};
@@ -32,6 +34,8 @@ pub struct PredictOptions {
     pub max_bad_rows: u64,
     /// The Parquet file to write.
     pub out: PathBuf,
+    /// What the process may take.
+    pub room: Room,
 }
 
 /// What was written.
@@ -43,6 +47,8 @@ pub struct Predictions {
     pub bad: u64,
     /// Columns written, in order.
     pub columns: Vec<String>,
+    /// Memory of a process, as it was planned.
+    pub memory: MemoryPlan,
 }
 
 /// The file that this process writes: `out` itself, or with several processes a numbered part in the folder `out`.
@@ -53,8 +59,10 @@ pub fn part_path(out: &Path, process: &Process) -> PathBuf {
     }
 }
 
-/// A typical kept value in a decoded batch; only shapes batches, and by a constant so that they are the same everywhere.
-const KEPT_BYTES: usize = 16;
+/// A kept value in a batch, at least, and what a batch holds for an output. They only shape batches, as do the footers of the data: nothing else does, so that
+/// batches are the same everywhere.
+const KEPT_BYTES: u64 = 16;
+const OUTPUT_BYTES: usize = 24;
 
 /// Predicts every row of `catalog` into `options.out`; all workers call this in step and each gets the result. With several processes
 /// `options.out` is a folder, which must be there, and each process writes [`part_path`] in it: the parts in the order of their names hold the rows in the
@@ -101,6 +109,7 @@ const KEPT_BYTES: usize = 16;
 ///
 /// # Errors
 /// * [`StageError::Usage`]: variances of classes, an output that is one of the inputs, a kept column with the name of a predicted one;
+/// * [`StageError::Budget`]: a plan that `options.room` does not hold;
 /// * [`StageError::Data`]: a missing or mistyped column, unreadable data, more than `max_bad_rows` bad rows, an output that cannot be written, a
 ///   function whose parts do not fit the encoder.
 ///
@@ -113,8 +122,13 @@ pub fn predict(
     options: &PredictOptions,
 ) -> Result<Predictions, StageError> {
     let options = &PredictOptions { out: part_path(&options.out, &session.process), ..options.clone() };
-    let prepared = session.try_once(|| prepare(catalog, encoder, function, options))?;
+    let (workers, processes) = (session.process.workers(), session.process.processes());
+    let prepared = session.try_once(|| prepare(catalog, encoder, function, options, workers, processes))?;
     if session.is_leader() {
+        if session.process.index() == 0 {
+            let budget = options.room.budget;
+            session.process.progress.say(&prepared.plan.summary(catalog.total_rows, function.centers(), budget));
+        }
         session.process.progress.begin("predict", catalog.total_rows);
     }
     let counts = match function.precision {
@@ -146,7 +160,7 @@ pub fn predict(
             "{written} rows were written of {own} predicted in this process; {rows} of {total} in all"
         )));
     }
-    Ok(Predictions { rows, bad, columns: prepared.shared.decode.columns.names() })
+    Ok(Predictions { rows, bad, columns: prepared.shared.decode.columns.names(), memory: prepared.plan.memory.clone() })
 }
 
 /// What the workers share, and how they read.
@@ -154,6 +168,7 @@ struct Prepared {
     shared: Shared,
     projection: Vec<usize>,
     read: ReadOptions,
+    plan: ApplyPlan,
 }
 
 fn prepare(
@@ -161,6 +176,8 @@ fn prepare(
     encoder: &Arc<Encoder>,
     function: &Arc<Function>,
     options: &PredictOptions,
+    workers: usize,
+    processes: usize,
 ) -> Result<Prepared, StageError> {
     check(encoder, function, options.variance)?;
     if let Some(input) = catalog.files.iter().find(|file| same_file(&file.path, &options.out)) {
@@ -176,19 +193,41 @@ fn prepare(
             projection.len() - 1
         }));
     }
-    let row_bytes = encoder.numeric_width() * 4 + encoder.code_width() * 2 + kept_at.len() * KEPT_BYTES;
+    let indices = kept.indices();
+    let total = |indices: &[usize], bytes: &dyn Fn(ColumnBytes) -> u64| {
+        indices.iter().map(|index| bytes(catalog.column_bytes(*index))).fold(0, u64::saturating_add)
+    };
+    let row_bytes = (encoder.numeric_width() * 4 + encoder.code_width() * 2 + function.outputs() * OUTPUT_BYTES) as u64;
+    let row_bytes = row_bytes.saturating_add(total(&indices, &|column| column.value.max(KEPT_BYTES)));
+    let row_bytes = usize::try_from(row_bytes).unwrap_or(usize::MAX);
     let read = ReadOptions { blocks_per_batch: blocks_per_batch(row_bytes), ..ReadOptions::default() };
     let columns = Columns::new(function, kept, options.variance)?;
+    let layout = Layout::new(catalog);
+    let reading = Reading {
+        rows: read.blocks_per_batch * BLOCK_ROWS,
+        decoded: total(&projection, &|column| column.value),
+        pages: total(&projection, &|column| column.pages),
+        targets: 0,
+    };
+    let writing = Writing {
+        kept: total(&indices, &|column| column.value),
+        columns: columns.schema().fields().len() as u64,
+        text: total(&indices, &|column| column.text),
+        group_rows: layout.group_rows(),
+        rows: catalog.total_rows.div_ceil(processes as u64),
+    };
+    let plan = options.room.model.predicting(reading, writing, options.variance, workers);
+    plan.check(options.room.budget)?;
     let table = TableWriter::create(&options.out, columns.schema())?;
     let shared = Shared {
         catalog: catalog.clone(),
         function: Arc::clone(function),
-        layout: Arc::new(Layout::new(catalog)),
+        layout: Arc::new(layout),
         decode: Decode { encoder: Arc::clone(encoder), columns: Arc::new(columns), kept_at: kept_at.into() },
         outputs: Arc::new(Mutex::new(Outputs { table: Some(table), ..Outputs::default() })),
         out: options.out.clone(),
     };
-    Ok(Prepared { shared, projection, read })
+    Ok(Prepared { shared, projection, read, plan })
 }
 
 /// Whether the parts of a function fit together: they come from a file.

@@ -463,7 +463,7 @@ fn no_rows_make_an_empty_file_with_the_columns() {
     let encoder = encoder(&catalog, &["y"], None);
     let function = Arc::new(function(&encoder, 2, numbers(&["y"]), Precision::Single, 2));
     let out = folder.path().join("p.parquet");
-    let options = PredictOptions { keep: vec!["x1".into()], variance: true, out: out.clone(), max_bad_rows: 0 };
+    let options = PredictOptions { keep: vec!["x1".into()], variance: true, out: out.clone(), ..Default::default() };
     for workers in [1, 3] {
         let predictions = predicted(workers, &catalog, &encoder, &function, &options).unwrap();
         assert_eq!((predictions.rows, predictions.bad), (0, 0));

@@ -11,7 +11,7 @@ use nystream_kernels::rows::Rows;
 use nystream_kernels::tile::{Entry, TileScratch, Tiles};
 
 /// Columns of F in one panel.
-pub(super) const PANEL: usize = 256;
+pub(crate) const PANEL: usize = 256;
 
 /// Buffers of one worker.
 #[derive(Default)]

@@ -77,8 +77,8 @@ pub struct TraceRows {
 
 impl KernelTrace<'_> {
     /// Relative trace error over all rows ([`ApproximateTrace`]).
-    fn error(&self, sums: &GramSums, whitener: &Whitener, path: &RidgePath) -> Result<f64, StageError> {
-        let mut trace = ApproximateTrace::new(sums, whitener, path).map_err(numeric)?;
+    fn error(&self, whitener: &Whitener, path: &RidgePath) -> Result<f64, StageError> {
+        let mut trace = ApproximateTrace::new(whitener, path).map_err(numeric)?;
         for start in (0..self.count).step_by(JUDGE_BLOCK) {
             let block = (self.rows)(start..(start + JUDGE_BLOCK).min(self.count))?;
             trace.sample(whitener, block.rounded.as_ref(), block.exact.as_ref(), block.total).map_err(numeric)?;
@@ -220,7 +220,7 @@ pub fn solve(
         ridges,
         residuals,
         effective_dimension: Some(dimensions),
-        trace_error: kernel_trace.map(|trace| trace.error(sums, &whitener, &path)).transpose()?,
+        trace_error: kernel_trace.map(|trace| trace.error(&whitener, &path)).transpose()?,
         fit_quality: Some(quality),
         variance,
         iterations: None,

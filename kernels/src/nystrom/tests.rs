@@ -564,7 +564,7 @@ fn rounding_is_kept_out_of_the_trace_error() {
             assert!((naive - truth).abs() > 0.5 * truth, "rounding matters here: {naive} {truth}");
         }
         for (rows, tolerance) in [(500, 0.1), (n, 1e-3)] {
-            let mut trace = ApproximateTrace::new(&sums, &w, &path).unwrap();
+            let mut trace = ApproximateTrace::new(&w, &path).unwrap();
             trace.sample(&w, rounded.subrows(0, rows), k_nm.subrows(0, rows), rows as f64).unwrap();
             let found = trace.error(n as f64).relative;
             assert!((found - truth).abs() < tolerance * truth, "{precision:?} {rows}: {found} {truth}");
