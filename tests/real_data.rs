@@ -1,19 +1,21 @@
 //! Small fits on the development data, against held-out files: errors within bounds that a broken stage would break,
-//! and solvers that agree: conjugate gradients to 1 % and, where conditioning allows it, stochastic gradients to 3 %. Runs where the data is, and says so where it is not.
+//! and solvers that agree: conjugate gradients to 1 %, stochastic gradients to 3 %. Runs where the data is, and says so where it is not.
 
 mod common;
 
 use common::*;
 use std::path::Path;
 
-/// Fits with 300 centers by gram, pcg and eigenpro, evaluates on the test files; gives the values of `metric`, and whether eigenpro
+/// Fits with the same 300 centers by gram, pcg and eigenpro, evaluates on the test files; gives the values of `metric`, and whether eigenpro
 /// says that it has converged.
 fn all(root: &Path, train: &str, test: &str, options: &str, metric: &str) -> ([f64; 3], bool) {
     let place = Place::new();
     let path = |name: &str| root.join(name).display().to_string();
     let mut settled = false;
+    // Left to `auto` each solver would choose from a pool of a size that its own cost allows.
+    place.json(&format!("dictionary --data {} --out z.parquet --centers 300 {options}", path(train)));
     let scores = ["gram", "pcg", "eigenpro"].map(|solver| {
-        let line = format!("fit --data {} --out m.nys --centers 300 --split none", path(train));
+        let line = format!("fit --data {} --out m.nys --select file:z.parquet --split none", path(train));
         let line = format!("{line} {options} --solver {solver}");
         // Only stochastic gradients may end at their epochs.
         let report = if solver == "eigenpro" { place.solved(&line) } else { place.json(&line) };
@@ -28,9 +30,8 @@ fn all(root: &Path, train: &str, test: &str, options: &str, metric: &str) -> ([f
 
 fn agree(name: &str, [gram, pcg, eigenpro]: [f64; 3], settled: bool) {
     assert!((gram - pcg).abs() <= 0.01 * gram.abs(), "{name}: gram {gram}, pcg {pcg}");
-    assert!(!settled || (gram - eigenpro).abs() <= 0.03 * gram.abs(), "{name}: gram {gram}, eigenpro {eigenpro}");
-    // keggdirected's isolated rows forbid large steps: there the report must say that it has not converged.
-    assert_eq!(settled, name != "keggdirected", "{name}: {eigenpro}");
+    assert!((gram - eigenpro).abs() <= 0.03 * gram.abs(), "{name}: gram {gram}, eigenpro {eigenpro}");
+    assert!(settled, "{name}: eigenpro has not converged at {eigenpro}");
 }
 
 fn regression(name: &str, train: &str, test: &str, target: &str, bound: f64) {

@@ -100,8 +100,8 @@ fn numeric(error: nystream_kernels::nystrom::NystromError) -> StageError {
 ///
 /// `weight_sum` in the sums is relative to the largest weight, which changes no ridge per sample.
 ///
-/// `kmm` is K_mm, m x m; `kernel_trace` is tr K over the rows of the sums (their number for kernels with k(x, x) = 1), where the relative trace error is
-/// wanted. The coefficients alpha of a target solve (G + lambda W K_mm) alpha = b, where W is `weight_sum`, and are in units of the scaled
+/// `kmm` is K_mm, m x m; `kernel_trace` has tr K over the rows of the sums (their number for kernels with k(x, x) = 1) and sampled rows, where the relative
+/// trace error is wanted. The coefficients alpha of a target solve (G + lambda W K_mm) alpha = b, where W is `weight_sum`, and are in units of the scaled
 /// target.
 ///
 /// ```
@@ -120,7 +120,7 @@ fn numeric(error: nystream_kernels::nystrom::NystromError) -> StageError {
 /// // A given ridge needs no judges.
 /// let judges = |_| Err(StageError::Internal("nobody asks".into()));
 /// let choice = RidgeChoice { given: Some(vec![0.1]), shared: false, count: 0, judges: &judges, entry_error: 0.0 };
-/// let solved = solve(&sums, kmm.as_ref(), WhitenMethod::Cholesky, &choice, Some(30.0), false)?;
+/// let solved = solve(&sums, kmm.as_ref(), WhitenMethod::Cholesky, &choice, None, false)?;
 /// // The ridge is per row: 30 rows at 0.1 add 3.
 /// let close = |a: f64, b: f64| (a - b).abs() < 1e-12;
 /// assert!(close(solved.coefficients[0], 5.0 / (10.0 + 3.0)) && close(solved.coefficients[1], 5.0 / (20.0 + 3.0)));

@@ -295,6 +295,7 @@ impl Judges {
 ///         code: &TargetCode { names: vec!["y".into()], classes: vec![], centres: vec![0.0], exponents: vec![3] },
 ///         ridge: 1e-4,
 ///         weight_sum: 5000.0,
+///         target_weights: &[5000.0], // Every row has the target.
 ///         rows: 5000,
 ///         held_out: 0,
 ///         sample: &sample,
