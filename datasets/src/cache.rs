@@ -147,7 +147,7 @@ impl ChunkCache {
         match &self.store {
             Store::Memory(chunks) => {
                 let stored = chunks.get(number).ok_or_else(|| fail("it was never written".into()))?;
-                chunk.clone_from_stored(stored);
+                chunk.clone_from(stored);
                 Ok(())
             }
             Store::Disk { file, entries, .. } => {
@@ -164,28 +164,6 @@ impl ChunkCache {
                 Ok(())
             }
         }
-    }
-}
-
-impl Chunk {
-    /// Copies the rows of `stored`, keeping this chunk's buffers.
-    fn clone_from_stored(&mut self, stored: &Chunk) {
-        self.clear();
-        self.file = stored.file;
-        self.first_block = stored.first_block;
-        self.block_starts.extend_from_slice(&stored.block_starts);
-        self.ids.extend_from_slice(&stored.ids);
-        self.ordinals.extend_from_slice(&stored.ordinals);
-        self.numeric.extend_from_slice(&stored.numeric);
-        self.numeric_width = stored.numeric_width;
-        self.codes.extend_from_slice(&stored.codes);
-        self.code_width = stored.code_width;
-        self.targets.extend_from_slice(&stored.targets);
-        self.target_width = stored.target_width;
-        self.weights.extend_from_slice(&stored.weights);
-        self.held_out.extend_from_slice(&stored.held_out);
-        self.bad.extend_from_slice(&stored.bad);
-        self.skipped_null_target = stored.skipped_null_target;
     }
 }
 
@@ -339,6 +317,21 @@ mod tests {
         }
         // Nothing with a name is ever left.
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn reading_reuses_the_buffers() {
+        let mut cache = ChunkCache::in_memory(1 << 30);
+        let (large, small) = (chunk(1, 500), chunk(2, 400));
+        cache.write(&large).unwrap();
+        cache.write(&small).unwrap();
+        let mut read = Chunk::new();
+        cache.read(0, &mut read).unwrap();
+        let places = (read.numeric.as_ptr(), read.ids.as_ptr(), read.targets.as_ptr());
+        assert_eq!(read, large);
+        cache.read(1, &mut read).unwrap();
+        assert_eq!((read.numeric.as_ptr(), read.ids.as_ptr(), read.targets.as_ptr()), places);
+        assert_eq!(read, small);
     }
 
     #[test]

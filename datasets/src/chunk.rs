@@ -108,7 +108,7 @@ pub enum Role {
 /// assert_eq!(chunk.block(1), 2..3);
 /// assert_eq!(chunk.numeric_of(chunk.block(1)), [2.0, 2.1]);
 /// ```
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Chunk {
     /// The file.
     pub file: Option<FileId>,
@@ -141,6 +141,33 @@ pub struct Chunk {
     /// Rows left out because all their targets are null, whatever their role.
     pub skipped_null_target: u64,
     pub(crate) scratch: Scratch,
+}
+
+/// `clone_from` keeps the buffers of the chunk it fills, as passes over kept chunks do: fresh pages are expensive.
+impl Clone for Chunk {
+    fn clone(&self) -> Self {
+        let mut chunk = Chunk::default();
+        chunk.clone_from(self);
+        chunk
+    }
+
+    fn clone_from(&mut self, other: &Self) {
+        self.file = other.file;
+        self.first_block = other.first_block;
+        self.block_starts.clone_from(&other.block_starts);
+        self.ids.clone_from(&other.ids);
+        self.ordinals.clone_from(&other.ordinals);
+        self.numeric.clone_from(&other.numeric);
+        self.numeric_width = other.numeric_width;
+        self.codes.clone_from(&other.codes);
+        self.code_width = other.code_width;
+        self.targets.clone_from(&other.targets);
+        self.target_width = other.target_width;
+        self.weights.clone_from(&other.weights);
+        self.held_out.clone_from(&other.held_out);
+        self.bad.clone_from(&other.bad);
+        self.skipped_null_target = other.skipped_null_target;
+    }
 }
 
 /// Buffers that live as long as the chunk; no part of its value.

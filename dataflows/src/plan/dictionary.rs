@@ -9,8 +9,9 @@
 //! Nothing of this shapes a result: windows, lanes and recomputed factors give the same bits. What cannot be done with little memory
 //! is refused by [`MemoryPlan::check`].
 
-use super::fit::{PlanRequest, Selection};
+use super::fit::PlanRequest;
 use super::memory::MemoryPlan;
+use super::selection::Selection;
 use crate::dictionary::pool::{pool_bits, pool_rows};
 use crate::dictionary::{LEAF_ROWS, SCORED_SAMPLE};
 use crate::job::Select;
@@ -100,7 +101,7 @@ impl PlanRequest {
                 plan.add(ROWS, rows * (self.feature_bytes() + 8 + 72));
             }
             Selection::RpCholesky { full: true, .. } => {
-                work.passes = super::fit::FULL_ROUNDS as u64 + 1;
+                work.passes = super::selection::FULL_ROUNDS as u64 + 1;
                 let pieces = crew.workers as u64 * PIVOT_ROWS * (16 * m + 2 * self.feature_bytes());
                 plan.add(format!("{m} pivots and their factor"), 32 * m * m + pieces);
             }

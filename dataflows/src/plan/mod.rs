@@ -14,12 +14,14 @@ mod fit;
 mod memory;
 mod predict;
 mod preflight;
+mod selection;
 mod size;
 
 pub use cost::{CODE_FLOPS, ENTRY_FLOPS, GRAM_ALGEBRA, PRECONDITIONER_ROWS, SHRINK_ALGEBRA, Shape, SolverCost};
 pub use dictionary::DictionaryWork;
-pub use fit::{EXPECTED_ITERATIONS, FitPlan, PlanRequest, SELECT_SHARE, Selection};
+pub use fit::{EXPECTED_ITERATIONS, FitPlan, PlanRequest, SELECT_SHARE};
 pub use memory::{Consumer, MemoryPlan, human};
 pub use predict::ApplyPlan;
 pub use preflight::preflight;
+pub use selection::Selection;
 pub use size::{ModelSize, Reading, Room, Writing};
