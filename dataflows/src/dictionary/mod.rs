@@ -21,6 +21,7 @@ use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::job::{DictionaryRule, Select};
 use crate::plan::{DictionaryWork, Selection};
+use crate::tune::TEMPERED;
 use nystream_datasets::{BlockReader, Chunk, ReadOptions, Role};
 use nystream_hashing::{RowId, StreamKey};
 use nystream_kernels::kernel::Kernel;
@@ -40,10 +41,6 @@ pub(crate) const SCORED_SAMPLE: usize = 1500;
 /// row: with 8 M rows a leaf the merges take about half of the filter's flops, with 2 M twice as many.
 pub(crate) const LEAF_ROWS: usize = 8;
 
-/// Exponent of the law by which `auto` and the refinement of SQUEAK draw pivots: w d^1/4. The papers' law (1), which `--select rpcholesky` keeps, also
-/// takes rows that resemble no other and cover themselves alone (ARCHITECTURE.md has the numbers).
-const TEMPERED: f64 = 0.25;
-
 /// What selection is asked for.
 #[derive(Clone, Debug)]
 pub struct SelectJob {
@@ -57,6 +54,8 @@ pub struct SelectJob {
     pub centers: usize,
     /// What the plan decided.
     pub selection: Selection,
+    /// Whether pivots on a pool are drawn by w d^1/4 ([`crate::tune::pivot_law`]) instead of the papers' w d, where no earlier model says it.
+    pub tempered: bool,
     /// As it was asked for: given centers, for [`Selection::File`], or the rule of an earlier model.
     pub given: Select,
     /// Inclusion probabilities.
@@ -78,11 +77,11 @@ impl SelectJob {
         }
     }
 
-    /// Whether pivots on a pool are drawn by the tempered law: where the method was left open.
+    /// Whether pivots on a pool are drawn by the tempered law.
     fn tempered(&self) -> bool {
         match self.settled() {
             Some(SelectionRule { method: Method::RpCholesky { tempered, .. }, .. }) => *tempered,
-            _ => matches!(self.given, Select::Auto),
+            _ => self.tempered,
         }
     }
 }
@@ -151,8 +150,9 @@ fn numeric(error: impl std::fmt::Display) -> StageError {
 ///     simd: SimdPath::detect(),
 ///     seed: 0,
 ///     centers: 10,
-///     // Pivots among about 1,000 of the 5,000 rows.
+///     // Pivots among 1,000 of the 5,000 rows.
 ///     selection: Selection::RpCholesky { rows: 1000, full: false },
+///     tempered: false,
 ///     given: Select::RpCholesky,
 ///     rule: DictionaryRule::default(),
 ///     ridge_matrix: 1.0,

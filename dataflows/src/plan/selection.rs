@@ -8,6 +8,7 @@ use crate::dictionary::pool::{pool_bits, pool_rows};
 use crate::dictionary::{Method, SelectionRule};
 use crate::error::StageError;
 use crate::job::Select;
+use crate::tune::trial_flops;
 use serde::{Deserialize, Serialize};
 
 /// Most pool rows, in units of m.
@@ -162,7 +163,8 @@ impl PlanRequest {
                     }
                 }
                 let rows = given.unwrap_or_else(pool);
-                let flops = self.shape.rpcholesky(rows, mf);
+                let trial = trial_flops(self.sample_rows as usize, m, self.shape.entry());
+                let flops = self.shape.rpcholesky(rows, mf) + trial;
                 reasons.push(format!(
                     "SQUEAK over all rows would pass {:.0} % of the solve: RPCholesky on a pool of {rows:.0} rows, {:.0} %",
                     100.0 * SELECT_SHARE,

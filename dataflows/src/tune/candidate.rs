@@ -93,12 +93,16 @@ fn ridges() -> impl Iterator<Item = f64> {
 
 /// Error and matrix ridge of the best ridge; infinite error when the kernel cannot be fitted.
 pub(super) fn evaluate(bench: &Bench<'_>, kernel: &Kernel, centers: usize, rows: usize) -> (f64, f64) {
-    fit(bench, kernel, centers, rows).unwrap_or((f64::INFINITY, 0.0))
+    let rows = rows.min(bench.fitted.len());
+    evaluate_with(bench, kernel, bench.fitted.slice(0, centers.min(rows)), rows)
 }
 
-fn fit(bench: &Bench<'_>, kernel: &Kernel, centers: usize, rows: usize) -> Option<(f64, f64)> {
-    let rows = rows.min(bench.fitted.len());
-    let z = bench.fitted.slice(0, centers.min(rows));
+/// As [`evaluate`], with centers `z`.
+pub(super) fn evaluate_with(bench: &Bench<'_>, kernel: &Kernel, z: Rows<'_>, rows: usize) -> (f64, f64) {
+    fit(bench, kernel, z, rows.min(bench.fitted.len())).unwrap_or((f64::INFINITY, 0.0))
+}
+
+fn fit(bench: &Bench<'_>, kernel: &Kernel, z: Rows<'_>, rows: usize) -> Option<(f64, f64)> {
     let x = bench.fitted.slice(0, rows);
     let t = bench.width;
     let kmm = symmetric_kernel_matrix(kernel, z, &[], bench.simd).ok()?;

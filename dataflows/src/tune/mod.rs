@@ -10,8 +10,11 @@
 //! fit's planned flops.
 
 mod candidate;
+mod law;
 
 pub use candidate::{Candidate, CandidateFit};
+pub use law::{LawTrial, TEMPERED, pivot_law};
+pub(crate) use law::{trial_bytes, trial_flops};
 
 use crate::dictionary::pool::Pool;
 use crate::engine::bytes::{Reader, Writer};

@@ -20,14 +20,14 @@ use crate::engine::session::Session;
 use crate::engine::{Counters, counters};
 use crate::error::StageError;
 use crate::evaluate::Evaluation;
-use crate::job::{DictionaryRule, FitConfig, Loss, Solver};
+use crate::job::{DictionaryRule, FitConfig, Loss, Select, Solver};
 use crate::nystrom::range::{kernel_log2, largest_diagonal};
 use crate::plan::{FitPlan, PlanRequest, SHRINK_ALGEBRA, Selection, Shape, preflight};
 use crate::predict::Function;
 use crate::profile::{Profile, SAMPLE_ROWS};
 use crate::solve::Solved;
 use crate::targets::TargetCode;
-use crate::tune::{Tuned, median_distance};
+use crate::tune::{Tuned, median_distance, pivot_law, trial_flops};
 use measure::certificate;
 use nystream_datasets::{Catalog, Encoder, Role};
 use nystream_hashing::StreamKey;
@@ -333,7 +333,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         outcome.seconds = clock.seconds;
         return Ok(outcome);
     }
-    choose_centers(session, config, &store, &sample, ridge_matrix, &mut outcome, &mut clock)?;
+    choose_centers(session, config, &store, &sample, &code, ridge_matrix, &mut outcome, &mut clock)?;
     if config.dictionary_only {
         outcome.certificate = *certificate(session, config, &sample, ridge_matrix, true, &outcome)?;
         outcome.counters = counters(session)?;
@@ -369,17 +369,28 @@ fn count_selection(session: &Session<'_>, selection: Selection, centers: &Center
 }
 
 /// Chooses the centers.
+#[allow(clippy::too_many_arguments)]
 fn choose_centers(
     session: &mut Session<'_>,
     config: &FitConfig,
     store: &RowStore,
     sample: &Arc<Pool>,
+    code: &TargetCode,
     ridge_matrix: f64,
     outcome: &mut FitOutcome,
     clock: &mut Clock,
 ) -> Result<(), StageError> {
     let rows = outcome.profile.rows;
+    // Left open, the law of the pivots is the one that predicts better on the sample.
+    let open = matches!(config.select, Select::Auto) && matches!(outcome.plan.selection, Selection::RpCholesky { .. });
+    let trial = match open {
+        true => {
+            *session.once(|| pivot_law(sample, code, &outcome.kernel, config.simd, outcome.plan.centers, config.seed))
+        }
+        false => None,
+    };
     let job = SelectJob {
+        tempered: open && trial.is_none_or(|trial| trial.prefers_tempered()),
         kernel: outcome.kernel.clone(),
         simd: config.simd,
         seed: config.seed,
@@ -400,6 +411,21 @@ fn choose_centers(
     count_selection(session, outcome.plan.selection, &centers);
     if !matches!(outcome.plan.selection, Selection::File) {
         outcome.passes += centers.passes.max(1);
+    }
+    if let Some(trial) = trial {
+        if session.is_first() {
+            let flops = trial_flops(
+                sample.len(),
+                outcome.plan.centers,
+                session.process.entry_flops.load(Ordering::Relaxed) as f64,
+            );
+            session.process.count_algebra(flops);
+        }
+        let law = if trial.prefers_tempered() { "w d^1/4" } else { "w d" };
+        outcome.plan.reasons.push(format!(
+            "pivots drawn by {law}: on the sample centers drawn by w d leave an error of {:.4}, by w d^1/4 {:.4}",
+            trial.papers, trial.tempered
+        ));
     }
     outcome.centers = centers;
     clock.lap("dictionary");
