@@ -38,6 +38,14 @@ pub fn open(paths: &[String]) -> Result<Catalog, Failure> {
     Ok(Catalog::open(&Sources::parse(paths)?)?)
 }
 
+/// The file of `--select file:PATH`.
+pub fn select_file(dictionary: &DictionaryArgs) -> Option<&std::path::Path> {
+    match &dictionary.select {
+        crate::cli::values::Select::File(path) => Some(path),
+        _ => None,
+    }
+}
+
 /// The SIMD path of the options: `None` is auto.
 ///
 /// # Errors

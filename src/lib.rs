@@ -19,6 +19,7 @@ pub mod jobs;
 pub mod logging;
 pub mod model;
 pub mod output;
+pub mod overwrite;
 pub mod progress;
 pub mod repeat;
 pub mod report;

@@ -359,6 +359,49 @@ fn unwritable_outputs() {
     place.fails("evaluate --model m.nys --data d.parquet --report absent/r.json", 1, &["absent/r.json"]);
 }
 
+/// Outputs replace what was there: never what the command reads, however it is spelled.
+#[test]
+fn inputs_are_not_overwritten() {
+    let place = with(table(0, 500));
+    fine(&place, FIT);
+    place.json("dictionary --data d.parquet --target y --centers 20 --out z.parquet");
+    std::os::unix::fs::symlink(place.path("d.parquet"), place.path("link.parquet")).unwrap();
+    let fit = FIT.replace(" --out m.nys", "");
+    let before: Vec<_> = place.names().iter().map(|name| std::fs::read(place.path(name)).unwrap()).collect();
+    for line in [
+        format!("{fit} --out d.parquet"),
+        format!("{fit} --out ./d.parquet"),
+        format!("{fit} --out link.parquet"),
+        format!("{fit} --out n.nys --report d.parquet"),
+        format!("{fit} --out n.nys --report ./n.nys"),
+        format!("{fit} --out n.nys --from m.nys --solver pcg --report m.nys"),
+        format!("{} --select file:z.parquet --out z.parquet", fit.replace("--centers 40", "")),
+        "dictionary --data d.parquet --target y --centers 20 --out link.parquet".into(),
+        "dictionary --data d.parquet --target y --centers 20 --out c.parquet --report c.parquet".into(),
+        "tune --data d.parquet --target y --report d.parquet".into(),
+        "evaluate --model m.nys --data d.parquet --report ./d.parquet".into(),
+        "evaluate --model m.nys --data d.parquet --report m.nys".into(),
+        "predict --model m.nys --data d.parquet --out ./m.nys".into(),
+        "predict --model m.nys --data d.parquet --out link.parquet".into(),
+    ] {
+        place.fails(&line, 2, &["--"]);
+        let now: Vec<_> = place.names().iter().map(|name| std::fs::read(place.path(name)).unwrap()).collect();
+        assert!(before == now, "{line}");
+    }
+    // A model may take the place of the one it started from.
+    fine(&place, &format!("{FIT} --from m.nys --solver pcg"));
+}
+
+/// Weights that are all 0 leave nothing to learn from, with any solver.
+#[test]
+fn weights_of_nothing() {
+    let place = with(but(500, vec![("w", numbers((0..500).map(|_| 0.0)))]));
+    for solver in ["auto", "gram", "pcg", "eigenpro", "blockcd"] {
+        let line = if solver == "blockcd" { FIT.replace("--centers 40", "") } else { FIT.to_owned() };
+        place.fails(&format!("{line} --weight w --solver {solver}"), 1, &["'w'", "0 in every training row"]);
+    }
+}
+
 /// A failed fit leaves the model that was there before.
 #[test]
 fn failures_keep_earlier_outputs() {

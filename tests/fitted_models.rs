@@ -133,6 +133,46 @@ fn variances_of_two_targets_are_the_dense_formula() {
     assert!(std::fs::read(place.path("q.parquet")).unwrap() == std::fs::read(place.path("p.parquet")).unwrap());
 }
 
+/// The scale of the weights changes no variance: the noise is that of a row of mean weight.
+#[test]
+fn variances_do_not_depend_on_the_scale_of_weights() {
+    let place = Place::new();
+    let rows = 400;
+    let weight = |i: usize| 1.0 + (i % 3) as f64;
+    let columns = vec![
+        ("x", numbers((0..rows).map(|i| uniform("x", i)))),
+        ("y", numbers((0..rows).map(|i| (6.0 * uniform("x", i)).sin() + uniform("noise", i)))),
+        ("w", numbers((0..rows).map(weight))),
+        ("v", numbers((0..rows).map(|i| 1024.0 * weight(i)))),
+        ("one", numbers((0..rows).map(|_| 1.0))),
+    ];
+    write(&place.path("d.parquet"), &batch(columns));
+    let variances = |more: &str| {
+        let line = "fit --data d.parquet --out m.nys --target y --drop one --split none --kernel gaussian --bandwidth 0.3 --ridge 1e-4";
+        let line = if more.contains("one") { line.replace("--drop one", "--drop w --drop v") } else { line.to_owned() };
+        let other = if more == "--weight w" {
+            "--drop v"
+        } else if more == "--weight v" {
+            "--drop w"
+        } else {
+            ""
+        };
+        place.json(&format!(
+            "{line} {other} {more} --centers 30 --precision f64 --select uniform --solver gram --variance"
+        ));
+        place.json("predict --model m.nys --data d.parquet --out p.parquet --variance");
+        column(&place.path("p.parquet"), "variance")
+    };
+    let (small, large, one) = (variances("--weight w"), variances("--weight v"), variances("--weight one"));
+    for (a, b) in small.iter().zip(&large) {
+        assert!((a - b).abs() < 1e-6 * a, "{a} {b}");
+    }
+    // Weights that are nearly equal say nearly what none say.
+    for (a, b) in small.iter().zip(&one) {
+        assert!((a - b).abs() < 0.5 * a, "{a} {b}");
+    }
+}
+
 #[test]
 fn variances_that_cannot_be_had_are_refused() {
     let place = Place::new();

@@ -35,3 +35,59 @@ fn other_processes_begin_no_outputs() {
     child.wait().unwrap();
     assert_eq!(place.names(), ["hosts"]);
 }
+
+const PREDICT: &str = "predict --model m.nys --data synth:sines?rows=3000&d=2&seed=2 --out parts";
+
+fn fitted() -> Place {
+    let place = Place::new();
+    place.json(&format!("{LINE} --split none --out m.nys"));
+    place
+}
+
+/// What one process cannot do ends all of them, with its reason.
+#[test]
+fn a_part_that_cannot_be_written_is_told_to_all() {
+    let place = fitted();
+    std::fs::create_dir_all(place.path("parts/part-00001.parquet")).unwrap();
+    for output in place.processes(&[PREDICT.to_owned(), PREDICT.to_owned()]) {
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("part-00001.parquet") && !error.contains("was lost"), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(place.path("parts")).unwrap().count(), 1);
+}
+
+/// Processes that are told to write other columns do not meet.
+#[test]
+fn processes_predict_alike_or_not_at_all() {
+    let place = fitted();
+    for output in place.processes(&[PREDICT.to_owned(), format!("{PREDICT} --keep x0")]) {
+        assert_eq!(output.status.code(), Some(6), "{}", text(&output.stderr));
+    }
+    assert!(!place.path("parts").exists());
+}
+
+/// A column that is not there is no reason to wait for ever.
+#[test]
+fn failures_before_the_pass_end_all_processes() {
+    let place = fitted();
+    let line = format!("{PREDICT} --keep zzz");
+    for output in place.processes(&[line.clone(), line]) {
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("zzz"), "{error}");
+    }
+}
+
+/// Parts of an earlier run with more processes would be read together with the new ones.
+#[test]
+fn parts_of_more_processes_are_not_mixed_in() {
+    let place = fitted();
+    assert_eq!(number(&place.cluster(PREDICT, 3), "/rows"), 3000.0);
+    for output in place.processes(&[PREDICT.to_owned(), PREDICT.to_owned()]) {
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains("part-00002.parquet"), "{error}");
+    }
+    assert_eq!(number(&place.cluster(PREDICT, 3), "/rows"), 3000.0);
+}

@@ -11,6 +11,7 @@ use crate::cli::checks::Check;
 use crate::exit::{ExitCode, Failure};
 use crate::jobs::{Workers, fit_config, identity, open};
 use crate::output::write_json_into;
+use crate::overwrite::Inputs;
 use crate::report::{Certificate, DictionaryStageReport};
 use nystream_dataflows::job::{FitInputs, fit};
 use nystream_datasets::sink::PredictionWriter;
@@ -36,6 +37,10 @@ pub fn run(args: DictionaryCommandArgs, context: &Context) -> Result<ExitCode, F
     };
     let report_file = args.report.as_deref().filter(|_| first).map(AtomicFile::create).transpose()?;
     let catalog = open(&args.input.data)?;
+    Inputs::default()
+        .data("--data", &catalog)
+        .file("--metric", args.kernel.metric.as_deref())
+        .spared_by(&[("--out", Some(&args.out)), ("--report", args.report.as_deref())])?;
     let mut config =
         fit_config(&args.input, Split::None, &args.kernel, &args.dictionary, None, &args.sample, &args.resources)?;
     config.dictionary_only = true;

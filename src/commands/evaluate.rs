@@ -10,6 +10,7 @@ use crate::fitted::into_function;
 use crate::jobs::{Workers, open, simd};
 use crate::model::Model;
 use crate::output::write_json_into;
+use crate::overwrite::Inputs;
 use crate::report::{EvaluateReport, PlannedMemory};
 use nystream_dataflows::engine::Session;
 use nystream_dataflows::job::{Measured, evaluate_model};
@@ -34,6 +35,10 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
     let deviations: Vec<Option<f64>> = model.config.targets.iter().map(|t| t.deviation).collect();
     let (encoder, function) = into_function(model, simd(&args.resources)?)?;
     let catalog = open(&args.data)?;
+    Inputs::default()
+        .data("--data", &catalog)
+        .file("--model", Some(&args.model))
+        .spared_by(&[("--report", args.report.as_deref())])?;
     let first = args.resources.is_first();
     let output = args.report.as_deref().filter(|_| first).map(AtomicFile::create).transpose()?;
     let workers =

@@ -8,9 +8,10 @@ use crate::cli::checks::Check;
 use crate::cli::values::KernelName;
 use crate::exit::{ExitCode, Failure};
 use crate::fitted::{function_of, model_of, solver_name};
-use crate::jobs::{Workers, fit_config, identity, open, split};
+use crate::jobs::{Workers, fit_config, identity, open, select_file, split};
 use crate::model::Model;
 use crate::output::write_json_into;
+use crate::overwrite::Inputs;
 use crate::repeat::take_over;
 use crate::report::{
     Certificate, Consumer, DictionaryReport, FitReport, Flops, PerTarget, PlanReport, Predicted, Report, Validation,
@@ -39,6 +40,16 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
     let config_from = args.config_from.as_deref().map(Model::load).transpose()?;
     let catalog = open(&args.input.data)?;
     let validation = if args.holdout.validation.is_empty() { None } else { Some(open(&args.holdout.validation)?) };
+    let inputs = Inputs::default()
+        .data("--data", &catalog)
+        .file("--select", select_file(&args.dictionary))
+        .file("--metric", args.kernel.metric.as_deref());
+    let inputs = validation.iter().fold(inputs, |inputs, catalog| inputs.data("--validation", catalog));
+    // A model may take the place of the one it started from; a report may not.
+    inputs.spared_by(&[("--out", args.out.as_deref()), ("--report", args.report.as_deref())])?;
+    let models =
+        Inputs::default().file("--from", args.from.as_deref()).file("--config-from", args.config_from.as_deref());
+    models.spared_by(&[("--report", args.report.as_deref())])?;
     let (mut split_text, split) = split(&args.holdout);
     let mut config = fit_config(
         &args.input,

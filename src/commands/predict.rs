@@ -8,11 +8,15 @@ use crate::exit::{ExitCode, Failure};
 use crate::fitted::into_function;
 use crate::jobs::{Workers, simd};
 use crate::model::Model;
+use crate::overwrite::Inputs;
 use crate::report::{PlannedMemory, PredictReport};
+use nystream_dataflows::StageError;
+use nystream_dataflows::engine::agree;
 use nystream_dataflows::plan::{Reading, Room, Writing};
-use nystream_dataflows::predict::{PredictOptions, part_path, predict};
+use nystream_dataflows::predict::{PredictOptions, part_name, predict};
 use nystream_datasets::{Catalog, Sources};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, atomic::Ordering};
 use std::time::Instant;
 
@@ -45,21 +49,13 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
     let (encoder, function) = into_function(model, simd(&args.resources)?)?;
     // Without rows there is nothing to predict, and nothing wrong.
     let catalog = Catalog::open_any(&Sources::parse(&args.data)?)?;
-    let workers =
-        Workers::start(&args.resources, &context.progress, &format!("predict {digest} {:?}", catalog.fingerprint))?;
+    let inputs = Inputs::default().data("--data", &catalog).file("--model", Some(&args.model));
+    inputs.spared_by(&[("--out", Some(&args.out))])?;
+    // Processes that were told otherwise would write parts that do not fit together.
+    let told = (&args.keep, args.variance, args.max_bad_rows, args.out.file_name());
+    let identity = format!("predict {digest} {:?} {told:?}", catalog.fingerprint);
+    let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let process = Arc::clone(&workers.process);
-    if process.processes() > 1 {
-        std::fs::create_dir_all(&args.out).map_err(|e| {
-            let out = args.out.display();
-            Failure::data(format!(
-                "--out {out}: with several processes it is a folder of parts, which cannot be made: {e}"
-            ))
-        })?;
-    }
-    let reserved = match reserved {
-        Some(file) => file,
-        None => AtomicFile::create(&part_path(&args.out, &process))?,
-    };
     let (encoder, function) = (Arc::new(encoder), Arc::new(function));
     let options = PredictOptions {
         keep: args.keep.clone(),
@@ -68,7 +64,17 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
         out: args.out.clone(),
         room: Room { budget, model: size },
     };
-    let predictions = workers.run(move |session| predict(session, &catalog, &encoder, &function, &options));
+    let parts = (process.processes() > 1).then(|| (inputs, args.out.clone(), process.processes()));
+    let predictions = workers.run(move |session| {
+        // A process that cannot write its part says so to all.
+        let part = session.process.index();
+        let ready =
+            session.try_once(|| parts.as_ref().map(|(inputs, out, all)| reserve(inputs, out, part, *all)).transpose());
+        let part_file = agree(session, ready)?;
+        let predictions = predict(session, &catalog, &encoder, &function, &options);
+        drop(part_file);
+        predictions
+    });
     drop(reserved);
     let predictions = predictions.inspect_err(|_| {
         if process.processes() > 1 {
@@ -91,4 +97,27 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
         model_digest: digest,
     })?;
     Ok(ExitCode::Done)
+}
+
+/// The folder of parts, with the place of this process in it: held open while the rows are predicted.
+fn reserve(inputs: &Inputs, out: &Path, part: usize, processes: usize) -> Result<AtomicFile, StageError> {
+    let shown = out.display();
+    std::fs::create_dir_all(out).map_err(|e| {
+        StageError::Data(format!(
+            "--out {shown}: with several processes it is a folder of parts, which cannot be made: {e}"
+        ))
+    })?;
+    // Parts of an earlier run with more processes would be read as part of this one.
+    for entry in std::fs::read_dir(out).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let number = name.strip_prefix("part-").and_then(|rest| rest.strip_suffix(".parquet")?.parse::<usize>().ok());
+        if number.is_some_and(|number| number >= processes) {
+            return Err(StageError::Usage(format!(
+                "--out {shown} holds {name}, of a run with more processes: remove it or name another folder"
+            )));
+        }
+    }
+    let path = out.join(part_name(part));
+    inputs.spared_by(&[("--out", Some(&path))]).map_err(|e| StageError::Usage(e.to_string()))?;
+    AtomicFile::create(&path).map_err(|e| StageError::Data(e.to_string()))
 }

@@ -6,8 +6,9 @@ use crate::cli::TuneArgs;
 use crate::cli::checks::Check;
 use crate::cli::values::KernelName;
 use crate::exit::{ExitCode, Failure};
-use crate::jobs::{Workers, fit_config, identity, open, split};
+use crate::jobs::{Workers, fit_config, identity, open, select_file, split};
 use crate::output::write_json_into;
+use crate::overwrite::Inputs;
 use crate::report::{TuneReport, TuneRow};
 use nystream_dataflows::job::{FitInputs, Solver, fit, ridge_share};
 use nystream_dataflows::tune::CandidateFit;
@@ -24,6 +25,11 @@ pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
     let first = args.resources.is_first();
     let output = args.report.as_deref().filter(|_| first).map(AtomicFile::create).transpose()?;
     let catalog = open(&args.input.data)?;
+    Inputs::default()
+        .data("--data", &catalog)
+        .file("--select", select_file(&args.dictionary))
+        .file("--metric", args.kernel.metric.as_deref())
+        .spared_by(&[("--report", args.report.as_deref())])?;
     let (split_text, split) = split(&args.holdout);
     let config = fit_config(
         &args.input,

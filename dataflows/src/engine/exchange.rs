@@ -76,6 +76,43 @@ impl Scan for Vec<Outgoing> {
     }
 }
 
+/// A scan that reports a failure, if there was one.
+struct Outcome(Option<StageError>);
+
+impl Scan for Outcome {
+    fn step(&mut self) -> Result<Step, StageError> {
+        self.0.take().map_or(Ok(Step::Done), Err)
+    }
+
+    fn finish(self) -> Result<Vec<Outgoing>, StageError> {
+        Ok(Vec::new())
+    }
+}
+
+/// The result of work that may fail in one process alone, such as opening a file: an error of any process ends all of them with it, where the
+/// others would wait for a dataflow that the first never builds. Every worker calls this in step.
+///
+/// ```
+/// use nystream_dataflows::StageError;
+/// use nystream_dataflows::engine::{Process, SilentProgress, agree, run};
+/// let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// let results = run(&process, communication, |session| {
+///     let opened = session.try_once(|| Err::<u8, _>(StageError::Data("the disk is gone".into())));
+///     agree(session, opened)
+/// });
+/// assert!(results.unwrap().iter().all(|result| result == &Err(StageError::Data("the disk is gone".into()))));
+/// ```
+///
+/// # Errors
+/// That of `result`, or of another process.
+pub fn agree<T>(session: &mut Session<'_>, result: Result<T, StageError>) -> Result<T, StageError> {
+    if session.process.processes() > 1 {
+        pass(session, "ready", Outcome(result.as_ref().err().cloned()), Gather::default(), Audience::Everyone)?;
+    }
+    result
+}
+
 /// Merges the parcels of the keys this worker owns.
 ///
 /// Contract: parcels arrive sorted by (key, sender, serial); the result may depend on them only through a

@@ -16,5 +16,5 @@ mod tests;
 mod variance;
 
 pub use function::{Function, VarianceBasis, VarianceFactor, prior_margin};
-pub use stage::{PredictOptions, Predictions, part_path, predict};
+pub use stage::{PredictOptions, Predictions, part_name, part_path, predict};
 pub(crate) use variance::PANEL;

@@ -11,7 +11,7 @@ use super::function::{Function, VarianceBasis};
 use super::layout::{Layout, blocks_per_batch};
 use super::scan::{Decode, NAMED_BAD_ROWS, Outputs, PredictScan, Shared};
 use crate::engine::bytes::Reader;
-use crate::engine::exchange::{Audience, Gather, pass};
+use crate::engine::exchange::{Audience, Gather, agree, pass};
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
 use crate::plan::{ApplyPlan, MemoryPlan, Reading, Room, Writing};
@@ -55,8 +55,13 @@ pub struct Predictions {
 pub fn part_path(out: &Path, process: &Process) -> PathBuf {
     match process.processes() {
         1 => out.to_owned(),
-        _ => out.join(format!("part-{:05}.parquet", process.index())),
+        _ => out.join(part_name(process.index())),
     }
+}
+
+/// The name of the part that process `index` writes.
+pub fn part_name(index: usize) -> String {
+    format!("part-{index:05}.parquet")
 }
 
 /// A kept value in a batch, at least, and what a batch holds for an output. They only shape batches, as do the footers of the data: nothing else does, so that
@@ -123,7 +128,8 @@ pub fn predict(
 ) -> Result<Predictions, StageError> {
     let options = &PredictOptions { out: part_path(&options.out, &session.process), ..options.clone() };
     let (workers, processes) = (session.process.workers(), session.process.processes());
-    let prepared = session.try_once(|| prepare(catalog, encoder, function, options, workers, processes))?;
+    let prepared = session.try_once(|| prepare(catalog, encoder, function, options, workers, processes));
+    let prepared = agree(session, prepared)?;
     if session.is_leader() {
         if session.process.index() == 0 {
             let budget = options.room.budget;

@@ -205,6 +205,11 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     let mut clock = Clock { seconds: BTreeMap::new(), last: Instant::now() };
     preflight(&inputs.catalog, config, session.process.workers(), session.process.processes())?;
     let Start { profile, encoder, code, weight_sum, weight_max, passes } = start(session, inputs)?;
+    if let Some(column) = encoder.weight.as_ref().filter(|_| weight_sum <= 0.0) {
+        return Err(StageError::Data(format!(
+            "the weights in column '{column}' are 0 in every training row: nothing can be learned from them"
+        )));
+    }
     check_task(config, &code)?;
     let metric = config.metric.resolve(&encoder)?;
     let bytes_per_pass = counters(session)?.bytes_read / passes.max(1);
@@ -390,7 +395,7 @@ fn choose_centers(
         false => None,
     };
     let job = SelectJob {
-        tempered: open && trial.is_none_or(|trial| trial.prefers_tempered()),
+        tempered: open && trial.is_some_and(|trial| trial.prefers_tempered()),
         kernel: outcome.kernel.clone(),
         simd: config.simd,
         seed: config.seed,

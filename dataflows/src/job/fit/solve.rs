@@ -141,7 +141,10 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 warm_start: warm.coefficients.clone(),
                 time_limit: config.time_limit,
             };
+            // The number of passes is not known: rows are counted as they go by.
+            begin(session, "logistic", 0);
             let solved = logistic::solve(session, store, &job)?;
+            end(session);
             clock.lap("solve");
             solved
         }
@@ -167,7 +170,9 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 warm_start: warm.coefficients.clone(),
                 time_limit: config.time_limit,
             };
+            begin(session, "conjugate gradients", 0);
             let solved = pcg::solve(session, store, &job)?;
+            end(session);
             clock.lap("solve");
             solved
         }
@@ -197,7 +202,9 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 warm_start: warm.coefficients.clone(),
                 time_limit: config.time_limit,
             };
+            begin(session, "block coordinate descent", 0);
             let solved = blockcd::solve(session, store, &job)?;
+            end(session);
             clock.lap("solve");
             solved
         }
@@ -349,6 +356,7 @@ fn variance_factor(
             q.mean_squared_residual / free * code.scale(k).powi(2)
         })
         .collect();
-    let signal = noise.iter().zip(&solved.ridges).map(|(v, lambda)| v / (lambda * outcome.weight_sum)).collect();
+    // The noise is that of a row of mean weight, whose ridge is lambda n: the scale of the weights changes neither.
+    let signal = noise.iter().zip(&solved.ridges).map(|(v, lambda)| v / (lambda * n)).collect();
     VarianceFactor { basis: Arc::clone(factor), noise, signal }
 }
