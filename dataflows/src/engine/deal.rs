@@ -8,7 +8,7 @@
 //! receiver as soon as it arrives, so rows that a sender gives up while it writes letters exist about once. Letters arrive in any
 //! order: receivers must sort, or not care.
 
-use crate::engine::exchange::{Audience, Gather, Outgoing, Scan, Step, pass};
+use crate::engine::exchange::{Audience, Gather, Outcome, pass};
 use crate::engine::session::Session;
 use crate::error::StageError;
 use serde::{Deserialize, Serialize};
@@ -102,19 +102,6 @@ where
     session.worker.step_or_park_while(None, || !watched.done());
     let outcome = Outcome(failed.borrow_mut().take());
     pass(session, name, outcome, Gather::default(), Audience::Leaders).map(|_| ())
-}
-
-/// What a worker met, told to all.
-struct Outcome(Option<StageError>);
-
-impl Scan for Outcome {
-    fn step(&mut self) -> Result<Step, StageError> {
-        self.0.take().map_or(Ok(Step::Done), Err)
-    }
-
-    fn finish(self) -> Result<Vec<Outgoing>, StageError> {
-        Ok(Vec::new())
-    }
 }
 
 #[cfg(test)]

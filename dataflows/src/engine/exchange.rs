@@ -76,8 +76,8 @@ impl Scan for Vec<Outgoing> {
     }
 }
 
-/// A scan that reports a failure, if there was one.
-struct Outcome(Option<StageError>);
+/// What a worker met, told to all: a scan that reports a failure, if there was one.
+pub(super) struct Outcome(pub(super) Option<StageError>);
 
 impl Scan for Outcome {
     fn step(&mut self) -> Result<Step, StageError> {

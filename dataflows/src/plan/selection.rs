@@ -31,7 +31,7 @@ pub enum Selection {
     },
     /// Randomly pivoted Cholesky on a pool of about so many rows.
     RpCholesky {
-        /// Rows of the pool (expected).
+        /// Rows of the pool; fewer only if its hashes leave fewer.
         rows: u64,
         /// Whether every round scans all rows instead of a pool.
         full: bool,
