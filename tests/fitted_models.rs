@@ -86,9 +86,10 @@ fn two_targets(place: &Place, rows: usize) {
     write(&place.path("d.parquet"), &batch(columns));
 }
 
-/// noise_k + signal_k (1 - k' K_mm^-1 k + L_k k' (G + L_k K_mm)^-1 k), with noise_k = RSS_k / (n - df_k) and signal_k = noise_k / L_k, densely.
+/// noise_k + signal_k (1 - k' K_mm^-1 k + L_k k' (G + L_k K_mm)^-1 k), densely; and no other noise and signal, of those that far from all rows give
+/// the target its spread, explain better what refits without each row (and without the center it is) say of it.
 #[test]
-fn variances_of_two_targets_are_the_dense_formula() {
+fn variances_of_two_targets_are_the_dense_formula_and_calibrated() {
     let place = Place::new();
     two_targets(&place, 600);
     let line = "fit --data d.parquet --out m.nys --target y --target z --split none --kernel gaussian --bandwidth 0.8x --select uniform";
@@ -107,23 +108,51 @@ fn variances_of_two_targets_are_the_dense_formula() {
     let gram: Matrix =
         transposed.iter().map(|a| transposed.iter().map(|b| dot(a, b.iter().copied())).collect()).collect();
     let prior = solve(kmm.clone(), transposed.clone());
+    let scales = model.variance.as_ref().unwrap();
     let image = |a: &Matrix, i: usize| dot(&k[i], a.iter().map(|row| row[i]));
     for (t, target) in ["y", "z"].iter().enumerate() {
         let ridge = ridges[t] * n as f64;
         let system: Matrix = (0..m).map(|i| (0..m).map(|j| gram[i][j] + ridge * kmm[i][j]).collect()).collect();
         let posterior = solve(system.clone(), transposed.clone());
-        let centred: Vec<f64> = (0..n).map(|i| chunk.targets[2 * i + t] - model.intercepts[t]).collect();
-        let cross = transposed.iter().map(|row| vec![dot(row, centred.iter().copied())]).collect();
-        let alpha: Vec<f64> = solve(system, cross).into_iter().flatten().collect();
-        let squares: f64 = (0..n).map(|i| (centred[i] - dot(&k[i], alpha.iter().copied())).powi(2)).sum();
-        let freedom: f64 = (0..n).map(|i| image(&posterior, i)).sum();
-        let noise = squares / (n as f64 - freedom);
-        let signal = noise / ridge;
+        let (noise, signal) = (scales.noise[t], scales.signal[t]);
         let found = column(&place.path("p.parquet"), &format!("variance_{target}"));
         for (i, found) in found.iter().enumerate() {
             let expected = noise + signal * (1.0 - image(&prior, i) + ridge * image(&posterior, i));
             assert!((found - expected).abs() < 1e-5 * expected, "{target}, row {i}: {found} {expected}");
         }
+
+        let centred: Vec<f64> = (0..n).map(|i| chunk.targets[2 * i + t] - model.intercepts[t]).collect();
+        let left_out: Vec<(f64, f64)> = (0..n)
+            .map(|i| {
+                let kept: Vec<usize> = (0..m).filter(|&c| (0..m).any(|j| (k[i][j] - kmm[c][j]).abs() > 1e-9)).collect();
+                let entries: Vec<f64> = kept.iter().map(|&c| k[i][c]).collect();
+                let of_centers: Matrix = kept.iter().map(|&a| kept.iter().map(|&b| kmm[a][b]).collect()).collect();
+                let without = |a: usize, b: usize| gram[a][b] - k[i][a] * k[i][b] + ridge * kmm[a][b];
+                let system: Matrix = kept.iter().map(|&a| kept.iter().map(|&b| without(a, b)).collect()).collect();
+                let cross = |c: usize| dot(&transposed[c], centred.iter().copied()) - k[i][c] * centred[i];
+                let vector = |v: &[f64]| v.iter().map(|x| vec![*x]).collect::<Matrix>();
+                let flat = |a: Matrix| a.into_iter().flatten().collect::<Vec<f64>>();
+                let alpha = flat(solve(system.clone(), kept.iter().map(|&c| vec![cross(c)]).collect()));
+                let prior = flat(solve(of_centers, vector(&entries)));
+                let posterior = flat(solve(system, vector(&entries)));
+                let image = |v: Vec<f64>| dot(&entries, v.into_iter());
+                (centred[i] - image(alpha), 1.0 - image(prior) + ridge * image(posterior))
+            })
+            .collect();
+        let loss = |noise: f64, signal: f64| -> f64 {
+            let variances = left_out.iter().map(|(e, q)| (e, noise + signal * q));
+            variances.map(|(e, v)| v.ln() + e * e / v).sum::<f64>() / n as f64
+        };
+        let spread = dot(&centred, centred.iter().copied()) / n as f64;
+        assert!(noise + signal > (1.0 - 1e-6) * spread, "{target}: {noise} {signal} {spread}");
+        let least = loss(noise, signal);
+        for (a, b) in [(0.9, 1.0), (1.1, 1.0), (1.0, 0.9), (1.0, 1.1), (0.95, 1.05), (1.05, 0.95)] {
+            let (noise, signal) = (a * noise, b * signal);
+            let allowed = noise + signal >= spread;
+            assert!(!allowed || loss(noise, signal) > least - 1e-7, "{target}: {noise} {signal}");
+        }
+        let note = format!("variance of {target}: noise");
+        assert!(report["notes"].as_array().unwrap().iter().any(|n| n.as_str().unwrap().starts_with(&note)), "{report}");
     }
     // Read back and written again it is the same file, and it predicts the same bits.
     let bytes = std::fs::read(place.path("m.nys")).unwrap();
@@ -131,6 +160,41 @@ fn variances_of_two_targets_are_the_dense_formula() {
     model.save(&place.path("again.nys")).unwrap();
     place.json("predict --model again.nys --data d.parquet --out q.parquet --variance --workers 2");
     assert!(std::fs::read(place.path("q.parquet")).unwrap() == std::fs::read(place.path("p.parquet")).unwrap());
+}
+
+/// Far fewer centers than the function needs, so that the ridge is much smaller than noise over signal: intervals cover what they say nevertheless.
+#[test]
+fn intervals_cover_rows_not_seen_though_centers_are_few() {
+    let place = Place::new();
+    let friedman = |first: usize, rows: usize| {
+        let x = move |k: usize, i: usize| uniform(&format!("x{k}"), i);
+        let noise = |i: usize| (0..12).map(|k| uniform(&format!("noise{k}"), i)).sum::<f64>() - 6.0;
+        let y = move |i: usize| {
+            let waves = 10.0 * (std::f64::consts::PI * x(0, i) * x(1, i)).sin() + 20.0 * (x(2, i) - 0.5).powi(2);
+            waves + 10.0 * x(3, i) + 5.0 * x(4, i) + noise(i)
+        };
+        let all = move || first..first + rows;
+        let mut columns: Vec<_> = ["a", "b", "c", "d", "e"]
+            .iter()
+            .enumerate()
+            .map(|(k, name)| (*name, numbers(all().map(|i| x(k, i)))))
+            .collect();
+        columns.push(("y", numbers(all().map(y))));
+        batch(columns)
+    };
+    write(&place.path("train.parquet"), &friedman(0, 6000));
+    write(&place.path("test.parquet"), &friedman(6000, 4000));
+    for kernel in ["gaussian", "matern32", "laplace"] {
+        let fit = "fit --data train.parquet --target y --out m.nys --split none --centers 150 --variance";
+        place.json(&format!("{fit} --kernel {kernel}"));
+        place.json("predict --model m.nys --data test.parquet --keep y --out p.parquet --variance");
+        let read = |name: &str| column(&place.path("p.parquet"), name);
+        let (y, f, v) = (read("y"), read("prediction"), read("variance"));
+        let ratio = |i: usize| (y[i] - f[i]).powi(2) / v[i];
+        let within = (0..y.len()).filter(|&i| ratio(i) < 1.96 * 1.96).count() as f64 / y.len() as f64;
+        let mean = (0..y.len()).map(ratio).sum::<f64>() / y.len() as f64;
+        assert!((0.93..0.97).contains(&within) && (0.85..1.15).contains(&mean), "{kernel}: {within} {mean}");
+    }
 }
 
 /// The scale of the weights changes no variance: the noise is that of a row of mean weight.

@@ -37,7 +37,7 @@ pub struct VarianceFactor {
     pub basis: Arc<VarianceBasis>,
     /// Variance of the noise of each target.
     pub noise: Vec<f64>,
-    /// Prior variance of the function of each target: noise over the matrix ridge.
+    /// Prior variance of the function of each target, for k(x, x) = 1.
     pub signal: Vec<f64>,
 }
 

@@ -315,7 +315,6 @@ pub fn solve<T: Entry>(
         effective_dimension: None,
         // Every row is a center: nothing is approximated.
         trace_error: Some(0.0),
-        fit_quality: None,
         variance: None,
         iterations: Some(info.iterations),
         stopped: info.stopped,

@@ -5,10 +5,12 @@
 use crate::error::StageError;
 use crate::nystrom::row_major;
 use crate::predict::VarianceBasis;
-use crate::solve::{FitQuality, Solved};
+use crate::solve::{Scales, Solved, Variances};
 use faer::{Mat, MatRef};
 use nystream_kernels::gram::GramSums;
-use nystream_kernels::nystrom::{ApproximateTrace, RidgePath, WhitenMethod, Whitener, normal_residual};
+use nystream_kernels::nystrom::{
+    ApproximateTrace, Block, LeftOutRows, RidgePath, WhitenMethod, Whitener, normal_residual,
+};
 use nystream_kernels::solve::Stopped;
 use std::ops::Range;
 use std::sync::Arc;
@@ -39,6 +41,15 @@ pub struct Judges {
     pub sqrt_weights: Option<Vec<f64>>,
     /// The center that a judge is, where it is one.
     pub own: Vec<Option<usize>>,
+    /// k(x, x), B.
+    pub diagonal: Vec<f64>,
+}
+
+impl Judges {
+    fn block(&self) -> Block<'_> {
+        let (entries, targets) = (self.entries.as_ref(), self.targets.as_ref());
+        Block { entries, targets, sqrt_weights: self.sqrt_weights.as_deref(), own: &self.own }
+    }
 }
 
 /// How the ridge is chosen.
@@ -49,7 +60,9 @@ pub struct RidgeChoice<'a> {
     pub shared: bool,
     /// How many rows judge it otherwise.
     pub count: usize,
-    /// Those of a range of 0..`count`, at most 512 at a time.
+    /// How many rows calibrate the predictive variances; `None` where there are to be none.
+    pub calibrating: Option<usize>,
+    /// The judges of a range of 0..`count` or 0..`calibrating`, at most 512 at a time.
     pub judges: &'a dyn Fn(Range<usize>) -> Result<Judges, StageError>,
     /// Rounding error of a kernel entry, absolute.
     pub entry_error: f64,
@@ -119,8 +132,8 @@ fn numeric(error: nystream_kernels::nystrom::NystromError) -> StageError {
 /// };
 /// // A given ridge needs no judges.
 /// let judges = |_| Err(StageError::Internal("nobody asks".into()));
-/// let choice = RidgeChoice { given: Some(vec![0.1]), shared: false, count: 0, judges: &judges, entry_error: 0.0 };
-/// let solved = solve(&sums, kmm.as_ref(), WhitenMethod::Cholesky, &choice, None, false)?;
+/// let choice = RidgeChoice { given: Some(vec![0.1]), shared: false, count: 0, calibrating: None, judges: &judges, entry_error: 0.0 };
+/// let solved = solve(&sums, kmm.as_ref(), WhitenMethod::Cholesky, &choice, None)?;
 /// // The ridge is per row: 30 rows at 0.1 add 3.
 /// let close = |a: f64, b: f64| (a - b).abs() < 1e-12;
 /// assert!(close(solved.coefficients[0], 5.0 / (10.0 + 3.0)) && close(solved.coefficients[1], 5.0 / (20.0 + 3.0)));
@@ -136,7 +149,6 @@ pub fn solve(
     method: WhitenMethod,
     choice: &RidgeChoice<'_>,
     kernel_trace: Option<&KernelTrace<'_>>,
-    variance: bool,
 ) -> Result<Solved, StageError> {
     let whitener = Whitener::new(kmm, method).map_err(numeric)?;
     let path = RidgePath::new(sums, &whitener).map_err(numeric)?;
@@ -155,9 +167,8 @@ pub fn solve(
                 let weight = roots.map_or(judges.targets.nrows() as f64, |r| r.iter().map(|r| r * r).sum());
                 // Means of blocks; one of rows without weight is no number.
                 if weight > 0.0 {
-                    let (entries, targets) = (judges.entries.as_ref(), judges.targets.as_ref());
-                    errors += faer::Scale(weight)
-                        * path.leave_one_out_errors(entries, targets, roots, &judges.own, &grid).map_err(numeric)?;
+                    errors +=
+                        faer::Scale(weight) * path.leave_one_out_errors(judges.block(), &grid).map_err(numeric)?;
                     total += weight;
                 }
             }
@@ -186,14 +197,14 @@ pub fn solve(
         ));
     }
     let mut coefficients = vec![0.0; m * t];
-    let (mut residuals, mut dimensions, mut quality) = (vec![0.0; t], vec![0.0; t], Vec::with_capacity(t));
+    let (mut residuals, mut dimensions, mut squares) = (vec![0.0; t], vec![0.0; t], vec![0.0; t]);
     for j in 0..t {
         let alpha = path.coefficients(ridges[j]).map_err(numeric)?;
         (0..m).for_each(|i| coefficients[i * t + j] = alpha[(i, j)]);
         residuals[j] = normal_residual(sums, kmm, ridges[j], alpha.as_ref()).map_err(numeric)?[j];
         dimensions[j] = path.degrees_of_freedom(ridges[j]).map_err(numeric)?;
         let mean_squared_residual = path.rss(ridges[j]).map_err(numeric)?[j] / sums.weight_sum;
-        quality.push(FitQuality { mean_squared_residual, degrees_of_freedom: dimensions[j] });
+        squares[j] = mean_squared_residual;
         let rounding = rounding_error(choice.entry_error, alpha.col(j).iter().copied());
         let moved = (1.0 + rounding / mean_squared_residual.max(f64::MIN_POSITIVE)).sqrt() - 1.0;
         if moved > ROUNDING_MOVES {
@@ -203,17 +214,21 @@ pub fn solve(
             ));
         }
     }
-    let variance = match variance {
-        true => {
+    let variance = match choice.calibrating {
+        Some(count) => {
             let factor = path.variance_factor(&ridges).map_err(numeric)?;
-            let basis = row_major(factor.basis);
-            Some(Arc::new(VarianceBasis {
-                factor: basis,
-                weights: row_major(factor.weights.as_ref()),
-                rank: whitener.rank(),
-            }))
+            let (factor, weights) = (row_major(factor.basis), row_major(factor.weights.as_ref()));
+            let basis = Arc::new(VarianceBasis { factor, weights, rank: whitener.rank() });
+            let assumed = |j: usize| {
+                let free = (1.0 - dimensions[j] / sums.rows as f64).max(1.0 / sums.rows as f64);
+                let noise = squares[j] / free;
+                Scales::Assumed { noise, signal: noise / (ridges[j] * sums.rows as f64) }
+            };
+            let calibrated = calibrate(sums, &path, &ridges, choice, count)?;
+            let scales = calibrated.into_iter().enumerate().map(|(j, found)| found.unwrap_or_else(|| assumed(j)));
+            Some(Variances { basis, scales: scales.collect() })
         }
-        false => None,
+        None => None,
     };
     Ok(Solved {
         coefficients,
@@ -221,11 +236,36 @@ pub fn solve(
         residuals,
         effective_dimension: Some(dimensions),
         trace_error: kernel_trace.map(|trace| trace.error(&whitener, &path)).transpose()?,
-        fit_quality: Some(quality),
         variance,
         iterations: None,
         stopped: Stopped::Converged,
         passes: 1,
         notes,
     })
+}
+
+/// Scales of the variances of every target, from the errors of the first `count` judges when they are left out; `None` where these tell nothing.
+fn calibrate(
+    sums: &GramSums,
+    path: &RidgePath,
+    ridges: &[f64],
+    choice: &RidgeChoice<'_>,
+    count: usize,
+) -> Result<Vec<Option<Scales>>, StageError> {
+    let mut rows = vec![LeftOutRows::default(); ridges.len()];
+    let mut diagonal = 0.0;
+    for start in (0..count).step_by(JUDGE_BLOCK) {
+        let judges = (choice.judges)(start..(start + JUDGE_BLOCK).min(count))?;
+        diagonal += judges.diagonal.iter().sum::<f64>();
+        let left_out = path.left_out(judges.block(), &judges.diagonal, ridges).map_err(numeric)?;
+        for (rows, left_out) in rows.iter_mut().zip(left_out) {
+            for (i, (residual, latent)) in left_out.residuals.into_iter().zip(left_out.latents).enumerate() {
+                let weight = judges.sqrt_weights.as_ref().map_or(1.0, |roots| roots[i] * roots[i]);
+                rows.push(residual, latent, weight);
+            }
+        }
+    }
+    let spread = |j: usize| sums.target_squares[j] / sums.weight_sum;
+    let diagonal = diagonal / count.max(1) as f64;
+    Ok(rows.iter().enumerate().map(|(j, rows)| rows.calibrate(diagonal, spread(j)).map(Scales::Calibrated)).collect())
 }

@@ -237,7 +237,6 @@ pub fn solve<T: Entry>(
         residuals: vec![info.residual; t],
         effective_dimension: None,
         trace_error: None,
-        fit_quality: None,
         variance: None,
         iterations: Some(info.steps.len()),
         stopped: info.stopped,

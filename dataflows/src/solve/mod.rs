@@ -7,8 +7,8 @@ pub mod logistic;
 pub mod pcg;
 
 use crate::predict::VarianceBasis;
+use nystream_kernels::nystrom::Calibration;
 use nystream_kernels::solve::Stopped;
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// What a solve found, whatever the solver.
@@ -24,10 +24,8 @@ pub struct Solved {
     pub effective_dimension: Option<Vec<f64>>,
     /// Relative trace error tr(K - K~) / tr K over all rows, where it is known.
     pub trace_error: Option<f64>,
-    /// Residual sum of squares and degrees of freedom of every target in scaled units, where they are known.
-    pub fit_quality: Option<Vec<FitQuality>>,
-    /// Factor of the predictive variance.
-    pub variance: Option<Arc<VarianceBasis>>,
+    /// What predictive variances need, where they were asked for.
+    pub variance: Option<Variances>,
     /// Iterations, for iterative solvers.
     pub iterations: Option<usize>,
     /// Why it stopped.
@@ -38,11 +36,35 @@ pub struct Solved {
     pub notes: Vec<String>,
 }
 
-/// How well one target is fitted on its training rows.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct FitQuality {
-    /// Weighted residual sum of squares over the sum of weights.
-    pub mean_squared_residual: f64,
-    /// Degrees of freedom.
-    pub degrees_of_freedom: f64,
+/// What predictive variances need, from a solve.
+#[derive(Clone, Debug)]
+pub struct Variances {
+    /// Factor of the latent variance.
+    pub basis: Arc<VarianceBasis>,
+    /// Noise and signal of every target, in squared scaled units.
+    pub scales: Vec<Scales>,
+}
+
+/// Scales of one target's variances.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scales {
+    /// Those that explain the errors of rows left out.
+    Calibrated(Calibration),
+    /// Too few rows to calibrate by: the noise from the residuals, and the signal that makes noise over signal the matrix ridge.
+    Assumed {
+        /// Residual sum of squares over its degrees of freedom.
+        noise: f64,
+        /// Noise over the matrix ridge.
+        signal: f64,
+    },
+}
+
+impl Scales {
+    /// (noise, signal).
+    pub fn values(&self) -> (f64, f64) {
+        match *self {
+            Scales::Calibrated(Calibration { noise, signal, .. }) => (noise, signal),
+            Scales::Assumed { noise, signal } => (noise, signal),
+        }
+    }
 }

@@ -173,7 +173,6 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
         residuals: info.residuals.clone(),
         effective_dimension: None,
         trace_error: None,
-        fit_quality: None,
         variance: None,
         iterations: Some(info.iterations),
         stopped: info.stopped,

@@ -6,7 +6,7 @@
 //! With `R` (m x r) such that `R^T K_mm R = I` ([`Whitener`]), a row's features are `f(x) = R^T k_m(x)`, the projected kernel is
 //! `K~ = F F^T`, and the penalty `a^T K_mm a` is the plain norm of the coefficients in these features. One eigendecomposition of
 //! `R^T G R = V diag(s) V^T` then gives the whole path ([`RidgePath`]). What this approximation loses is measured by [`HeldOut`],
-//! [`trace_error`] and [`pencil`].
+//! [`trace_error`] and [`pencil`]; what it says of rows it has not seen, and how wide its variances must be, by [`RidgePath::left_out`] and [`LeftOutRows`].
 //!
 //! Conventions: lambda is the ridge per sample, the matrix ridge is `lambda sum w` (both weights and their sum relative to
 //! the largest weight, which changes no solution). `K_mm` is factored in f64 and never gets a jitter: directions below working precision leave the basis and are counted.
@@ -17,18 +17,20 @@
 //! Cost: about 9 m^3 flops for each eigendecomposition, m^3 / 3 for a Cholesky factor, 4 m^3 for a congruence. All m x m algebra runs
 //! at the one fixed logical parallelism; products with row blocks are sequential, for use inside workers.
 
+mod calibrate;
 mod certify;
+mod leave_out;
 mod path;
 #[cfg(test)]
 mod tests;
 mod whiten;
 
+pub use calibrate::{Calibration, LeftOutRows};
 pub use certify::{
     ApproximateTrace, HeldOut, Pencil, TraceError, pencil, residual_diagonal, trace_error, weighted_feature_gram,
 };
-pub use path::{
-    Choice, Criterion, LeaveOneOut, RidgePath, VarianceFactor, fold_errors, normal_residual, whitened_residual,
-};
+pub use leave_out::{Block, LeaveOneOut, LeftOut};
+pub use path::{Choice, Criterion, RidgePath, VarianceFactor, fold_errors, normal_residual, whitened_residual};
 pub use whiten::{WhitenMethod, Whitener};
 
 use crate::dense::DenseError;

@@ -11,7 +11,6 @@ use super::{NystromError, Whitener, expect_finite, expect_shape};
 use crate::dense::{self, SEQUENTIAL, fixed_parallelism, gemm};
 use crate::gram::GramSums;
 use faer::{Mat, MatRef};
-use std::collections::BTreeMap;
 
 /// Relative rounding of a residual sum of squares, as a share of the targets' sum of squares.
 const RSS_ROUNDING: f64 = 16.0 * f64::EPSILON;
@@ -36,11 +35,11 @@ const RSS_ROUNDING: f64 = 16.0 * f64::EPSILON;
 #[derive(Clone, Debug)]
 pub struct RidgePath {
     /// T = R V, m x r, columns by falling s.
-    basis: Mat<f64>,
+    pub(super) basis: Mat<f64>,
     /// s, falling, not negative.
-    values: Vec<f64>,
+    pub(super) values: Vec<f64>,
     /// c, r x t.
-    projections: Mat<f64>,
+    pub(super) projections: Mat<f64>,
     /// Diagonal of R^T G R, before any rotation.
     coordinate_sums: Vec<f64>,
     target_squares: Vec<f64>,
@@ -68,15 +67,6 @@ pub struct Choice {
     pub lambda: f64,
     /// Its criterion, for each target.
     pub scores: Vec<f64>,
-}
-
-/// What leaving each row out would do, from [`RidgePath::leave_one_out`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct LeaveOneOut {
-    /// Diagonal of the hat matrix for each row of the block, in [0, 1].
-    pub leverages: Vec<f64>,
-    /// `y_i - f_without_i(x_i)`, B x t.
-    pub residuals: Mat<f64>,
 }
 
 /// Predictive variance of the Nystrom model, from [`RidgePath::variance_factor`]: one basis serves every ridge.
@@ -231,107 +221,6 @@ impl RidgePath {
         Ok(Choice { index, lambda: grid[index], scores: scores[index].clone() })
     }
 
-    /// Leverages and leave-one-out residuals of a block of training rows: kernel entries `k_bm` (B x m), targets `y` (B x t), roots
-    /// of relative weights. The matrix ridge is held when a row is left out. Sequential, for use inside workers.
-    ///
-    /// # Errors
-    /// [`NystromError`] for bad ridges or shapes.
-    pub fn leave_one_out(
-        &self,
-        k_bm: MatRef<'_, f64>,
-        y: MatRef<'_, f64>,
-        sqrt_weights: Option<&[f64]>,
-        lambda: f64,
-    ) -> Result<LeaveOneOut, NystromError> {
-        let (b, t) = (k_bm.nrows(), self.target_squares.len());
-        expect_shape("kernel block", k_bm, b, self.basis.nrows())?;
-        expect_shape("targets", y, b, t)?;
-        let inverses = self.inverses(self.matrix_ridge(lambda))?;
-        let q = self.shrunk(lambda)?;
-        let mut z = Mat::zeros(b, self.values.len());
-        gemm(z.as_mut(), false, 1.0, k_bm, self.basis.as_ref(), SEQUENTIAL);
-        let mut residuals = y.to_owned();
-        gemm(residuals.as_mut(), true, -1.0, z.as_ref(), q.as_ref(), SEQUENTIAL);
-        let weight = |i: usize| sqrt_weights.map_or(1.0, |roots| roots[i] * roots[i]);
-        let leverage = |i: usize| -> f64 { inverses.iter().enumerate().map(|(j, v)| z[(i, j)].powi(2) * v).sum() };
-        let leverages: Vec<f64> = (0..b).map(|i| weight(i) * leverage(i)).collect();
-        for target in 0..t {
-            for (i, h) in leverages.iter().enumerate() {
-                residuals[(i, target)] /= 1.0 - h;
-            }
-        }
-        Ok(LeaveOneOut { leverages, residuals })
-    }
-
-    /// Mean squared leave-one-out errors of a block of training rows (grid x t, weighted), as [`RidgePath::leave_one_out`] for every ridge of
-    /// `grid` with the block projected once. Where `own[i]` names the center that row i is, the row and that center are left out together: a new
-    /// row is no center, and a basis function whose row is gone is held by the ridge alone, which would speak for too large a
-    /// ridge (protein, m = 4,000: by a factor of 5). A row whose leverage is 1 to working precision is predicted by itself alone: its error is
-    /// infinite. Unlike generalised cross-validation this sees single rows of high leverage.
-    ///
-    /// With A = (K_nm^T W K_nm + L K_mm)^-1, h = w k^T A k, r = y - k^T alpha and g = k^T A e_c, leaving row and center c out is a rank-one change and one
-    /// linear constraint, alpha_c = 0: y - f = r/(1-h) + g/(1-h) alpha'_c / A'_cc, alpha'_c = alpha_c - w g r/(1-h), A'_cc = A_cc + w g^2/(1-h).
-    ///
-    /// # Errors
-    /// [`NystromError`] for bad ridges or shapes.
-    pub fn leave_one_out_errors(
-        &self,
-        k_bm: MatRef<'_, f64>,
-        y: MatRef<'_, f64>,
-        sqrt_weights: Option<&[f64]>,
-        own: &[Option<usize>],
-        grid: &[f64],
-    ) -> Result<Mat<f64>, NystromError> {
-        let (b, t) = (k_bm.nrows(), self.target_squares.len());
-        expect_shape("kernel block", k_bm, b, self.basis.nrows())?;
-        expect_shape("targets", y, b, t)?;
-        let mut z = Mat::zeros(b, self.values.len());
-        let centers: Vec<(usize, usize)> = own.iter().enumerate().filter_map(|(i, c)| c.map(|c| (i, c))).collect();
-        gemm(z.as_mut(), false, 1.0, k_bm, self.basis.as_ref(), fixed_parallelism());
-        let weight = |i: usize| sqrt_weights.map_or(1.0, |roots| roots[i] * roots[i]);
-        let total: f64 = (0..b).map(weight).sum();
-        let mut errors = Mat::zeros(grid.len(), t);
-        let mut leverages = vec![0.0; b];
-        for (at, &lambda) in grid.iter().enumerate() {
-            let inverses = self.inverses(self.matrix_ridge(lambda))?;
-            let q = self.shrunk(lambda)?;
-            leverages.fill(0.0);
-            for (j, v) in inverses.iter().enumerate() {
-                leverages.iter_mut().zip(z.col_as_slice(j)).for_each(|(h, z)| *h += z * z * v);
-            }
-            let mut residuals = y.to_owned();
-            gemm(residuals.as_mut(), true, -1.0, z.as_ref(), q.as_ref(), fixed_parallelism());
-            // (g, A_cc) of the rows that are centers; a center outside the span of the basis carries no weight and changes nothing.
-            let alpha = if centers.is_empty() { Mat::zeros(0, t) } else { self.coefficients(lambda)? };
-            let mut tied = BTreeMap::new();
-            for &(i, c) in &centers {
-                let (mut cross, mut own) = (0.0, 0.0);
-                for (j, v) in inverses.iter().enumerate() {
-                    cross += z[(i, j)] * v * self.basis[(c, j)];
-                    own += self.basis[(c, j)] * v * self.basis[(c, j)];
-                }
-                if own > 0.0 {
-                    tied.insert(i, (c, cross, own));
-                }
-            }
-            for target in 0..t {
-                let square = |i: usize| {
-                    let (w, left) = (weight(i), 1.0 - weight(i) * leverages[i]);
-                    if left <= 0.0 {
-                        return f64::INFINITY;
-                    }
-                    let r = residuals[(i, target)] / left;
-                    let more = tied.get(&i).map_or(0.0, |(c, g, own)| {
-                        g / left * (alpha[(*c, target)] - w * g * r) / (own + w * g * g / left)
-                    });
-                    w * (r + more).powi(2)
-                };
-                errors[(at, target)] = (0..b).map(square).sum::<f64>() / total;
-            }
-        }
-        Ok(errors)
-    }
-
     /// The factor of the predictive variance at each of these ridges.
     ///
     /// # Errors
@@ -346,7 +235,7 @@ impl RidgePath {
     }
 
     /// 1 / (s + ridge), or 0 where that is not a number of working precision.
-    fn inverses(&self, ridge: f64) -> Result<Vec<f64>, NystromError> {
+    pub(super) fn inverses(&self, ridge: f64) -> Result<Vec<f64>, NystromError> {
         if !(ridge >= 0.0 && ridge.is_finite()) {
             return Err(NystromError::Ridge { value: ridge });
         }
@@ -356,7 +245,7 @@ impl RidgePath {
     }
 
     /// q = c / (s + L), r x t.
-    fn shrunk(&self, lambda: f64) -> Result<Mat<f64>, NystromError> {
+    pub(super) fn shrunk(&self, lambda: f64) -> Result<Mat<f64>, NystromError> {
         let inverses = self.inverses(self.matrix_ridge(lambda))?;
         Ok(Mat::from_fn(self.projections.nrows(), self.projections.ncols(), |i, j| {
             self.projections[(i, j)] * inverses[i]

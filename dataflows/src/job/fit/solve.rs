@@ -14,12 +14,12 @@ use crate::job::{FitConfig, Loss, Solver};
 use crate::nystrom::range::{largest_of, least_log2};
 use crate::nystrom::{GramJob, exact_gram};
 use crate::plan::GRAM_ALGEBRA;
-use crate::predict::{Function, VarianceBasis, VarianceFactor};
+use crate::predict::{Function, VarianceFactor};
 use crate::solve::blockcd::BlockJob;
 use crate::solve::eigenpro::{EXACT_PROJECTION_CENTERS, EigenProJob};
 use crate::solve::logistic::LogisticJob;
 use crate::solve::pcg::PcgJob;
-use crate::solve::{Solved, blockcd, eigenpro, gram, logistic, pcg};
+use crate::solve::{Scales, Variances, blockcd, eigenpro, gram, logistic, pcg};
 use crate::targets::TargetCode;
 use faer::Mat;
 use nystream_datasets::Role;
@@ -103,11 +103,12 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 let entry_error = entry_error(config.precision) * 2f64.powi(shape.scale_log2);
                 let given = config.ridges.clone();
                 let shared = code.is_classification();
-                let choice = gram::RidgeChoice { given, shared, count, judges: &judges, entry_error };
+                let calibrating = config.variance.then_some(sample.len().min(JUDGE_ROWS));
+                let choice = gram::RidgeChoice { given, shared, count, calibrating, judges: &judges, entry_error };
                 let rows = |range| trace_rows::<T>(config, outcome, sample, weighted, shape, range);
                 let trace =
                     gram::KernelTrace { total: sums.weight_sum, count: sample.len().min(TRACE_ROWS), rows: &rows };
-                gram::solve(&sums, kmm.as_ref(), method, &choice, radial.then_some(&trace), config.variance)
+                gram::solve(&sums, kmm.as_ref(), method, &choice, radial.then_some(&trace))
             })?;
             if session.is_first() {
                 session.process.count_algebra(GRAM_ALGEBRA * (centers.ids.len() as f64).powi(3));
@@ -220,8 +221,9 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     }
     outcome.passes += solved.passes;
     function.coefficients = solved.coefficients.clone();
-    if let (Some(basis), Some(quality)) = (&solved.variance, &solved.fit_quality) {
-        function.variance = Some(variance_factor(basis, quality, &solved, code, outcome));
+    if let Some(variances) = &solved.variance {
+        function.variance = Some(variance_factor(variances, code));
+        solved.notes.extend(variances.scales.iter().enumerate().map(|(k, scales)| variance_note(code, k, scales)));
     }
     let measured = certificate(session, config, sample, solved_ridge, exact.is_none(), outcome)?;
     outcome.certificate = Certificate { pencil: exact.or(measured.pencil), ..*measured };
@@ -306,7 +308,14 @@ pub(super) fn judges(
     }
     let sqrt_weights =
         weighted.then(|| sample.weights[range.clone()].iter().map(|w| (w / outcome.weight_max).sqrt()).collect());
-    Ok(gram::Judges { entries: Mat::from_fn(range.len(), m, |i, j| k[i * m + j]), targets, sqrt_weights, own })
+    let diagonal = (0..x.len()).map(|i| outcome.kernel.diagonal(x, i)).collect();
+    Ok(gram::Judges {
+        entries: Mat::from_fn(range.len(), m, |i, j| k[i * m + j]),
+        targets,
+        sqrt_weights,
+        own,
+        diagonal,
+    })
 }
 
 /// Entries of sample rows with the centers as the exact Gram of shape `shape` sums them, and in f64. For kernels with k(x, x) = 1.
@@ -339,24 +348,29 @@ pub(super) fn entry_error(precision: Precision) -> f64 {
     }
 }
 
-/// The variance factor with the scale of each target: noise from the residuals, and the signal that makes noise over signal the ridge.
-fn variance_factor(
-    factor: &Arc<VarianceBasis>,
-    quality: &[crate::solve::FitQuality],
-    solved: &Solved,
-    code: &TargetCode,
-    outcome: &FitOutcome,
-) -> VarianceFactor {
-    let n = outcome.profile.rows as f64;
-    let noise: Vec<f64> = quality
-        .iter()
-        .enumerate()
-        .map(|(k, q)| {
-            let free = (1.0 - q.degrees_of_freedom / n).max(1.0 / n);
-            q.mean_squared_residual / free * code.scale(k).powi(2)
-        })
-        .collect();
-    // The noise is that of a row of mean weight, whose ridge is lambda n: the scale of the weights changes neither.
-    let signal = noise.iter().zip(&solved.ridges).map(|(v, lambda)| v / (lambda * n)).collect();
-    VarianceFactor { basis: Arc::clone(factor), noise, signal }
+/// The variance factor with the scales of each target in raw units.
+fn variance_factor(variances: &Variances, code: &TargetCode) -> VarianceFactor {
+    let raw = |k: usize, value: f64| value * code.scale(k).powi(2);
+    let scales = variances.scales.iter().map(Scales::values).enumerate();
+    let (noise, signal) = scales.map(|(k, (noise, signal))| (raw(k, noise), raw(k, signal))).unzip();
+    VarianceFactor { basis: Arc::clone(&variances.basis), noise, signal }
+}
+
+fn variance_note(code: &TargetCode, k: usize, scales: &Scales) -> String {
+    let (name, square) = (&code.names[k], code.scale(k).powi(2));
+    match scales {
+        Scales::Calibrated(c) => format!(
+            "variance of {name}: noise {:.4e}, signal {:.4e}, by the likelihood of {} sampled training rows when they are left out; {:.1} % \
+             of them lie within 1.96 standard deviations",
+            c.noise * square,
+            c.signal * square,
+            c.rows,
+            100.0 * c.within_95
+        ),
+        Scales::Assumed { noise, signal } => format!(
+            "variance of {name}: noise {:.4e} from the residuals, signal {:.4e} as the ridge has it, since too few rows tell more",
+            noise * square,
+            signal * square
+        ),
+    }
 }

@@ -491,7 +491,6 @@ fn solved<T: Entry>(
         residuals: info.residuals.clone(),
         effective_dimension: None,
         trace_error: None,
-        fit_quality: None,
         variance: None,
         iterations: Some(info.epochs),
         // The objective no longer falls: that is the end that was asked for.

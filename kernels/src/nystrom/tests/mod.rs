@@ -9,6 +9,7 @@ use crate::rows::{RowBuf, Rows};
 use faer::Mat;
 use nystream_hashing::{RowId, StreamKey};
 
+mod calibration;
 mod certificates;
 
 const METHODS: [WhitenMethod; 2] = [WhitenMethod::Eigen, WhitenMethod::Cholesky];
@@ -280,10 +281,12 @@ fn a_row_and_its_center_are_left_out_together() {
     let total = sums(&k, &p.y, &p.all_rows(), Some(&roots));
     let path = RidgePath::new(&total, &Whitener::new(k_mm.as_ref(), WhitenMethod::Eigen).unwrap()).unwrap();
     let grid = [1e-2, 1e-4];
-    let found = path.leave_one_out_errors(k.as_ref(), p.y.as_ref(), Some(&roots), &own, &grid).unwrap();
+    let block = Block { entries: k.as_ref(), targets: p.y.as_ref(), sqrt_weights: Some(&roots), own: &own };
+    let found = path.leave_one_out_errors(block, &grid).unwrap();
     for (at, lambda) in grid.iter().enumerate() {
         let ridge = weights.iter().sum::<f64>() * lambda;
         let mut errors = [0.0; 2];
+        let left_out = path.left_out(block, &vec![1.0; n], &[*lambda; 2]).unwrap();
         for i in 0..n {
             let rows: Vec<usize> = (0..n).filter(|r| *r != i).collect();
             let kept: Vec<usize> = (0..m).filter(|c| own[i] != Some(*c)).collect();
@@ -292,8 +295,17 @@ fn a_row_and_its_center_are_left_out_together() {
             let gram = part.transpose() * &part;
             let system = Mat::from_fn(kept.len(), kept.len(), |a, b| gram[(a, b)] + ridge * k_mm[(kept[a], kept[b])]);
             let a = solve(&system, &(part.transpose() * y));
+            // 1 - k' K^-1 k + L k' (G + L K)^-1 k of the centers kept.
+            let entries = Mat::from_fn(kept.len(), 1, |j, _| k[(i, kept[j])]);
+            let prior = solve(&Mat::from_fn(kept.len(), kept.len(), |a, b| k_mm[(kept[a], kept[b])]), &entries);
+            let posterior = solve(&system, &entries);
+            let image = |solved: &Mat<f64>| (0..kept.len()).map(|j| entries[(j, 0)] * solved[(j, 0)]).sum::<f64>();
+            let latent = 1.0 - image(&prior) + ridge * image(&posterior);
             for (target, error) in errors.iter_mut().enumerate() {
                 let f: f64 = kept.iter().enumerate().map(|(j, c)| k[(i, *c)] * a[(j, target)]).sum();
+                let (residual, variance) = (left_out[target].residuals[i], left_out[target].latents[i]);
+                assert!((residual - (p.y[(i, target)] - f)).abs() < 1e-7, "row {i}: {residual}");
+                assert!((variance - latent).abs() < 1e-8 + 1e-6 * latent, "row {i}: {variance} {latent}");
                 *error += weights[i] * (p.y[(i, target)] - f).powi(2) / weights.iter().sum::<f64>();
             }
         }
