@@ -98,7 +98,8 @@ fn rule_of(selection: &Selection) -> Result<SelectionRule, Failure> {
         }
     };
     let method = match selection.method.as_str() {
-        "squeak" => Method::Squeak {
+        name @ ("squeak" | "squeak:tempered") => Method::Squeak {
+            tempered: name != "squeak",
             atoms: selection.capacity.ok_or_else(|| lacks("`capacity`"))?,
             leaf_rows: selection.leaf_rows.ok_or_else(|| lacks("`leaf_rows`"))?,
             gamma: selection.gamma.ok_or_else(|| lacks("`gamma`"))?,
@@ -138,9 +139,9 @@ pub fn selection_of(rule: &SelectionRule, centers: usize) -> Selection {
         ..Selection::default()
     };
     match rule.method {
-        Method::Squeak { atoms, leaf_rows, gamma, mode } => {
-            let squeak =
-                Selection { capacity: Some(atoms), leaf_rows: Some(leaf_rows), gamma: Some(gamma), ..named("squeak") };
+        Method::Squeak { atoms, leaf_rows, gamma, mode, tempered } => {
+            let name = named(if tempered { "squeak:tempered" } else { "squeak" });
+            let squeak = Selection { capacity: Some(atoms), leaf_rows: Some(leaf_rows), gamma: Some(gamma), ..name };
             match mode {
                 DictionaryMode::Bernoulli { beta } => {
                     Selection { mode: Some("bernoulli".into()), beta: Some(beta), ..squeak }

@@ -33,7 +33,7 @@ pub struct Target {
 /// How the centers were chosen, as far as it must be repeated.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Selection {
-    /// `squeak`, `rpcholesky`, `rpcholesky:tempered`, `rpcholesky:full`, `uniform`, `file`, `all`; what `auto` decided, never `auto`.
+    /// `squeak`, `squeak:tempered`, `rpcholesky`, `rpcholesky:tempered`, `rpcholesky:full`, `uniform`, `file`, `all`; what `auto` decided, never `auto`.
     pub method: String,
     /// Number of centers m that was decided on; fewer are found where the rows span no more. None = every row.
     #[serde(default, skip_serializing_if = "Option::is_none")]

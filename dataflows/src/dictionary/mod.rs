@@ -54,7 +54,7 @@ pub struct SelectJob {
     pub centers: usize,
     /// What the plan decided.
     pub selection: Selection,
-    /// Whether pivots on a pool are drawn by w d^1/4 ([`crate::tune::pivot_law`]) instead of the papers' w d, where no earlier model says it.
+    /// Whether pivots on a pool, or among the atoms of a dictionary, are drawn by w d^1/4 ([`crate::tune::pivot_law`]) instead of the papers' w d, where no earlier model says it.
     pub tempered: bool,
     /// As it was asked for: given centers, for [`Selection::File`], or the rule of an earlier model.
     pub given: Select,
@@ -77,12 +77,20 @@ impl SelectJob {
         }
     }
 
-    /// Whether pivots on a pool are drawn by the tempered law.
+    /// Whether pivots on a pool, or among the atoms of a dictionary, are drawn by the tempered law.
     fn tempered(&self) -> bool {
         match self.settled() {
-            Some(SelectionRule { method: Method::RpCholesky { tempered, .. }, .. }) => *tempered,
+            Some(SelectionRule {
+                method: Method::RpCholesky { tempered, .. } | Method::Squeak { tempered, .. },
+                ..
+            }) => *tempered,
             _ => self.tempered,
         }
+    }
+
+    /// Exponent of the residual diagonal by which pivots are drawn.
+    fn exponent(&self) -> f64 {
+        if self.tempered() { TEMPERED } else { 1.0 }
     }
 }
 
@@ -196,7 +204,7 @@ pub fn select(
             let tempered = job.tempered();
             let rule = SelectionRule { method: Method::RpCholesky { full: false, tempered, most }, pool_bits: bits };
             let known = Centers { rows_scored: pool.len() as u64, rule, ..Centers::default() };
-            session.try_once(|| refine(job, &pool, None, if tempered { TEMPERED } else { 1.0 }, known.clone()))
+            session.try_once(|| refine(job, &pool, None, known.clone()))
         }
         Selection::Squeak { rows, atoms } => squeak(session, store, sample, job, rows, atoms),
     }
@@ -272,15 +280,10 @@ fn uniform(session: &mut Session<'_>, store: &RowStore, job: &SelectJob) -> Resu
 }
 
 /// Picks m centers among `pool` by randomly pivoted Cholesky, with `weights`.
-fn refine(
-    job: &SelectJob,
-    pool: &Pool,
-    weights: Option<&[f64]>,
-    exponent: f64,
-    mut known: Centers,
-) -> Result<Centers, StageError> {
+fn refine(job: &SelectJob, pool: &Pool, weights: Option<&[f64]>, mut known: Centers) -> Result<Centers, StageError> {
     let oracle = TileOracle::new(&job.kernel, job.simd);
-    let mut params = PivotParams { exponent, ..PivotParams::new(job.centers.min(pool.len()), job.seed) };
+    let base = PivotParams::new(job.centers.min(pool.len()), job.seed);
+    let mut params = PivotParams { exponent: job.exponent(), ..base };
     if !job.work.keep_factor {
         params.storage = FactorStorage::Recomputed;
     }
@@ -366,7 +369,7 @@ fn squeak(
             beta,
             size: dictionary.len(),
             rule: SelectionRule {
-                method: Method::Squeak { atoms, leaf_rows, gamma: gamma / fraction, mode },
+                method: Method::Squeak { atoms, leaf_rows, gamma: gamma / fraction, mode, tempered: job.tempered() },
                 pool_bits: bits,
             },
             atoms: Some(Atoms {
@@ -377,11 +380,11 @@ fn squeak(
             ..Centers::default()
         };
         let (pool, weights) = survivors(dictionary, 4 * job.centers);
-        refine(job, &pool, Some(&weights), TEMPERED, known)
+        refine(job, &pool, Some(&weights), known)
     })
 }
 
-/// The atoms of largest weighted score stand first; refinement sees at most `most` of them, by hash order beyond that.
+/// The atoms that refinement sees: all, or the first `most` by hash.
 fn survivors(dictionary: &Dictionary, most: usize) -> (Pool, Vec<f64>) {
     let mut pool = Pool { rows: dictionary.rows.clone(), ids: dictionary.ids(), ..Pool::default() };
     let mut weights = dictionary.weights();

@@ -27,6 +27,8 @@ pub enum Method {
         gamma: f64,
         /// Inclusion probabilities.
         mode: DictionaryMode,
+        /// Whether refinement draws pivots by w d^1/4 instead of w d.
+        tempered: bool,
     },
     /// Randomly pivoted Cholesky.
     RpCholesky {

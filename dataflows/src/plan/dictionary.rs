@@ -15,7 +15,7 @@ use super::selection::Selection;
 use crate::dictionary::pool::{pool_bits, pool_rows};
 use crate::dictionary::{LEAF_ROWS, SCORED_SAMPLE};
 use crate::job::Select;
-use crate::tune::trial_bytes;
+use crate::tune::{trial_bytes, tries_law};
 use serde::{Deserialize, Serialize};
 
 /// Windows of the trie at most: with memory for fewer rows the job is refused, since reading would take longer than scoring.
@@ -114,12 +114,6 @@ impl PlanRequest {
                     _ => pool_bits(n, rows),
                 };
                 (work.keep_factor, plan) = self.pivots(pool_rows(n, bits).max(rows), rows, m, resident);
-                if matches!(self.select, Select::Auto) {
-                    let (sample, targets) = (self.sample_rows as usize, self.shape.targets as usize);
-                    let mut trial = resident.clone();
-                    trial.add("trial of the law of pivots", trial_bytes(sample, m as usize, targets));
-                    plan = plan.larger(trial);
-                }
             }
             Selection::Squeak { rows, atoms } => {
                 let trie = self.trie(rows, atoms, resident, crew, &mut work);
@@ -131,6 +125,12 @@ impl PlanRequest {
                 gamma.add("leverage scores of the sample", 32 * sample * sample);
                 plan = [pivots, gamma].into_iter().fold(trie, MemoryPlan::larger);
             }
+        }
+        if tries_law(&self.select, *selection) {
+            let (sample, targets) = (self.sample_rows as usize, self.shape.targets as usize);
+            let mut trial = resident.clone();
+            trial.add("trial of the law of pivots", trial_bytes(sample, m as usize, targets));
+            plan = plan.larger(trial);
         }
         (work, plan)
     }

@@ -93,6 +93,7 @@ impl PlanRequest {
             let allowed = (allowance / self.shape.pivots(mf)).min(POOL_MOST * mf).min(within);
             allowed.max(POOL_LEAST * mf).min(n).floor()
         };
+        let trial = trial_flops(self.sample_rows as usize, m, self.shape.entry());
         match &self.select {
             Select::File(_) | Select::Rows(_) => Ok((Selection::File, 0.0)),
             Select::Settled(rule) => {
@@ -116,7 +117,7 @@ impl PlanRequest {
             Select::Squeak => {
                 let atoms = (4.0 * mf).min(n);
                 let rows = scored;
-                let flops = self.shape.squeak(rows, atoms);
+                let flops = self.shape.squeak(rows, atoms) + trial;
                 if flops > self.max_flops {
                     return Err(StageError::Budget(format!(
                         "scoring {rows:.0} rows with dictionaries of {atoms:.0} atoms takes {flops:.2e} flops and --max-flops allows {:.2e}: \
@@ -132,7 +133,7 @@ impl PlanRequest {
                 // A round of the full form makes every row's factor anew over the pivots so far: a third of the work, rounds times.
                 let flops = match full {
                     true => FULL_ROUNDS / 3.0 * rows * self.shape.pivots(mf),
-                    false => self.shape.rpcholesky(rows, mf),
+                    false => self.shape.rpcholesky(rows, mf) + trial,
                 };
                 if full && flops > self.max_flops {
                     return Err(StageError::Budget(format!(
@@ -152,7 +153,7 @@ impl PlanRequest {
                 let rows = scored;
                 for quarter in (6..=16).rev() {
                     let atoms = mf * f64::from(quarter) / 4.0;
-                    let flops = self.shape.squeak(rows, atoms);
+                    let flops = self.shape.squeak(rows, atoms) + trial;
                     let candidate = Selection::Squeak { rows: rows as u64, atoms: atoms as u64 };
                     if atoms < n && flops <= allowance && (!open || self.selection_fits(&candidate, m)) {
                         reasons.push(format!(
@@ -163,7 +164,6 @@ impl PlanRequest {
                     }
                 }
                 let rows = given.unwrap_or_else(pool);
-                let trial = trial_flops(self.sample_rows as usize, m, self.shape.entry());
                 let flops = self.shape.rpcholesky(rows, mf) + trial;
                 reasons.push(format!(
                     "SQUEAK over all rows would pass {:.0} % of the solve: RPCholesky on a pool of {rows:.0} rows, {:.0} %",

@@ -14,7 +14,7 @@ mod law;
 
 pub use candidate::{Candidate, CandidateFit};
 pub use law::{LawTrial, TEMPERED, pivot_law};
-pub(crate) use law::{trial_bytes, trial_flops};
+pub(crate) use law::{trial_bytes, trial_flops, tries_law};
 
 use crate::dictionary::pool::Pool;
 use crate::engine::bytes::{Reader, Writer};

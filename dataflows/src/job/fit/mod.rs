@@ -20,14 +20,14 @@ use crate::engine::session::Session;
 use crate::engine::{Counters, counters};
 use crate::error::StageError;
 use crate::evaluate::Evaluation;
-use crate::job::{DictionaryRule, FitConfig, Loss, Select, Solver};
+use crate::job::{DictionaryRule, FitConfig, Loss, Solver};
 use crate::nystrom::range::{kernel_log2, largest_diagonal};
 use crate::plan::{FitPlan, PlanRequest, SHRINK_ALGEBRA, Selection, Shape, preflight};
 use crate::predict::Function;
 use crate::profile::{Profile, SAMPLE_ROWS};
 use crate::solve::Solved;
 use crate::targets::TargetCode;
-use crate::tune::{Tuned, median_distance, pivot_law, trial_flops};
+use crate::tune::{Tuned, median_distance, pivot_law, trial_flops, tries_law};
 use measure::certificate;
 use nystream_datasets::{Catalog, Encoder, Role};
 use nystream_hashing::StreamKey;
@@ -387,7 +387,7 @@ fn choose_centers(
 ) -> Result<(), StageError> {
     let rows = outcome.profile.rows;
     // Left open, the law of the pivots is the one that predicts better on the sample.
-    let open = matches!(config.select, Select::Auto) && matches!(outcome.plan.selection, Selection::RpCholesky { .. });
+    let open = tries_law(&config.select, outcome.plan.selection);
     let trial = match open {
         true => {
             *session.once(|| pivot_law(sample, code, &outcome.kernel, config.simd, outcome.plan.centers, config.seed))
