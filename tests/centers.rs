@@ -51,7 +51,9 @@ fn a_file_of_centers_gives_the_model_of_the_fit_that_chose_them() {
         assert_eq!((number(&own, "/centers"), number(&given, "/centers")), (80.0, 80.0));
         let own = Model::load(&folder.join("own.nys")).unwrap();
         let mut given = Model::load(&folder.join("given.nys")).unwrap();
-        assert_eq!((own.config.selection.method.as_str(), given.config.selection.method.as_str()), (select, "file"));
+        // The name may end in the law of the pivots, which the sample tells.
+        let name = own.config.selection.method.split(':').next();
+        assert_eq!((name, given.config.selection.method.as_str()), (Some(select), "file"));
         given.config.selection = own.config.selection.clone();
         assert_eq!(own.centers, given.centers);
         assert_eq!(own.digest().unwrap(), given.digest().unwrap(), "{select}");

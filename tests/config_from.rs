@@ -89,7 +89,9 @@ fn and_with_every_selection() {
     ] {
         same_again(&place, &format!("{NUMBERS} {kernel} --select {select}"));
         let model = Model::load(&place.path("m.nys")).unwrap();
-        assert_eq!(model.config.selection.method, select.split(' ').next().unwrap());
+        // The name may end in the law of the pivots, which the sample tells.
+        let method = model.config.selection.method.trim_end_matches(":tempered").to_owned();
+        assert_eq!(method, select.split(' ').next().unwrap());
     }
     let file = format!("dictionary --data d.parquet {NUMBERS} {kernel} --centers 50 --select uniform --out z.parquet");
     place.json(&file);
