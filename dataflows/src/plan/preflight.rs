@@ -41,7 +41,7 @@ const ROWS_LEFT: f64 = 0.5;
 /// #     disk_limit: 1 << 30,
 /// #     temp_dir: std::env::temp_dir(),
 /// #     max_flops: 1e12,
-/// #     tolerance: 1e-5,
+/// #     tolerance: None,
 /// #     iterations: None,
 /// #     time_limit: None,
 /// #     max_bad_rows: 0,

@@ -168,7 +168,7 @@ impl Clock {
 ///     disk_limit: 1 << 30,
 ///     temp_dir: std::env::temp_dir(),
 ///     max_flops: 1e12,
-///     tolerance: 1e-5,
+///     tolerance: None,
 ///     iterations: None,
 ///     time_limit: None,
 ///     max_bad_rows: 0,

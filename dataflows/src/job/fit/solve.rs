@@ -136,7 +136,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 ridge: outcome.ridge,
                 weight_sum: outcome.weight_sum,
                 sample,
-                tolerance: config.tolerance,
+                tolerance: config.tolerance(),
                 iterations: config.iterations,
                 warm_start: warm.coefficients.clone(),
                 time_limit: config.time_limit,
@@ -151,7 +151,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
         Solver::Pcg => {
             let defaults = PcgParams::default();
             let params = PcgParams {
-                tolerance: config.tolerance,
+                tolerance: config.tolerance(),
                 max_iterations: config.iterations.unwrap_or(defaults.max_iterations),
                 ..defaults
             };
@@ -197,7 +197,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 ridge: outcome.ridge,
                 weight_sum: outcome.weight_sum,
                 seed: config.seed,
-                tolerance: config.tolerance,
+                tolerance: config.tolerance(),
                 epochs: config.iterations,
                 warm_start: warm.coefficients.clone(),
                 time_limit: config.time_limit,
@@ -269,6 +269,7 @@ fn eigenpro_job<'a, T: Entry>(
         held_out: outcome.profile.held_out,
         sample,
         seed: config.seed,
+        tolerance: config.tolerance,
         epochs: config.iterations,
         warm_start,
         time_limit: config.time_limit,

@@ -6,9 +6,11 @@
 //!
 //! * Up to [`EXACT_PROJECTION_CENTERS`] centers, K_mm is factored once per process and projections are exact; beyond, they are epochs of
 //!   EigenPro 2 over the centers and K_mm is never stored. The number of centers decides, so that no budget changes the model.
-//! * The end: with a ridge, when the ridge objective on sample rows has not fallen by 0.1 % for three epochs (or at `--iterations` epochs).
-//!   Ridge 0 is the early-stopped form: it ends when the error on held-out rows has stopped falling.
-//! * The true residual of the normal equations is computed at the end and reported.
+//! * The end: with a tolerance, when the true residual of the normal equations, tested every [`RESIDUAL_EVERY`] epochs, is within it; nothing else
+//!   is convergence then. Without one and with a ridge, when the ridge objective on sample rows has settled: the second half of all epochs
+//!   brought less than [`SETTLED_SHARE`] of it. Ridge 0 is the early-stopped form: it ends when the error on held-out rows has stopped
+//!   falling. At the last epoch the walk has not converged, and the note says how far it was still falling.
+//! * The true residual is computed at the end and reported.
 
 mod operator;
 pub mod order;
@@ -20,8 +22,8 @@ use crate::engine::feed::RowStore;
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
 use crate::nystrom::{Basis, from_row_major, numeric, row_major};
-use crate::solve::Solved;
 use crate::solve::pcg::{over_time, solve_error};
+use crate::solve::Solved;
 use crate::targets::TargetCode;
 use faer::{Mat, MatRef};
 use nystream_datasets::Role;
@@ -31,7 +33,7 @@ use nystream_kernels::kernel::Kernel;
 use nystream_kernels::rows::{RowBuf, Rows};
 use nystream_kernels::solve::eigenpro::{
     CENTER_BLOCK, EigenProInfo, EigenProParams, EigenProProblem, EigenProState, InnerProjector, Measured, Projector,
-    Schedule, SubsamplePreconditioner, Verdict, eigenpro,
+    Schedule, Settling, SubsamplePreconditioner, Verdict, eigenpro,
 };
 use nystream_kernels::solve::{SolveError, Stopped, Whitening};
 use nystream_kernels::tile::{Entry, SimdPath, Tiles, kernel_matrix, symmetric_kernel_matrix};
@@ -55,6 +57,17 @@ const RISEN: f64 = 1.1;
 /// What the step is divided by then, and how often.
 const STEP_CUT: f64 = 4.0;
 const STEP_CUTS: usize = 3;
+/// Epochs between tests of the residual, which costs about half an epoch.
+const RESIDUAL_EVERY: usize = 4;
+/// A walk has settled when the second half of its epochs lowered the objective by no more than this share of it.
+const SETTLED_SHARE: f64 = 0.0025;
+/// Not before so many epochs and so many batches: where an epoch is a few batches, six have not gone far.
+const SETTLED_EPOCHS: usize = 6;
+const SETTLED_BATCHES: usize = 200;
+/// Epochs at most where `--iterations` says nothing: on few rows as many as make so many batches, but no more than this.
+const EPOCHS: usize = 60;
+const BATCHES: usize = 4000;
+const EPOCHS_OF_FEW_ROWS: usize = 400;
 /// Epochs of an inexact projection.
 const PROJECTION_EPOCHS: usize = 4;
 
@@ -84,6 +97,8 @@ pub struct EigenProJob<'a, T: Entry> {
     pub sample: &'a Arc<Pool>,
     /// Seed of the order of the rows.
     pub seed: u64,
+    /// Bound on the true relative residual; none: until the objective has settled.
+    pub tolerance: Option<f64>,
     /// Epochs at most.
     pub epochs: Option<usize>,
     /// Coefficients to start from, m x t row-major, in units of the scaled targets.
@@ -300,6 +315,7 @@ impl Judges {
 ///         held_out: 0,
 ///         sample: &sample,
 ///         seed: 0,
+///         tolerance: None,
 ///         epochs: Some(2),
 ///         warm_start: None,
 ///         time_limit: None,
@@ -365,11 +381,19 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
         weight_sum: job.weight_sum,
         shares: &shares,
     };
-    let defaults = EigenProParams::default();
-    let max_epochs = job.epochs.unwrap_or(defaults.max_epochs);
+    let batch = measured.critical_batch().min(10_000).min(job.rows as usize).max(1);
+    let max_epochs = job.epochs.unwrap_or_else(|| most_epochs(job.rows as usize, batch));
     // A short run averages what it can.
     let from = 3.min(max_epochs.saturating_sub(1));
-    let params = EigenProParams { max_epochs, schedule: Schedule::Average { from }, ..defaults };
+    let params = EigenProParams {
+        batch: Some(batch),
+        max_epochs,
+        schedule: Schedule::Average { from },
+        tolerance: job.tolerance.unwrap_or(0.0),
+        residual_every: if job.tolerance.is_some() { RESIDUAL_EVERY } else { 0 },
+        settling: settling(job.tolerance, job.ridge),
+        ..EigenProParams::default()
+    };
     let start = match &job.warm_start {
         Some(warm) => from_row_major(warm, m, t),
         None => Mat::zeros(m, t),
@@ -431,7 +455,7 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
         if let Some(error) = failed {
             return Err(error);
         }
-        let last = step.unwrap_or_else(|| measured.step(measured.critical_batch().min(10_000), job.ridge));
+        let last = step.unwrap_or_else(|| measured.step(batch, job.ridge));
         match result {
             Ok((alpha, info)) if !diverged => {
                 return Ok(solved(job, setup, judges, &alpha, &info, attempts.len(), out_of_time));
@@ -445,6 +469,22 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
             }
             Err(error) => return Err(solve_error(error)),
         }
+    }
+}
+
+/// Epochs at most where none are asked for.
+pub(crate) fn most_epochs(rows: usize, batch: usize) -> usize {
+    BATCHES.div_ceil(rows.div_ceil(batch.max(1)).max(1)).clamp(EPOCHS, EPOCHS_OF_FEW_ROWS)
+}
+
+/// When losses end the walk.
+fn settling(tolerance: Option<f64>, ridge: f64) -> Settling {
+    match tolerance {
+        Some(_) => Settling::Never,
+        None if ridge > 0.0 => {
+            Settling::Halving { share: SETTLED_SHARE, epochs: SETTLED_EPOCHS, batches: SETTLED_BATCHES }
+        }
+        None => Settling::Patience(3),
     }
 }
 
@@ -484,7 +524,10 @@ fn solved<T: Entry>(
         (false, true) => "error on held-out rows",
         (false, false) => "error on training rows (no rows are held out to stop by)",
     };
-    let losses: Vec<String> = info.held_out.iter().map(|loss| format!("{loss:.5}")).collect();
+    // Early epochs tell most, and all of 400 would be no note.
+    let told = |epoch: usize| epoch.is_power_of_two() || epoch == info.held_out.len();
+    let losses = (1..).zip(&info.held_out).filter(|(epoch, _)| told(*epoch));
+    let losses: Vec<String> = losses.map(|(epoch, loss)| format!("{loss:.5} after {epoch}")).collect();
     Solved {
         coefficients: row_major(alpha.as_ref()),
         ridges: vec![job.ridge; job.code.width()],
@@ -494,16 +537,17 @@ fn solved<T: Entry>(
         fit_quality: None,
         variance: None,
         iterations: Some(info.epochs),
-        // The objective no longer falls: that is the end that was asked for.
+        // The objective has settled: that is the end that was asked for.
         stopped: match info.stopped {
             Stopped::Stagnated => Stopped::Converged,
             other => other,
         },
         passes: 4 + info.epochs as u64,
         notes: vec![format!(
-            "eigenpro: {}{} epochs in batches of {} rows with step {:.3e} (stability {:.2} < 2), {} directions of {} rows, \
-             {} projection every {} batches{}{}; {what} after each epoch: {}",
-            if info.stopped == Stopped::MaxIterations { "not converged after " } else { "" },
+            "eigenpro: {}, residual {:.1e}; {} epochs in batches of {} rows with step {:.3e} (stability {:.2} < 2), {} directions of {} \
+             rows, {} projection every {} batches{}; {what}: {}",
+            ending(job, info, out_of_time),
+            info.residuals.iter().copied().fold(0.0, f64::max),
             info.epochs,
             info.batch,
             info.step,
@@ -517,8 +561,43 @@ fn solved<T: Entry>(
             } else {
                 String::new()
             },
-            if out_of_time { "; out of time" } else { "" },
             losses.join(", ")
         )],
+    }
+}
+
+/// What ended the walk, in words.
+fn ending<T: Entry>(job: &EigenProJob<'_, T>, info: &EigenProInfo, out_of_time: bool) -> String {
+    if out_of_time {
+        return "out of time".into();
+    }
+    match (info.stopped, job.tolerance) {
+        (Stopped::Converged, Some(tolerance)) => format!("converged to the tolerance {tolerance:e}"),
+        (Stopped::Stagnated, _) if job.ridge > 0.0 => {
+            format!(
+                "settled: the second half of the epochs brought less than {} % of the objective",
+                100.0 * SETTLED_SHARE
+            )
+        }
+        (Stopped::Stagnated, _) => "settled: the error had not fallen for three epochs".into(),
+        (_, tolerance) => {
+            let best = |losses: &[f64]| losses.iter().copied().fold(f64::INFINITY, f64::min);
+            let (half, least) = (best(&info.held_out[..info.held_out.len() / 2]), best(&info.held_out));
+            let fall = if half <= (1.0 + SETTLED_SHARE) * least {
+                "had settled".into()
+            } else if half.is_finite() && least > 0.0 {
+                format!(
+                    "was still falling, by {:.1} % of it in the second half of the epochs",
+                    100.0 * (half / least - 1.0)
+                )
+            } else {
+                "was still falling".into()
+            };
+            let missed = tolerance.map(|t| format!("the tolerance {t:e} was not reached and ")).unwrap_or_default();
+            format!(
+                "not converged at the last epoch: {missed}the objective {fall}. --solver gram or pcg solves such a problem directly, more \
+                 --iterations may"
+            )
+        }
     }
 }
