@@ -14,6 +14,7 @@ fn all(root: &Path, train: &str, test: &str, options: &str, metric: &str) -> ([f
     let mut settled = false;
     // Left to `auto` each solver would choose from a pool of a size that its own cost allows.
     place.json(&format!("dictionary --data {} --out z.parquet --centers 300 {options}", path(train)));
+    let mut dimensions = Vec::new();
     let scores = ["gram", "pcg", "eigenpro"].map(|solver| {
         let line = format!("fit --data {} --out m.nys --select file:z.parquet --split none", path(train));
         let line = format!("{line} {options} --solver {solver}");
@@ -22,9 +23,14 @@ fn all(root: &Path, train: &str, test: &str, options: &str, metric: &str) -> ([f
         settled = report["stopped"].is_null();
         assert_eq!(number(&report, "/rows_bad"), 0.0);
         assert!(number(&report, "/certificate/trace_error") < 0.9, "{train}: {report}");
+        dimensions.push(number(&report, "/effective_dimension"));
         let score = place.json(&format!("evaluate --model m.nys --data {}", path(test)));
         number(&score, &format!("/{metric}"))
     });
+    // One meaning: degrees of freedom of the model fitted.
+    for other in &dimensions[1..] {
+        assert!((other / dimensions[0] - 1.0).abs() < 0.1, "{train}: {dimensions:?}");
+    }
     (scores, settled)
 }
 

@@ -11,8 +11,9 @@ use crate::error::StageError;
 use crate::matvec::{RowView, Widths, row_sums};
 use crate::nystrom::{Basis, StratifiedSample, from_row_major, row_major};
 use crate::predict::prior_margin;
-use crate::solve::Solved;
 use crate::solve::pcg::{over_time, solve_error};
+use crate::solve::{Solved, estimated_on};
+
 use crate::targets::TargetCode;
 use faer::{Mat, MatRef};
 use nystream_datasets::Role;
@@ -235,19 +236,22 @@ pub fn solve<T: Entry>(
         coefficients: row_major(alpha.as_ref()),
         ridges: vec![job.ridge; t],
         residuals: vec![info.residual; t],
-        effective_dimension: None,
+        effective_dimension: Some(info.effective_dimension.clone()),
         trace_error: None,
         fit_quality: None,
         variance: None,
         iterations: Some(info.steps.len()),
         stopped: info.stopped,
         passes: operator.passes,
-        notes: vec![format!(
-            "logistic: {} Newton steps, {} passes, mean loss {:.6}, relative gradient {:.1e}",
-            info.steps.len(),
-            info.applications,
-            info.loss,
-            info.gradient
-        )],
+        notes: vec![
+            estimated_on(curvature.weights.len()),
+            format!(
+                "logistic: {} Newton steps, {} passes, mean loss {:.6}, relative gradient {:.1e}",
+                info.steps.len(),
+                info.applications,
+                info.loss,
+                info.gradient
+            ),
+        ],
     })
 }

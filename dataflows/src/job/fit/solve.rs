@@ -214,9 +214,10 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     // Of the least-squares problem with this curvature.
     let solved_ridge = solved.ridges[0] / ridge_share(config.loss) * outcome.weight_sum;
     if solved.effective_dimension.is_none() {
+        // Of the whole kernel, which for all rows as centers is the model's; no model has more degrees of freedom than centers.
         let found = session.try_once(|| effective_dimension(config, &outcome.kernel, sample, rows, solved_ridge))?;
-        solved.effective_dimension = Some(vec![*found; code.width()]);
-        solved.notes.push("effective dimension estimated on the hashed sample".into());
+        solved.effective_dimension = Some(vec![found.min(centers.ids.len() as f64); code.width()]);
+        solved.notes.push(crate::solve::estimated_on(sample.len().min(super::DIMENSION_ROWS)));
     }
     outcome.passes += solved.passes;
     function.coefficients = solved.coefficients.clone();
