@@ -182,7 +182,7 @@ pub struct Predicted {
     pub bytes_read: u64,
     /// Memory of a process.
     pub memory_bytes: u64,
-    /// Seconds at the speed of the reference machine, tuning not included.
+    /// Seconds at the speed of the reference machine.
     pub seconds: f64,
 }
 

@@ -104,6 +104,12 @@ pub fn preflight(catalog: &Catalog, config: &FitConfig, workers: usize, processe
         theorem: false,
         classes: 0,
         held_out: 0,
+        evaluated: false,
+        tuning: 0.0,
+        passes_made: 0,
+        judges: 0,
+        // The least passes of logistic loss.
+        ridge: 1e-2,
     };
     let plans = solvers.iter().map(|solver| request.memory(*solver, m, workers));
     if let Some(least) = plans.min_by_key(|plan| plan.total()) {

@@ -110,7 +110,9 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 gram::solve(&sums, kmm.as_ref(), method, &choice, radial.then_some(&trace), config.variance)
             })?;
             if session.is_first() {
-                session.process.count_algebra(GRAM_ALGEBRA * (centers.ids.len() as f64).powi(3));
+                let m = centers.ids.len() as f64;
+                let judged = outcome.shape.leave_one_out(judge_count(config, sample, rows) as f64, m);
+                session.process.count_algebra(GRAM_ALGEBRA * m.powi(3) + judged);
             }
             let mut solved = (*solved).clone();
             if sums.rows < rows {
@@ -225,6 +227,11 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
         function.variance = Some(variance_factor(basis, quality, &solved, code, outcome));
     }
     let measured = certificate(session, config, sample, solved_ridge, exact.is_none(), outcome)?;
+    if session.is_first() && outcome.plan.solver != Solver::BlockCd {
+        let sampled = sample.len().min(TRACE_ROWS) as f64;
+        let few = sampled.min(crate::certify::HELD_OUT_ROWS as f64);
+        session.process.count_algebra(outcome.shape.certificate(centers.ids.len() as f64, sampled, few));
+    }
     outcome.certificate = Certificate { pencil: exact.or(measured.pencil), ..*measured };
     clock.lap("certify");
 

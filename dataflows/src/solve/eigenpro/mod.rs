@@ -22,6 +22,7 @@ use crate::engine::feed::RowStore;
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
 use crate::nystrom::{Basis, from_row_major, numeric, row_major};
+use crate::plan::{EIGENPRO_PASSES, Shape};
 use crate::solve::pcg::{over_time, solve_error};
 use crate::solve::{Solved, estimated_on};
 use crate::targets::TargetCode;
@@ -50,7 +51,7 @@ const SUBSAMPLE: usize = 3000;
 /// Rows on which the preconditioned eigenvalue is measured, at most.
 const PROBES: usize = 1000;
 /// Rows that judge the iterates, at most.
-const JUDGES: usize = 4000;
+pub(crate) const JUDGES: usize = 4000;
 /// A walk whose objective grows to so many times that of its start has diverged; it begins again with a smaller step.
 const DIVERGED: f64 = 2.0;
 /// So has one whose objective rises to so many times its least value.
@@ -485,6 +486,14 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
         let last = step.unwrap_or_else(|| measured.step(batch, job.ridge));
         match result {
             Ok((alpha, info)) if !diverged => {
+                let session = shared.borrow();
+                if session.is_first() {
+                    let (s, rows) = (setup.preconditioner.sample() as f64, job.sample.len() as f64);
+                    let shape = Shape { rows: job.rows as f64, numeric: 0.0, codes: 0.0, targets: t as f64 };
+                    let algebra = shape.eigenpro_algebra(m as f64, s, rows, info.projections as f64);
+                    session.process.count_algebra(algebra);
+                }
+                drop(session);
                 return Ok(solved(job, setup, judges, &alpha, &info, attempts.len(), out_of_time));
             }
             Ok(_) | Err(SolveError::NotFinite { .. }) if attempts.len() < STEP_CUTS => attempts.push(last),
@@ -551,6 +560,8 @@ fn solved<T: Entry>(
         (false, true) => "error on held-out rows",
         (false, false) => "error on training rows (no rows are held out to stop by)",
     };
+    // Every test of the residual is a pass.
+    let tests = if job.tolerance.is_some() { info.epochs as u64 / RESIDUAL_EVERY as u64 } else { 0 };
     // Early epochs tell most, and all of 400 would be no note.
     let told = |epoch: usize| epoch.is_power_of_two() || epoch == info.held_out.len();
     let losses = (1..).zip(&info.held_out).filter(|(epoch, _)| told(*epoch));
@@ -569,7 +580,7 @@ fn solved<T: Entry>(
             Stopped::Stagnated => Stopped::Converged,
             other => other,
         },
-        passes: 4 + info.epochs as u64,
+        passes: EIGENPRO_PASSES as u64 + info.epochs as u64 + tests,
         notes: vec![format!(
             "eigenpro: {}, residual {:.1e}; {} epochs in batches of {} rows with step {:.3e} (stability {:.2} < 2), {} directions of {} \
              rows, {} projection every {} batches{}; {what}: {}",
@@ -610,21 +621,22 @@ fn ending<T: Entry>(job: &EigenProJob<'_, T>, info: &EigenProInfo, out_of_time: 
         (_, tolerance) => {
             let best = |losses: &[f64]| losses.iter().copied().fold(f64::INFINITY, f64::min);
             let (half, least) = (best(&info.held_out[..info.held_out.len() / 2]), best(&info.held_out));
-            let fall = if half <= (1.0 + SETTLED_SHARE) * least {
-                "had settled".into()
-            } else if half.is_finite() && least > 0.0 {
-                format!(
-                    "was still falling, by {:.1} % of it in the second half of the epochs",
-                    100.0 * (half / least - 1.0)
-                )
-            } else {
-                "was still falling".into()
-            };
             let missed = tolerance.map(|t| format!("the tolerance {t:e} was not reached and ")).unwrap_or_default();
-            format!(
-                "not converged at the last epoch: {missed}the objective {fall}. --solver gram or pcg solves such a problem directly, more \
-                 --iterations may"
-            )
+            let fall = if half <= (1.0 + SETTLED_SHARE) * least {
+                "had settled: steps of one length leave such a residual, however many. --solver gram or pcg leaves none"
+                    .into()
+            } else {
+                let by = 100.0 * (half / least - 1.0);
+                let by = if by.is_finite() {
+                    format!(", by {by:.1} % of it in the second half of the epochs")
+                } else {
+                    String::new()
+                };
+                format!(
+                    "was still falling{by}. --solver gram or pcg solves such a problem directly, more --iterations may"
+                )
+            };
+            format!("not converged at the last epoch: {missed}the objective {fall}")
         }
     }
 }
