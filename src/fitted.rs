@@ -79,7 +79,9 @@ pub fn model_of(outcome: &FitOutcome, config: &FitConfig, split: &str) -> Result
     };
     let mut settings: BTreeMap<String, Value> = BTreeMap::new();
     if outcome.plan.solver != Solver::Gram {
-        settings.insert("tolerance".into(), json!(config.tolerance));
+        // Without one stochastic gradients end by their objective: none is recorded then.
+        let own = config.tolerance.or((outcome.plan.solver != Solver::EigenPro).then(|| config.tolerance()));
+        settings.insert("tolerance".into(), json!(own));
         settings.insert("iterations".into(), json!(config.iterations));
     }
     if code.is_classification() {

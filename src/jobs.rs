@@ -175,7 +175,7 @@ pub fn fit_config(
         disk_limit: resources.disk_limit.0,
         temp_dir: resources.temporary_folder(),
         max_flops: resources.max_flops.0,
-        tolerance: solve.and_then(|s| s.tolerance).map_or(1e-5, |t| t.0),
+        tolerance: solve.and_then(|s| s.tolerance).map(|t| t.0),
         iterations: solve.and_then(|s| s.iterations).map(|i| i.0 as usize),
         time_limit: solve.and_then(|s| s.time_limit).map(|t| t.0),
         max_bad_rows: input.max_bad_rows,

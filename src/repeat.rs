@@ -51,8 +51,8 @@ pub fn take_over(model: &Model, args: &FitArgs, config: &mut FitConfig) -> Resul
             fixed.solver
         )));
     }
-    if let Some(tolerance) = setting::<f64>(model, "tolerance")? {
-        config.tolerance = tolerance;
+    if config.solver != Solver::Gram {
+        config.tolerance = setting(model, "tolerance")?;
         config.iterations = setting(model, "iterations")?;
     }
     Ok(Frozen {
@@ -238,8 +238,10 @@ fn refuse_contradictions(model: &Model, encoder: &Encoder, args: &FitArgs, confi
 
     check("solver", ["auto", &fixed.solver].contains(&args.solve.solver.as_str()), fixed.solver.clone());
     check("loss", args.solve.loss.as_str() == fixed.loss, fixed.loss.clone());
-    if let Some(tolerance) = setting::<f64>(model, "tolerance")? {
-        check("tolerance", args.solve.tolerance.is_none_or(|t| t.0 == tolerance), tolerance.to_string());
+    if fixed.solver != Solver::Gram.name() {
+        let tolerance = setting::<f64>(model, "tolerance")?;
+        let own = tolerance.map_or_else(|| "the solver's own".into(), |t| t.to_string());
+        check("tolerance", args.solve.tolerance.is_none_or(|t| Some(t.0) == tolerance), own);
         let iterations = setting::<u64>(model, "iterations")?;
         let same = args.solve.iterations.map(|count| count.0) == iterations;
         check("iterations", same, iterations.map_or_else(|| "the solver's own".into(), |count| count.to_string()));

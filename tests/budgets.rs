@@ -60,6 +60,63 @@ fn achieved_stands_beside_predicted() {
     assert!(!result.contains("plan: "), "{result}");
 }
 
+/// What the plan counts is what the work counts: the same passes where no iteration decides them, flops within a factor of 1.5.
+#[test]
+fn predictions_hold_for_every_solver() {
+    let place = Place::new();
+    write(&place.path("d.parquet"), &batch(table(0, 12_000)));
+    write(&place.path("few.parquet"), &batch(table(0, 4000)));
+    let numbers = "--target y --kernel gaussian --bandwidth 1x --ridge 1e-5";
+    let classes = "--data synth:twoclass?rows=40000&d=5&seed=1 --target y --task classification --loss logistic --kernel gaussian";
+    for (line, exact) in [
+        ("--data d.parquet --target y --centers 300 --solver gram".to_owned(), true),
+        (format!("--data d.parquet {numbers} --centers 300 --solver gram --validation few.parquet"), true),
+        (format!("--data d.parquet {numbers} --centers 300 --solver eigenpro --iterations 10"), true),
+        (format!("--data few.parquet {numbers} --solver blockcd --iterations 20 --tolerance 1e-15"), true),
+        (format!("{classes} --bandwidth 1x --ridge 1e-4 --centers 300"), false),
+    ] {
+        let report = place.solved(&format!("fit {line} --out m.nys"));
+        let share = number(&report, "/flops/predicted") / number(&report, "/flops/achieved");
+        assert!((1.0 / 1.5..1.5).contains(&share), "{line}: {share}\n{report}");
+        let (planned, made) = (number(&report, "/predicted/passes"), number(&report, "/passes"));
+        assert!(
+            if exact { planned == made } else { planned < 2.0 * made && made < 2.0 * planned },
+            "{line}: {planned} {made}"
+        );
+    }
+}
+
+/// `--dry-run` is the plan, `--explain` the decision with it.
+#[test]
+fn explain_tells_more_than_a_dry_run() {
+    let place = Place::new();
+    write(&place.path("d.parquet"), &batch(table(0, 6000)));
+    let line = "fit --data d.parquet --target y --kernel gaussian --bandwidth 1x --ridge 1e-5 --centers 200";
+    let (plan, why) = (place.json(&format!("{line} --dry-run")), place.json(&format!("{line} --explain")));
+    for field in ["rows", "centers", "solver", "select", "flops", "passes", "bytes_read", "memory", "seconds"] {
+        assert!(!plan[field].is_null(), "{field}: {plan}");
+        assert_eq!(plan[field], why[field], "{field}");
+    }
+    assert!(plan.get("considered").is_none() && plan.get("reasons").is_none(), "{plan}");
+    let considered = why["considered"].as_array().unwrap();
+    let named: Vec<&str> = considered.iter().map(|one| one["solver"].as_str().unwrap()).collect();
+    assert_eq!(named, ["gram", "pcg", "eigenpro", "blockcd"], "{why}");
+    for one in considered {
+        let verdict = one["verdict"].as_str().unwrap();
+        assert_eq!(verdict.starts_with("chosen"), one["solver"] == why["solver"], "{why}");
+        assert!(number(one, "/flops") > 1e6 && number(one, "/passes") >= 1.0 && number(one, "/memory_bytes") > 1e6);
+    }
+    assert!(why["reasons"].to_string().contains("RPCholesky on a pool"), "{why}");
+    // Asked for, and what cannot be used.
+    let asked = place.json(&format!("{line} --explain --solver pcg"));
+    let verdict = |k: usize| asked["considered"][k]["verdict"].as_str().unwrap().to_owned();
+    assert_eq!((verdict(1), verdict(0)), ("chosen: asked for".into(), "not chosen: pcg was asked for".into()));
+    let said = text(&place.run(&format!("{line} --explain")).stdout);
+    assert!(said.contains("eigenpro") && said.contains("core-seconds"), "{said}");
+    assert!(!text(&place.run(&format!("{line} --dry-run")).stdout).contains("core-seconds"));
+    assert!(!place.names().contains(&"m.nys".to_owned()));
+}
+
 #[test]
 fn time_limits_leave_a_model() {
     let place = Place::new();

@@ -434,3 +434,23 @@ fn the_documented_tensors_predict() {
         (0..2).for_each(|t| assert!((prediction[t] - found[t][i]).abs() < 1e-6, "row {i}: {prediction:?}"));
     }
 }
+
+/// Degrees of freedom of the model that was fitted, with every solver: the whole kernel's are many times the centers here.
+#[test]
+fn the_effective_dimension_has_one_meaning() {
+    let place = Place::new();
+    write(&place.path("d.parquet"), &batch(table(0, 6000)));
+    for ridge in ["1e-3", "1e-5"] {
+        let of = |solver: &str| {
+            let line = "fit --data d.parquet --target y --out m.nys --kernel laplace --bandwidth 0.5x --select uniform";
+            let report = place.solved(&format!("{line} --centers 150 --ridge {ridge} --split none --solver {solver}"));
+            let noted = report["notes"].to_string().contains("effective dimension estimated on");
+            assert_eq!(noted, solver != "gram", "{report}");
+            number(&report, "/effective_dimension")
+        };
+        let (gram, pcg, eigenpro) = (of("gram"), of("pcg"), of("eigenpro"));
+        assert!(gram > 10.0 && gram <= 150.0, "{ridge}: {gram}");
+        assert!((pcg / gram - 1.0).abs() < 0.1, "{ridge}: gram {gram}, pcg {pcg}");
+        assert!((eigenpro / gram - 1.0).abs() < 0.1 && eigenpro <= 150.0, "{ridge}: gram {gram}, eigenpro {eigenpro}");
+    }
+}

@@ -135,6 +135,58 @@ fn eigenpro_does_not_call_a_far_solution_converged() {
     assert!((eigenpro / pcg - 1.0).abs() < 0.02, "{eigenpro} {pcg}");
 }
 
+/// A tolerance is a promise about the residual: only reaching it is convergence, and it is repeated with the configuration.
+#[test]
+fn eigenpro_converges_to_the_tolerance_or_says_that_it_has_not() {
+    let place = Place::new();
+    let base = "fit --data synth:friedman1?rows=3000&d=5&seed=1 --target y --out m.nys --kernel laplace --bandwidth 0.3x --ridge 1e-3 --centers 300 \
+                --select uniform --split none --solver eigenpro";
+    let settled = place.solved(base);
+    assert!(settled["stopped"].is_null() && settled["notes"].to_string().contains("eigenpro: settled"), "{settled}");
+    let within = place.solved(&format!("{base} --tolerance 0.03"));
+    assert!(within["stopped"].is_null() && number(&within, "/certificate/residual") <= 0.03, "{within}");
+    assert!(within["notes"].to_string().contains("converged to the tolerance 3e-2"), "{within}");
+    let again = place.solved("fit --data synth:friedman1?rows=3000&d=5&seed=1 --out again.nys --config-from m.nys");
+    assert_eq!(digest(&again), digest(&within));
+    place.fails(
+        "fit --data synth:friedman1?rows=3000&d=5&seed=1 --out again.nys --config-from m.nys --tolerance 0.04",
+        2,
+        &["--tolerance"],
+    );
+    // The objective settles as before, and that is no convergence now.
+    let missed = place.solved(&format!("{base} --tolerance 1e-9 --iterations 30"));
+    assert_eq!((&missed["stopped"], &missed["iterations"]), (&"iteration limit".into(), &30.into()), "{missed}");
+    assert!(missed["notes"].to_string().contains("the tolerance 1e-9 was not reached"), "{missed}");
+    assert!(number(&missed, "/certificate/residual") > 1e-9, "{missed}");
+}
+
+/// Few rows, all of them centers, next to no ridge: epochs are a few batches, and the walk goes on falling slowly for hundreds of them. It ends near
+/// gram's solution, or with a note that it was still falling.
+#[test]
+fn eigenpro_on_few_rows_is_near_gram_or_says_that_it_still_fell() {
+    let place = Place::new();
+    for kernel in ["laplace", "matern32", "gaussian"] {
+        let score = |solver: &str| {
+            let data = "--data synth:friedman1?rows=400&d=5&seed=1 --validation synth:friedman1?rows=4000&d=5&seed=2 --target y";
+            let line = format!("fit {data} --out m.nys --kernel {kernel} --bandwidth 1x --ridge 1e-6 --centers 400");
+            let report = place.solved(&format!("{line} --solver {solver}"));
+            (number(&report, "/validation/standardized_rmse"), report)
+        };
+        let ((gram, _), (eigenpro, report)) = (score("gram"), score("eigenpro"));
+        let note = report["notes"].to_string();
+        match report["stopped"].is_null() {
+            true => assert!((eigenpro / gram - 1.0).abs() < 0.03, "{kernel}: {eigenpro} {gram}\n{report}"),
+            false => {
+                assert!(note.contains("still falling") && note.contains("--solver gram or pcg"), "{kernel}: {report}")
+            }
+        }
+        // Cut short it never settles.
+        let (_, cut) = score("eigenpro --iterations 10");
+        assert_eq!(cut["stopped"], "iteration limit", "{kernel}: {cut}");
+        assert!(cut["notes"].to_string().contains("still falling"), "{kernel}: {cut}");
+    }
+}
+
 // ---- Columns that are left out ----
 
 /// What makes a row bad in the profile does in every later pass, also in a column that the encoder leaves out.

@@ -152,6 +152,30 @@ pub fn solve_lower_transpose(l: MatRef<'_, f64>, b: MatMut<'_, f64>, par: Par) {
     faer::linalg::triangular_solve::solve_upper_triangular_in_place(l.transpose(), b, par);
 }
 
+/// The diagonal of (L L^T)^-1 for a lower-triangular `l` (m x m): squared column norms of L^-1, in m^3 / 3 flops and blocks of [`GRAM_BLOCK`] columns.
+///
+/// ```
+/// use faer::mat;
+/// use nystream_kernels::dense::{SEQUENTIAL, inverse_diagonal};
+/// let l = mat![[2.0, 0.0], [1.0, 2.0]]; // L L^T = [4 2; 2 5], of determinant 16.
+/// let diagonal = inverse_diagonal(l.as_ref(), SEQUENTIAL);
+/// assert!((diagonal[0] - 5.0 / 16.0).abs() < 1e-15 && (diagonal[1] - 4.0 / 16.0).abs() < 1e-15);
+/// ```
+///
+/// [`GRAM_BLOCK`]: crate::constants::GRAM_BLOCK
+pub fn inverse_diagonal(l: MatRef<'_, f64>, par: Par) -> Vec<f64> {
+    let m = l.nrows();
+    let mut diagonal = Vec::with_capacity(m);
+    for start in (0..m).step_by(crate::constants::GRAM_BLOCK) {
+        let width = crate::constants::GRAM_BLOCK.min(m - start);
+        // Above their own row the columns of L^-1 are zero.
+        let mut columns = Mat::from_fn(m - start, width, |i, j| if i == j { 1.0 } else { 0.0 });
+        solve_lower(l.submatrix(start, start, m - start, m - start), columns.as_mut(), par);
+        diagonal.extend((0..width).map(|j| columns.col_as_slice(j).iter().map(|x| x * x).sum::<f64>()));
+    }
+    diagonal
+}
+
 /// Eigenvalues (ascending) and eigenvectors (columns) of the symmetric `a` (only its lower triangle is read).
 ///
 /// # Errors

@@ -128,10 +128,12 @@ pub struct SolveArgs {
     /// Loss to minimise; logistic is for classification
     #[arg(long, value_name = "LOSS", default_value = "squared")]
     pub loss: Loss,
-    /// Relative residual at which an iterative solver stops [default: the solver's own]
+    /// Relative residual at which an iterative solver has converged: of the normal equations (pcg; eigenpro, tested every fourth epoch), of
+    /// (K + lambda n I) alpha = y (blockcd), of the whitened gradient (logistic loss) [default: 1e-5; eigenpro: none, it ends when its objective
+    /// has settled, with --ridge 0 its held-out error]
     #[arg(long, value_name = "NUMBER")]
     pub tolerance: Option<Positive>,
-    /// Iterations (pcg, blockcd) or epochs (eigenpro) at most [default: the solver's own]
+    /// Iterations (pcg), Newton steps (logistic loss) or epochs (eigenpro, blockcd) at most [default: the solver's own]
     #[arg(long, value_name = "N")]
     pub iterations: Option<Count>,
     /// Stop the solve when the fit has run so long, save the model and exit with code 3: 90s, 10m, 1.5h

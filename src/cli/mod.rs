@@ -114,7 +114,7 @@ pub struct FitArgs {
     /// Keep what predictive variances of numbers need in the model (m x m numbers): --solver auto is then gram
     #[arg(long, help_heading = "Output")]
     pub variance: bool,
-    /// Profile the data, print which solver and sizes would be chosen and why, and stop
+    /// As --dry-run, and print the decision: every solver considered with its cost, why it was chosen or not, selection and sizes
     #[arg(long, help_heading = "Output")]
     pub explain: bool,
     /// Profile and sample the data, print the plan (flops, bytes, memory, time), and stop

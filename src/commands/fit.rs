@@ -14,7 +14,8 @@ use crate::output::write_json_into;
 use crate::overwrite::Inputs;
 use crate::repeat::take_over;
 use crate::report::{
-    Certificate, Consumer, DictionaryReport, FitReport, Flops, PerTarget, PlanReport, Predicted, Report, Validation,
+    Certificate, ConsideredSolver, Consumer, DictionaryReport, FitReport, Flops, PerTarget, PlanReport, Predicted,
+    Report, Validation,
 };
 use nystream_dataflows::engine::Process;
 use nystream_dataflows::job::{FitConfig, FitInputs, FitOutcome, Loss, WarmStart, fit};
@@ -213,10 +214,17 @@ fn fit_report(outcome: &FitOutcome, process: &Process, args: &FitArgs, digest: &
 
 fn plan_report(outcome: &FitOutcome, config: &FitConfig, process: &Process, args: &FitArgs) -> PlanReport {
     let plan = &outcome.plan;
-    let mut reasons = plan.reasons.clone();
-    if config.loss == Loss::Logistic {
+    let mut reasons = if args.explain { plan.reasons.clone() } else { Vec::new() };
+    if args.explain && config.loss == Loss::Logistic {
         reasons.push("logistic loss".into());
     }
+    let considered = plan.considered.iter().filter(|_| args.explain).map(|other| ConsideredSolver {
+        solver: solver_name(other.solver).into(),
+        flops: other.flops,
+        passes: other.passes,
+        memory_bytes: other.memory,
+        verdict: other.verdict.clone(),
+    });
     PlanReport {
         rows: plan.rows,
         features_encoded: Some((outcome.encoder.numeric_width() + outcome.encoder.code_width()) as u64),
@@ -224,6 +232,7 @@ fn plan_report(outcome: &FitOutcome, config: &FitConfig, process: &Process, args
         solver: solver_name(plan.solver).into(),
         select: plan.selection.name().into(),
         reasons,
+        considered: considered.collect(),
         flops: plan.flops.iter().cloned().collect(),
         max_flops: config.max_flops,
         passes: plan.passes,

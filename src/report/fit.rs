@@ -37,7 +37,8 @@ pub struct FitReport {
     /// The sampled dictionary, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dictionary: Option<DictionaryReport>,
-    /// tr(K~ (K~ + ridge_matrix I)^-1).
+    /// tr(K~ (K~ + ridge_matrix I)^-1), the degrees of freedom of the model fitted, at most m: exact by `gram`, otherwise estimated on sampled rows (a note
+    /// says on how many). For logistic loss K~ is weighted by the curvature at the solution.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective_dimension: Option<PerTarget>,
     /// What was proved or measured about the model.
@@ -181,7 +182,7 @@ pub struct Predicted {
     pub bytes_read: u64,
     /// Memory of a process.
     pub memory_bytes: u64,
-    /// Seconds at the speed of the reference machine, tuning not included.
+    /// Seconds at the speed of the reference machine.
     pub seconds: f64,
 }
 

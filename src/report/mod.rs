@@ -14,7 +14,8 @@ pub use fit::{Certificate, DictionaryReport, FitReport, Flops, PencilReport, Pre
 pub use inspect::{ColumnReport, DatasetReport, ModelReport};
 pub use metrics::{EvaluateReport, Metrics, PlannedMemory, PredictReport};
 pub use tables::{
-    Consumer, DictionaryStageReport, MakeReport, PlanReport, SourceEntry, SourcesReport, TuneReport, TuneRow,
+    ConsideredSolver, Consumer, DictionaryStageReport, MakeReport, PlanReport, SourceEntry, SourcesReport, TuneReport,
+    TuneRow,
 };
 
 use serde::{Deserialize, Serialize};

@@ -5,7 +5,7 @@ use super::{Certificate, PerTarget, Report};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// `--dry-run` and `--explain`: what a fit would do and what it would take.
+/// `--dry-run`: what a fit would do and what it would take. `--explain` adds why: the solvers considered, and the reasons.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PlanReport {
     /// Rows.
@@ -19,8 +19,12 @@ pub struct PlanReport {
     pub solver: String,
     /// Selection.
     pub select: String,
-    /// Why, in sentences with the numbers compared.
+    /// Why, in sentences with the numbers compared (`--explain`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
+    /// Every solver on the same centers (`--explain`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub considered: Vec<ConsideredSolver>,
     /// Flops by stage.
     pub flops: BTreeMap<String, f64>,
     /// `--max-flops`.
@@ -36,6 +40,21 @@ pub struct PlanReport {
     /// Seconds at this machine's stated speed, a guess.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
+}
+
+/// A solver that was considered, and what it would take.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ConsideredSolver {
+    /// Solver.
+    pub solver: String,
+    /// Flops of the solve.
+    pub flops: f64,
+    /// Passes of the solve.
+    pub passes: u64,
+    /// Memory of a process.
+    pub memory_bytes: u64,
+    /// Why it was chosen or not.
+    pub verdict: String,
 }
 
 /// A consumer of memory.
@@ -105,6 +124,11 @@ impl Report for PlanReport {
         }
         pairs.add("memory", format!("{} of {} allowed", bytes(self.memory_total()), bytes(self.memory_limit)));
         pairs.maybe("time", self.seconds.map(|s| format!("about {}", seconds(s))));
+        for solver in &self.considered {
+            let cost =
+                format!("{} flops, {} passes, {}", number(solver.flops), solver.passes, bytes(solver.memory_bytes));
+            pairs.add(&solver.solver, format!("{cost}: {}", solver.verdict));
+        }
         for reason in &self.reasons {
             pairs.add("because", reason);
         }

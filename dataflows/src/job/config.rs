@@ -203,8 +203,8 @@ pub struct FitConfig {
     pub temp_dir: PathBuf,
     /// Flops that may be planned: `auto` stays within them, and a fit that is asked for more is refused.
     pub max_flops: f64,
-    /// Relative residual at which iterative solvers stop.
-    pub tolerance: f64,
+    /// Relative residual at which iterative solvers stop; none: [`DEFAULT_TOLERANCE`], and for eigenpro when its objective has settled.
+    pub tolerance: Option<f64>,
     /// Most iterations (pcg) or epochs (eigenpro, blockcd).
     pub iterations: Option<usize>,
     /// Seconds since the start of the process after which a solve ends early.
@@ -220,11 +220,19 @@ pub struct FitConfig {
 }
 
 impl FitConfig {
+    /// The bound on the residual of pcg, blockcd and logistic loss.
+    pub fn tolerance(&self) -> f64 {
+        self.tolerance.unwrap_or(DEFAULT_TOLERANCE)
+    }
+
     /// The ridge that serves all solver columns: the first, when any is given.
     pub fn ridge(&self) -> Option<f64> {
         self.ridges.as_ref().and_then(|ridges| ridges.first().copied())
     }
 }
+
+/// Relative residual at which pcg, blockcd and logistic loss stop where nothing else is asked for.
+pub const DEFAULT_TOLERANCE: f64 = 1e-5;
 
 /// An earlier model's function.
 #[derive(Clone, Debug)]

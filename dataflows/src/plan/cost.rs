@@ -11,8 +11,15 @@ pub const GRAM_ALGEBRA: f64 = 12.0;
 /// One Shrink of the trie, in units of M^3: a Cholesky factor and the diagonal of its inverse, 2 n^3 / 3 flops at order n of about 1.8 M.
 /// (kin40k, 36,000 rows, M = 3,651: 10.3 core seconds where this counts 1.05e12 flops; EPYC with AVX-512, November 2026.)
 pub const SHRINK_ALGEBRA: f64 = 4.0;
+/// The symmetric eigensystem of a matrix, in units of its order cubed.
+pub const EIGEN_ALGEBRA: f64 = 9.0;
+/// Ridges that leave-one-out errors are computed for, and what a tuning candidate tries.
+const RIDGES: f64 = 20.0;
 /// Rows of the preconditioner's sample, in units of m.
 pub const PRECONDITIONER_ROWS: f64 = 3.0;
+
+/// Passes of EigenPro beside its epochs: the hashed order, the worst row, the judges and the residual.
+pub const EIGENPRO_PASSES: f64 = 4.0;
 
 /// The size of a problem.
 ///
@@ -75,17 +82,65 @@ impl Shape {
         SolverCost { passes, entries, flops }
     }
 
-    /// `epochs` of EigenPro with delayed projection: about 2.5 n m entries an epoch, and one Cholesky of K_mm.
-    pub fn eigenpro(&self, m: f64, epochs: f64) -> SolverCost {
-        let entries = 2.5 * self.rows * m * epochs;
-        let flops = entries * (self.entry() + 2.0 * self.targets) + m.powi(3) / 3.0;
-        SolverCost { passes: epochs, entries, flops }
+    /// `steps` Newton steps of logistic loss in `passes` passes, margins and directions side by side, each step with a preconditioner of 4 m rows for every
+    /// margin.
+    pub fn logistic(&self, m: f64, steps: f64, passes: f64) -> SolverCost {
+        let rows = PRECONDITIONER_ROWS + 1.0;
+        let entries = self.rows * m * passes + rows * m * m;
+        let flops = entries * (self.entry() + 6.0 * self.targets) + self.logistic_algebra(m, steps);
+        SolverCost { passes, entries, flops }
     }
 
-    /// `epochs` of block coordinate descent on full kernel ridge regression: n^2 entries each.
+    /// The m x m algebra of `steps` Newton steps and of the features that they share.
+    pub fn logistic_algebra(&self, m: f64, steps: f64) -> f64 {
+        let rows = PRECONDITIONER_ROWS + 1.0;
+        m.powi(3) * (1.0 / 3.0 + rows + self.targets * (steps + 1.0) * (rows + 1.0 / 3.0))
+    }
+
+    /// `epochs` of EigenPro with delayed projection and a subsample of s rows: n (m + s) entries an epoch and n m / 2 for the batches since the last
+    /// projection; before it the worst row's diagonal, n s entries with s / 20 directions, and after it one pass for the residual. `judges` rows judge
+    /// every epoch.
+    pub fn eigenpro(&self, m: f64, s: f64, judges: f64, epochs: f64) -> SolverCost {
+        let n = self.rows;
+        let entries = epochs * (n * (1.5 * m + s) + judges * m) + n * (s + m);
+        let flops = entries * (self.entry() + 2.0 * self.targets) + n * s * s / 10.0;
+        // Projections come about every m rows.
+        let flops = flops + self.eigenpro_algebra(m, s, judges, epochs * n / m);
+        SolverCost { passes: epochs + EIGENPRO_PASSES, entries, flops }
+    }
+
+    /// Its algebra: K_mm's factor, the subsample's eigensystem, the projections, and the degrees of freedom from `rows` rows.
+    pub fn eigenpro_algebra(&self, m: f64, s: f64, rows: f64, projections: f64) -> f64 {
+        let rows = rows.min(3000.0);
+        let factors = m.powi(3) / 3.0 + EIGEN_ALGEBRA * s.powi(3);
+        factors + projections * 4.0 * m * m * self.targets + rows * m * (m + rows) + rows.powi(3)
+    }
+
+    /// `epochs` of block coordinate descent on full kernel ridge regression, n^2 entries each, and two for the residual. The rows are in memory: one pass.
     pub fn blockcd(&self, epochs: f64) -> SolverCost {
-        let entries = self.rows * self.rows * epochs;
-        SolverCost { passes: epochs, entries, flops: entries * (self.entry() + 2.0 * self.targets) }
+        let entries = self.rows * self.rows * (epochs + 3.0);
+        SolverCost { passes: 1.0, entries, flops: entries * (self.entry() + 2.0 * self.targets) }
+    }
+
+    /// Leave-one-out errors of `rows` rows at all ridges of the grid.
+    pub fn leave_one_out(&self, rows: f64, m: f64) -> f64 {
+        rows * m * (self.entry() + 3.0 * m + 2.0 * RIDGES * (1.0 + self.targets))
+    }
+
+    /// The certificate of m centers on `rows` sampled rows: a factor of K_mm, their features, and the eigenvalues of `few` of them.
+    pub fn certificate(&self, m: f64, rows: f64, few: f64) -> f64 {
+        (m / 2.0 + rows) * m * self.entry() + m.powi(3) / 3.0 + rows * m * m + EIGEN_ALGEBRA * few.powi(3)
+    }
+
+    /// One candidate of tuning: a fit of `rows` rows with m centers, judged on `judges` rows.
+    pub fn candidate(&self, m: f64, rows: f64, judges: f64) -> f64 {
+        let entries = (rows + judges + m / 2.0) * m * self.entry();
+        entries + 2.0 * rows * m * m + GRAM_ALGEBRA * m.powi(3) + 2.0 * judges * m * RIDGES * self.targets
+    }
+
+    /// Errors of `rows` rows.
+    pub fn evaluation(&self, rows: f64, m: f64) -> f64 {
+        rows * m * (self.entry() + 2.0 * self.targets)
     }
 
     /// Flops of scoring `rows` of the data with a dictionary of M atoms through the frozen-dictionary filter, M^2 a row, and a Shrink at every

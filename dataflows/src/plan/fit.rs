@@ -31,6 +31,16 @@ const PCG_BLOCKS: u64 = 6;
 const RETAINED: u64 = 64 << 20;
 /// Iterations that `auto` expects of conjugate gradients.
 pub const EXPECTED_ITERATIONS: f64 = 25.0;
+/// Epochs that are expected of eigenpro, and rows that all of them together pass at least: few rows walk longer.
+const EXPECTED_EPOCHS: f64 = 10.0;
+const EXPECTED_WALK: f64 = 60_000.0;
+const MOST_EPOCHS: f64 = 400.0;
+/// Epochs that are expected of blockcd.
+const EXPECTED_BLOCK_EPOCHS: f64 = 40.0;
+/// Newton steps that are expected of logistic loss; its passes grow with the square of the ridge's decades (40,000 rows of two classes, m = 500: 65 at
+/// 1e-6; m = 1,000: 21 at 1e-4).
+const EXPECTED_NEWTON: f64 = 6.0;
+const PASSES_OF_DECADES: f64 = 1.6;
 /// How many times the cost of conjugate gradients `auto` pays for an exact Gram.
 const GRAM_PREFERENCE: f64 = 4.0;
 /// Share of the fit's flops that selecting centers may take.
@@ -57,12 +67,29 @@ pub struct FitPlan {
     pub bytes: u64,
     /// Values that are decoded, in all passes.
     pub decoded: f64,
-    /// Predicted flops by stage; tuning, which has a share of its own, is not among them.
+    /// Predicted flops by stage. Tuning is done when the plan is made: its flops are known.
     pub flops: Vec<(String, f64)>,
     /// Memory of a process at the largest stage.
     pub memory: MemoryPlan,
     /// Why, in sentences with numbers.
     pub reasons: Vec<String>,
+    /// Every solver with what it would take, for the same centers.
+    pub considered: Vec<Considered>,
+}
+
+/// A solver that a plan considered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Considered {
+    /// The solver.
+    pub solver: Solver,
+    /// Flops of its solve.
+    pub flops: f64,
+    /// Its passes over the rows.
+    pub passes: u64,
+    /// Memory of a process, bytes.
+    pub memory: u64,
+    /// Why it was chosen or not.
+    pub verdict: String,
 }
 
 impl FitPlan {
@@ -111,6 +138,16 @@ pub struct PlanRequest {
     pub precision: Precision,
     /// Effective dimension estimated on the sample.
     pub effective_dimension: f64,
+    /// Flops that tuning took.
+    pub tuning: f64,
+    /// Passes made before the plan: profile, sample and what they needed.
+    pub passes_made: u64,
+    /// Sampled rows that judge the ridge of a gram solve.
+    pub judges: u64,
+    /// Per-sample ridge.
+    pub ridge: f64,
+    /// Whether held-out rows or validation data are evaluated; `held_out` counts them.
+    pub evaluated: bool,
     /// Flop cap of `auto`.
     pub max_flops: f64,
     /// Memory of a process.
@@ -227,6 +264,10 @@ impl PlanRequest {
                     plan.add(format!("K_mm and its factor for {m} centers"), 3 * square);
                 }
                 plan.add("eigensystem of the subsample", 8 * 5 * subsample * subsample);
+                if m <= eigenpro::EXACT_PROJECTION_CENTERS {
+                    let rows = eigenpro::dimension_rows(self.sample_rows as usize) as u64;
+                    plan.add("rows of the effective dimension", 8 * rows * (m as u64 + 2 * rows));
+                }
                 plan.add("preconditioner of the centers", 8 * m as u64 * (subsample / 20 + 1) * 2);
                 plan.add("batches between projections", m as u64 * row * 3);
                 plan.add("coefficient vectors", 8 * (m as u64 + subsample) * t * workers as u64 * 24);
@@ -277,6 +318,7 @@ impl PlanRequest {
         };
         let solver = self.solver(m, &mut reasons)?;
         let cost = self.cost(solver, m);
+        let considered = self.considered(solver, m);
         let (selection, select_flops) = self.selection(m, cost.flops, &mut reasons)?;
         let keeping = |mut plan: MemoryPlan| {
             if kept > 0 {
@@ -289,7 +331,7 @@ impl PlanRequest {
         let memory = keeping(self.memory(solver, m, self.workers)).larger(choosing);
         memory.check(self.memory)?;
         if self.centers.is_some() {
-            check_flops(cost.flops, self.max_flops, m, solver)?;
+            check_flops(cost.flops + self.measuring(solver, m as f64), self.max_flops, m, solver)?;
         }
         if dictionary.passes > 1 && matches!(selection, Selection::Squeak { .. }) {
             reasons.push(format!(
@@ -297,11 +339,10 @@ impl PlanRequest {
                 dictionary.passes, dictionary.rows_held
             ));
         }
-        let evaluation = u64::from(self.held_out > 0);
-        let passes = 2 + dictionary.passes + cost.passes as u64 + evaluation;
-        let evaluated = self.held_out as f64 * m as f64 * (self.shape.entry() + 2.0 * self.shape.targets);
+        let evaluation = u64::from(self.evaluated);
+        let passes = self.passes_made + dictionary.passes + cost.passes.ceil() as u64 + evaluation;
         // Rows that are kept are decoded by the profile and by the pass that keeps them.
-        let decoded = if kept > 0 { 2 + evaluation } else { passes };
+        let decoded = if kept > 0 { self.passes_made + evaluation } else { passes };
         let s = &self.shape;
         Ok(FitPlan {
             rows: n as u64,
@@ -314,12 +355,16 @@ impl PlanRequest {
             bytes: self.bytes_per_pass * decoded,
             decoded: n * (s.numeric + s.codes + s.targets) * decoded as f64,
             flops: vec![
+                ("tuning".into(), self.tuning),
                 ("dictionary".into(), select_flops),
                 ("solve".into(), cost.flops),
-                ("validation".into(), evaluated),
+                ("ridge".into(), self.judging(solver, m as f64)),
+                ("certificate".into(), self.certifying(solver, m as f64)),
+                ("validation".into(), self.shape.evaluation(self.held_out as f64, m as f64)),
             ],
             memory,
             reasons,
+            considered,
         })
     }
 
@@ -327,9 +372,93 @@ impl PlanRequest {
         let m = m as f64;
         match solver {
             Solver::Gram | Solver::Auto => self.shape.gram(m),
+            Solver::Pcg if self.logistic => {
+                let decades = -self.ridge.clamp(1e-12, 1e-2).log10();
+                let passes = PASSES_OF_DECADES * decades * decades;
+                let steps = self.iterations.map_or(EXPECTED_NEWTON, |i| (i as f64).min(EXPECTED_NEWTON));
+                self.shape.logistic(m, steps, passes * steps / EXPECTED_NEWTON)
+            }
             Solver::Pcg => self.shape.pcg(m, self.iterations.map_or(EXPECTED_ITERATIONS, |i| i as f64)),
-            Solver::EigenPro => self.shape.eigenpro(m, self.iterations.map_or(4.0, |i| i as f64)),
-            Solver::BlockCd => self.shape.blockcd(self.iterations.map_or(50.0, |i| i as f64)),
+            Solver::EigenPro => {
+                let sample = self.sample_rows as usize;
+                let expected = (EXPECTED_WALK / self.shape.rows.max(1.0)).clamp(EXPECTED_EPOCHS, MOST_EPOCHS);
+                let epochs = self.iterations.map_or(expected, |i| i as f64);
+                let s = eigenpro::subsample_sizes(sample, m as usize).0 as f64;
+                self.shape.eigenpro(m, s, sample.min(eigenpro::JUDGES) as f64, epochs)
+            }
+            Solver::BlockCd => self.shape.blockcd(self.iterations.map_or(EXPECTED_BLOCK_EPOCHS, |i| i as f64)),
+        }
+    }
+
+    /// Flops of choosing the ridge by leave-one-out errors.
+    fn judging(&self, solver: Solver, m: f64) -> f64 {
+        if solver == Solver::Gram { self.shape.leave_one_out(self.judges as f64, m) } else { 0.0 }
+    }
+
+    /// Flops of the certificate, which is not made where every row is a center.
+    fn certifying(&self, solver: Solver, m: f64) -> f64 {
+        if solver == Solver::BlockCd {
+            return 0.0;
+        }
+        let rows = (TRACE_ROWS as f64).min(self.sample_rows as f64);
+        self.shape.certificate(m, rows, (HELD_OUT_ROWS as f64).min(rows))
+    }
+
+    /// Flops of what a fit measures after its solve, and of choosing the ridge.
+    fn measuring(&self, solver: Solver, m: f64) -> f64 {
+        let validation = self.shape.evaluation(self.held_out as f64, m);
+        self.judging(solver, m) + self.certifying(solver, m) + validation
+    }
+
+    /// Every solver on m centers, and why it was chosen or not.
+    fn considered(&self, chosen: Solver, m: usize) -> Vec<Considered> {
+        let fits = |solver| self.memory(solver, m, 1).total() <= self.memory;
+        let cheap = |gram: f64, pcg: f64| {
+            format!(
+                "an exact Gram takes {gram:.1} core-seconds, conjugate gradients {pcg:.1}; the Gram is taken up to {GRAM_PREFERENCE:.0} times theirs"
+            )
+        };
+        let seconds = cheap(self.gram_seconds(m as f64), self.pcg_seconds(m as f64));
+        let verdict = |solver: Solver| match solver {
+            _ if solver == chosen && self.solver != Solver::Auto => "chosen: asked for".to_owned(),
+            Solver::Gram | Solver::BlockCd | Solver::EigenPro if !self.one_gram && self.refuses(solver) => {
+                format!("cannot be used: {}", self.no_gram_reason)
+            }
+            _ if self.solver != Solver::Auto => format!("not chosen: {} was asked for", self.solver.name()),
+            Solver::Gram if solver == chosen => format!("chosen: {seconds}"),
+            Solver::Gram if !fits(Solver::Gram) => "not chosen: its Gram does not fit --memory".into(),
+            Solver::Gram => format!("not chosen: {seconds}"),
+            Solver::Pcg if solver == chosen && !self.one_gram => format!("chosen: {}", self.no_gram_reason),
+            Solver::Pcg if solver == chosen => format!("chosen: {seconds}"),
+            Solver::Pcg if chosen == Solver::EigenPro => "not chosen: its factors do not fit --memory".into(),
+            Solver::Pcg => format!("not chosen: {seconds}"),
+            Solver::EigenPro if solver == chosen => "chosen: the factors of the others do not fit --memory".into(),
+            Solver::EigenPro => "not chosen: the factors of the others fit --memory".into(),
+            _ => "never chosen by itself: every row is a center, and its memory grows with the rows".into(),
+        };
+        let solvers = [Solver::Gram, Solver::Pcg, Solver::EigenPro, Solver::BlockCd];
+        let take = |solver: Solver| {
+            let m = if solver == Solver::BlockCd { self.shape.rows.max(1.0) as usize } else { m };
+            let cost = self.cost(solver, m);
+            let memory = self.memory(solver, m, self.workers).total();
+            Considered {
+                solver,
+                flops: cost.flops,
+                passes: cost.passes.ceil() as u64,
+                memory,
+                verdict: verdict(solver),
+            }
+        };
+        solvers.map(take).to_vec()
+    }
+
+    /// Whether a solver cannot be used where no single Gram serves.
+    fn refuses(&self, solver: Solver) -> bool {
+        match solver {
+            Solver::Gram => !self.one_gram,
+            Solver::BlockCd => self.nulls_differ || self.logistic,
+            Solver::EigenPro => self.logistic,
+            _ => false,
         }
     }
 
@@ -346,13 +475,7 @@ impl PlanRequest {
             )));
         }
         if self.solver != Solver::Auto {
-            let refused = match self.solver {
-                Solver::Gram => !self.one_gram,
-                Solver::BlockCd => self.nulls_differ || self.logistic,
-                Solver::EigenPro => self.logistic,
-                _ => false,
-            };
-            if refused {
+            if self.refuses(self.solver) {
                 return Err(StageError::Usage(format!(
                     "--solver {} cannot be used here: {}. Use --solver pcg or auto",
                     self.solver.name(),
@@ -406,7 +529,10 @@ impl PlanRequest {
             Solver::Auto => Solver::Pcg,
             given => given,
         };
-        let by_flops = largest(&|m| self.cost(solver, m as usize).flops * (1.0 + SELECT_SHARE) <= self.max_flops);
+        let by_flops = largest(&|m| {
+            let solve = self.cost(solver, m as usize).flops;
+            solve * (1.0 + SELECT_SHARE) + self.measuring(solver, m) <= self.max_flops
+        });
         let by_memory = largest(&|m| {
             let m = m as usize;
             self.memory(solver, m, 1).total() <= self.memory / 10 * 9 && self.selection_fits(&self.least(m), m)

@@ -17,9 +17,12 @@ mod preflight;
 mod selection;
 mod size;
 
-pub use cost::{CODE_FLOPS, ENTRY_FLOPS, GRAM_ALGEBRA, PRECONDITIONER_ROWS, SHRINK_ALGEBRA, Shape, SolverCost};
+pub use cost::{
+    CODE_FLOPS, EIGEN_ALGEBRA, EIGENPRO_PASSES, ENTRY_FLOPS, GRAM_ALGEBRA, PRECONDITIONER_ROWS, SHRINK_ALGEBRA, Shape,
+    SolverCost,
+};
 pub use dictionary::DictionaryWork;
-pub use fit::{EXPECTED_ITERATIONS, FitPlan, PlanRequest, SELECT_SHARE};
+pub use fit::{Considered, EXPECTED_ITERATIONS, FitPlan, PlanRequest, SELECT_SHARE};
 pub use memory::{Consumer, MemoryPlan, human};
 pub use predict::ApplyPlan;
 pub use preflight::preflight;

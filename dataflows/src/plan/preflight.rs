@@ -41,7 +41,7 @@ const ROWS_LEFT: f64 = 0.5;
 /// #     disk_limit: 1 << 30,
 /// #     temp_dir: std::env::temp_dir(),
 /// #     max_flops: 1e12,
-/// #     tolerance: 1e-5,
+/// #     tolerance: None,
 /// #     iterations: None,
 /// #     time_limit: None,
 /// #     max_bad_rows: 0,
@@ -104,6 +104,12 @@ pub fn preflight(catalog: &Catalog, config: &FitConfig, workers: usize, processe
         theorem: false,
         classes: 0,
         held_out: 0,
+        evaluated: false,
+        tuning: 0.0,
+        passes_made: 0,
+        judges: 0,
+        // The least passes of logistic loss.
+        ridge: 1e-2,
     };
     let plans = solvers.iter().map(|solver| request.memory(*solver, m, workers));
     if let Some(least) = plans.min_by_key(|plan| plan.total()) {

@@ -10,9 +10,11 @@ use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::matvec::{RowView, Widths, row_sums};
 use crate::nystrom::{Basis, StratifiedSample, from_row_major, row_major};
+use crate::plan::Shape;
 use crate::predict::prior_margin;
-use crate::solve::Solved;
 use crate::solve::pcg::{over_time, solve_error};
+use crate::solve::{Solved, estimated_on};
+
 use crate::targets::TargetCode;
 use faer::{Mat, MatRef};
 use nystream_datasets::Role;
@@ -231,22 +233,32 @@ pub fn solve<T: Entry>(
             ControlFlow::Continue(())
         })
         .map_err(solve_error)?;
+    if operator.session.is_first() {
+        let m = job.tiles.centers() as f64;
+        let shape = Shape { rows: 0.0, numeric: 0.0, codes: 0.0, targets: t as f64 };
+        let process = &operator.session.process;
+        process.count_algebra(shape.logistic_algebra(m, info.steps.len() as f64));
+        process.count((curvature.weights.len() as f64 * m) as u64, 0);
+    }
     Ok(Solved {
         coefficients: row_major(alpha.as_ref()),
         ridges: vec![job.ridge; t],
         residuals: vec![info.residual; t],
-        effective_dimension: None,
+        effective_dimension: Some(info.effective_dimension.clone()),
         trace_error: None,
         variance: None,
         iterations: Some(info.steps.len()),
         stopped: info.stopped,
         passes: operator.passes,
-        notes: vec![format!(
-            "logistic: {} Newton steps, {} passes, mean loss {:.6}, relative gradient {:.1e}",
-            info.steps.len(),
-            info.applications,
-            info.loss,
-            info.gradient
-        )],
+        notes: vec![
+            estimated_on(curvature.weights.len()),
+            format!(
+                "logistic: {} Newton steps, {} passes, mean loss {:.6}, relative gradient {:.1e}",
+                info.steps.len(),
+                info.applications,
+                info.loss,
+                info.gradient
+            ),
+        ],
     })
 }

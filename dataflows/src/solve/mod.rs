@@ -20,7 +20,7 @@ pub struct Solved {
     pub ridges: Vec<f64>,
     /// True relative residual of every target (DESIGN section 5).
     pub residuals: Vec<f64>,
-    /// Effective dimension at the ridge of every target, where it is known.
+    /// Degrees of freedom tr K~ (K~ + Lambda I)^-1 of the model fitted, at the ridge of every target: exact from a Gram, otherwise estimated.
     pub effective_dimension: Option<Vec<f64>>,
     /// Relative trace error tr(K - K~) / tr K over all rows, where it is known.
     pub trace_error: Option<f64>,
@@ -67,4 +67,9 @@ impl Scales {
             Scales::Assumed { noise, signal } => (noise, signal),
         }
     }
+}
+
+/// The note beside an effective dimension that is estimated.
+pub(crate) fn estimated_on(rows: usize) -> String {
+    format!("effective dimension estimated on {rows} sampled rows")
 }

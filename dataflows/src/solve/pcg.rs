@@ -7,7 +7,7 @@ use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::matvec::{RowView, Widths, row_sums};
 use crate::nystrom::{Basis, StratifiedSample, from_row_major, numeric, row_major};
-use crate::solve::Solved;
+use crate::solve::{Solved, estimated_on};
 use crate::targets::TargetCode;
 use faer::MatRef;
 use nystream_datasets::Role;
@@ -105,7 +105,8 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
     let (m, t) = (job.tiles.centers(), job.code.width());
     let ridge_matrix = job.ridge * job.weight_sum;
     let basis = session.try_once(|| Basis::new(job.kernel, job.centers, job.simd))?;
-    let preconditioner = session.try_once(|| preconditioner(job, &basis, ridge_matrix))?;
+    let made = session.try_once(|| preconditioner(job, &basis, ridge_matrix))?;
+    let (preconditioner, sampled) = &*made;
 
     // K_nm^T W y: nulls of one target leave that column's rows out, and the others stand for all.
     let shares = shares(job);
@@ -134,7 +135,7 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
     let mut machine = None;
     session.try_once(|| {
         let warm = warm.as_ref().map(|w| w.as_ref());
-        let pcg = Pcg::new::<StageError>(&*basis, &preconditioner, rhs.as_ref(), ridge_matrix, job.params, warm);
+        let pcg = Pcg::new::<StageError>(&*basis, preconditioner, rhs.as_ref(), ridge_matrix, job.params, warm);
         machine = Some(pcg.map_err(solve_error)?);
         Ok(())
     })?;
@@ -157,9 +158,9 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
     }
     let result = session.try_once(|| {
         let machine = machine.as_ref().ok_or_else(|| StageError::Internal("the solver has no state".into()))?;
-        Ok((row_major(machine.alpha().as_ref()), machine.info()))
+        Ok((row_major(machine.alpha().as_ref()), machine.info(), preconditioner.effective_dimension()))
     })?;
-    let (coefficients, info) = &*result;
+    let (coefficients, info, dimension) = &*result;
     if session.is_first() {
         let (m, t) = (m as f64, t as f64);
         let sample = crate::plan::PRECONDITIONER_ROWS * m;
@@ -171,16 +172,19 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
         coefficients: coefficients.clone(),
         ridges: vec![job.ridge; t],
         residuals: info.residuals.clone(),
-        effective_dimension: None,
+        effective_dimension: dimension.map(|dimension| vec![dimension; t]),
         trace_error: None,
         variance: None,
         iterations: Some(info.iterations),
         stopped: info.stopped,
         passes,
-        notes: vec![format!(
-            "pcg: {} iterations, {} passes, condition of the preconditioned system about {:.1}",
-            info.iterations, info.applications, info.condition_estimate
-        )],
+        notes: vec![
+            estimated_on(*sampled),
+            format!(
+                "pcg: {} iterations, {} passes, condition of the preconditioned system about {:.1}",
+                info.iterations, info.applications, info.condition_estimate
+            ),
+        ],
     })
 }
 
@@ -242,14 +246,15 @@ pub(super) fn over_time(session: &mut Session<'_>, limit: Option<f64>) -> Result
     Ok(parcels.first().is_some_and(|p| p.bytes == [1]))
 }
 
-/// The whitened Gram of a stratified sample of the rows, plus the ridge.
+/// The whitened Gram of a stratified sample of the rows, plus the ridge; and how many rows that are.
 fn preconditioner<T: Entry>(
     job: &PcgJob<'_, T>,
     basis: &Basis,
     ridge_matrix: f64,
-) -> Result<Preconditioner, StageError> {
+) -> Result<(Preconditioner, usize), StageError> {
     let mut gram = WeightedGram::new(basis.rank());
     let sample = StratifiedSample::new(job.centers, job.sample, job.weight_sum);
     sample.each_block(basis, job.kernel, job.simd, |features, weights| gram.add(features, weights))?;
-    Preconditioner::from_gram(gram.into_lower(), ridge_matrix).map_err(numeric)
+    let made = Preconditioner::from_gram(gram.into_lower(), ridge_matrix).map_err(numeric)?;
+    Ok((made, sample.len()))
 }

@@ -21,7 +21,7 @@ use crate::engine::bytes::{Reader, Writer};
 use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
 use crate::engine::session::Session;
 use crate::error::StageError;
-use crate::plan::human;
+use crate::plan::{Shape, human};
 use crate::targets::TargetCode;
 use candidate::{Bench, candidate_bytes, evaluate};
 use nystream_kernels::kernel::{Family, Kernel, Metric};
@@ -67,6 +67,16 @@ pub struct Tuned {
     pub ridge_matrix: f64,
     /// Every candidate in the order it was tried.
     pub table: Vec<CandidateFit>,
+}
+
+impl Tuned {
+    /// Flops that its candidates took on a sample of `sample` rows.
+    pub(crate) fn flops(&self, shape: &Shape, sample: usize) -> f64 {
+        let judges = sample as f64 * JUDGES;
+        let each =
+            |fit: &CandidateFit| shape.candidate(fit.candidate.centers as f64, fit.candidate.rows as f64, judges);
+        self.table.iter().map(each).sum()
+    }
 }
 
 /// Rows and centers of each round.

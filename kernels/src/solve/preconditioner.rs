@@ -18,7 +18,8 @@
 use super::whitening::Whitening;
 use crate::constants::GRAM_BLOCK;
 use crate::dense::{
-    DenseError, cholesky, fixed_parallelism, gemm, gemm_lower, solve_lower, solve_lower_transpose, symmetric_eigen,
+    DenseError, cholesky, fixed_parallelism, gemm, gemm_lower, inverse_diagonal, solve_lower, solve_lower_transpose,
+    symmetric_eigen,
 };
 use faer::{Mat, MatRef};
 
@@ -96,6 +97,8 @@ fn center_features(whitening: &(impl Whitening + ?Sized)) -> Mat<f64> {
 #[derive(Clone, Debug)]
 pub struct Preconditioner {
     form: Form,
+    /// What is added to the diagonal: the ridge and the damping.
+    shift: f64,
     damping: f64,
 }
 
@@ -109,7 +112,7 @@ enum Form {
 impl Preconditioner {
     /// No preconditioning beyond the whitening itself.
     pub fn identity() -> Self {
-        Preconditioner { form: Form::Identity, damping: 0.0 }
+        Preconditioner { form: Form::Identity, shift: 0.0, damping: 0.0 }
     }
 
     /// Phi^T diag(`weights`) Phi + `ridge` I from whitened features Phi (s x r), one row per sampled row.
@@ -149,7 +152,7 @@ impl Preconditioner {
             gram[(i, i)] += ridge + damping;
         }
         cholesky(gram.as_mut(), fixed_parallelism())?;
-        Ok(Preconditioner { form: Form::Cholesky { factor: gram }, damping })
+        Ok(Preconditioner { form: Form::Cholesky { factor: gram }, shift: ridge + damping, damping })
     }
 
     /// A uniform sample of s rows with weights w_i stands for all rows, whose weights sum to `total_weight`:
@@ -215,7 +218,7 @@ impl Preconditioner {
         let tail = 1.0 / (if q < r { values[r - 1 - q].max(0.0) } else { 0.0 } + ridge);
         let gains = (0..q).map(|i| 1.0 / (values[r - 1 - i].max(0.0) + ridge) - tail).collect();
         let vectors = Mat::from_fn(r, q, |i, j| all[(i, r - 1 - j)]);
-        Ok(Preconditioner { form: Form::Spectral { vectors, gains, tail }, damping })
+        Ok(Preconditioner { form: Form::Spectral { vectors, gains, tail }, shift: ridge, damping })
     }
 
     /// P^-1 v for v (r x t).
@@ -240,6 +243,30 @@ impl Preconditioner {
         out
     }
 
+    /// tr(G (G + Lambda I)^-1) = r - Lambda tr(P^-1) of the Gram G that the preconditioner was made from: the degrees of freedom of the model
+    /// fitted, as far as its rows stand for all. `None` without a Gram. r^3 / 3 flops.
+    ///
+    /// ```
+    /// use faer::mat;
+    /// use nystream_kernels::solve::Preconditioner;
+    /// let p = Preconditioner::from_gram(mat![[3.0, 0.0], [0.0, 1.0]], 1.0).unwrap();
+    /// assert!((p.effective_dimension().unwrap() - (3.0 / 4.0 + 1.0 / 2.0)).abs() < 1e-14);
+    /// ```
+    pub fn effective_dimension(&self) -> Option<f64> {
+        let (rank, inverse_trace) = match &self.form {
+            Form::Identity => return None,
+            Form::Cholesky { factor } => {
+                let diagonal = inverse_diagonal(factor.as_ref(), fixed_parallelism());
+                (factor.nrows(), diagonal.iter().sum::<f64>())
+            }
+            Form::Spectral { vectors, gains, tail } => {
+                let rank = vectors.nrows();
+                (rank, rank as f64 * tail + gains.iter().sum::<f64>())
+            }
+        };
+        Some((rank as f64 - self.shift * inverse_trace).clamp(0.0, rank as f64))
+    }
+
     /// What was added to the diagonal inside the preconditioner beyond the ridge: 0 unless the ridge is below r eps trace.
     pub fn damping(&self) -> f64 {
         self.damping
@@ -256,6 +283,36 @@ fn weighted_gram(features: MatRef<'_, f64>, weights: &[f64]) -> Mat<f64> {
     let mut gram = WeightedGram::new(features.ncols());
     gram.add(features, weights);
     gram.into_lower()
+}
+
+/// The degrees of freedom tr(G (G + `ridge` I)^-1) of all rows' Gram in whitened coordinates, from the features (s x r) of a uniform sample that holds
+/// the share `fraction` of all weight, each row times the root of its weight. At most r; exact when the sample is all rows.
+///
+/// A row's leverage among all rows lies between `fraction` times that in the sample, where it meets itself more often than it should, and what is left when
+/// it meets itself no oftener: the geometric mean of both is taken. s^2 r + 2 s^3 / 3 flops.
+///
+/// # Errors
+/// [`DenseError`] when features or ridge are not finite, or the ridge is 0 and rows repeat.
+///
+/// ```
+/// use faer::mat;
+/// use nystream_kernels::solve::sampled_dimension;
+/// let rows = mat![[2.0, 0.0], [0.0, 1.0]];
+/// assert!((sampled_dimension(rows.as_ref(), 1.0, 1.0).unwrap() - (4.0 / 5.0 + 1.0 / 2.0)).abs() < 1e-14);
+/// ```
+pub fn sampled_dimension(features: MatRef<'_, f64>, ridge: f64, fraction: f64) -> Result<f64, DenseError> {
+    let (s, r) = (features.nrows(), features.ncols());
+    let mut gram = Mat::zeros(s, s);
+    gemm_lower(gram.as_mut(), false, 1.0, features, features.transpose(), fixed_parallelism());
+    let shift = (ridge * fraction).max(damping(&gram, ridge * fraction));
+    (0..s).for_each(|i| gram[(i, i)] += shift);
+    cholesky(gram.as_mut(), fixed_parallelism())?;
+    let full = |inverse: &f64| {
+        let inside = (1.0 - shift * inverse).clamp(0.0, 1.0);
+        inside / (1.0 - inside + fraction * inside).max(f64::MIN_POSITIVE).sqrt()
+    };
+    let sum: f64 = inverse_diagonal(gram.as_ref(), fixed_parallelism()).iter().map(full).sum();
+    Ok(sum.min(r as f64))
 }
 
 /// r eps trace, minus what the ridge already supplies.

@@ -79,6 +79,8 @@ pub struct FitOutcome {
     pub encoder: Arc<Encoder>,
     /// The profile.
     pub profile: Profile,
+    /// Its size.
+    pub shape: Shape,
     /// Sum of the training rows' weights, class weights included.
     pub weight_sum: f64,
     /// The sum that makes each solver column's matrix ridge of its lambda: over the rows that have the target, where the solver can tell.
@@ -168,7 +170,7 @@ impl Clock {
 ///     disk_limit: 1 << 30,
 ///     temp_dir: std::env::temp_dir(),
 ///     max_flops: 1e12,
-///     tolerance: 1e-5,
+///     tolerance: None,
 ///     iterations: None,
 ///     time_limit: None,
 ///     max_bad_rows: 0,
@@ -245,6 +247,9 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     let median = *session.once(|| median_distance(&metric, sample.rows.view()));
     let tuned = tune_if_asked(session, config, &metric, &sample, &code, &shape, median)?;
     let kernel = kernel(config, &metric, tuned.as_ref(), median);
+    if let Some(tuned) = tuned.as_ref().filter(|_| session.is_first()) {
+        session.process.count_algebra(tuned.flops(&shape, sample.len()));
+    }
     clock.lap("tune");
 
     let (ridge, ridge_matrix) = ridges(config, tuned.as_ref(), weight_sum);
@@ -292,7 +297,12 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         variance: config.variance,
         sample_rows: sample.len() as u64,
         bytes_per_pass,
-        held_out: profile.held_out,
+        held_out: inputs.validation.as_ref().map_or(profile.held_out, |catalog| catalog.total_rows),
+        evaluated: inputs.validation.is_some() || !matches!(encoder.split, nystream_datasets::SplitRule::None),
+        tuning: tuned.as_ref().map_or(0.0, |tuned| tuned.flops(&shape, sample.len())),
+        passes_made: passes + 1,
+        judges: solve::judge_count(config, &sample, profile.rows) as u64,
+        ridge,
         kept_bytes: kept,
         theorem: matches!(config.dictionary_rule, DictionaryRule::Theorem { .. }),
         classes: code.classes.len(),
@@ -325,6 +335,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         seconds: BTreeMap::new(),
         passes: passes + 1 + u64::from(ranged),
         weight_max,
+        shape,
         kernel_log2: range.unwrap_or(0),
         profile,
         counters: Counters::default(),

@@ -111,7 +111,9 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 gram::solve(&sums, kmm.as_ref(), method, &choice, radial.then_some(&trace))
             })?;
             if session.is_first() {
-                session.process.count_algebra(GRAM_ALGEBRA * (centers.ids.len() as f64).powi(3));
+                let m = centers.ids.len() as f64;
+                let judged = outcome.shape.leave_one_out(judge_count(config, sample, rows) as f64, m);
+                session.process.count_algebra(GRAM_ALGEBRA * m.powi(3) + judged);
             }
             let mut solved = (*solved).clone();
             if sums.rows < rows {
@@ -137,7 +139,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 ridge: outcome.ridge,
                 weight_sum: outcome.weight_sum,
                 sample,
-                tolerance: config.tolerance,
+                tolerance: config.tolerance(),
                 iterations: config.iterations,
                 warm_start: warm.coefficients.clone(),
                 time_limit: config.time_limit,
@@ -152,7 +154,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
         Solver::Pcg => {
             let defaults = PcgParams::default();
             let params = PcgParams {
-                tolerance: config.tolerance,
+                tolerance: config.tolerance(),
                 max_iterations: config.iterations.unwrap_or(defaults.max_iterations),
                 ..defaults
             };
@@ -198,7 +200,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 ridge: outcome.ridge,
                 weight_sum: outcome.weight_sum,
                 seed: config.seed,
-                tolerance: config.tolerance,
+                tolerance: config.tolerance(),
                 epochs: config.iterations,
                 warm_start: warm.coefficients.clone(),
                 time_limit: config.time_limit,
@@ -215,9 +217,10 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     // Of the least-squares problem with this curvature.
     let solved_ridge = solved.ridges[0] / ridge_share(config.loss) * outcome.weight_sum;
     if solved.effective_dimension.is_none() {
+        // Of the whole kernel, which for all rows as centers is the model's; no model has more degrees of freedom than centers.
         let found = session.try_once(|| effective_dimension(config, &outcome.kernel, sample, rows, solved_ridge))?;
-        solved.effective_dimension = Some(vec![*found; code.width()]);
-        solved.notes.push("effective dimension estimated on the hashed sample".into());
+        solved.effective_dimension = Some(vec![found.min(centers.ids.len() as f64); code.width()]);
+        solved.notes.push(crate::solve::estimated_on(sample.len().min(super::DIMENSION_ROWS)));
     }
     outcome.passes += solved.passes;
     function.coefficients = solved.coefficients.clone();
@@ -226,6 +229,11 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
         solved.notes.extend(variances.scales.iter().enumerate().map(|(k, scales)| variance_note(code, k, scales)));
     }
     let measured = certificate(session, config, sample, solved_ridge, exact.is_none(), outcome)?;
+    if session.is_first() && outcome.plan.solver != Solver::BlockCd {
+        let sampled = sample.len().min(TRACE_ROWS) as f64;
+        let few = sampled.min(crate::certify::HELD_OUT_ROWS as f64);
+        session.process.count_algebra(outcome.shape.certificate(centers.ids.len() as f64, sampled, few));
+    }
     outcome.certificate = Certificate { pencil: exact.or(measured.pencil), ..*measured };
     clock.lap("certify");
 
@@ -271,6 +279,7 @@ fn eigenpro_job<'a, T: Entry>(
         held_out: outcome.profile.held_out,
         sample,
         seed: config.seed,
+        tolerance: config.tolerance,
         epochs: config.iterations,
         warm_start,
         time_limit: config.time_limit,

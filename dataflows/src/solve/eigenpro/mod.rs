@@ -6,9 +6,11 @@
 //!
 //! * Up to [`EXACT_PROJECTION_CENTERS`] centers, K_mm is factored once per process and projections are exact; beyond, they are epochs of
 //!   EigenPro 2 over the centers and K_mm is never stored. The number of centers decides, so that no budget changes the model.
-//! * The end: with a ridge, when the ridge objective on sample rows has not fallen by 0.1 % for three epochs (or at `--iterations` epochs).
-//!   Ridge 0 is the early-stopped form: it ends when the error on held-out rows has stopped falling.
-//! * The true residual of the normal equations is computed at the end and reported.
+//! * The end: with a tolerance, when the true residual of the normal equations, tested every [`RESIDUAL_EVERY`] epochs, is within it; nothing else
+//!   is convergence then. Without one and with a ridge, when the ridge objective on sample rows has settled: the second half of all epochs
+//!   brought less than [`SETTLED_SHARE`] of it. Ridge 0 is the early-stopped form: it ends when the error on held-out rows has stopped
+//!   falling. At the last epoch the walk has not converged, and the note says how far it was still falling.
+//! * The true residual is computed at the end and reported.
 
 mod operator;
 pub mod order;
@@ -20,20 +22,22 @@ use crate::engine::feed::RowStore;
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
 use crate::nystrom::{Basis, from_row_major, numeric, row_major};
-use crate::solve::Solved;
+use crate::plan::{EIGENPRO_PASSES, Shape};
 use crate::solve::pcg::{over_time, solve_error};
+use crate::solve::{Solved, estimated_on};
 use crate::targets::TargetCode;
 use faer::{Mat, MatRef};
 use nystream_datasets::Role;
 use nystream_hashing::StreamKey;
+use nystream_kernels::constants::GRAM_BLOCK;
 use nystream_kernels::dense::{fixed_parallelism, gemm};
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::rows::{RowBuf, Rows};
 use nystream_kernels::solve::eigenpro::{
     CENTER_BLOCK, EigenProInfo, EigenProParams, EigenProProblem, EigenProState, InnerProjector, Measured, Projector,
-    Schedule, SubsamplePreconditioner, Verdict, eigenpro,
+    Schedule, Settling, SubsamplePreconditioner, Verdict, eigenpro,
 };
-use nystream_kernels::solve::{SolveError, Stopped, Whitening};
+use nystream_kernels::solve::{SolveError, Stopped, Whitening, sampled_dimension};
 use nystream_kernels::tile::{Entry, SimdPath, Tiles, kernel_matrix, symmetric_kernel_matrix};
 use operator::{CenterRows, RowOperator, largest_diagonals, values_at};
 use order::{HashedOrder, Place};
@@ -47,7 +51,7 @@ const SUBSAMPLE: usize = 3000;
 /// Rows on which the preconditioned eigenvalue is measured, at most.
 const PROBES: usize = 1000;
 /// Rows that judge the iterates, at most.
-const JUDGES: usize = 4000;
+pub(crate) const JUDGES: usize = 4000;
 /// A walk whose objective grows to so many times that of its start has diverged; it begins again with a smaller step.
 const DIVERGED: f64 = 2.0;
 /// So has one whose objective rises to so many times its least value.
@@ -55,6 +59,17 @@ const RISEN: f64 = 1.1;
 /// What the step is divided by then, and how often.
 const STEP_CUT: f64 = 4.0;
 const STEP_CUTS: usize = 3;
+/// Epochs between tests of the residual, which costs about half an epoch.
+const RESIDUAL_EVERY: usize = 4;
+/// A walk has settled when the second half of its epochs lowered the objective by no more than this share of it.
+const SETTLED_SHARE: f64 = 0.0025;
+/// Not before so many epochs and so many batches: where an epoch is a few batches, six have not gone far.
+const SETTLED_EPOCHS: usize = 6;
+const SETTLED_BATCHES: usize = 200;
+/// Epochs at most where `--iterations` says nothing: on few rows as many as make so many batches, but no more than this.
+const EPOCHS: usize = 60;
+const BATCHES: usize = 4000;
+const EPOCHS_OF_FEW_ROWS: usize = 400;
 /// Epochs of an inexact projection.
 const PROJECTION_EPOCHS: usize = 4;
 
@@ -84,6 +99,8 @@ pub struct EigenProJob<'a, T: Entry> {
     pub sample: &'a Arc<Pool>,
     /// Seed of the order of the rows.
     pub seed: u64,
+    /// Bound on the true relative residual; none: until the objective has settled.
+    pub tolerance: Option<f64>,
     /// Epochs at most.
     pub epochs: Option<usize>,
     /// Coefficients to start from, m x t row-major, in units of the scaled targets.
@@ -300,6 +317,7 @@ impl Judges {
 ///         held_out: 0,
 ///         sample: &sample,
 ///         seed: 0,
+///         tolerance: None,
 ///         epochs: Some(2),
 ///         warm_start: None,
 ///         time_limit: None,
@@ -340,10 +358,36 @@ pub fn solve<T: Entry>(
         RowOperator::new(&shared, store, order, job.code, Arc::clone(job.tiles), Arc::clone(&setup.both), mean_weight);
     if job.exact {
         let basis = shared.borrow_mut().try_once(|| Basis::new(job.kernel, job.centers.view(), job.simd))?;
-        walk(&shared, operator, WhitenedProjector { session: &shared, basis }, job, &setup, measured, &judges)
+        let projector = WhitenedProjector { session: &shared, basis: Arc::clone(&basis) };
+        let mut solved = walk(&shared, operator, projector, job, &setup, measured, &judges)?;
+        let (dimension, rows) = *shared.borrow_mut().try_once(|| effective_dimension(job, &basis))?;
+        solved.effective_dimension = Some(vec![dimension; job.code.width()]);
+        solved.notes.push(estimated_on(rows));
+        Ok(solved)
     } else {
         walk(&shared, operator, inner_projector(&shared, job)?, job, &setup, measured, &judges)
     }
+}
+
+/// Rows of the sample from which the degrees of freedom are estimated, at most; of all rows where there are no more.
+pub fn dimension_rows(sample: usize) -> usize {
+    sample.min(SUBSAMPLE)
+}
+
+/// Degrees of freedom of the model, and of how many sampled rows they were estimated.
+fn effective_dimension<T: Entry>(job: &EigenProJob<'_, T>, basis: &Basis) -> Result<(f64, usize), StageError> {
+    let (s, m) = (dimension_rows(job.sample.len()), job.centers.len());
+    let weights = &job.sample.weights[..s];
+    let mut features = Mat::zeros(s, basis.rank());
+    for start in (0..s).step_by(GRAM_BLOCK) {
+        let rows = job.sample.rows.view().slice(start, (start + GRAM_BLOCK).min(s));
+        let k = kernel_matrix::<f64>(job.kernel, rows, job.centers.view(), &[], job.simd).map_err(numeric)?;
+        let phi = basis.features(&k, rows.len(), m)?;
+        let weighted = Mat::from_fn(rows.len(), basis.rank(), |i, j| weights[start + i].sqrt() * phi[(i, j)]);
+        features.as_mut().subrows_mut(start, rows.len()).copy_from(&weighted);
+    }
+    let fraction = (weights.iter().sum::<f64>() / job.weight_sum).min(1.0);
+    Ok((sampled_dimension(features.as_ref(), job.ridge * job.weight_sum, fraction).map_err(numeric)?, s))
 }
 
 fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
@@ -365,11 +409,19 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
         weight_sum: job.weight_sum,
         shares: &shares,
     };
-    let defaults = EigenProParams::default();
-    let max_epochs = job.epochs.unwrap_or(defaults.max_epochs);
+    let batch = measured.critical_batch().min(10_000).min(job.rows as usize).max(1);
+    let max_epochs = job.epochs.unwrap_or_else(|| most_epochs(job.rows as usize, batch));
     // A short run averages what it can.
     let from = 3.min(max_epochs.saturating_sub(1));
-    let params = EigenProParams { max_epochs, schedule: Schedule::Average { from }, ..defaults };
+    let params = EigenProParams {
+        batch: Some(batch),
+        max_epochs,
+        schedule: Schedule::Average { from },
+        tolerance: job.tolerance.unwrap_or(0.0),
+        residual_every: if job.tolerance.is_some() { RESIDUAL_EVERY } else { 0 },
+        settling: settling(job.tolerance, job.ridge),
+        ..EigenProParams::default()
+    };
     let start = match &job.warm_start {
         Some(warm) => from_row_major(warm, m, t),
         None => Mat::zeros(m, t),
@@ -431,9 +483,17 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
         if let Some(error) = failed {
             return Err(error);
         }
-        let last = step.unwrap_or_else(|| measured.step(measured.critical_batch().min(10_000), job.ridge));
+        let last = step.unwrap_or_else(|| measured.step(batch, job.ridge));
         match result {
             Ok((alpha, info)) if !diverged => {
+                let session = shared.borrow();
+                if session.is_first() {
+                    let (s, rows) = (setup.preconditioner.sample() as f64, job.sample.len() as f64);
+                    let shape = Shape { rows: job.rows as f64, numeric: 0.0, codes: 0.0, targets: t as f64 };
+                    let algebra = shape.eigenpro_algebra(m as f64, s, rows, info.projections as f64);
+                    session.process.count_algebra(algebra);
+                }
+                drop(session);
                 return Ok(solved(job, setup, judges, &alpha, &info, attempts.len(), out_of_time));
             }
             Ok(_) | Err(SolveError::NotFinite { .. }) if attempts.len() < STEP_CUTS => attempts.push(last),
@@ -445,6 +505,22 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
             }
             Err(error) => return Err(solve_error(error)),
         }
+    }
+}
+
+/// Epochs at most where none are asked for.
+pub(crate) fn most_epochs(rows: usize, batch: usize) -> usize {
+    BATCHES.div_ceil(rows.div_ceil(batch.max(1)).max(1)).clamp(EPOCHS, EPOCHS_OF_FEW_ROWS)
+}
+
+/// When losses end the walk.
+fn settling(tolerance: Option<f64>, ridge: f64) -> Settling {
+    match tolerance {
+        Some(_) => Settling::Never,
+        None if ridge > 0.0 => {
+            Settling::Halving { share: SETTLED_SHARE, epochs: SETTLED_EPOCHS, batches: SETTLED_BATCHES }
+        }
+        None => Settling::Patience(3),
     }
 }
 
@@ -484,7 +560,12 @@ fn solved<T: Entry>(
         (false, true) => "error on held-out rows",
         (false, false) => "error on training rows (no rows are held out to stop by)",
     };
-    let losses: Vec<String> = info.held_out.iter().map(|loss| format!("{loss:.5}")).collect();
+    // Every test of the residual is a pass.
+    let tests = if job.tolerance.is_some() { info.epochs as u64 / RESIDUAL_EVERY as u64 } else { 0 };
+    // Early epochs tell most, and all of 400 would be no note.
+    let told = |epoch: usize| epoch.is_power_of_two() || epoch == info.held_out.len();
+    let losses = (1..).zip(&info.held_out).filter(|(epoch, _)| told(*epoch));
+    let losses: Vec<String> = losses.map(|(epoch, loss)| format!("{loss:.5} after {epoch}")).collect();
     Solved {
         coefficients: row_major(alpha.as_ref()),
         ridges: vec![job.ridge; job.code.width()],
@@ -493,16 +574,17 @@ fn solved<T: Entry>(
         trace_error: None,
         variance: None,
         iterations: Some(info.epochs),
-        // The objective no longer falls: that is the end that was asked for.
+        // The objective has settled: that is the end that was asked for.
         stopped: match info.stopped {
             Stopped::Stagnated => Stopped::Converged,
             other => other,
         },
-        passes: 4 + info.epochs as u64,
+        passes: EIGENPRO_PASSES as u64 + info.epochs as u64 + tests,
         notes: vec![format!(
-            "eigenpro: {}{} epochs in batches of {} rows with step {:.3e} (stability {:.2} < 2), {} directions of {} rows, \
-             {} projection every {} batches{}{}; {what} after each epoch: {}",
-            if info.stopped == Stopped::MaxIterations { "not converged after " } else { "" },
+            "eigenpro: {}, residual {:.1e}; {} epochs in batches of {} rows with step {:.3e} (stability {:.2} < 2), {} directions of {} \
+             rows, {} projection every {} batches{}; {what}: {}",
+            ending(job, info, out_of_time),
+            info.residuals.iter().copied().fold(0.0, f64::max),
             info.epochs,
             info.batch,
             info.step,
@@ -516,8 +598,44 @@ fn solved<T: Entry>(
             } else {
                 String::new()
             },
-            if out_of_time { "; out of time" } else { "" },
             losses.join(", ")
         )],
+    }
+}
+
+/// What ended the walk, in words.
+fn ending<T: Entry>(job: &EigenProJob<'_, T>, info: &EigenProInfo, out_of_time: bool) -> String {
+    if out_of_time {
+        return "out of time".into();
+    }
+    match (info.stopped, job.tolerance) {
+        (Stopped::Converged, Some(tolerance)) => format!("converged to the tolerance {tolerance:e}"),
+        (Stopped::Stagnated, _) if job.ridge > 0.0 => {
+            format!(
+                "settled: the second half of the epochs brought less than {} % of the objective",
+                100.0 * SETTLED_SHARE
+            )
+        }
+        (Stopped::Stagnated, _) => "settled: the error had not fallen for three epochs".into(),
+        (_, tolerance) => {
+            let best = |losses: &[f64]| losses.iter().copied().fold(f64::INFINITY, f64::min);
+            let (half, least) = (best(&info.held_out[..info.held_out.len() / 2]), best(&info.held_out));
+            let missed = tolerance.map(|t| format!("the tolerance {t:e} was not reached and ")).unwrap_or_default();
+            let fall = if half <= (1.0 + SETTLED_SHARE) * least {
+                "had settled: steps of one length leave such a residual, however many. --solver gram or pcg leaves none"
+                    .into()
+            } else {
+                let by = 100.0 * (half / least - 1.0);
+                let by = if by.is_finite() {
+                    format!(", by {by:.1} % of it in the second half of the epochs")
+                } else {
+                    String::new()
+                };
+                format!(
+                    "was still falling{by}. --solver gram or pcg solves such a problem directly, more --iterations may"
+                )
+            };
+            format!("not converged at the last epoch: {missed}the objective {fall}")
+        }
     }
 }

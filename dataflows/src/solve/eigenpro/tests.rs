@@ -106,6 +106,7 @@ fn walk_of(
             held_out: 0,
             sample: &sample,
             seed: 5,
+            tolerance: None,
             epochs: Some(epochs),
             warm_start: None,
             time_limit: None,

@@ -18,6 +18,7 @@
 //!   unless S is among the centers.
 //! * The step comes from an eigenvalue measured outside S; a step whose measured stability product reaches 2 is refused ([`SolveError::Unstable`]).
 //! * Where m < n a constant step leaves a noise floor: average the projected iterates, or let the step fall ([`Schedule`]).
+//! * A slow walk is not one that has arrived: [`Settling::Halving`] compares what the second half of all epochs brought with what there is.
 //! * A projection that is not exact hands its remainder to the next one.
 //!
 //! Cost of an epoch: n (m + s) kernel entries, n T b / 2 for temporaries, and n / (T b) projections.
@@ -39,6 +40,9 @@ use walk::Walk;
 
 /// *Shape.* Rows of a batch that are summed together before the fixed tree over sub-blocks.
 pub const SUB_BLOCK_ROWS: usize = 256;
+
+/// A loss that is not below this share of the least one before has not fallen.
+const NO_FALL: f64 = 0.999;
 
 /// *Shape.* Centers whose contributions to K(B, Z) alpha are summed together, when centers are sharded.
 pub const CENTER_BLOCK: usize = 4096;
@@ -115,7 +119,8 @@ pub trait EigenProOperator {
 pub enum Schedule {
     /// Nothing: for interpolation (centers = data).
     Constant,
-    /// The mean of the projected iterates from this epoch (0-based) on.
+    /// The mean of the projected iterates of the later half of the epochs or somewhat more, so that the mean does not lag behind: from epoch `from` (0-based)
+    /// on, and once epoch 4 `from` begins from 2 `from` on, once 8 `from` begins from 4 `from` on, and so forth.
     Average {
         /// First epoch averaged.
         from: usize,
@@ -125,6 +130,63 @@ pub enum Schedule {
         /// First epoch counted.
         from: usize,
     },
+}
+
+/// When the losses told by [`Verdict::HeldOut`] end a walk, as [`Stopped::Stagnated`]; the iterate of the least loss is returned.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Settling {
+    /// Losses end nothing, and the last iterate is returned.
+    Never,
+    /// So many epochs without a 0.1 % fall: for held-out errors, which rise again.
+    Patience(usize),
+    /// The second half of all epochs lowered the least loss by no more than `share` of it: for objectives, which fall ever more slowly.
+    Halving {
+        /// Share of the least loss.
+        share: f64,
+        /// Not before so many epochs
+        epochs: usize,
+        /// and so many batches.
+        batches: usize,
+    },
+}
+
+impl Settling {
+    /// A loss below this share of the least one before makes its iterate the one to return; `None`: losses choose none.
+    fn better(self) -> Option<f64> {
+        match self {
+            Settling::Never => None,
+            Settling::Patience(_) => Some(NO_FALL),
+            Settling::Halving { .. } => Some(1.0),
+        }
+    }
+
+    /// Whether a walk whose epochs of `batches` each left these losses has settled.
+    ///
+    /// ```
+    /// use nystream_kernels::solve::eigenpro::Settling;
+    /// let rule = Settling::Halving { share: 0.01, epochs: 4, batches: 40 };
+    /// assert!(!rule.settled(&[1.0, 0.5, 0.499], 20)); // Too early to tell.
+    /// assert!(rule.settled(&[1.0, 0.5, 0.499, 0.498], 20));
+    /// assert!(!rule.settled(&[1.0, 0.5, 0.499, 0.498], 5)); // An epoch is so few batches that four have not gone far.
+    /// assert!(!rule.settled(&[0.52, 0.51, 0.505, 0.5], 20)); // Slow, but not there.
+    /// // A held-out error that rises: the best was three epochs ago.
+    /// assert!(Settling::Patience(3).settled(&[0.5, 0.4, 0.41, 0.42, 0.43], 20));
+    /// ```
+    pub fn settled(self, losses: &[f64], batches: usize) -> bool {
+        let best = |losses: &[f64]| losses.iter().copied().fold(f64::INFINITY, f64::min);
+        match self {
+            Settling::Never => false,
+            Settling::Patience(patience) => losses.len().checked_sub(patience).is_some_and(|earlier| {
+                let (before, since) = losses.split_at(earlier);
+                best(since) >= best(before) * NO_FALL
+            }),
+            Settling::Halving { share, epochs, batches: least } => {
+                let enough = losses.len() >= epochs && losses.len().saturating_mul(batches) >= least;
+                enough && best(&losses[..losses.len() / 2]) <= (1.0 + share) * best(losses)
+            }
+        }
+    }
 }
 
 /// Shape of the iteration and when to stop.
@@ -142,12 +204,12 @@ pub struct EigenProParams {
     pub consistent: bool,
     /// Epochs at most.
     pub max_epochs: usize,
-    /// Bound on the true relative residual, tested every `residual_every` epochs; 0 tests nothing.
+    /// Bound on the true relative residual, tested every `residual_every` epochs and at the last; 0 tests nothing.
     pub tolerance: f64,
     /// Epochs between computations of the residual; 0: only at the end.
     pub residual_every: usize,
-    /// Epochs without a 0.1 % fall of the held-out loss before the best iterate is returned.
-    pub patience: usize,
+    /// When losses end the walk.
+    pub settling: Settling,
 }
 
 impl Default for EigenProParams {
@@ -161,7 +223,7 @@ impl Default for EigenProParams {
             max_epochs: 20,
             tolerance: 0.0,
             residual_every: 0,
-            patience: 3,
+            settling: Settling::Patience(3),
         }
     }
 }
@@ -207,10 +269,36 @@ pub struct EigenProInfo {
     pub projections: usize,
     /// True relative residual of each column at the coefficients returned.
     pub residuals: Vec<f64>,
-    /// Held-out losses, as told.
+    /// Losses, as told.
     pub held_out: Vec<f64>,
-    /// Why it ended; `Stagnated` when the held-out loss stopped falling.
+    /// Why it ended; `Stagnated` when the losses had settled ([`Settling`]).
     pub stopped: Stopped,
+}
+
+/// The mean of some projected iterates, and their number.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Window {
+    /// Its first epoch.
+    since: usize,
+    count: usize,
+    mean: Vec<f64>,
+}
+
+impl Window {
+    fn add(&mut self, alpha: &[f64]) {
+        self.count += 1;
+        if self.count == 1 {
+            self.mean = alpha.to_vec();
+            return;
+        }
+        let share = 1.0 / self.count as f64;
+        self.mean.iter_mut().zip(alpha).for_each(|(mean, a)| *mean += share * (a - *mean));
+    }
+}
+
+/// The last of from, 2 from, 4 from, ... that is not after `epoch`, which is at least `from`.
+fn window_start(from: usize, epoch: usize) -> usize {
+    if from == 0 { 0 } else { from << (epoch / from).ilog2() }
 }
 
 /// The state after a projection: continuing from it gives the same bits.
@@ -218,8 +306,8 @@ pub struct EigenProInfo {
 pub struct EigenProState {
     alpha: Vec<f64>,
     carried: Vec<f64>,
-    average: Vec<f64>,
-    averaged: usize,
+    /// Means of the projected iterates of the window before the last doubling of the epochs, and of that since.
+    averages: [Window; 2],
     epoch: usize,
     /// First row of the next batch.
     position: usize,
@@ -234,9 +322,8 @@ impl EigenProState {
         let flat = flatten(alpha);
         EigenProState {
             carried: vec![0.0; flat.len()],
-            average: vec![0.0; flat.len()],
             alpha: flat,
-            averaged: 0,
+            averages: Default::default(),
             epoch: 0,
             position: 0,
             projections: 0,
@@ -245,9 +332,32 @@ impl EigenProState {
         }
     }
 
+    /// Takes the projected iterate into the averages from epoch `from` on.
+    fn average(&mut self, from: usize) {
+        if self.epoch < from {
+            return;
+        }
+        let since = window_start(from, self.epoch);
+        if self.averages[1].count > 0 && self.averages[1].since < since {
+            self.averages.swap(0, 1);
+            self.averages[1] = Window::default();
+        }
+        self.averages[1].since = since;
+        self.averages[1].add(&self.alpha);
+    }
+
     /// The coefficients that would be returned: the average where there is one.
     fn output(&self, m: usize) -> Mat<f64> {
-        unflatten(if self.averaged > 0 { &self.average } else { &self.alpha }, m)
+        let [old, new] = &self.averages;
+        if new.count == 0 {
+            return unflatten(&self.alpha, m);
+        }
+        if old.count == 0 {
+            return unflatten(&new.mean, m);
+        }
+        let share = new.count as f64 / (old.count + new.count) as f64;
+        let both: Vec<f64> = old.mean.iter().zip(&new.mean).map(|(old, new)| old + share * (new - old)).collect();
+        unflatten(&both, m)
     }
 }
 
@@ -407,12 +517,8 @@ where
         let carried = walk.project(projector, problem, params.consistent).map_err(SolveError::Operator)?;
         state.projections += 1;
         (state.alpha, state.carried) = (flatten(walk.alpha.as_ref()), flatten(carried.as_ref()));
-        if let Schedule::Average { from } = params.schedule
-            && state.epoch >= from
-        {
-            state.averaged += 1;
-            let share = 1.0 / state.averaged as f64;
-            state.average.iter_mut().zip(&state.alpha).for_each(|(mean, a)| *mean += share * (a - *mean));
+        if let Schedule::Average { from } = params.schedule {
+            state.average(from);
         }
         let epoch_ended = state.position >= n;
         if epoch_ended {
@@ -427,9 +533,12 @@ where
             Verdict::Stop => stopped = Some(Stopped::Asked),
             Verdict::HeldOut(loss) if epoch_ended => {
                 state.held_out.push(loss);
-                if state.best.as_ref().is_none_or(|(best, _, _)| loss < *best * 0.999) {
+                if let Some(share) = params.settling.better()
+                    && state.best.as_ref().is_none_or(|(best, _, _)| loss < *best * share)
+                {
                     state.best = Some((loss, state.epoch, flatten(output.as_ref())));
-                } else if state.best.as_ref().is_some_and(|(_, at, _)| state.epoch - at >= params.patience) {
+                }
+                if params.settling.settled(&state.held_out, n.div_ceil(batch)) {
                     stopped = Some(Stopped::Stagnated);
                 }
             }
@@ -437,13 +546,13 @@ where
         }
         if epoch_ended && params.residual_every > 0 && state.epoch.is_multiple_of(params.residual_every) {
             let now = true_residual(operator, projector, problem, &output)?;
-            if now.iter().all(|r| *r <= params.tolerance) {
+            if reached(&now, params) {
                 stopped = Some(Stopped::Converged);
             }
             residuals = Some(now);
         }
     }
-    let stopped = stopped.unwrap_or(Stopped::MaxIterations);
+    let mut stopped = stopped.unwrap_or(Stopped::MaxIterations);
     let mut alpha = state.output(m);
     if stopped != Stopped::Converged
         && let Some((_, at, best)) = &state.best
@@ -456,6 +565,9 @@ where
         Some(known) => known,
         None => true_residual(operator, projector, problem, &alpha)?,
     };
+    if reached(&residuals, params) {
+        stopped = Stopped::Converged;
+    }
     let info = EigenProInfo {
         epochs: state.epoch,
         batch,
@@ -468,6 +580,11 @@ where
         stopped,
     };
     Ok((alpha, info))
+}
+
+/// Whether a tolerance is asked for and all residuals are within it.
+fn reached(residuals: &[f64], params: &EigenProParams) -> bool {
+    params.tolerance > 0.0 && residuals.iter().all(|residual| *residual <= params.tolerance)
 }
 
 /// ||K_nm^T W (y - K_nm alpha) - lambda sum w K_mm alpha|| / ||K_nm^T W y|| of each column, over the rows that have its target.

@@ -167,6 +167,8 @@ pub struct LogisticInfo {
     pub residual: f64,
     /// Mean loss at the coefficients returned.
     pub loss: f64,
+    /// Of each margin, tr(H (H + Lambda I)^-1): H the curvature of the sample's rows at the solution (its bound, where the preconditioner takes that).
+    pub effective_dimension: Vec<f64>,
     /// Passes over the data.
     pub applications: usize,
     /// Why it ended.
@@ -364,6 +366,9 @@ pub fn logistic<O: LogisticOperator>(
         }
     }
     let matrix_ridge = ridge * weight_sum;
+    drop(cached.take());
+    let found = curvature.at(&z, matrix_ridge)?;
+    let dimension = |k: usize| found.get(k).or(found.first()).and_then(Preconditioner::effective_dimension);
     let smooth = whitening.center_gram(point.alpha.as_ref());
     let plain = &point.gradient + faer::Scale(matrix_ridge) * smooth;
     let info = LogisticInfo {
@@ -371,6 +376,7 @@ pub fn logistic<O: LogisticOperator>(
         gradient: relative(squares(&point.with_ridge(matrix_ridge, &z)).sqrt(), reference),
         residual: relative(squares(&plain).sqrt(), plain_reference),
         loss: point.loss / weight_sum,
+        effective_dimension: (0..t).map(|k| dimension(k).unwrap_or(0.0)).collect(),
         applications: newton.passes,
         stopped: stopped.unwrap_or(Stopped::MaxIterations),
     };

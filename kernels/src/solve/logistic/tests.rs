@@ -437,3 +437,34 @@ fn whenever_the_operator_stops_it_the_solve_leaves_the_best_so_far() {
         assert!(objectives[1] < objectives[0], "{objectives:?}");
     }
 }
+
+/// Of the curvature of the rows at the solution, against dense matrices.
+#[test]
+fn degrees_of_freedom_are_those_of_the_curvature_at_the_solution() {
+    let ridge = 1e-3;
+    let mut stored = Stored::new(33, 240, 15, LogisticLoss::Binary, 1.0);
+    let whitening = CholeskyWhitening::new(&stored.problem.kmm);
+    let features = whitening.features(&stored.problem.knm);
+    let (weights, total) = (stored.problem.weights.clone(), stored.problem.weight_sum());
+    let params = LogisticParams { tolerance: 1e-9, ..LogisticParams::default() };
+    let curvature = SampleCurvature {
+        features: features.clone(),
+        weights: weights.clone(),
+        offset: stored.offset.clone(),
+        loss: stored.loss,
+        local: true,
+    };
+    let (alpha, info) =
+        logistic(&mut stored, &whitening, &curvature, total, ridge, &params, None, |_, _| ControlFlow::Continue(()))
+            .unwrap();
+    let margins = stored.margins(alpha.as_ref());
+    let root = |i: usize| {
+        let p = 1.0 / (1.0 + (-margins[(i, 0)]).exp());
+        (weights[i] * p * (1.0 - p)).sqrt()
+    };
+    let weighted = Mat::from_fn(240, 15, |i, j| root(i) * features[(i, j)]);
+    let hessian = weighted.transpose() * &weighted;
+    let (values, _) = crate::dense::symmetric_eigen(hessian.as_ref(), crate::dense::SEQUENTIAL).unwrap();
+    let exact: f64 = values.iter().map(|s| s / (s + ridge * total)).sum();
+    assert!((info.effective_dimension[0] - exact).abs() < 1e-6 * exact, "{} {exact}", info.effective_dimension[0]);
+}

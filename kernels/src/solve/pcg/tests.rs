@@ -2,7 +2,7 @@
 
 use super::super::oracle::{CholeskyWhitening, EigenWhitening, Problem, distance, normals, spd_solve};
 use super::super::vectors::{axpy, dot, squares};
-use super::super::{Preconditioner, SolveError, Stopped, WeightedGram, Whitening, strata_weights};
+use super::super::{Preconditioner, SolveError, Stopped, WeightedGram, Whitening, sampled_dimension, strata_weights};
 use super::*;
 use crate::checks::largest;
 use std::convert::Infallible;
@@ -469,4 +469,41 @@ fn the_thread_pool_does_not_change_a_bit() {
     }
     assert!(results[0].iter().all(|a| largest(a) > 0.0));
     assert!(results[0] == results[1]);
+}
+
+/// tr K~ (K~ + Lambda I)^-1 of the n x n matrix K~ = W^1/2 K_nm K_mm^-1 K_mn W^1/2, by its eigenvalues.
+fn dense_dimension(problem: &Problem, ridge: f64) -> f64 {
+    let features = CholeskyWhitening::new(&problem.kmm).features(&problem.knm);
+    let weighted = Mat::from_fn(problem.n(), problem.m(), |i, j| problem.weights[i].sqrt() * features[(i, j)]);
+    let full = &weighted * weighted.transpose();
+    let (values, _) = crate::dense::symmetric_eigen(full.as_ref(), crate::dense::SEQUENTIAL).unwrap();
+    values.iter().map(|s| s.max(0.0) / (s.max(0.0) + ridge)).sum()
+}
+
+#[test]
+fn preconditioners_know_the_degrees_of_freedom_of_their_rows() {
+    let mut problem = Problem::new(31, 600, 25, 2, 1, 1.0, 0.1);
+    problem.weights = (0..600).map(|i| 0.5 + (i % 3) as f64).collect();
+    let whitening = CholeskyWhitening::new(&problem.kmm);
+    let features = whitening.features(&problem.knm);
+    for ridge in [1e-3, 1.0, 100.0] {
+        let exact = dense_dimension(&problem, ridge);
+        let all = Preconditioner::from_rows(features.as_ref(), &problem.weights, ridge).unwrap();
+        let spectral = Preconditioner::spectral(features.as_ref(), &problem.weights, ridge, 25).unwrap();
+        for found in [&all, &spectral].map(|p| p.effective_dimension().unwrap()) {
+            assert!((found - exact).abs() < 1e-7 * exact, "{ridge}: {found} {exact}");
+        }
+        // Part of the rows: near it.
+        let near = stratified_sample(&problem, &whitening, ridge).effective_dimension().unwrap();
+        assert!((near / exact - 1.0).abs() < 0.1, "{ridge}: {near} {exact}");
+        let weighted = |step: usize| {
+            let rows: Vec<usize> = (0..600).step_by(step).collect();
+            let part = Mat::from_fn(rows.len(), 25, |i, j| problem.weights[rows[i]].sqrt() * features[(rows[i], j)]);
+            let own: f64 = rows.iter().map(|i| problem.weights[*i]).sum();
+            sampled_dimension(part.as_ref(), ridge, own / problem.weight_sum()).unwrap()
+        };
+        assert!((weighted(1) - exact).abs() < 1e-6 * exact, "{ridge}: {} {exact}", weighted(1));
+        assert!((weighted(4) / exact - 1.0).abs() < 0.1, "{ridge}: {} {exact}", weighted(4));
+    }
+    assert_eq!(Preconditioner::identity().effective_dimension(), None);
 }
