@@ -6,8 +6,8 @@
 
 use crate::hosts::{Hosts, HostsError};
 use std::any::Any;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
@@ -17,6 +17,8 @@ const MAGIC: [u8; 8] = *b"NYSTREAM";
 const PROTOCOL: u32 = 1;
 const GREETING_BYTES: usize = 8 + 4 + 8 + 8 + 32;
 const RETRY: Duration = Duration::from_millis(50);
+/// Time between two words about whom a process waits for.
+const NOTICE: Duration = Duration::from_secs(3);
 
 /// What timely needs to start the workers of this process.
 pub type Communication = (Vec<AllocatorBuilder>, Box<dyn Any + Send>);
@@ -92,7 +94,8 @@ pub fn single_process(workers: usize) -> Result<Communication, JoinError> {
     config.try_build().map_err(JoinError::Start)
 }
 
-/// Joins process `index` of `hosts` with the others within `deadline`. All must be started by then, in any order.
+/// Joins process `index` of `hosts` with the others within `deadline`. All must be started by then, in any order. `waiting` is told every few seconds
+/// which process is missing, by index and address.
 ///
 /// ```
 /// use nystream_cluster::{Hosts, JobIdentity, join};
@@ -107,7 +110,7 @@ pub fn single_process(workers: usize) -> Result<Communication, JoinError> {
 /// let peers = |index| {
 ///     let hosts = hosts.clone();
 ///     std::thread::spawn(move || {
-///         let (allocators, guard) = join(&hosts, index, identity, Duration::from_secs(20)).unwrap();
+///         let (allocators, guard) = join(&hosts, index, identity, Duration::from_secs(20), &|_, _| {}).unwrap();
 ///         let config = timely::WorkerConfig::default();
 ///         let workers = timely::execute::execute_from(allocators, guard, config, |worker| worker.peers()).unwrap();
 ///         workers.join().into_iter().collect::<Result<Vec<usize>, String>>()
@@ -130,6 +133,7 @@ pub fn join(
     index: usize,
     identity: JobIdentity,
     deadline: Duration,
+    waiting: &dyn Fn(usize, &SocketAddr),
 ) -> Result<Communication, JoinError> {
     let address = hosts.address(index)?;
     let until = Instant::now() + deadline;
@@ -142,6 +146,7 @@ pub fn join(
     let listener = TcpListener::bind(address)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
         .map_err(|source| JoinError::Listen { address: address.to_string(), process: index, source })?;
+    let mut notices = Notices { next: Instant::now() + NOTICE, tell: &|peer| waiting(peer, &hosts.addresses()[peer]) };
     let mut sockets: Vec<Option<TcpStream>> = (0..processes).map(|_| None).collect();
 
     for (peer, socket) in sockets.iter_mut().enumerate().take(index) {
@@ -149,12 +154,14 @@ pub fn join(
             if Instant::now() >= until {
                 return Err(late(peer));
             }
-            match TcpStream::connect_timeout(&hosts.addresses()[peer], RETRY.max(until - Instant::now())) {
+            notices.missing(peer);
+            match TcpStream::connect_timeout(&hosts.addresses()[peer], RETRY.max(NOTICE.min(until - Instant::now()))) {
                 Ok(stream) => break stream,
                 Err(_) => std::thread::sleep(RETRY),
             }
         };
         greet(&stream, index, processes, identity, until)
+            .and_then(|()| notices.while_silent(&stream, peer, until))
             .and_then(|()| read_greeting(&stream, processes, identity, until))
             .and_then(|found| {
                 if found == peer {
@@ -170,6 +177,7 @@ pub fn join(
         if Instant::now() >= until {
             return Err(late(missing));
         }
+        notices.missing(missing);
         let Ok((stream, from)) = listener.accept() else {
             std::thread::sleep(RETRY);
             continue;
@@ -205,6 +213,34 @@ pub fn join(
     let (builders, guard) = initialize_networking_from_sockets(local, sockets, index, identity.workers, hooks)
         .map_err(|e| JoinError::Start(e.to_string()))?;
     Ok((builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Box::new(guard)))
+}
+
+/// Tells now and then who is missing.
+struct Notices<'a> {
+    next: Instant,
+    tell: &'a dyn Fn(usize),
+}
+
+impl Notices<'_> {
+    fn missing(&mut self, peer: usize) {
+        if Instant::now() >= self.next {
+            (self.tell)(peer);
+            self.next = Instant::now() + NOTICE;
+        }
+    }
+
+    /// Waits until `peer`, which is connected, says something: it may itself wait for others. What it says is left to be read.
+    fn while_silent(&mut self, stream: &TcpStream, peer: usize, until: Instant) -> Result<(), Refusal> {
+        loop {
+            let patience = remaining(until.min(Instant::now() + NOTICE));
+            let heard = stream.set_read_timeout(Some(patience)).and_then(|()| stream.peek(&mut [0]));
+            let silent = heard.is_err_and(|e| matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
+            if !silent || Instant::now() >= until {
+                return Ok(());
+            }
+            self.missing(peer);
+        }
+    }
 }
 
 /// Why a greeting was not accepted.
@@ -262,7 +298,7 @@ fn read_greeting(
         .and_then(|()| stream.set_read_timeout(Some(remaining(until))))
         .and_then(|()| stream.read_exact(&mut bytes))
         .map_err(|e| match e.kind() {
-            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => Refusal::Stranger(TIMED_OUT.into()),
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => Refusal::Stranger(TIMED_OUT.into()),
             _ => Refusal::Stranger(format!("the connection broke: {e}")),
         })?;
     let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|k| bytes[at + k]));
@@ -310,7 +346,7 @@ mod tests {
     fn a_missing_process_is_named_within_the_deadline() {
         let hosts = free_hosts(2);
         for (me, missing) in [(0, 1), (1, 0)] {
-            match join(&hosts, me, identity(1), Duration::from_millis(300)) {
+            match join(&hosts, me, identity(1), Duration::from_millis(300), &|_, _| {}) {
                 Err(JoinError::Timeout { missing: found, .. }) => assert_eq!(found, missing),
                 other => panic!("{:?}", other.err()),
             }
@@ -321,22 +357,42 @@ mod tests {
     fn another_job_is_refused_on_both_sides_and_strangers_do_no_harm() {
         let hosts = free_hosts(2);
         let other = hosts.clone();
-        let first = std::thread::spawn(move || join(&other, 0, identity(1), Duration::from_secs(20)).err());
+        let first = std::thread::spawn(move || join(&other, 0, identity(1), Duration::from_secs(20), &|_, _| {}).err());
         std::thread::sleep(Duration::from_millis(100));
         let mut stranger = TcpStream::connect(hosts.addresses()[0]).unwrap();
         stranger.write_all(&[b'x'; GREETING_BYTES]).unwrap();
         std::thread::sleep(Duration::from_millis(100));
-        let second = join(&hosts, 1, identity(2), Duration::from_secs(20)).err();
+        let second = join(&hosts, 1, identity(2), Duration::from_secs(20), &|_, _| {}).err();
         for error in [first.join().unwrap(), second] {
             assert!(error.expect("refused").to_string().contains("another job"));
         }
     }
 
     #[test]
+    fn a_wait_says_for_whom() {
+        let wait = |hosts: &Hosts, me: usize, missing: usize| {
+            let told = std::cell::RefCell::new(Vec::new());
+            let tell = |peer: usize, address: &SocketAddr| told.borrow_mut().push((peer, *address));
+            let end = join(hosts, me, identity(1), NOTICE + NOTICE / 2, &tell).err();
+            assert!(matches!(end, Some(JoinError::Timeout { missing: m, .. }) if m == missing), "{end:?}");
+            assert_eq!(told.into_inner(), [(missing, hosts.addresses()[missing])]);
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| wait(&free_hosts(2), 0, 1));
+            // The first process is there, and says nothing.
+            let hosts = free_hosts(2);
+            let silent = TcpListener::bind(hosts.addresses()[0]).unwrap();
+            wait(&hosts, 1, 0);
+            drop(silent);
+        });
+    }
+
+    #[test]
     fn an_address_in_use_is_named() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let hosts = Hosts::parse(&format!("{}\n127.0.0.1:1", listener.local_addr().unwrap())).unwrap();
-        let message = join(&hosts, 0, identity(0), Duration::from_secs(1)).err().expect("refused").to_string();
+        let message =
+            join(&hosts, 0, identity(0), Duration::from_secs(1), &|_, _| {}).err().expect("refused").to_string();
         assert!(message.contains("cannot listen on"), "{message}");
     }
 }

@@ -196,6 +196,7 @@ pub fn select(
             let tempered = job.tempered();
             let rule = SelectionRule { method: Method::RpCholesky { full: false, tempered, most }, pool_bits: bits };
             let known = Centers { rows_scored: pool.len() as u64, rule, ..Centers::default() };
+            session.step("pivoted Cholesky", job.centers);
             session.try_once(|| refine(job, &pool, None, if tempered { TEMPERED } else { 1.0 }, known.clone()))
         }
         Selection::Squeak { rows, atoms } => squeak(session, store, sample, job, rows, atoms),
@@ -322,6 +323,7 @@ fn squeak(
         _ => None,
     });
     // gamma = max(n lambda, the value at which the dictionary holds M atoms), from the sample; on a pool it shrinks with the pool.
+    session.step("leverage scores", sample.len().min(SCORED_SAMPLE));
     let setup = session.try_once(|| {
         if let Some(settled) = settled {
             return Ok(settled);
@@ -355,6 +357,7 @@ fn squeak(
         work: job.work,
     };
     let root = squeak_trie(session, store, &task)?;
+    session.step("pivoted Cholesky", job.centers);
     session.try_once(|| {
         let Some(dictionary) = &*root.dictionary else {
             return Err(StageError::Data("the dictionary's pool holds no rows".into()));

@@ -255,6 +255,7 @@ where
     let peers = session.peers() as u64;
     let workers = session.process.workers() as u64;
     let process = session.process.clone();
+    let stage = session.stage();
     let collected = Rc::new(RefCell::new(Reassembly::default()));
     let collector = Rc::clone(&collected);
     let probe = ProbeHandle::new();
@@ -271,7 +272,7 @@ where
                     let cancelled = process.cancelled.load(Ordering::Relaxed);
                     let outgoing = match if cancelled { Ok(Step::Done) } else { scan.step() } {
                         Ok(Step::More { rows }) => {
-                            process.progress.advance(rows);
+                            process.advance(stage, rows);
                             // Activations coalesce: ask again after every chunk.
                             activator.activate();
                             drop(session);

@@ -78,13 +78,11 @@ pub fn evaluate_model(
     let store =
         RowStore::new(catalog, Arc::clone(encoder), session.peers(), session.index(), Arc::clone(&session.process));
     let feed = store.feed(Role::Evaluation);
-    if session.is_leader() {
-        if session.process.index() == 0 {
-            let line = plan.summary(catalog.total_rows, function.centers(), room.budget);
-            session.process.progress.say(&line);
-        }
-        session.process.progress.begin("evaluate", catalog.total_rows);
+    if session.is_first() {
+        let line = plan.summary(catalog.total_rows, function.centers(), room.budget);
+        session.process.progress.say(&line);
     }
+    session.begin("evaluate", catalog.total_rows);
     let evaluation = match function.precision {
         Precision::Double => {
             let tiles = session.try_once(|| function.tiles::<f64>())?;
@@ -95,9 +93,7 @@ pub fn evaluate_model(
             evaluate(session, "evaluate", feed, function, &tiles)?
         }
     };
-    if session.is_leader() {
-        session.process.progress.end();
-    }
+    session.end();
     left_out(session, catalog, max_bad_rows)?;
     if evaluation.rows() == 0 {
         return Err(nothing_to_measure(encoder));

@@ -130,20 +130,16 @@ pub fn predict(
     let (workers, processes) = (session.process.workers(), session.process.processes());
     let prepared = session.try_once(|| prepare(catalog, encoder, function, options, workers, processes));
     let prepared = agree(session, prepared)?;
-    if session.is_leader() {
-        if session.process.index() == 0 {
-            let budget = options.room.budget;
-            session.process.progress.say(&prepared.plan.summary(catalog.total_rows, function.centers(), budget));
-        }
-        session.process.progress.begin("predict", catalog.total_rows);
+    if session.is_first() {
+        let budget = options.room.budget;
+        session.process.progress.say(&prepared.plan.summary(catalog.total_rows, function.centers(), budget));
     }
+    session.begin("predict", catalog.total_rows);
     let counts = match function.precision {
         Precision::Double => run_pass::<f64>(session, &prepared, options),
         _ => run_pass::<f32>(session, &prepared, options),
     };
-    if session.is_leader() {
-        session.process.progress.end();
-    }
+    session.end();
     let take = || std::mem::take(&mut *prepared.shared.outputs.lock().unwrap_or_else(PoisonError::into_inner));
     // Every worker is past the pass: what it left behind goes here on failure, before anyone reports it.
     let Counts { rows, own, bad, named } = counts.inspect_err(|_| drop(take()))?;

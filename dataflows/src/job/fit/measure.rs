@@ -34,11 +34,14 @@ pub(super) fn certificate(
         return Ok(Arc::new(Certificate::default()));
     }
     let gamma = if centers.gamma > 0.0 { centers.gamma } else { ridge_matrix };
-    session.try_once(|| {
+    session.step("certificate", centers.ids.len());
+    let found = session.try_once(|| {
         let (view, atoms) = (centers.rows.view(), centers.atoms.as_ref().filter(|_| sampled_pencil));
         let basis = Basis { kernel: &outcome.kernel, simd: config.simd, centers: view };
         certify(basis, &centers.ids, sample, atoms, gamma, outcome.profile.rows)
-    })
+    });
+    session.end();
+    found
 }
 
 pub(super) fn validation<T: Entry>(
@@ -64,7 +67,8 @@ pub(super) fn validation<T: Entry>(
         store.feed(Role::HeldOut)
     };
     outcome.passes += 1;
-    begin(session, "validation", outcome.profile.held_out);
+    let rows = inputs.validation.as_ref().map_or(outcome.profile.held_out, |catalog| catalog.total_rows);
+    begin(session, "validation", rows);
     let evaluation = evaluate(session, "validation", feed, function, tiles)?;
     end(session);
     if let Some(catalog) = &inputs.validation {

@@ -437,14 +437,12 @@ fn choose_centers(
     Ok(())
 }
 
-fn begin(session: &Session<'_>, name: &str, rows: u64) {
-    if session.is_leader() {
-        session.process.progress.begin(name, rows);
-    }
+/// A stage begins, on every worker in step.
+fn begin(session: &mut Session<'_>, name: &str, rows: u64) {
+    session.begin(name, rows);
 }
 
-fn end(session: &Session<'_>) {
-    if session.is_leader() {
-        session.process.progress.end();
-    }
+/// It is over.
+fn end(session: &mut Session<'_>) {
+    session.end();
 }

@@ -88,6 +88,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
             end(session);
             clock.lap("gram");
             let radial = outcome.kernel.family.is_radial();
+            session.step("factorisation and ridge path", centers.ids.len());
             let solved = session.try_once(|| {
                 let kmm = symmetric_kernel_matrix(&outcome.kernel, centers.rows.view(), &[], config.simd)
                     .map_err(|e| StageError::Numeric(e.to_string()))?;
@@ -143,6 +144,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
             };
             // The number of passes is not known: rows are counted as they go by.
             begin(session, "logistic", 0);
+            session.step("preconditioner", centers.ids.len());
             let solved = logistic::solve(session, store, &job)?;
             end(session);
             clock.lap("solve");
@@ -171,6 +173,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 time_limit: config.time_limit,
             };
             begin(session, "conjugate gradients", 0);
+            session.step("preconditioner", centers.ids.len());
             let solved = pcg::solve(session, store, &job)?;
             end(session);
             clock.lap("solve");
