@@ -284,6 +284,20 @@ impl Write for AtomicFile {
     }
 }
 
+/// Where a file is or would be, links resolved: two paths that lead to one file give the same.
+///
+/// ```
+/// use nystream_datasets::atomic::place;
+/// use std::path::Path;
+/// assert_eq!(place(Path::new("src/../Cargo.toml")), place(Path::new("Cargo.toml")));
+/// // Of what is not there only the folder is resolved.
+/// assert_eq!(place(Path::new("./absent")), place(Path::new("absent")));
+/// ```
+pub fn place(path: &Path) -> PathBuf {
+    let within = |path: &Path| Some(std::fs::canonicalize(folder_of(path)).ok()?.join(path.file_name()?));
+    std::fs::canonicalize(path).ok().or_else(|| within(path)).unwrap_or_else(|| path.to_owned())
+}
+
 /// The folder of a file.
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))

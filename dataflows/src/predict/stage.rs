@@ -15,6 +15,7 @@ use crate::engine::exchange::{Audience, Gather, agree, pass};
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
 use crate::plan::{ApplyPlan, MemoryPlan, Reading, Room, Writing};
+use nystream_datasets::atomic::place;
 use nystream_datasets::kept::KeptColumns;
 use nystream_datasets::table::TableWriter;
 use nystream_datasets::{BLOCK_ROWS, BlockReader, Catalog, ColumnBytes, Encoder, ReadOptions, Role};
@@ -182,7 +183,8 @@ fn prepare(
     processes: usize,
 ) -> Result<Prepared, StageError> {
     check(encoder, function, options.variance)?;
-    if let Some(input) = catalog.files.iter().find(|file| same_file(&file.path, &options.out)) {
+    let out = place(&options.out);
+    if let Some(input) = catalog.files.iter().find(|file| place(&file.path) == out) {
         let path = input.path.display();
         return Err(StageError::Usage(format!("--out would overwrite the data file {path}: name another file")));
     }
@@ -265,10 +267,6 @@ fn check(encoder: &Encoder, function: &Function, variance: bool) -> Result<(), S
             }
         }
     }
-}
-
-fn same_file(a: &Path, b: &Path) -> bool {
-    matches!((std::fs::canonicalize(a), std::fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
 }
 
 /// What all workers counted.
