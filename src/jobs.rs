@@ -267,8 +267,11 @@ impl engine::Progress for Watcher {
         let what = format!("{what}, {order} x {order}");
         let mut pass = self.pass();
         match &*pass {
-            Some(pass) => pass.step(&what),
-            None => *pass = Some(self.progress.step(&what)),
+            Some(pass) if pass.counts() => pass.step(&what),
+            _ => {
+                drop(pass.take());
+                *pass = Some(self.progress.step(&what));
+            }
         }
     }
 

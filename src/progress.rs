@@ -197,6 +197,11 @@ impl Pass {
         }
     }
 
+    /// Whether there is something to count: it is no step of its own.
+    pub fn counts(&self) -> bool {
+        !self.unit.is_empty()
+    }
+
     /// Units done.
     pub fn done(&self) -> u64 {
         self.counted.done.load(Ordering::Relaxed)

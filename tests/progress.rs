@@ -51,6 +51,7 @@ fn algebra_without_rows_says_what_it_is() {
     for line in ["factorisation and ridge path, 1,000 x 1,000", "certificate, 1,000 x 1,000"] {
         assert!(lines.lines().any(|found| found == line), "{line} is missing from\n{lines}");
     }
+    assert!(lines.lines().any(|line| line == "dictionary: pivoted Cholesky, 1,000 x 1,000"), "{lines}");
     // The ridge is tuned on a sample that is in memory: no rows go by.
     assert!(lines.lines().any(|line| line.starts_with("tune: ") && !line.contains("rows")), "{lines}");
 }
