@@ -14,8 +14,8 @@ mod measured;
 pub mod predict;
 pub mod tune;
 
-use crate::cli::{Cli, Command};
-use crate::config::{Environment, Refusal, parse};
+use crate::cli::{Cli, Command, ResourceArgs};
+use crate::config::{Environment, Refusal, parse, unknown_variables};
 use crate::exit::{self, ExitCode, Failure};
 use crate::logging;
 use crate::output::Output;
@@ -54,6 +54,7 @@ fn start(line: &[OsString]) -> Result<ExitCode, Refusal> {
     let progress = Progress::new(cli.global.quiet || cli.global.no_progress);
     logging::install(cli.global.log_format, &progress)?;
     let context = Context { output: Output { format: cli.global.format }, progress, environment };
+    unknown_variables(&environment).iter().for_each(|warning| tracing::warn!("{warning}"));
     run(cli, &context)
 }
 

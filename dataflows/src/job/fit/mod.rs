@@ -79,7 +79,9 @@ pub struct FitOutcome {
     pub encoder: Arc<Encoder>,
     /// The profile.
     pub profile: Profile,
-    /// Sum of the training rows' weights, class weights included.
+    /// Rows fitted to: the training rows, or those that were read within the time limit.
+    pub rows: u64,
+    /// Sum of the weights of these rows, class weights included.
     pub weight_sum: f64,
     /// The sum that makes each solver column's matrix ridge of its lambda: over the rows that have the target, where the solver can tell.
     pub target_weights: Vec<f64>,
@@ -247,7 +249,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     let kernel = kernel(config, &metric, tuned.as_ref(), median);
     clock.lap("tune");
 
-    let (ridge, ridge_matrix) = ridges(config, tuned.as_ref(), weight_sum);
+    let (ridge, ridge_matrix) = ridges(config, tuned.as_ref(), weight_sum, profile.rows);
     // Only `--centers auto` asks for it.
     let dimension = session.try_once(|| match given_centers(config) {
         Some(_) => Ok(0.0),
@@ -311,6 +313,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         function: None,
         encoder: Arc::clone(&encoder),
         weight_sum,
+        rows: profile.rows,
         target_weights: vec![weight_sum; code.width()],
         ridge,
         tuned,
@@ -411,7 +414,13 @@ fn choose_centers(
     let centers = select(session, store, sample, &job)?;
     end(session);
     if centers.ids.is_empty() {
-        return Err(StageError::Data("no centers: the training rows hold no usable row".into()));
+        return Err(StageError::Data(match outcome.plan.selection {
+            Selection::Squeak { .. } => format!(
+                "no centers: at the ridge {:e} no training row has a leverage worth keeping. Give a smaller --ridge, or --select rpcholesky",
+                outcome.ridge
+            ),
+            _ => "no centers: the training rows hold no usable row".into(),
+        }));
     }
     count_selection(session, outcome.plan.selection, &centers);
     if !matches!(outcome.plan.selection, Selection::File) {

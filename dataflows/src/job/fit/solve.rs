@@ -104,7 +104,8 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 let entry_error = entry_error(config.precision) * 2f64.powi(shape.scale_log2);
                 let given = config.ridges.clone();
                 let shared = code.is_classification();
-                let choice = gram::RidgeChoice { given, shared, count, judges: &judges, entry_error };
+                let names = code.column_names();
+                let choice = gram::RidgeChoice { given, shared, count, judges: &judges, entry_error, names: &names };
                 let rows = |range| trace_rows::<T>(config, outcome, sample, weighted, shape, range);
                 let trace =
                     gram::KernelTrace { total: sums.weight_sum, count: sample.len().min(TRACE_ROWS), rows: &rows };
@@ -116,6 +117,9 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
             let mut solved = (*solved).clone();
             if sums.rows < rows {
                 solved.stopped = Stopped::Asked;
+                outcome.rows = sums.rows;
+                outcome.weight_sum = sums.weight_sum * if weighted { outcome.weight_max } else { 1.0 };
+                outcome.target_weights.fill(outcome.weight_sum);
                 solved.notes.push(format!("time limit: the Gram holds {} of {rows} training rows", sums.rows));
             }
             clock.lap("solve");
@@ -214,8 +218,8 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
         Solver::Auto => return Err(StageError::Internal("the plan named no solver".into())),
     };
     solved.notes.extend(warm.note.clone());
-    // Of the least-squares problem with this curvature.
-    let solved_ridge = solved.ridges[0] / ridge_share(config.loss) * outcome.weight_sum;
+    // Of the least-squares problem with this curvature, every row of the kernel counting once.
+    let solved_ridge = solved.ridges[0] / ridge_share(config.loss) * rows as f64;
     if solved.effective_dimension.is_none() {
         let found = session.try_once(|| effective_dimension(config, &outcome.kernel, sample, rows, solved_ridge))?;
         solved.effective_dimension = Some(vec![*found; code.width()]);
