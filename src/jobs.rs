@@ -18,11 +18,14 @@ use nystream_kernels::tile::SimdPath;
 use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Seconds a process waits for the others of its job.
 const JOIN_SECONDS: u64 = 60;
+/// How long a process that fails before it has joined the others tries to tell them.
+const DECLINE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Opens the data set that `paths` name.
 ///
@@ -307,6 +310,7 @@ impl Workers {
             let process = Process::new(threads, 1, 0, Watcher::new(progress, 1));
             return Ok(Workers { process, communication });
         };
+        JOINING.store(true, Ordering::Relaxed);
         let hosts = Hosts::read(path).map_err(|e| Failure::caused(ExitCode::Usage, e))?;
         let index = resources.process.unwrap_or(0) as usize;
         hosts.address(index).map_err(|e| Failure::caused(ExitCode::Usage, e))?;
@@ -347,8 +351,30 @@ impl Workers {
     }
 }
 
+/// Whether this process has tried to join the others.
+static JOINING: AtomicBool = AtomicBool::new(false);
+
+/// Tells the other processes of `resources` why this one ends before it has joined them, so that they end too. Without `--hosts`, or later, it does nothing.
+pub fn decline(resources: &ResourceArgs, failure: &Failure) {
+    if JOINING.load(Ordering::Relaxed) {
+        return;
+    }
+    let Some(hosts) = resources.hosts.as_ref().and_then(|path| Hosts::read(path).ok()) else { return };
+    let Some(index) = resources.process.map(|index| index as usize).filter(|index| *index < hosts.len()) else {
+        return;
+    };
+    nystream_cluster::decline(&hosts, index, failure.code as u8, &failure.to_string(), DECLINE_PATIENCE);
+}
+
 fn refused(error: JoinError) -> Failure {
     let code = match &error {
+        // What it could not read, this process has; the reason is the same for both.
+        JoinError::Failed { code, .. } => match *code {
+            1 => ExitCode::Data,
+            2 => ExitCode::Usage,
+            4 => ExitCode::Budget,
+            _ => ExitCode::JoinRefused,
+        },
         JoinError::Hosts(_) => ExitCode::Usage,
         JoinError::Start(_) => ExitCode::Bug,
         _ => ExitCode::JoinRefused,

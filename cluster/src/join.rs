@@ -67,6 +67,16 @@ pub enum JoinError {
         /// What differs.
         reason: String,
     },
+    /// A process failed before it could join.
+    #[error("process {process} failed before it joined: {message}")]
+    Failed {
+        /// Its index.
+        process: usize,
+        /// Its exit code.
+        code: u8,
+        /// Why it failed, in its words.
+        message: String,
+    },
     /// Timely could not start on the sockets.
     #[error("cannot start the workers: {0}")]
     Start(String),
@@ -127,6 +137,7 @@ pub fn single_process(workers: usize) -> Result<Communication, JoinError> {
 /// * [`JoinError::Listen`]: an address that is in use or not this machine's;
 /// * [`JoinError::Timeout`]: a process that did not come, by its index;
 /// * [`JoinError::Mismatch`]: a process of another job, version or number of workers;
+/// * [`JoinError::Failed`]: a process that [declined](decline);
 /// * [`JoinError::Start`]: timely refused the sockets.
 pub fn join(
     hosts: &Hosts,
@@ -189,6 +200,7 @@ pub fn join(
             }
             Ok(peer) => tracing::warn!("{from} calls itself process {peer}, which is taken or not expected: refused"),
             Err(Refusal::Stranger(reason)) => tracing::warn!("a connection from {from} was refused: {reason}"),
+            Err(Refusal::Failed(failed)) => return Err(*failed),
             Err(Refusal::Differs(process, reason)) => {
                 // Answer, so that the other side can say what differs too.
                 let _ = greet(&stream, index, processes, identity, until);
@@ -249,12 +261,15 @@ enum Refusal {
     Stranger(String),
     /// One of ours, with another job.
     Differs(usize, String),
+    /// One of ours that failed.
+    Failed(Box<JoinError>),
 }
 
 impl Refusal {
     fn into_error(self, peer: usize, late: &dyn Fn(usize) -> JoinError) -> JoinError {
         match self {
             Refusal::Differs(process, reason) => JoinError::Mismatch { process, reason },
+            Refusal::Failed(failed) => *failed,
             Refusal::Stranger(reason) if reason == TIMED_OUT => late(peer),
             Refusal::Stranger(reason) => JoinError::Mismatch { process: peer, reason },
         }
@@ -315,6 +330,9 @@ fn read_greeting(
     if theirs != processes || index >= processes {
         return Err(Refusal::Differs(index, format!("its host file names {theirs} processes, this one's {processes}")));
     }
+    if workers == FAILED {
+        return Err(Refusal::Failed(Box::new(read_failure(stream, index)?)));
+    }
     if workers != identity.workers {
         return Err(Refusal::Differs(index, format!("it runs --workers {workers}, this process {}", identity.workers)));
     }
@@ -327,9 +345,86 @@ fn read_greeting(
     Ok(index)
 }
 
+/// Instead of a number of workers: a process that failed, whose exit code and reason follow.
+const FAILED: usize = 0;
+/// Longest reason that is sent, bytes.
+const LONGEST: usize = 4096;
+
+fn read_failure(mut stream: &TcpStream, process: usize) -> Result<JoinError, Refusal> {
+    let broken = |e: std::io::Error| Refusal::Stranger(format!("the connection broke: {e}"));
+    let mut head = [0u8; 5];
+    stream.read_exact(&mut head).map_err(broken)?;
+    let length = u32::from_le_bytes(std::array::from_fn(|k| head[1 + k])) as usize;
+    let mut message = vec![0; length.min(LONGEST)];
+    stream.read_exact(&mut message).map_err(broken)?;
+    Ok(JoinError::Failed { process, code: head[0], message: String::from_utf8_lossy(&message).into_owned() })
+}
+
+/// Tells the processes of `hosts` that process `index` has failed and will not join, with its exit code and reason: they end with
+/// [`JoinError::Failed`] instead of waiting for it. Those that do not appear within `patience` are not told.
+pub fn decline(hosts: &Hosts, index: usize, code: u8, message: &str, patience: Duration) {
+    let until = Instant::now() + patience;
+    let processes = hosts.len();
+    let tell = |mut stream: &TcpStream| {
+        let identity = JobIdentity { digest: [0; 32], workers: FAILED };
+        let message = &message.as_bytes()[..message.len().min(LONGEST)];
+        let told = greet(stream, index, processes, identity, until).is_ok();
+        let body = [&[code], &(message.len() as u32).to_le_bytes()[..], message].concat();
+        told && stream.write_all(&body).is_ok()
+    };
+    let listener = hosts.address(index).ok().and_then(|address| {
+        let listener = TcpListener::bind(address).ok()?;
+        listener.set_nonblocking(true).ok().map(|()| listener)
+    });
+    let mut left: Vec<usize> = (0..processes).filter(|peer| *peer != index).collect();
+    while !left.is_empty() && Instant::now() < until {
+        left.retain(|&peer| {
+            let patience = RETRY.max(NOTICE.min(until.saturating_duration_since(Instant::now())));
+            peer > index || !TcpStream::connect_timeout(&hosts.addresses()[peer], patience).is_ok_and(|s| tell(&s))
+        });
+        while let Some((stream, _)) = listener.as_ref().and_then(|listener| listener.accept().ok()) {
+            let soon = until.min(Instant::now() + Duration::from_secs(2));
+            // What it is asked to agree on does not matter any more, only who it is.
+            let mut greeting = [0u8; GREETING_BYTES];
+            let heard = stream
+                .set_nonblocking(false)
+                .and_then(|()| stream.set_read_timeout(Some(remaining(soon))))
+                .and_then(|()| (&stream).read_exact(&mut greeting));
+            let peer = u64::from_le_bytes(std::array::from_fn(|k| greeting[12 + k])) as usize;
+            if heard.is_ok() && greeting[..8] == MAGIC && tell(&stream) {
+                left.retain(|waiting| *waiting != peer);
+            }
+        }
+        if !left.is_empty() {
+            std::thread::sleep(RETRY);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_that_fails_says_why_to_those_before_and_after_it() {
+        let hosts = free_hosts(3);
+        std::thread::scope(|scope| {
+            let waiting = [0, 2].map(|me| {
+                let hosts = &hosts;
+                scope.spawn(move || join(hosts, me, identity(1), Duration::from_secs(20), &|_, _| {}).err())
+            });
+            decline(&hosts, 1, 4, "no such file", Duration::from_secs(20));
+            for (process, end) in waiting.into_iter().enumerate() {
+                let end = end.join().unwrap();
+                let told = matches!(&end, Some(JoinError::Failed { process: 1, code: 4, message }) if message == "no such file");
+                assert!(told, "process {process}: {end:?}");
+            }
+        });
+        // Nobody comes: it does not wait for ever.
+        let begun = Instant::now();
+        decline(&free_hosts(2), 0, 1, "", Duration::from_millis(200));
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    }
 
     fn free_hosts(count: usize) -> Hosts {
         let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();

@@ -18,6 +18,7 @@ pub use rule::{Method, SelectionRule};
 
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
+use crate::engine::{agree, same_everywhere};
 use crate::error::StageError;
 use crate::job::{DictionaryRule, Select};
 use crate::plan::{DictionaryWork, Selection};
@@ -183,7 +184,12 @@ pub fn select(
     job: &SelectJob,
 ) -> Result<Arc<Centers>, StageError> {
     match job.selection {
-        Selection::File => session.try_once(|| given(store, job)),
+        Selection::File => {
+            let read = session.try_once(|| given(store, job));
+            let centers = agree(session, read)?;
+            same_everywhere(session, "the file of centers", &(&centers.rows.numeric, &centers.rows.codes))?;
+            Ok(centers)
+        }
         Selection::Uniform => uniform(session, store, job),
         Selection::RpCholesky { full: true, .. } => full::full_passes(session, store, job),
         Selection::RpCholesky { rows, .. } => {

@@ -1,6 +1,6 @@
 //! The evaluation of a fitted function on data with known targets.
 
-use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
+use crate::engine::exchange::{Audience, Gather, Outgoing, agree, pass};
 use crate::engine::feed::{RowStore, blocks_per_batch};
 use crate::engine::session::Session;
 use crate::error::StageError;
@@ -72,9 +72,12 @@ pub fn evaluate_model(
     max_bad_rows: u64,
     room: &Room,
 ) -> Result<Measured, StageError> {
-    let reading = reading(catalog, encoder)?;
-    let plan = room.model.evaluating(reading, session.process.workers());
-    plan.check(room.budget)?;
+    let planned = reading(catalog, encoder).and_then(|reading| {
+        let plan = room.model.evaluating(reading, session.process.workers());
+        plan.check(room.budget).map(|()| plan)
+    });
+    // Budgets may differ from process to process.
+    let plan = agree(session, planned)?;
     let store =
         RowStore::new(catalog, Arc::clone(encoder), session.peers(), session.index(), Arc::clone(&session.process));
     let feed = store.feed(Role::Evaluation);

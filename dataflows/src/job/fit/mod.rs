@@ -17,7 +17,7 @@ use crate::dictionary::pool::{Columns, Pool, PoolRule, gather_pool, pool_bits};
 use crate::dictionary::{Centers, LEAF_ROWS, SelectJob, select};
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
-use crate::engine::{Counters, counters};
+use crate::engine::{Counters, agree, counters, same_everywhere};
 use crate::error::StageError;
 use crate::evaluate::Evaluation;
 use crate::job::{DictionaryRule, FitConfig, Loss, Select, Solver};
@@ -213,7 +213,8 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         )));
     }
     check_task(config, &code)?;
-    let metric = config.metric.resolve(&encoder)?;
+    let metric = agree(session, config.metric.resolve(&encoder))?;
+    same_everywhere(session, "the file of --metric", &metric)?;
     let bytes_per_pass = counters(session)?.bytes_read / passes.max(1);
     clock.lap("profile");
 
@@ -312,8 +313,8 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     let mut outcome = FitOutcome {
         function: None,
         encoder: Arc::clone(&encoder),
-        weight_sum,
         rows: profile.rows,
+        weight_sum,
         target_weights: vec![weight_sum; code.width()],
         ridge,
         tuned,
