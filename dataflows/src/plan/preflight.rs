@@ -139,10 +139,8 @@ pub fn preflight(catalog: &Catalog, config: &FitConfig, workers: usize, processe
         held_out: 0,
     };
     let plans = solvers.iter().map(|solver| request.memory(*solver, m, workers));
-    if let Some(least) = plans.min_by_key(|plan| plan.total()) {
-        if least.total() > config.memory {
-            enough(catalog, config, &request, solvers).unwrap_or(least).check(config.memory)?;
-        }
+    if let Some(least) = plans.min_by_key(|plan| plan.total()).filter(|least| least.total() > config.memory) {
+        enough(catalog, config, &request, solvers).unwrap_or(least).check(config.memory)?;
     }
     let costs = solvers.iter().map(|solver| (request.cost(*solver, m).flops, *solver));
     match costs.min_by(|a, b| a.0.total_cmp(&b.0)) {

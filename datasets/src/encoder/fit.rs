@@ -309,9 +309,14 @@ const INEXACT: f64 = (1u64 << 53) as f64;
 fn flat(summary: &ColumnSummary) -> Option<String> {
     let ColumnSummary { min, max, sd, .. } = *summary;
     if min == max {
-        return Some(match summary.integer && min.abs() >= INEXACT {
-            true => format!("is {min} throughout to double precision, in which its integers may not differ"),
-            false => "is constant".into(),
+        let integer = summary.integer || summary.kind == ColumnKind::Boolean;
+        return Some(match integer {
+            true if min.abs() >= INEXACT => {
+                format!("is {min} throughout to double precision, in which its integers may not differ")
+            }
+            // The profile squares and sums exactly, which smaller numbers do not allow.
+            false if min == 0.0 => "is constant (0, as which magnitudes below 2^-500 count)".into(),
+            _ => "is constant".into(),
         });
     }
     // Its square leaves the range of normal numbers.
