@@ -23,7 +23,7 @@ pub struct InputArgs {
     /// Column to treat as categorical although it holds numbers; repeatable
     #[arg(long, value_name = "COLUMN")]
     pub categorical: Vec<String>,
-    /// Column of row weights, not negative; only their ratios matter. They weigh what is minimised; errors on held-out rows and of
+    /// Column of row weights, not negative. They weigh what is minimised; errors on held-out rows and of
     /// `evaluate` count every row once
     #[arg(long, value_name = "COLUMN")]
     pub weight: Option<String>,
