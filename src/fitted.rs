@@ -94,7 +94,7 @@ pub fn model_of(outcome: &FitOutcome, config: &FitConfig, split: &str) -> Result
         code_width: outcome.encoder.code_width(),
         // The columns of classes share their ridge.
         ridge: if code.is_classification() { vec![solved.ridges[0]] } else { solved.ridges.clone() },
-        rows: outcome.profile.rows,
+        rows: outcome.rows,
         sum_weights: outcome.weight_sum,
         precision: match function.precision {
             Precision::Double => model::Precision::F64,

@@ -7,6 +7,7 @@ use crate::cli::values::{self, AllOr, AutoOr, SplitSpec};
 use crate::exit::{ExitCode, Failure};
 use crate::model::metric_file::MetricFile;
 use crate::progress::{Pass, Progress};
+use crate::report::text::count;
 use nystream_cluster::{Communication, Hosts, JobIdentity, JoinError, join, single_process};
 use nystream_dataflows::StageError;
 use nystream_dataflows::engine::{self, Process, Session};
@@ -15,12 +16,16 @@ use nystream_datasets::{Catalog, ClassWeight, Encoder, EncoderOptions, Part, Sca
 use nystream_kernels::gram::Precision;
 use nystream_kernels::tile::SimdPath;
 use std::fmt::Debug;
+use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Seconds a process waits for the others of its job.
 const JOIN_SECONDS: u64 = 60;
+/// How long a process that fails before it has joined the others tries to tell them.
+const DECLINE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Opens the data set that `paths` name.
 ///
@@ -229,18 +234,47 @@ pub fn identity(
 /// Shows the passes of the workers.
 struct Watcher {
     progress: Progress,
+    /// Processes that share the rows of a pass; each shows its own.
+    processes: u64,
     pass: Mutex<Option<Pass>>,
+}
+
+impl Watcher {
+    fn new(progress: &Progress, processes: usize) -> Box<Self> {
+        Box::new(Watcher { progress: progress.clone(), processes: processes as u64, pass: Mutex::new(None) })
+    }
+
+    fn pass(&self) -> MutexGuard<'_, Option<Pass>> {
+        self.pass.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl engine::Progress for Watcher {
     fn begin(&self, name: &str, rows: u64) {
-        let total = (rows > 0).then_some(rows);
-        *self.pass.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.progress.pass(name, total, "rows"));
+        let total = (rows > 0).then_some(rows.div_ceil(self.processes));
+        let unit = if self.processes > 1 { "rows of this process" } else { "rows" };
+        let mut pass = self.pass();
+        // What was shown before ends first, since a new pass names the stage.
+        drop(pass.take());
+        *pass = Some(self.progress.pass(name, total, unit));
     }
 
     fn advance(&self, rows: u64) {
-        if let Some(pass) = &*self.pass.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(pass) = &*self.pass() {
             pass.add(rows);
+        }
+    }
+
+    fn step(&self, what: &str, order: usize) {
+        let order = count(order as u64);
+        let what = format!("{what}, {order} x {order}");
+        let mut pass = self.pass();
+        match &*pass {
+            Some(pass) if pass.counts() => pass.step(&what),
+            _ => {
+                drop(pass.take());
+                *pass = Some(self.progress.step(&what));
+            }
         }
     }
 
@@ -249,7 +283,7 @@ impl engine::Progress for Watcher {
     }
 
     fn end(&self) {
-        if let Some(pass) = self.pass.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(pass) = self.pass().take() {
             pass.finish();
         }
     }
@@ -271,11 +305,12 @@ impl Workers {
         let threads = resources.worker_threads();
         // The algebra between passes takes as many threads as the passes; a pool that stands already serves as well.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-        let watcher = Box::new(Watcher { progress: progress.clone(), pass: Mutex::new(None) });
         let Some(path) = &resources.hosts else {
             let communication = single_process(threads).map_err(refused)?;
-            return Ok(Workers { process: Process::new(threads, 1, 0, watcher), communication });
+            let process = Process::new(threads, 1, 0, Watcher::new(progress, 1));
+            return Ok(Workers { process, communication });
         };
+        JOINING.store(true, Ordering::Relaxed);
         let hosts = Hosts::read(path).map_err(|e| Failure::caused(ExitCode::Usage, e))?;
         let index = resources.process.unwrap_or(0) as usize;
         hosts.address(index).map_err(|e| Failure::caused(ExitCode::Usage, e))?;
@@ -286,8 +321,15 @@ impl Workers {
         } else {
             let digest = *blake3::hash(format!("{}\n{identity}", env!("CARGO_PKG_VERSION")).as_bytes()).as_bytes();
             let identity = JobIdentity { digest, workers: threads };
-            join(&hosts, index, identity, Duration::from_secs(JOIN_SECONDS)).map_err(refused)?
+            let deadline = Duration::from_secs(JOIN_SECONDS);
+            let begun = Instant::now();
+            let waiting = |peer: usize, address: &SocketAddr| {
+                let waited = begun.elapsed().as_secs();
+                progress.say(&format!("waiting for process {peer} ({address}), {waited} of {JOIN_SECONDS} s"));
+            };
+            join(&hosts, index, identity, deadline, &waiting).map_err(refused)?
         };
+        let watcher = Watcher::new(progress, processes);
         Ok(Workers { process: Process::new(threads, processes, index, watcher), communication })
     }
 
@@ -309,8 +351,30 @@ impl Workers {
     }
 }
 
+/// Whether this process has tried to join the others.
+static JOINING: AtomicBool = AtomicBool::new(false);
+
+/// Tells the other processes of `resources` why this one ends before it has joined them, so that they end too. Without `--hosts`, or later, it does nothing.
+pub fn decline(resources: &ResourceArgs, failure: &Failure) {
+    if JOINING.load(Ordering::Relaxed) {
+        return;
+    }
+    let Some(hosts) = resources.hosts.as_ref().and_then(|path| Hosts::read(path).ok()) else { return };
+    let Some(index) = resources.process.map(|index| index as usize).filter(|index| *index < hosts.len()) else {
+        return;
+    };
+    nystream_cluster::decline(&hosts, index, failure.code as u8, &failure.to_string(), DECLINE_PATIENCE);
+}
+
 fn refused(error: JoinError) -> Failure {
     let code = match &error {
+        // What it could not read, this process has; the reason is the same for both.
+        JoinError::Failed { code, .. } => match *code {
+            1 => ExitCode::Data,
+            2 => ExitCode::Usage,
+            4 => ExitCode::Budget,
+            _ => ExitCode::JoinRefused,
+        },
         JoinError::Hosts(_) => ExitCode::Usage,
         JoinError::Start(_) => ExitCode::Bug,
         _ => ExitCode::JoinRefused,

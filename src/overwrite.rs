@@ -4,6 +4,7 @@
 
 use crate::exit::Failure;
 use nystream_datasets::Catalog;
+use nystream_datasets::atomic::place;
 use std::path::{Path, PathBuf};
 
 /// The files that a command reads, each with the option that names it.
@@ -53,13 +54,4 @@ impl Inputs {
         }
         Ok(())
     }
-}
-
-/// Where a file is or would be, links resolved.
-fn place(path: &Path) -> PathBuf {
-    let within = |path: &Path| {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Some(std::fs::canonicalize(parent).ok()?.join(path.file_name()?))
-    };
-    std::fs::canonicalize(path).ok().or_else(|| within(path)).unwrap_or_else(|| path.to_owned())
 }

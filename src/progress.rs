@@ -8,7 +8,7 @@ use crate::report::text::{count, number, seconds};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Where progress goes.
@@ -57,9 +57,41 @@ impl Progress {
             Mode::Bars(bars) => Some(bars.add(bar(name, total, unit))),
             _ => None,
         };
-        let counted = Counted { done: AtomicU64::new(0), bar };
-        let lines = matches!(self.mode, Mode::Lines);
+        self.counting(name, unit, bar)
+    }
+
+    /// Starts work that counts nothing, such as a factorisation. Elsewhere than on a terminal its line comes now: what is slow says so.
+    pub fn step(&self, what: &str) -> Pass {
+        exit::set_stage(Some(what));
+        let bar = match &self.mode {
+            Mode::Bars(bars) => {
+                let bar = bars.add(ProgressBar::new_spinner());
+                if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}  {elapsed}") {
+                    bar.set_style(style);
+                }
+                Some(started(bar, what))
+            }
+            _ => None,
+        };
+        self.say_line(what);
+        let mut pass = self.counting(what, "", bar);
+        if pass.lines == Lines::Due {
+            pass.lines = Lines::Over;
+        }
+        pass
+    }
+
+    fn counting(&self, name: &str, unit: &'static str, bar: Option<ProgressBar>) -> Pass {
+        let counted = Counted { done: AtomicU64::new(0), bar, noted: AtomicBool::new(false) };
+        let lines = if matches!(self.mode, Mode::Lines) { Lines::Due } else { Lines::Never };
         Pass { counted: Arc::new(counted), name: name.to_string(), unit, begun: Instant::now(), lines }
+    }
+
+    /// A line where there are no bars to show it.
+    fn say_line(&self, line: &str) {
+        if matches!(self.mode, Mode::Lines) {
+            eprint_line(line);
+        }
     }
 
     /// A line for people on stderr, in step with the bars.
@@ -92,6 +124,10 @@ fn bar(name: &str, total: Option<u64>, unit: &str) -> ProgressBar {
     if let Ok(style) = ProgressStyle::with_template(&template.replace("UNIT", unit)) {
         bar.set_style(style);
     }
+    started(bar, name)
+}
+
+fn started(bar: ProgressBar, name: &str) -> ProgressBar {
     bar.set_prefix(name.to_string());
     bar.enable_steady_tick(Duration::from_millis(250));
     bar
@@ -101,6 +137,8 @@ fn bar(name: &str, total: Option<u64>, unit: &str) -> ProgressBar {
 struct Counted {
     done: AtomicU64,
     bar: Option<ProgressBar>,
+    /// Whether the bar names a step, which the next count ends.
+    noted: AtomicBool,
 }
 
 impl Counted {
@@ -108,6 +146,9 @@ impl Counted {
         self.done.fetch_add(units, Ordering::Relaxed);
         if let Some(bar) = &self.bar {
             bar.inc(units);
+            if self.noted.swap(false, Ordering::Relaxed) {
+                bar.set_message("");
+            }
         }
     }
 }
@@ -119,7 +160,17 @@ pub struct Pass {
     name: String,
     unit: &'static str,
     begun: Instant,
-    lines: bool,
+    lines: Lines,
+}
+
+/// What a pass prints elsewhere than on a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lines {
+    Never,
+    /// Its line, at the end.
+    Due,
+    /// Nothing more: its line came first.
+    Over,
 }
 
 impl Pass {
@@ -134,11 +185,21 @@ impl Pass {
         Arc::new(move |units| counted.add(units))
     }
 
-    /// A note beside the bar, such as a residual.
-    pub fn note(&self, text: &str) {
-        if let Some(bar) = &self.counted.bar {
-            bar.set_message(text.to_string());
+    /// A step within the pass that counts nothing: beside the bar until the next count, elsewhere a line at once.
+    pub fn step(&self, what: &str) {
+        match &self.counted.bar {
+            Some(bar) => {
+                bar.set_message(what.to_string());
+                self.counted.noted.store(true, Ordering::Relaxed);
+            }
+            None if self.lines != Lines::Never => eprint_line(&format!("{}: {what}", self.name)),
+            None => {}
         }
+    }
+
+    /// Whether there is something to count: it is no step of its own.
+    pub fn counts(&self) -> bool {
+        !self.unit.is_empty()
     }
 
     /// Units done.
@@ -149,7 +210,7 @@ impl Pass {
     /// Ends the pass and gives its seconds; elsewhere than on a terminal this prints its line.
     pub fn finish(self) -> f64 {
         let elapsed = self.begun.elapsed().as_secs_f64();
-        if self.lines {
+        if self.lines == Lines::Due {
             eprint_line(&summary(&self.name, self.done(), self.unit, elapsed));
         }
         elapsed
@@ -167,7 +228,12 @@ impl Drop for Pass {
 
 fn summary(name: &str, done: u64, unit: &str, elapsed: f64) -> String {
     let rate = done as f64 / elapsed.max(1e-9);
-    format!("{name}: {} {unit} in {} ({} {unit}/s)", count(done), seconds(elapsed), number(rate))
+    if done == 0 {
+        // Work on what is in memory counts no rows.
+        return format!("{name}: {}", seconds(elapsed));
+    }
+    let each = unit.split(' ').next().unwrap_or(unit);
+    format!("{name}: {} {unit} in {} ({} {each}/s)", count(done), seconds(elapsed), number(rate))
 }
 
 fn eprint_line(line: &str) {
@@ -182,6 +248,9 @@ mod tests {
     #[test]
     fn a_pass_is_one_line() {
         assert_eq!(summary("profile", 1_500_000, "rows", 0.5), "profile: 1,500,000 rows in 500.0 ms (3000000 rows/s)");
+        let share = summary("profile", 1500, "rows of this process", 1.0);
+        assert_eq!(share, "profile: 1,500 rows of this process in 1.0 s (1500 rows/s)");
+        assert_eq!(summary("tune", 0, "rows", 2.0), "tune: 2.0 s");
     }
 
     #[test]

@@ -63,6 +63,40 @@ fn an_interrupt_at_any_moment_leaves_nothing() {
     }
 }
 
+/// Whether files can be without a name where the tests run; elsewhere a killed process leaves its temporary ones.
+fn nameless(place: &Place) -> bool {
+    let _open = nystream_datasets::atomic::AtomicFile::create(&place.path("probe")).unwrap();
+    place.names().iter().all(|name| !name.contains("probe"))
+}
+
+/// kill -9 runs no handler: what is not complete has no name yet.
+#[test]
+fn a_killed_process_leaves_nothing() {
+    let place = Place::new();
+    place.json("fit --data synth:friedman1?rows=5000&d=10&seed=1 --target y --out start.nys --kernel gaussian --bandwidth 1x --ridge 1e-5 --centers 300");
+    std::fs::create_dir(place.path("t")).unwrap();
+    if !nameless(&place) {
+        return;
+    }
+    std::fs::write(place.path("p.parquet"), "an earlier output").unwrap();
+    let before = place.names();
+    let make = "datasets make synth:friedman1?rows=4e9&d=10 --out t --disk-limit 1TiB".to_owned();
+    let lines =
+        jobs().into_iter().filter(|(name, _)| ["profile and gram", "predictions"].contains(name)).map(|job| job.1);
+    for line in lines.chain([make]) {
+        for milliseconds in [300, 2000] {
+            let mut child = place.command(&line).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(milliseconds));
+            assert!(child.try_wait().unwrap().is_none(), "{line} ended too soon");
+            Command::new("kill").args(["-9", &child.id().to_string()]).status().unwrap();
+            child.wait().unwrap();
+            assert_eq!(place.names(), before, "{line} after {milliseconds} ms left files");
+            assert_eq!(std::fs::read_dir(place.path("t")).unwrap().count(), 0, "{line} after {milliseconds} ms");
+        }
+    }
+    assert_eq!(std::fs::read(place.path("p.parquet")).unwrap(), b"an earlier output");
+}
+
 /// A limit on the size of files stands for a disk that fills up while rows are spilled.
 #[test]
 fn a_disk_that_fills_up_during_a_spill_is_one_message() {

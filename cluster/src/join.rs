@@ -6,8 +6,8 @@
 
 use crate::hosts::{Hosts, HostsError};
 use std::any::Any;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
@@ -17,6 +17,8 @@ const MAGIC: [u8; 8] = *b"NYSTREAM";
 const PROTOCOL: u32 = 1;
 const GREETING_BYTES: usize = 8 + 4 + 8 + 8 + 32;
 const RETRY: Duration = Duration::from_millis(50);
+/// Time between two words about whom a process waits for.
+const NOTICE: Duration = Duration::from_secs(3);
 
 /// What timely needs to start the workers of this process.
 pub type Communication = (Vec<AllocatorBuilder>, Box<dyn Any + Send>);
@@ -65,6 +67,16 @@ pub enum JoinError {
         /// What differs.
         reason: String,
     },
+    /// A process failed before it could join.
+    #[error("process {process} failed before it joined: {message}")]
+    Failed {
+        /// Its index.
+        process: usize,
+        /// Its exit code.
+        code: u8,
+        /// Why it failed, in its words.
+        message: String,
+    },
     /// Timely could not start on the sockets.
     #[error("cannot start the workers: {0}")]
     Start(String),
@@ -92,7 +104,8 @@ pub fn single_process(workers: usize) -> Result<Communication, JoinError> {
     config.try_build().map_err(JoinError::Start)
 }
 
-/// Joins process `index` of `hosts` with the others within `deadline`. All must be started by then, in any order.
+/// Joins process `index` of `hosts` with the others within `deadline`. All must be started by then, in any order. `waiting` is told every few seconds
+/// which process is missing, by index and address.
 ///
 /// ```
 /// use nystream_cluster::{Hosts, JobIdentity, join};
@@ -107,7 +120,7 @@ pub fn single_process(workers: usize) -> Result<Communication, JoinError> {
 /// let peers = |index| {
 ///     let hosts = hosts.clone();
 ///     std::thread::spawn(move || {
-///         let (allocators, guard) = join(&hosts, index, identity, Duration::from_secs(20)).unwrap();
+///         let (allocators, guard) = join(&hosts, index, identity, Duration::from_secs(20), &|_, _| {}).unwrap();
 ///         let config = timely::WorkerConfig::default();
 ///         let workers = timely::execute::execute_from(allocators, guard, config, |worker| worker.peers()).unwrap();
 ///         workers.join().into_iter().collect::<Result<Vec<usize>, String>>()
@@ -124,12 +137,14 @@ pub fn single_process(workers: usize) -> Result<Communication, JoinError> {
 /// * [`JoinError::Listen`]: an address that is in use or not this machine's;
 /// * [`JoinError::Timeout`]: a process that did not come, by its index;
 /// * [`JoinError::Mismatch`]: a process of another job, version or number of workers;
+/// * [`JoinError::Failed`]: a process that [declined](decline);
 /// * [`JoinError::Start`]: timely refused the sockets.
 pub fn join(
     hosts: &Hosts,
     index: usize,
     identity: JobIdentity,
     deadline: Duration,
+    waiting: &dyn Fn(usize, &SocketAddr),
 ) -> Result<Communication, JoinError> {
     let address = hosts.address(index)?;
     let until = Instant::now() + deadline;
@@ -142,6 +157,7 @@ pub fn join(
     let listener = TcpListener::bind(address)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
         .map_err(|source| JoinError::Listen { address: address.to_string(), process: index, source })?;
+    let mut notices = Notices { next: Instant::now() + NOTICE, tell: &|peer| waiting(peer, &hosts.addresses()[peer]) };
     let mut sockets: Vec<Option<TcpStream>> = (0..processes).map(|_| None).collect();
 
     for (peer, socket) in sockets.iter_mut().enumerate().take(index) {
@@ -149,12 +165,14 @@ pub fn join(
             if Instant::now() >= until {
                 return Err(late(peer));
             }
-            match TcpStream::connect_timeout(&hosts.addresses()[peer], RETRY.max(until - Instant::now())) {
+            notices.missing(peer);
+            match TcpStream::connect_timeout(&hosts.addresses()[peer], RETRY.max(NOTICE.min(until - Instant::now()))) {
                 Ok(stream) => break stream,
                 Err(_) => std::thread::sleep(RETRY),
             }
         };
         greet(&stream, index, processes, identity, until)
+            .and_then(|()| notices.while_silent(&stream, peer, until))
             .and_then(|()| read_greeting(&stream, processes, identity, until))
             .and_then(|found| {
                 if found == peer {
@@ -170,6 +188,7 @@ pub fn join(
         if Instant::now() >= until {
             return Err(late(missing));
         }
+        notices.missing(missing);
         let Ok((stream, from)) = listener.accept() else {
             std::thread::sleep(RETRY);
             continue;
@@ -181,6 +200,7 @@ pub fn join(
             }
             Ok(peer) => tracing::warn!("{from} calls itself process {peer}, which is taken or not expected: refused"),
             Err(Refusal::Stranger(reason)) => tracing::warn!("a connection from {from} was refused: {reason}"),
+            Err(Refusal::Failed(failed)) => return Err(*failed),
             Err(Refusal::Differs(process, reason)) => {
                 // Answer, so that the other side can say what differs too.
                 let _ = greet(&stream, index, processes, identity, until);
@@ -207,18 +227,49 @@ pub fn join(
     Ok((builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Box::new(guard)))
 }
 
+/// Tells now and then who is missing.
+struct Notices<'a> {
+    next: Instant,
+    tell: &'a dyn Fn(usize),
+}
+
+impl Notices<'_> {
+    fn missing(&mut self, peer: usize) {
+        if Instant::now() >= self.next {
+            (self.tell)(peer);
+            self.next = Instant::now() + NOTICE;
+        }
+    }
+
+    /// Waits until `peer`, which is connected, says something: it may itself wait for others. What it says is left to be read.
+    fn while_silent(&mut self, stream: &TcpStream, peer: usize, until: Instant) -> Result<(), Refusal> {
+        loop {
+            let patience = remaining(until.min(Instant::now() + NOTICE));
+            let heard = stream.set_read_timeout(Some(patience)).and_then(|()| stream.peek(&mut [0]));
+            let silent = heard.is_err_and(|e| matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
+            if !silent || Instant::now() >= until {
+                return Ok(());
+            }
+            self.missing(peer);
+        }
+    }
+}
+
 /// Why a greeting was not accepted.
 enum Refusal {
     /// Not one of ours, or silent.
     Stranger(String),
     /// One of ours, with another job.
     Differs(usize, String),
+    /// One of ours that failed.
+    Failed(Box<JoinError>),
 }
 
 impl Refusal {
     fn into_error(self, peer: usize, late: &dyn Fn(usize) -> JoinError) -> JoinError {
         match self {
             Refusal::Differs(process, reason) => JoinError::Mismatch { process, reason },
+            Refusal::Failed(failed) => *failed,
             Refusal::Stranger(reason) if reason == TIMED_OUT => late(peer),
             Refusal::Stranger(reason) => JoinError::Mismatch { process: peer, reason },
         }
@@ -262,7 +313,7 @@ fn read_greeting(
         .and_then(|()| stream.set_read_timeout(Some(remaining(until))))
         .and_then(|()| stream.read_exact(&mut bytes))
         .map_err(|e| match e.kind() {
-            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => Refusal::Stranger(TIMED_OUT.into()),
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => Refusal::Stranger(TIMED_OUT.into()),
             _ => Refusal::Stranger(format!("the connection broke: {e}")),
         })?;
     let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|k| bytes[at + k]));
@@ -279,6 +330,9 @@ fn read_greeting(
     if theirs != processes || index >= processes {
         return Err(Refusal::Differs(index, format!("its host file names {theirs} processes, this one's {processes}")));
     }
+    if workers == FAILED {
+        return Err(Refusal::Failed(Box::new(read_failure(stream, index)?)));
+    }
     if workers != identity.workers {
         return Err(Refusal::Differs(index, format!("it runs --workers {workers}, this process {}", identity.workers)));
     }
@@ -291,9 +345,86 @@ fn read_greeting(
     Ok(index)
 }
 
+/// Instead of a number of workers: a process that failed, whose exit code and reason follow.
+const FAILED: usize = 0;
+/// Longest reason that is sent, bytes.
+const LONGEST: usize = 4096;
+
+fn read_failure(mut stream: &TcpStream, process: usize) -> Result<JoinError, Refusal> {
+    let broken = |e: std::io::Error| Refusal::Stranger(format!("the connection broke: {e}"));
+    let mut head = [0u8; 5];
+    stream.read_exact(&mut head).map_err(broken)?;
+    let length = u32::from_le_bytes(std::array::from_fn(|k| head[1 + k])) as usize;
+    let mut message = vec![0; length.min(LONGEST)];
+    stream.read_exact(&mut message).map_err(broken)?;
+    Ok(JoinError::Failed { process, code: head[0], message: String::from_utf8_lossy(&message).into_owned() })
+}
+
+/// Tells the processes of `hosts` that process `index` has failed and will not join, with its exit code and reason: they end with
+/// [`JoinError::Failed`] instead of waiting for it. Those that do not appear within `patience` are not told.
+pub fn decline(hosts: &Hosts, index: usize, code: u8, message: &str, patience: Duration) {
+    let until = Instant::now() + patience;
+    let processes = hosts.len();
+    let tell = |mut stream: &TcpStream| {
+        let identity = JobIdentity { digest: [0; 32], workers: FAILED };
+        let message = &message.as_bytes()[..message.len().min(LONGEST)];
+        let told = greet(stream, index, processes, identity, until).is_ok();
+        let body = [&[code], &(message.len() as u32).to_le_bytes()[..], message].concat();
+        told && stream.write_all(&body).is_ok()
+    };
+    let listener = hosts.address(index).ok().and_then(|address| {
+        let listener = TcpListener::bind(address).ok()?;
+        listener.set_nonblocking(true).ok().map(|()| listener)
+    });
+    let mut left: Vec<usize> = (0..processes).filter(|peer| *peer != index).collect();
+    while !left.is_empty() && Instant::now() < until {
+        left.retain(|&peer| {
+            let patience = RETRY.max(NOTICE.min(until.saturating_duration_since(Instant::now())));
+            peer > index || !TcpStream::connect_timeout(&hosts.addresses()[peer], patience).is_ok_and(|s| tell(&s))
+        });
+        while let Some((stream, _)) = listener.as_ref().and_then(|listener| listener.accept().ok()) {
+            let soon = until.min(Instant::now() + Duration::from_secs(2));
+            // What it is asked to agree on does not matter any more, only who it is.
+            let mut greeting = [0u8; GREETING_BYTES];
+            let heard = stream
+                .set_nonblocking(false)
+                .and_then(|()| stream.set_read_timeout(Some(remaining(soon))))
+                .and_then(|()| (&stream).read_exact(&mut greeting));
+            let peer = u64::from_le_bytes(std::array::from_fn(|k| greeting[12 + k])) as usize;
+            if heard.is_ok() && greeting[..8] == MAGIC && tell(&stream) {
+                left.retain(|waiting| *waiting != peer);
+            }
+        }
+        if !left.is_empty() {
+            std::thread::sleep(RETRY);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_that_fails_says_why_to_those_before_and_after_it() {
+        let hosts = free_hosts(3);
+        std::thread::scope(|scope| {
+            let waiting = [0, 2].map(|me| {
+                let hosts = &hosts;
+                scope.spawn(move || join(hosts, me, identity(1), Duration::from_secs(20), &|_, _| {}).err())
+            });
+            decline(&hosts, 1, 4, "no such file", Duration::from_secs(20));
+            for (process, end) in waiting.into_iter().enumerate() {
+                let end = end.join().unwrap();
+                let told = matches!(&end, Some(JoinError::Failed { process: 1, code: 4, message }) if message == "no such file");
+                assert!(told, "process {process}: {end:?}");
+            }
+        });
+        // Nobody comes: it does not wait for ever.
+        let begun = Instant::now();
+        decline(&free_hosts(2), 0, 1, "", Duration::from_millis(200));
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    }
 
     fn free_hosts(count: usize) -> Hosts {
         let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
@@ -310,7 +441,7 @@ mod tests {
     fn a_missing_process_is_named_within_the_deadline() {
         let hosts = free_hosts(2);
         for (me, missing) in [(0, 1), (1, 0)] {
-            match join(&hosts, me, identity(1), Duration::from_millis(300)) {
+            match join(&hosts, me, identity(1), Duration::from_millis(300), &|_, _| {}) {
                 Err(JoinError::Timeout { missing: found, .. }) => assert_eq!(found, missing),
                 other => panic!("{:?}", other.err()),
             }
@@ -321,22 +452,42 @@ mod tests {
     fn another_job_is_refused_on_both_sides_and_strangers_do_no_harm() {
         let hosts = free_hosts(2);
         let other = hosts.clone();
-        let first = std::thread::spawn(move || join(&other, 0, identity(1), Duration::from_secs(20)).err());
+        let first = std::thread::spawn(move || join(&other, 0, identity(1), Duration::from_secs(20), &|_, _| {}).err());
         std::thread::sleep(Duration::from_millis(100));
         let mut stranger = TcpStream::connect(hosts.addresses()[0]).unwrap();
         stranger.write_all(&[b'x'; GREETING_BYTES]).unwrap();
         std::thread::sleep(Duration::from_millis(100));
-        let second = join(&hosts, 1, identity(2), Duration::from_secs(20)).err();
+        let second = join(&hosts, 1, identity(2), Duration::from_secs(20), &|_, _| {}).err();
         for error in [first.join().unwrap(), second] {
             assert!(error.expect("refused").to_string().contains("another job"));
         }
     }
 
     #[test]
+    fn a_wait_says_for_whom() {
+        let wait = |hosts: &Hosts, me: usize, missing: usize| {
+            let told = std::cell::RefCell::new(Vec::new());
+            let tell = |peer: usize, address: &SocketAddr| told.borrow_mut().push((peer, *address));
+            let end = join(hosts, me, identity(1), NOTICE + NOTICE / 2, &tell).err();
+            assert!(matches!(end, Some(JoinError::Timeout { missing: m, .. }) if m == missing), "{end:?}");
+            assert_eq!(told.into_inner(), [(missing, hosts.addresses()[missing])]);
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| wait(&free_hosts(2), 0, 1));
+            // The first process is there, and says nothing.
+            let hosts = free_hosts(2);
+            let silent = TcpListener::bind(hosts.addresses()[0]).unwrap();
+            wait(&hosts, 1, 0);
+            drop(silent);
+        });
+    }
+
+    #[test]
     fn an_address_in_use_is_named() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let hosts = Hosts::parse(&format!("{}\n127.0.0.1:1", listener.local_addr().unwrap())).unwrap();
-        let message = join(&hosts, 0, identity(0), Duration::from_secs(1)).err().expect("refused").to_string();
+        let message =
+            join(&hosts, 0, identity(0), Duration::from_secs(1), &|_, _| {}).err().expect("refused").to_string();
         assert!(message.contains("cannot listen on"), "{message}");
     }
 }

@@ -1,7 +1,7 @@
 //! Processes: who takes part in a job, and the sockets between them.
 //!
 //! * [`Hosts`]: the list of processes, one `host:port` a line;
-//! * [`join`]: opens the sockets, checks that both ends run the same job, and hands them to timely.
+//! * [`join`]: opens the sockets, checks that both ends run the same job, and hands them to timely; [`decline`] tells the others that a process will not come.
 //!
 //! The sockets are not authenticated or encrypted yet, so only loopback addresses are accepted ([`Hosts::parse`]).
 
@@ -9,4 +9,4 @@ mod hosts;
 mod join;
 
 pub use hosts::{Hosts, HostsError};
-pub use join::{Communication, JobIdentity, JoinError, join, single_process};
+pub use join::{Communication, JobIdentity, JoinError, decline, join, single_process};

@@ -78,6 +78,14 @@ impl TargetCode {
         self.centres.len()
     }
 
+    /// What each column is called: its target, or the class of more than two that it tells from the others.
+    pub fn column_names(&self) -> Vec<String> {
+        match self.classes.len() {
+            0..=2 => self.names.iter().map(|name| format!("target '{name}'")).collect(),
+            _ => self.classes.iter().map(|class| format!("class '{class}'")).collect(),
+        }
+    }
+
     /// Whether the targets are classes.
     pub fn is_classification(&self) -> bool {
         !self.classes.is_empty()
@@ -175,6 +183,7 @@ mod tests {
         let three =
             TargetCode { names: vec!["y".into()], classes: labels(3), centres: vec![0.25; 3], exponents: vec![0; 3] };
         let mut out = [0.0; 3];
+        assert_eq!(three.column_names()[2], "class '2'");
         three.encode(&[2.0], &mut out);
         assert_eq!(out, [-0.25, -0.25, 0.75]);
         let two = TargetCode { names: vec!["y".into()], classes: labels(2), centres: vec![0.5], exponents: vec![0] };

@@ -1,23 +1,26 @@
 //! Files that appear whole or not at all.
 //!
-//! An [`AtomicFile`] is written under a temporary hidden name in the folder of its destination, made durable, and renamed
-//! when it is complete. Dropping it removes what was written, and [`remove_pending`] does so for all of them at once, for
-//! an interrupt handler or a panic hook. Creating it first is also the check that the output can be written, before hours of
-//! work. Outputs of several files are [sealed](AtomicFile::seal) one by one and appear together by [`commit_all`].
+//! An [`AtomicFile`] is written in the folder of its destination, made durable, and put in its place when it is complete. On Linux it has no name until
+//! then: the system frees it with its last handle, also when the process is killed. Elsewhere, and on file systems that know no such files, it has a
+//! temporary hidden name; dropping it removes what was written, and [`remove_pending`] does so for all of them at once, for
+//! an interrupt handler or a panic hook, so that only a killed process leaves it. Creating it first is also the check that the output can be
+//! written, before hours of work. Outputs of several files are [sealed](AtomicFile::seal) one by one and appear together by [`commit_all`].
 //!
 //! A destination that exists and is not a regular file (`/dev/null`, a pipe) is written directly; a link keeps pointing
 //! where it points, and its target is replaced.
 //!
-//! Invariant: a temporary file exists only while its name is registered, and both change under one lock. Whoever holds that
+//! Invariant: a temporary name exists only while it is registered, and both change under one lock. Whoever holds that
 //! lock, as [`remove_pending`] does, knows that no output starts, appears or goes away meanwhile.
 
+mod nameless;
+
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use tempfile::{NamedTempFile, TempPath};
+use tempfile::TempPath;
 use thiserror::Error;
 
 /// Why an output could not be written.
@@ -42,6 +45,9 @@ pub enum OutputError {
     },
 }
 
+/// How temporary names end.
+const SUFFIX: &str = ".part";
+
 /// The outputs of this process.
 #[derive(Debug)]
 struct Outputs {
@@ -49,9 +55,11 @@ struct Outputs {
     unfinished: BTreeSet<PathBuf>,
     /// Destinations of those that have appeared, in that order.
     written: Vec<PathBuf>,
+    /// How many times all unfinished ones were removed: those begun before can appear no more.
+    removals: u64,
 }
 
-static PENDING: Mutex<Outputs> = Mutex::new(Outputs { unfinished: BTreeSet::new(), written: Vec::new() });
+static PENDING: Mutex<Outputs> = Mutex::new(Outputs { unfinished: BTreeSet::new(), written: Vec::new(), removals: 0 });
 
 /// Locks, ignoring poison: the sets are valid at every step.
 fn pending() -> MutexGuard<'static, Outputs> {
@@ -76,6 +84,7 @@ impl NoOutputs {
 /// For use just before the process ends: the writers of what was removed fail afterwards.
 pub fn remove_pending() -> NoOutputs {
     let mut held = pending();
+    held.removals += 1;
     for path in std::mem::take(&mut held.unfinished) {
         // Nothing better can be done with a failure at this point.
         let _ = std::fs::remove_file(path);
@@ -102,14 +111,45 @@ pub struct AtomicFile {
     destination: PathBuf,
     file: BufWriter<File>,
     /// `None` where the destination is a device or pipe, written directly.
-    temporary: Option<Temporary>,
+    temporary: Option<Hidden>,
+}
+
+/// Where an output is until it appears.
+#[derive(Debug)]
+enum Hidden {
+    /// Under a temporary name.
+    Named(Temporary),
+    /// Nowhere: it lives as long as a handle of it.
+    Nameless {
+        /// [`Outputs::removals`] when it was begun.
+        begun: u64,
+    },
 }
 
 /// The name of a temporary file, registered while the file exists.
 #[derive(Debug)]
 struct Temporary(Option<TempPath>);
 
+/// A file in `folder` under a temporary name that begins with `prefix`.
+fn named(folder: &Path, prefix: &OsStr, held: &mut Outputs) -> io::Result<(File, Hidden)> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix).suffix(SUFFIX);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // Temporary files are private by default; outputs are as open as the umask says.
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let (file, path) = builder.tempfile_in(folder)?.into_parts();
+    Ok((file, Hidden::Named(Temporary::register(path, held))))
+}
+
 impl Temporary {
+    fn register(path: TempPath, held: &mut Outputs) -> Self {
+        held.unfinished.insert(path.to_path_buf());
+        Temporary(Some(path))
+    }
+
     fn rename(mut self, destination: &Path, held: &mut Outputs) -> io::Result<()> {
         let Some(path) = self.0.take() else { return Ok(()) };
         held.unfinished.remove::<Path>(&path);
@@ -163,20 +203,14 @@ impl AtomicFile {
         let Some(name) = destination.file_name() else {
             return Err(fail(io::Error::new(io::ErrorKind::InvalidInput, "not the name of a file")));
         };
-        let parent = destination.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let prefix = hidden(&name.to_string_lossy());
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(&prefix).suffix(".part");
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // Temporary files are private by default; outputs are as open as the umask says.
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
+        let (folder, prefix) = (folder_of(&destination), hidden(&name.to_string_lossy()));
         let mut held = pending();
-        let (file, path) = builder.tempfile_in(parent).map(NamedTempFile::into_parts).map_err(fail)?;
-        held.unfinished.insert(path.to_path_buf());
-        Ok(AtomicFile { destination, file: BufWriter::new(file), temporary: Some(Temporary(Some(path))) })
+        let nameless = nameless::create(folder, &prefix);
+        let (file, hidden) = match nameless {
+            Some(file) => (file, Hidden::Nameless { begun: held.removals }),
+            None => named(folder, &prefix, &mut held).map_err(fail)?,
+        };
+        Ok(AtomicFile { destination, file: BufWriter::new(file), temporary: Some(hidden) })
     }
 
     /// Where the file will be.
@@ -184,7 +218,7 @@ impl AtomicFile {
         &self.destination
     }
 
-    /// Makes the content durable and closes the file, which still appears only with [`commit_all`].
+    /// Makes the content durable; the file still appears only with [`commit_all`].
     ///
     /// ```
     /// use nystream_datasets::atomic::{AtomicFile, commit_all};
@@ -197,7 +231,7 @@ impl AtomicFile {
     ///     file.write_all(b"half of it").unwrap();
     ///     sealed.push(file.seal()?);
     /// }
-    /// assert_eq!(sealed[0].bytes().unwrap(), 10);
+    /// assert_eq!(sealed[0].bytes(), 10);
     /// // Both are whole, and neither has appeared.
     /// assert!(!paths[0].exists() && !paths[1].exists());
     /// commit_all(sealed)?;
@@ -209,12 +243,19 @@ impl AtomicFile {
     /// [`OutputError::Write`]; nothing is left behind then.
     pub fn seal(self) -> Result<SealedFile, OutputError> {
         let AtomicFile { destination, file, temporary } = self;
-        let written = file.into_inner().map_err(|failed| failed.into_error()).and_then(|file| match temporary {
-            Some(_) => file.sync_all(),
-            None => Ok(()),
+        let sealed = file.into_inner().map_err(|failed| failed.into_error()).and_then(|file| match temporary {
+            None => Ok(Content::Elsewhere),
+            Some(hidden) => {
+                file.sync_all()?;
+                let bytes = file.metadata()?.len();
+                match hidden {
+                    Hidden::Named(temporary) => Ok(Content::Named { temporary, bytes }),
+                    Hidden::Nameless { begun } => nameless::keep(file, begun, bytes, &destination),
+                }
+            }
         });
-        match written {
-            Ok(()) => Ok(SealedFile { destination, temporary }),
+        match sealed {
+            Ok(content) => Ok(SealedFile { destination, content }),
             Err(source) => Err(OutputError::Write { path: destination, source }),
         }
     }
@@ -243,11 +284,41 @@ impl Write for AtomicFile {
     }
 }
 
+/// Where a file is or would be, links resolved: two paths that lead to one file give the same.
+///
+/// ```
+/// use nystream_datasets::atomic::place;
+/// use std::path::Path;
+/// assert_eq!(place(Path::new("src/../Cargo.toml")), place(Path::new("Cargo.toml")));
+/// // Of what is not there only the folder is resolved.
+/// assert_eq!(place(Path::new("./absent")), place(Path::new("absent")));
+/// ```
+pub fn place(path: &Path) -> PathBuf {
+    let within = |path: &Path| Some(std::fs::canonicalize(folder_of(path)).ok()?.join(path.file_name()?));
+    std::fs::canonicalize(path).ok().or_else(|| within(path)).unwrap_or_else(|| path.to_owned())
+}
+
+/// The folder of a file.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// A complete output that has not appeared yet. Dropping it removes what was written.
 #[derive(Debug)]
 pub struct SealedFile {
     destination: PathBuf,
-    temporary: Option<Temporary>,
+    content: Content,
+}
+
+/// Where a complete output is.
+#[derive(Debug)]
+enum Content {
+    /// Under a temporary name.
+    Named { temporary: Temporary, bytes: u64 },
+    /// Nowhere but in its handle.
+    Nameless { file: nameless::Kept, begun: u64, bytes: u64 },
+    /// In a device or pipe.
+    Elsewhere,
 }
 
 impl SealedFile {
@@ -257,13 +328,10 @@ impl SealedFile {
     }
 
     /// Bytes of the file; 0 for devices and pipes.
-    ///
-    /// # Errors
-    /// A file that went away.
-    pub fn bytes(&self) -> io::Result<u64> {
-        match self.temporary.as_ref().and_then(|temporary| temporary.0.as_ref()) {
-            Some(path) => std::fs::metadata(path).map(|metadata| metadata.len()),
-            None => Ok(0),
+    pub fn bytes(&self) -> u64 {
+        match self.content {
+            Content::Named { bytes, .. } | Content::Nameless { bytes, .. } => bytes,
+            Content::Elsewhere => 0,
         }
     }
 }
@@ -275,9 +343,16 @@ impl SealedFile {
 pub fn commit_all(files: Vec<SealedFile>) -> Result<(), OutputError> {
     let mut held = pending();
     let mut left = files.into_iter();
-    for SealedFile { destination, temporary } in left.by_ref() {
-        let Some(temporary) = temporary else { continue };
-        if let Err(source) = temporary.rename(&destination, &mut held) {
+    for SealedFile { destination, content } in left.by_ref() {
+        let placed = match content {
+            Content::Named { temporary, .. } => temporary.rename(&destination, &mut held),
+            Content::Nameless { file, begun, .. } if begun == held.removals => {
+                file.place(&destination).map(|()| held.written.push(destination.clone()))
+            }
+            Content::Nameless { .. } => Err(io::Error::other("it was given up")),
+            Content::Elsewhere => Ok(()),
+        };
+        if let Err(source) = placed {
             // Dropping the rest takes the lock.
             drop(held);
             drop(left);
@@ -318,44 +393,96 @@ mod tests {
         names
     }
 
+    /// Outputs as they are here, and as they are where files must have names.
+    const KINDS: [fn(&Path) -> AtomicFile; 2] = [|path| AtomicFile::create(path).unwrap(), with_a_name];
+
+    fn with_a_name(path: &Path) -> AtomicFile {
+        let (file, hidden) = named(folder_of(path), &hidden("out"), &mut pending()).unwrap();
+        AtomicFile { destination: path.to_path_buf(), file: BufWriter::new(file), temporary: Some(hidden) }
+    }
+
     #[test]
     fn appears_whole_or_not_at_all() {
+        for create in KINDS {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("out");
+            fs::write(&path, "old").unwrap();
+            let mut file = create(&path);
+            file.write_all(b"half").unwrap();
+            file.flush().unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"old");
+            drop(file);
+            assert_eq!(names(folder.path()), ["out"]);
+            assert_eq!(fs::read(&path).unwrap(), b"old");
+            let new = folder.path().join("new");
+            for path in [&path, &new] {
+                let mut file = create(path);
+                file.write_all(b"new").unwrap();
+                file.commit().unwrap();
+                assert_eq!(fs::read(path).unwrap(), b"new");
+            }
+            assert_eq!(names(folder.path()), ["new", "out"]);
+        }
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("out");
-        fs::write(&path, "old").unwrap();
-        let mut file = AtomicFile::create(&path).unwrap();
-        file.write_all(b"half").unwrap();
-        file.flush().unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"old");
-        assert_eq!(names(folder.path()).len(), 2);
-        drop(file);
-        assert_eq!(names(folder.path()), ["out"]);
-        assert_eq!(fs::read(&path).unwrap(), b"old");
-        write(&path, b"new").unwrap();
-        assert_eq!(names(folder.path()), ["out"]);
-        assert_eq!(fs::read(&path).unwrap(), b"new");
+        let named = with_a_name(&folder.path().join("out"));
+        assert_eq!(names(folder.path()).len(), 1);
+        drop(named);
+        assert!(names(folder.path()).is_empty());
     }
 
     #[test]
     fn sealed_files_appear_together() {
+        for create in KINDS {
+            let folder = tempfile::tempdir().unwrap();
+            let sealed = |name: &str| {
+                let mut file = create(&folder.path().join(name));
+                file.write_all(name.as_bytes()).unwrap();
+                file.seal().unwrap()
+            };
+            let files = vec![sealed("a"), sealed("b")];
+            let before = names(folder.path());
+            assert!(before.iter().all(|name| name.starts_with('.')), "{before:?}");
+            drop(sealed("c"));
+            assert_eq!(names(folder.path()), before);
+            commit_all(files).unwrap();
+            assert_eq!(names(folder.path()), ["a", "b"]);
+            // A folder took the place of the second file: the first has appeared, nothing else is left.
+            let files = vec![sealed("a"), sealed("d"), sealed("e")];
+            fs::create_dir(folder.path().join("d")).unwrap();
+            let error = commit_all(files).unwrap_err();
+            assert!(matches!(&error, OutputError::Write { path, .. } if path.ends_with("d")), "{error}");
+            assert_eq!(names(folder.path()), ["a", "b", "d"]);
+        }
+    }
+
+    /// More complete files than a process may have open at once, where that is what they take.
+    #[test]
+    fn many_files_appear_together() {
         let folder = tempfile::tempdir().unwrap();
-        let sealed = |name: &str| {
-            let mut file = AtomicFile::create(&folder.path().join(name)).unwrap();
-            file.write_all(name.as_bytes()).unwrap();
+        let sealed = |i: usize| {
+            let mut file = AtomicFile::create(&folder.path().join(format!("{i:04}"))).unwrap();
+            file.write_all(i.to_string().as_bytes()).unwrap();
             file.seal().unwrap()
         };
-        let files = vec![sealed("a"), sealed("b")];
+        let files: Vec<SealedFile> = (0..3 * nameless::MOST_KEPT).map(sealed).collect();
         assert!(names(folder.path()).iter().all(|name| name.starts_with('.')));
-        drop(sealed("c"));
-        assert_eq!(names(folder.path()).len(), 2);
         commit_all(files).unwrap();
-        assert_eq!(names(folder.path()), ["a", "b"]);
-        // A folder took the place of the second file: the first has appeared, nothing else is left.
-        let files = vec![sealed("a"), sealed("d"), sealed("e")];
-        fs::create_dir(folder.path().join("d")).unwrap();
-        let error = commit_all(files).unwrap_err();
-        assert!(matches!(&error, OutputError::Write { path, .. } if path.ends_with("d")), "{error}");
-        assert_eq!(names(folder.path()), ["a", "b", "d"]);
+        let expected: Vec<String> = (0..3 * nameless::MOST_KEPT).map(|i| format!("{i:04}")).collect();
+        assert_eq!(names(folder.path()), expected);
+        assert_eq!(fs::read(folder.path().join("0170")).unwrap(), b"170");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn outputs_are_as_open_as_other_files() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("plain"), "x").unwrap();
+        let mode = |name: &str| fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+        for (i, create) in KINDS.into_iter().enumerate() {
+            create(&folder.path().join(i.to_string())).commit().unwrap();
+            assert_eq!(mode(&i.to_string()), mode("plain"));
+        }
     }
 
     #[test]

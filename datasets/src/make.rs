@@ -125,7 +125,7 @@ fn write_sealed(
             progress(next, spec.rows);
         }
         let done = writer.seal()?;
-        made.bytes += done.bytes().map_err(|source| DataError::OutputFolder { path: folder.to_path_buf(), source })?;
+        made.bytes += done.bytes();
         refuse_over(made.bytes)?;
         made.paths.push(path);
         sealed.push(done);

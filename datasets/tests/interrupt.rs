@@ -13,7 +13,7 @@ fn unfinished_outputs_are_removed() {
     let mut files: Vec<AtomicFile> =
         (0..3).map(|i| AtomicFile::create(&folder.path().join(format!("{i}.txt"))).unwrap()).collect();
     files.iter_mut().for_each(|file| file.write_all(&[7; 100_000]).unwrap());
-    assert_eq!(entries(), 4);
+    assert!(entries() == 1 || entries() == 4, "without names, or with them");
     drop(remove_pending());
     assert_eq!(entries(), 1);
     // A commit that was overtaken fails and leaves nothing.

@@ -27,11 +27,6 @@ impl Check for FitArgs {
         if self.variance {
             check_variance(&self.solve, &self.input)?;
         }
-        if let (Some(out), Some(report)) = (&self.out, &self.report)
-            && out == report
-        {
-            return usage(format!("--out and --report both name {}", out.display()));
-        }
         Ok(())
     }
 }
@@ -59,9 +54,6 @@ impl Check for DictionaryCommandArgs {
 
 impl Check for PredictArgs {
     fn check(&self) -> Result<(), Failure> {
-        if self.model == self.out {
-            return usage(format!("--out would overwrite the model {}", self.out.display()));
-        }
         self.resources.check()
     }
 }
@@ -222,12 +214,10 @@ mod tests {
             (&format!("{fit} --ridge 0"), "--ridge 0"),
             (&format!("{fit} --solver blockcd --centers 10"), "--centers 10"),
             (&format!("{fit} --solver blockcd --select uniform"), "--select uniform"),
-            (&format!("{fit} --report m"), "--report"),
             (&format!("{fit} --variance --solver pcg"), "--variance"),
             (&format!("{fit} --variance --solver blockcd"), "not blockcd"),
             (&format!("{fit} --variance --loss logistic"), "--variance"),
             (&format!("{fit} --variance --task classification"), "--variance"),
-            ("nystream predict --model m --data d --out m", "overwrite"),
             ("nystream dictionary --data d --out o", "--target"),
             ("nystream dictionary --data d --target y --out o --select file:x", "file:PATH"),
         ];

@@ -23,7 +23,8 @@ pub struct InputArgs {
     /// Column to treat as categorical although it holds numbers; repeatable
     #[arg(long, value_name = "COLUMN")]
     pub categorical: Vec<String>,
-    /// Column of row weights, not negative
+    /// Column of row weights, not negative. They weigh what is minimised; errors on held-out rows and of
+    /// `evaluate` count every row once
     #[arg(long, value_name = "COLUMN")]
     pub weight: Option<String>,
     /// Class weights: `balanced`, or LABEL=WEIGHT,... (1 where not named)
@@ -94,7 +95,7 @@ pub struct KernelArgs {
     /// Per-sample regularisation lambda, as in (1/n) sum (y - f)^2 + lambda |f|^2, or auto
     #[arg(long, value_name = "LAMBDA", default_value = "auto", allow_negative_numbers = true)]
     pub ridge: AutoOr<Ridge>,
-    /// JSON file of per-feature length scales (list, or object by column) or a full matrix (list of rows)
+    /// JSON file of per-feature length scales (list, or object by column), or of a linear map A (list of rows, any but zeros): r = |A (x - z)|
     #[arg(long, value_name = "FILE")]
     pub metric: Option<PathBuf>,
 }

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use values::{Count, Format, LogFormat};
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 data or quality failure; 2 usage; 3 stopped before convergence or at a \
-limit (model saved); 4 memory or disk budget refused; 5 peer lost; 6 join refused or timed out; 101 bug; 130 interrupted.
+limit (model saved); 4 memory, flop or disk budget refused; 5 peer lost; 6 join refused or timed out; 101 bug; 130 interrupted.
 Options may also come from NYSTREAM_* variables (NYSTREAM_MEMORY=4GiB) and from nystream.toml; \
 `nystream config show` says which applies.";
 

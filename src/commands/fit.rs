@@ -19,6 +19,7 @@ use crate::report::{
 };
 use nystream_dataflows::engine::Process;
 use nystream_dataflows::job::{FitConfig, FitInputs, FitOutcome, Loss, WarmStart, fit};
+use nystream_dataflows::plan::Selection;
 use nystream_dataflows::predict::Function;
 use nystream_dataflows::targets::TargetCode;
 use nystream_kernels::solve::Stopped;
@@ -161,7 +162,7 @@ fn fit_report(outcome: &FitOutcome, process: &Process, args: &FitArgs, digest: &
     notes.extend(solved.iter().flat_map(|s| s.notes.iter().cloned()));
     let deviations: Vec<Option<f64>> = outcome.profile.targets.iter().map(|t| Some(t.sd)).collect();
     FitReport {
-        rows: outcome.profile.rows,
+        rows: outcome.rows,
         rows_skipped_null_target: outcome.profile.skipped_null_target,
         rows_bad: outcome.profile.bad,
         features_encoded: (outcome.encoder.numeric_width() + outcome.encoder.code_width()) as u64,
@@ -172,7 +173,9 @@ fn fit_report(outcome: &FitOutcome, process: &Process, args: &FitArgs, digest: &
         ridge_matrix: by_target(&matrix, code),
         solver: solver_name(outcome.plan.solver).into(),
         select: outcome.plan.selection.name().into(),
-        dictionary: Some(DictionaryReport {
+        select_file: select_file(&args.dictionary).map(|path| path.display().to_string()),
+        // Given centers are no sample of the rows.
+        dictionary: (outcome.plan.selection != Selection::File).then_some(DictionaryReport {
             rows_scored: outcome.centers.rows_scored,
             gamma: outcome.centers.gamma,
             beta: outcome.centers.beta,

@@ -14,9 +14,10 @@ mod measured;
 pub mod predict;
 pub mod tune;
 
-use crate::cli::{Cli, Command};
-use crate::config::{Environment, Refusal, parse};
+use crate::cli::{Cli, Command, ResourceArgs};
+use crate::config::{Environment, Refusal, parse, unknown_variables};
 use crate::exit::{self, ExitCode, Failure};
+use crate::jobs::decline;
 use crate::logging;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -53,6 +54,7 @@ fn start(line: &[OsString]) -> Result<ExitCode, Refusal> {
     let cli = parse(line, &environment)?;
     let progress = Progress::new(cli.global.quiet || cli.global.no_progress);
     logging::install(cli.global.log_format, &progress)?;
+    unknown_variables(&environment).iter().for_each(|warning| tracing::warn!("{warning}"));
     let context = Context { output: Output { format: cli.global.format }, progress, environment };
     run(cli, &context)
 }
@@ -62,6 +64,7 @@ fn start(line: &[OsString]) -> Result<ExitCode, Refusal> {
 /// # Errors
 /// What ended it, with its exit code.
 pub fn run(cli: Cli, context: &Context) -> Result<ExitCode, Refusal> {
+    let resources = resources(&cli.command).cloned();
     let done = match cli.command {
         Command::Fit(args) => fit::run(args, context),
         Command::Predict(args) => predict::run(args, context),
@@ -73,5 +76,25 @@ pub fn run(cli: Cli, context: &Context) -> Result<ExitCode, Refusal> {
         Command::Config(args) => return config::run(args, context),
         Command::Completions(args) => completions::run(args, context),
     };
-    done.map_err(|failure: Failure| Refusal::Failure(failure))
+    done.map_err(|failure: Failure| {
+        if let Some(resources) = resources.filter(|resources| resources.hosts.is_some()) {
+            // First what is wrong, then the time it takes to tell the others.
+            let code = exit::report(&failure);
+            decline(&resources, &failure);
+            return Refusal::Failure(Failure::new(code, ""));
+        }
+        Refusal::Failure(failure)
+    })
+}
+
+/// The machine options of a command that may run in several processes.
+fn resources(command: &Command) -> Option<&ResourceArgs> {
+    match command {
+        Command::Fit(args) => Some(&args.resources),
+        Command::Predict(args) => Some(&args.resources),
+        Command::Evaluate(args) => Some(&args.resources),
+        Command::Tune(args) => Some(&args.resources),
+        Command::Dictionary(args) => Some(&args.resources),
+        _ => None,
+    }
 }

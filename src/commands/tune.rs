@@ -57,7 +57,6 @@ pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
         ridge: share * fit.ridge_matrix / outcome.weight_sum,
         centers: fit.candidate.centers as u64,
         score: fit.error,
-        effective_dimension: None,
     };
     let chosen =
         tuned.table.iter().rev().find(|fit| {

@@ -1,7 +1,7 @@
 //! The layers put together.
 
 use super::Refusal;
-use super::file::SettingsFile;
+use super::file::{SettingsFile, distance};
 use crate::cli::Cli;
 use crate::exit::Failure;
 use clap::builder::BoolishValueParser;
@@ -95,6 +95,44 @@ pub fn parse(line: &[OsString], environment: &Environment) -> Result<Cli, Refusa
         args.given = given(inner);
     }
     Ok(cli)
+}
+
+/// What to say of variables that name no option of any command, each with the nearest name.
+///
+/// ```
+/// use nystream::config::{Environment, unknown_variables};
+/// let variables = [("NYSTREAM_MEMROY", "1GiB"), ("NYSTREAM_SEED", "1")].map(|(k, v)| (k.to_string(), v.to_string()));
+/// let environment = Environment { variables: variables.into(), ..Environment::default() };
+/// let [warning] = &unknown_variables(&environment)[..] else { panic!("one of them is an option") };
+/// assert!(warning.contains("NYSTREAM_MEMROY") && warning.contains("NYSTREAM_MEMORY"));
+/// ```
+pub fn unknown_variables(environment: &Environment) -> Vec<String> {
+    let mut flags: Vec<String> = Vec::new();
+    collect_flags(&Cli::command(), &mut flags);
+    let known: Vec<String> = flags.iter().map(|flag| variable_of(flag)).collect();
+    let unknown = environment.variables.keys().filter(|name| !known.contains(name));
+    unknown
+        .map(|name| {
+            let nearest = known.iter().min_by_key(|known| (distance(known, name), known.as_str()));
+            match nearest.filter(|nearest| distance(nearest, name) <= 3) {
+                Some(nearest) => {
+                    format!("the variable {name} names no option and is not used; did you mean {nearest}?")
+                }
+                None => format!("the variable {name} names no option and is not used"),
+            }
+        })
+        .collect()
+}
+
+/// Flags of a command and of all under it.
+fn collect_flags(command: &Command, flags: &mut Vec<String>) {
+    flags.extend(command.get_arguments().filter_map(|arg| arg.get_long()).map(str::to_string));
+    command.get_subcommands().for_each(|inner| collect_flags(inner, flags));
+}
+
+/// The variable of a flag.
+fn variable_of(flag: &str) -> String {
+    format!("NYSTREAM_{}", flag.replace('-', "_").to_ascii_uppercase())
 }
 
 /// Names of the flags that stand on the command line.
@@ -232,7 +270,7 @@ fn value_below(
     environment: &Environment,
     file: Option<&SettingsFile>,
 ) -> Result<Option<(Origin, Vec<String>)>, Failure> {
-    let variable = format!("NYSTREAM_{}", flag.replace('-', "_").to_ascii_uppercase());
+    let variable = variable_of(flag);
     let repeatable = matches!(arg.get_action(), ArgAction::Append);
     let given = environment.variables.get(&variable).filter(|value| !value.is_empty());
     let (origin, values) = match given {

@@ -4,7 +4,8 @@
 //! * `[0.5, 2, ...]`: the length scale of every encoded column, numeric columns first, then categorical ones;
 //! * `{"temperature": 2.5, "station": 0.5, ...}`: length scales by encoded column name; columns not named have 1. A column
 //!   of the data stands for its value or level, `column:part` for what else is made of it (`pm:is null`, `time:hour sin`);
-//! * `[[...], ...]`: rows of a map A of the numeric columns, r^2 = |A (x - z)|^2 plus the categorical part.
+//! * `[[...], ...]`: rows of a map A of the numeric columns, r^2 = |A (x - z)|^2 plus the categorical part. Any map but that of zeros is a
+//!   metric; a matrix M with r^2 = (x - z)' M (x - z) has to be given by a root A of it, M = A' A.
 //!
 //! Scales are in encoded units and positive: a difference is divided by its scale.
 
@@ -67,6 +68,9 @@ pub enum MetricError {
         /// In the file.
         found: usize,
     },
+    /// All distances would be 0.
+    #[error("the metric's map is zero everywhere: no two rows would differ in their numbers")]
+    Zero,
     /// A named column does not exist.
     #[error("the metric names column `{column}`, which is not among the encoded columns")]
     Unknown {
@@ -114,7 +118,7 @@ impl MetricFile {
     /// ```
     ///
     /// # Errors
-    /// Sizes and names that do not match, and scales that are not positive.
+    /// Sizes and names that do not match, scales that are not positive, a map of zeros.
     pub fn resolve(&self, numeric: &[String], categorical: &[String]) -> Result<Metric, MetricError> {
         let names = || numeric.iter().chain(categorical);
         let total = numeric.len() + categorical.len();
@@ -144,11 +148,11 @@ impl MetricFile {
                 if rows.is_empty() {
                     return Err(MetricError::Size { what: "rows", expected: numeric.len(), found: 0 });
                 }
-                return Ok(Metric::Full {
-                    map: rows.concat(),
-                    rows: rows.len(),
-                    categorical: vec![1.0; categorical.len()],
-                });
+                let map = rows.concat();
+                if map.iter().all(|value| *value == 0.0) {
+                    return Err(MetricError::Zero);
+                }
+                return Ok(Metric::Full { map, rows: rows.len(), categorical: vec![1.0; categorical.len()] });
             }
         };
         match names().zip(&scales).find(|(_, v)| !(v.is_finite() && **v > 0.0)) {
@@ -198,6 +202,7 @@ mod tests {
             (r#"{"c": 1}"#, "`c`"),
             ("[[1, 2, 3]]", "3 columns"),
             ("[]", "0 length scales"),
+            ("[[0, 0], [0, -0.0]]", "zero everywhere"),
         ] {
             let error = read(text).unwrap().resolve(&numeric, &categorical).expect_err(text).to_string();
             assert!(error.contains(word), "{text}: {error}");

@@ -1,6 +1,6 @@
 //! The fit report.
 
-use super::text::{Pairs, bytes, count, number, per_target, seconds};
+use super::text::{Pairs, bytes, count, number, per_target, plural, seconds};
 use super::{Metrics, PerTarget, Report};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// errors) and with it one effective dimension; `residual` is the largest of theirs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FitReport {
-    /// Rows fitted to.
+    /// Rows fitted to: after `--time-limit` those that were read in time.
     pub rows: u64,
     /// Rows left out because their target is null.
     pub rows_skipped_null_target: u64,
@@ -34,6 +34,9 @@ pub struct FitReport {
     pub solver: String,
     /// Selection used.
     pub select: String,
+    /// The data set of `--select file:PATH`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub select_file: Option<String>,
     /// The sampled dictionary, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dictionary: Option<DictionaryReport>,
@@ -198,7 +201,13 @@ impl Report for FitReport {
         }
         pairs
             .add("encoded features", count(self.features_encoded))
-            .add("centers", format!("{} by {}", count(self.centers), self.select))
+            .add(
+                "centers",
+                match &self.select_file {
+                    Some(file) => format!("{} from {file}", count(self.centers)),
+                    None => format!("{} by {}", count(self.centers), self.select),
+                },
+            )
             .add("kernel", format!("{}, bandwidth {}", self.kernel, number(self.bandwidth)))
             .add("ridge", format!("{} (matrix ridge {})", per_target(&self.ridge), per_target(&self.ridge_matrix)));
         match self.iterations {
@@ -207,10 +216,12 @@ impl Report for FitReport {
         };
         if let Some(d) = &self.dictionary {
             let scored = count(d.rows_scored);
-            pairs.add(
-                "dictionary",
-                format!("{} of {scored} rows, gamma {}, beta {}", count(d.size), number(d.gamma), number(d.beta)),
-            );
+            // Only leverage scores have a ridge.
+            let scores = match d.gamma > 0.0 {
+                true => format!(", gamma {}, beta {}", number(d.gamma), number(d.beta)),
+                false => String::new(),
+            };
+            pairs.add("dictionary", format!("{} of {scored} rows{scores}", count(d.size)));
         }
         pairs
             .maybe("effective dimension", self.effective_dimension.as_ref().map(per_target))
@@ -247,7 +258,10 @@ impl Report for FitReport {
                 .map(|peak| format!("{} ({} predicted)", bytes(peak), bytes(self.predicted.memory_bytes))),
         );
         pairs
-            .add("machine", format!("{} workers x {} processes, {}", self.workers, self.processes, self.simd))
+            .add(
+                "machine",
+                format!("{} x {}, {}", plural(self.workers, "worker"), plural(self.processes, "process"), self.simd),
+            )
             .add("model digest", &self.model_digest)
             .maybe("stopped early", self.stopped.as_ref());
         self.notes.iter().for_each(|note| {
@@ -277,6 +291,7 @@ mod tests {
             ridge_matrix: 1.0.into(),
             solver: "gram".into(),
             select: "squeak".into(),
+            select_file: None,
             dictionary: Some(DictionaryReport { rows_scored: 1_000_000, gamma: 1.0, beta: 8.0, size: 4000 }),
             effective_dimension: Some(321.5.into()),
             certificate: Certificate {
@@ -355,5 +370,7 @@ mod tests {
             assert!(text.contains(part), "{part} is missing from\n{text}");
         }
         assert!(!text.contains("accuracy"), "{text}");
+        let given = FitReport { select_file: Some("c.parquet".into()), dictionary: None, ..example() }.text();
+        assert!(given.contains("1,000 from c.parquet") && !given.contains("dictionary "), "{given}");
     }
 }

@@ -1,6 +1,6 @@
 //! Reports: what commands say on stdout and in `--report` files.
 //!
-//! JSON documents are snake_case with `schema_version` first; that version changes when a field changes its meaning
+//! JSON documents are snake_case, their keys in alphabetical order, `schema_version` among them; that version changes when a field changes its meaning
 //! or goes away, not when one is added. A quantity with one value per target is a number for one target and an array
 //! for several. What does not apply is absent, never null. The text form says the same, for people.
 

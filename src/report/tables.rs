@@ -171,9 +171,6 @@ pub struct TuneRow {
     pub centers: u64,
     /// The criterion.
     pub score: f64,
-    /// Effective dimension, where known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub effective_dimension: Option<f64>,
 }
 
 impl TuneRow {
@@ -184,17 +181,8 @@ impl TuneRow {
     }
 
     fn cells(&self, mark: &str) -> Vec<String> {
-        let dimension = self.effective_dimension.map(number).unwrap_or_default();
         let (bandwidth, ridge) = (number(self.bandwidth), number(self.ridge));
-        vec![
-            self.kernel.clone(),
-            bandwidth,
-            ridge,
-            self.centers.to_string(),
-            number(self.score),
-            dimension,
-            mark.into(),
-        ]
+        vec![self.kernel.clone(), bandwidth, ridge, self.centers.to_string(), number(self.score), mark.into()]
     }
 }
 
@@ -202,7 +190,7 @@ impl Report for TuneReport {
     fn text(&self) -> String {
         let rows: Vec<Vec<String>> =
             self.table.iter().map(|row| row.cells(if row.is_setting(&self.chosen) { "chosen" } else { "" })).collect();
-        let header = ["kernel", "bandwidth", "ridge", "centers", &self.criterion, "effective dimension", ""];
+        let header = ["kernel", "bandwidth", "ridge", "centers", &self.criterion, ""];
         let mut pairs = Pairs::default();
         pairs
             .add("sample", format!("{} of {} rows", count(self.sample_rows), count(self.rows)))

@@ -124,6 +124,21 @@ pub fn count(value: u64) -> String {
     text
 }
 
+/// A count of what `one` names.
+///
+/// ```
+/// use nystream::report::text::plural;
+/// assert_eq!([plural(1, "worker"), plural(2, "process")], ["1 worker", "2 processes"]);
+/// ```
+pub fn plural(value: u64, one: &str) -> String {
+    let ending = match (value, one.ends_with('s')) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{} {one}{ending}", count(value))
+}
+
 /// Bytes in the largest binary unit.
 ///
 /// ```

@@ -18,6 +18,7 @@ pub use rule::{Method, SelectionRule};
 
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
+use crate::engine::{agree, same_everywhere};
 use crate::error::StageError;
 use crate::job::{DictionaryRule, Select};
 use crate::plan::{DictionaryWork, Selection};
@@ -191,7 +192,12 @@ pub fn select(
     job: &SelectJob,
 ) -> Result<Arc<Centers>, StageError> {
     match job.selection {
-        Selection::File => session.try_once(|| given(store, job)),
+        Selection::File => {
+            let read = session.try_once(|| given(store, job));
+            let centers = agree(session, read)?;
+            same_everywhere(session, "the file of centers", &(&centers.rows.numeric, &centers.rows.codes))?;
+            Ok(centers)
+        }
         Selection::Uniform => uniform(session, store, job),
         Selection::RpCholesky { full: true, .. } => full::full_passes(session, store, job),
         Selection::RpCholesky { rows, .. } => {
@@ -204,6 +210,7 @@ pub fn select(
             let tempered = job.tempered();
             let rule = SelectionRule { method: Method::RpCholesky { full: false, tempered, most }, pool_bits: bits };
             let known = Centers { rows_scored: pool.len() as u64, rule, ..Centers::default() };
+            session.step("pivoted Cholesky", job.centers);
             session.try_once(|| refine(job, &pool, None, known.clone()))
         }
         Selection::Squeak { rows, atoms } => squeak(session, store, sample, job, rows, atoms),
@@ -325,6 +332,7 @@ fn squeak(
         _ => None,
     });
     // gamma = max(n lambda, the value at which the dictionary holds M atoms), from the sample; on a pool it shrinks with the pool.
+    session.step("leverage scores", sample.len().min(SCORED_SAMPLE));
     let setup = session.try_once(|| {
         if let Some(settled) = settled {
             return Ok(settled);
@@ -358,6 +366,7 @@ fn squeak(
         work: job.work,
     };
     let root = squeak_trie(session, store, &task)?;
+    session.step("pivoted Cholesky", job.centers);
     session.try_once(|| {
         let Some(dictionary) = &*root.dictionary else {
             return Err(StageError::Data("the dictionary's pool holds no rows".into()));

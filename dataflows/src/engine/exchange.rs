@@ -113,6 +113,33 @@ pub fn agree<T>(session: &mut Session<'_>, result: Result<T, StageError>) -> Res
     result
 }
 
+/// Ends all processes with an error where they do not hold the same `value`, such as the content of a file that each has read for itself. Every worker
+/// calls this in step.
+///
+/// # Errors
+/// [`StageError::Data`] naming `what` differs and two processes, the same everywhere.
+pub fn same_everywhere<T: Serialize>(session: &mut Session<'_>, what: &str, value: &T) -> Result<(), StageError> {
+    if session.process.processes() == 1 {
+        return Ok(());
+    }
+    let outgoing = if session.is_leader() {
+        // Plain numbers: serialisation cannot fail.
+        vec![Outgoing { key: 0, bytes: serde_json::to_vec(value).unwrap_or_default() }]
+    } else {
+        Vec::new()
+    };
+    let parcels = pass(session, "same", outgoing, Gather::default(), Audience::Everyone)?;
+    match parcels.windows(2).position(|pair| pair[0] != pair[1]) {
+        None => Ok(()),
+        Some(process) => {
+            let other = process + 1;
+            Err(StageError::Data(format!(
+                "{what} differs between process {process} and process {other}: give all processes the same file"
+            )))
+        }
+    }
+}
+
 /// Merges the parcels of the keys this worker owns.
 ///
 /// Contract: parcels arrive sorted by (key, sender, serial); the result may depend on them only through a
@@ -255,6 +282,7 @@ where
     let peers = session.peers() as u64;
     let workers = session.process.workers() as u64;
     let process = session.process.clone();
+    let stage = session.stage();
     let collected = Rc::new(RefCell::new(Reassembly::default()));
     let collector = Rc::clone(&collected);
     let probe = ProbeHandle::new();
@@ -271,7 +299,7 @@ where
                     let cancelled = process.cancelled.load(Ordering::Relaxed);
                     let outgoing = match if cancelled { Ok(Step::Done) } else { scan.step() } {
                         Ok(Step::More { rows }) => {
-                            process.progress.advance(rows);
+                            process.advance(stage, rows);
                             // Activations coalesce: ask again after every chunk.
                             activator.activate();
                             drop(session);

@@ -23,6 +23,6 @@ pub mod session;
 pub mod sums;
 
 pub use counters::{Counters, counters};
-pub use exchange::{Audience, Outgoing, Reducer, Scan, Step, agree, pass};
+pub use exchange::{Audience, Outgoing, Reducer, Scan, Step, agree, pass, same_everywhere};
 pub use run::run;
 pub use session::{Process, Progress, Session, SilentProgress};

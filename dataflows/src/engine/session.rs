@@ -6,6 +6,7 @@ use crate::error::StageError;
 use crate::profile::NAMED_BAD_ROWS;
 use nystream_datasets::BadRow;
 use std::any::Any;
+use std::cmp::Ordering as Place;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -20,8 +21,20 @@ pub trait Progress: Send + Sync {
     fn advance(&self, rows: u64);
     /// The pass is over.
     fn end(&self);
+    /// Long algebra with matrices of `order` begins. Within a stage it is part of it; otherwise the next `begin` or `end` ends it.
+    fn step(&self, _what: &str, _order: usize) {}
     /// A line for people, such as the plan.
     fn say(&self, _line: &str) {}
+}
+
+/// Order of a matrix from which its algebra takes long enough to be shown.
+const SHOWN_ORDER: usize = 1000;
+
+/// Which stage the first worker has begun, and rows that faster workers counted in stages it has not reached. Display only.
+#[derive(Default)]
+struct Stages {
+    begun: u64,
+    early: BTreeMap<u64, u64>,
 }
 
 /// Progress that nobody watches.
@@ -42,6 +55,7 @@ pub struct Process {
     index: usize,
     slots: Mutex<BTreeMap<u64, (Shared, usize)>>,
     filled: Condvar,
+    stages: Mutex<Stages>,
     /// Set when a worker of this process met an error: its siblings stop reading early.
     pub cancelled: AtomicBool,
     /// Bytes read from files.
@@ -70,6 +84,7 @@ impl Process {
             index,
             slots: Mutex::new(BTreeMap::new()),
             filled: Condvar::new(),
+            stages: Mutex::new(Stages::default()),
             cancelled: AtomicBool::new(false),
             bytes_read: AtomicU64::new(0),
             kernel_entries: AtomicU64::new(0),
@@ -104,6 +119,28 @@ impl Process {
         self.flops.fetch_add(flops + kernel_entries * each, Ordering::Relaxed);
     }
 
+    /// The first worker reaches `stage`: what the others counted in it before is told with `show`.
+    fn reach(&self, stage: u64, show: impl FnOnce()) {
+        let mut stages = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
+        stages.begun = stage;
+        let early = stages.early.remove(&stage).unwrap_or_default();
+        stages.early.retain(|later, _| *later > stage);
+        show();
+        if early > 0 {
+            self.progress.advance(early);
+        }
+    }
+
+    /// Shows rows done in `stage`, now or when the first worker gets there. Rows of a stage that is over are not shown.
+    pub(super) fn advance(&self, stage: u64, rows: u64) {
+        let mut stages = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
+        match stage.cmp(&stages.begun) {
+            Place::Less => {}
+            Place::Equal => self.progress.advance(rows),
+            Place::Greater => *stages.early.entry(stage).or_default() += rows,
+        }
+    }
+
     /// Adds the flops of algebra without kernel entries.
     pub fn count_algebra(&self, flops: f64) {
         self.flops.fetch_add(flops as u64, Ordering::Relaxed);
@@ -135,12 +172,14 @@ pub struct Session<'w> {
     /// What the process's workers share.
     pub process: Arc<Process>,
     ticket: u64,
+    /// Stages begun and ended by this worker: all workers count alike.
+    stage: u64,
 }
 
 impl<'w> Session<'w> {
     /// The session of `worker` in `process`.
     pub fn new(worker: &'w mut Worker, process: Arc<Process>) -> Self {
-        Session { worker, process, ticket: 0 }
+        Session { worker, process, ticket: 0, stage: 0 }
     }
 
     /// Global index of this worker.
@@ -166,6 +205,36 @@ impl<'w> Session<'w> {
     /// Whether this worker is the first of all: the one that prints and writes.
     pub fn is_first(&self) -> bool {
         self.worker.index() == 0
+    }
+
+    /// A stage named `name` over `rows` rows begins (0: not known). Every worker calls this in step, though not at the same moment: rows that one counts
+    /// before the first worker gets here are shown with the others.
+    pub fn begin(&mut self, name: &str, rows: u64) {
+        self.stage += 1;
+        if self.is_leader() {
+            self.process.reach(self.stage, || self.process.progress.begin(name, rows));
+        }
+    }
+
+    /// The stage, or [`Session::step`], is over. Every worker calls this in step, after the last pass of the stage.
+    pub fn end(&mut self) {
+        self.stage += 1;
+        if self.is_leader() {
+            self.process.reach(self.stage, || self.process.progress.end());
+        }
+    }
+
+    /// Tells that algebra with matrices of `order` begins, where it takes long enough to be told. Within a stage it is part of it; otherwise
+    /// [`Session::end`] ends it.
+    pub fn step(&self, what: &str, order: usize) {
+        if self.is_leader() && order >= SHOWN_ORDER {
+            self.process.progress.step(what, order);
+        }
+    }
+
+    /// The number of the stage, for what is counted in it.
+    pub(super) fn stage(&self) -> u64 {
+        self.stage
     }
 
     /// Computes `work` once in this process, on its first worker, and hands the value to all its workers.
@@ -244,5 +313,45 @@ impl<'w> Session<'w> {
             Ok(value) => Ok(Arc::clone(value)),
             Err(error) => Err(error.clone()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a process shows, a line a call.
+    #[derive(Clone, Default)]
+    struct Shown(Arc<Mutex<Vec<String>>>);
+
+    impl Progress for Shown {
+        fn begin(&self, name: &str, rows: u64) {
+            self.0.lock().unwrap().push(format!("{name} of {rows}"));
+        }
+        fn advance(&self, rows: u64) {
+            self.0.lock().unwrap().push(format!("+{rows}"));
+        }
+        fn end(&self) {
+            self.0.lock().unwrap().push("end".into());
+        }
+    }
+
+    #[test]
+    fn rows_are_shown_in_the_stage_they_were_counted_in() {
+        let shown = Shown::default();
+        let process = Process::new(2, 1, 0, Box::new(shown.clone()));
+        // The second worker is ahead of the first: in its stage, and then in the pass after it.
+        process.advance(1, 7);
+        process.advance(1, 1);
+        process.advance(2, 100);
+        process.reach(1, || process.progress.begin("profile", 10));
+        process.advance(1, 2);
+        process.reach(2, || process.progress.end());
+        // One that comes late shows nothing any more.
+        process.advance(1, 1000);
+        process.reach(3, || process.progress.begin("sample", 5));
+        process.advance(3, 5);
+        let lines = shown.0.lock().unwrap().clone();
+        assert_eq!(lines, ["profile of 10", "+8", "+2", "end", "+100", "sample of 5", "+5"]);
     }
 }

@@ -1,6 +1,6 @@
 //! The evaluation of a fitted function on data with known targets.
 
-use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
+use crate::engine::exchange::{Audience, Gather, Outgoing, agree, pass};
 use crate::engine::feed::{RowStore, blocks_per_batch};
 use crate::engine::session::Session;
 use crate::error::StageError;
@@ -72,19 +72,20 @@ pub fn evaluate_model(
     max_bad_rows: u64,
     room: &Room,
 ) -> Result<Measured, StageError> {
-    let reading = reading(catalog, encoder)?;
-    let plan = room.model.evaluating(reading, session.process.workers());
-    plan.check(room.budget)?;
+    let planned = reading(catalog, encoder).and_then(|reading| {
+        let plan = room.model.evaluating(reading, session.process.workers());
+        plan.check(room.budget).map(|()| plan)
+    });
+    // Budgets may differ from process to process.
+    let plan = agree(session, planned)?;
     let store =
         RowStore::new(catalog, Arc::clone(encoder), session.peers(), session.index(), Arc::clone(&session.process));
     let feed = store.feed(Role::Evaluation);
-    if session.is_leader() {
-        if session.process.index() == 0 {
-            let line = plan.summary(catalog.total_rows, function.centers(), room.budget);
-            session.process.progress.say(&line);
-        }
-        session.process.progress.begin("evaluate", catalog.total_rows);
+    if session.is_first() {
+        let line = plan.summary(catalog.total_rows, function.centers(), room.budget);
+        session.process.progress.say(&line);
     }
+    session.begin("evaluate", catalog.total_rows);
     let evaluation = match function.precision {
         Precision::Double => {
             let tiles = session.try_once(|| function.tiles::<f64>())?;
@@ -95,9 +96,7 @@ pub fn evaluate_model(
             evaluate(session, "evaluate", feed, function, &tiles)?
         }
     };
-    if session.is_leader() {
-        session.process.progress.end();
-    }
+    session.end();
     left_out(session, catalog, max_bad_rows)?;
     if evaluation.rows() == 0 {
         return Err(nothing_to_measure(encoder));

@@ -331,7 +331,7 @@ impl PlanRequest {
         let memory = keeping(self.memory(solver, m, self.workers)).larger(choosing);
         memory.check(self.memory)?;
         if self.centers.is_some() {
-            check_flops(cost.flops + self.measuring(solver, m as f64), self.max_flops, m, solver)?;
+            check_flops(cost.flops + self.measuring(solver, m as f64), self.max_flops, m, self.solver)?;
         }
         if dictionary.passes > 1 && matches!(selection, Selection::Squeak { .. }) {
             reasons.push(format!(
@@ -551,10 +551,11 @@ pub(super) fn check_flops(flops: f64, cap: f64, m: usize, solver: Solver) -> Res
     if flops <= cap {
         return Ok(());
     }
+    // Where it was left open, the least of all solvers.
+    let name = if solver == Solver::Auto { "the cheapest solver that fits" } else { solver.name() };
     Err(StageError::Budget(format!(
-        "{} with {m} centers takes about {flops:.2e} flops and --max-flops allows {cap:.2e}: use fewer --centers or another --solver, or \
-         raise --max-flops",
-        solver.name()
+        "{name} with {m} centers takes about {flops:.2e} flops and --max-flops allows {cap:.2e}: use fewer --centers or another --solver, or \
+         raise --max-flops"
     )))
 }
 

@@ -82,7 +82,7 @@ impl MemoryPlan {
         Err(StageError::Budget(format!(
             "this job needs about {} of memory in each process and --memory allows {}. Largest: {}. \
              Give more with --memory, or {remedy}",
-            human(total),
+            human_up(total),
             human(budget),
             named.join(", ")
         )))
@@ -92,6 +92,14 @@ impl MemoryPlan {
 /// The program, its threads, and a dozen columns of Parquet being decoded by each of `workers`.
 pub(super) fn program_bytes(workers: usize) -> u64 {
     PROGRAM_BYTES + workers as u64 * WORKER_BYTES
+}
+
+/// [`human`], never less than `bytes`: what is asked for must be enough.
+pub(super) fn human_up(bytes: u64) -> String {
+    let unit = (0..6).map(|k| 1u64 << (10 * k)).take_while(|unit| bytes >= *unit).last().unwrap_or(1);
+    let tenth = (unit / 10).max(1);
+    // A tenth of a unit is no whole number of bytes: one more byte each keeps the sum above.
+    human(bytes.div_ceil(tenth).saturating_mul(tenth).saturating_add(10))
 }
 
 /// Bytes for people: binary units, one decimal.

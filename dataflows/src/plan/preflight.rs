@@ -4,13 +4,46 @@
 //! to the rows that lack a target: both are taken at their least here. What passes may still be refused by the plan, which knows both.
 
 use super::cost::Shape;
+use super::dictionary::Crew;
 use super::fit::{PlanRequest, check_flops};
+use super::memory::MemoryPlan;
 use crate::error::StageError;
 use crate::job::{FitConfig, Loss, Solver};
+use crate::profile::SAMPLE_ROWS;
 use nystream_datasets::Catalog;
 
 /// Share of the rows that may turn out to have no target before a refusal for flops would have been wrong.
 const ROWS_LEFT: f64 = 0.5;
+/// Encoded columns that `--cyclic` makes of a time: sines and cosines of three periods.
+const CYCLIC_PARTS: f64 = 6.0;
+
+/// The memory of the cheapest of `solvers` with the widths that the columns may have once they are encoded, choosing the centers included: what is
+/// refused for less names what will do. `None` where the columns cannot be what the options say, which is another message's business.
+fn enough(catalog: &Catalog, config: &FitConfig, least: &PlanRequest, solvers: &[Solver]) -> Option<MemoryPlan> {
+    let columns = config.encoder.plan(&catalog.columns).ok()?.columns;
+    let features = || columns.iter().filter(|column| column.feature);
+    let codes = features().filter(|column| column.categorical).count() as f64;
+    // A number and whether it is null, or the parts of a time.
+    let each = if config.encoder.cyclic.is_empty() { 2.0 } else { 2.0 + CYCLIC_PARTS };
+    let numeric = each * (features().count() as f64 - codes);
+    let rows = catalog.total_rows;
+    let request = PlanRequest {
+        shape: Shape { rows: rows as f64, numeric, codes, ..least.shape },
+        sample_rows: (2 * SAMPLE_ROWS).min(rows),
+        held_out: rows,
+        ..least.clone()
+    };
+    let m = request.centers?;
+    let plan = |solver: &Solver| {
+        let flops = request.cost(*solver, m).flops;
+        let (selection, _) = request.selection(m, flops, &mut Vec::new()).ok()?;
+        let crew = Crew { workers: request.workers, processes: request.processes };
+        let (_, choosing) = request.dictionary(&selection, m, &request.resident(request.workers), crew);
+        Some(request.memory(*solver, m, request.workers).larger(choosing))
+    };
+    let plans = solvers.iter().filter_map(plan).filter(|plan| plan.total() > config.memory);
+    plans.min_by_key(MemoryPlan::total)
+}
 
 /// Refuses a fit that cannot fit `--memory` (bytes of a process with `workers` threads) or `--max-flops` whatever its rows hold. Where the number of centers
 /// is left open nothing is refused.
@@ -112,12 +145,12 @@ pub fn preflight(catalog: &Catalog, config: &FitConfig, workers: usize, processe
         ridge: 1e-2,
     };
     let plans = solvers.iter().map(|solver| request.memory(*solver, m, workers));
-    if let Some(least) = plans.min_by_key(|plan| plan.total()) {
-        least.check(config.memory)?;
+    if let Some(least) = plans.min_by_key(|plan| plan.total()).filter(|least| least.total() > config.memory) {
+        enough(catalog, config, &request, solvers).unwrap_or(least).check(config.memory)?;
     }
     let costs = solvers.iter().map(|solver| (request.cost(*solver, m).flops, *solver));
     match costs.min_by(|a, b| a.0.total_cmp(&b.0)) {
-        Some((flops, solver)) => check_flops(flops, config.max_flops, m, solver),
+        Some((flops, _)) => check_flops(flops, config.max_flops, m, config.solver),
         None => Ok(()),
     }
 }

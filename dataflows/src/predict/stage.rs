@@ -15,6 +15,7 @@ use crate::engine::exchange::{Audience, Gather, agree, pass};
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
 use crate::plan::{ApplyPlan, MemoryPlan, Reading, Room, Writing};
+use nystream_datasets::atomic::place;
 use nystream_datasets::kept::KeptColumns;
 use nystream_datasets::table::TableWriter;
 use nystream_datasets::{BLOCK_ROWS, BlockReader, Catalog, ColumnBytes, Encoder, ReadOptions, Role};
@@ -130,20 +131,16 @@ pub fn predict(
     let (workers, processes) = (session.process.workers(), session.process.processes());
     let prepared = session.try_once(|| prepare(catalog, encoder, function, options, workers, processes));
     let prepared = agree(session, prepared)?;
-    if session.is_leader() {
-        if session.process.index() == 0 {
-            let budget = options.room.budget;
-            session.process.progress.say(&prepared.plan.summary(catalog.total_rows, function.centers(), budget));
-        }
-        session.process.progress.begin("predict", catalog.total_rows);
+    if session.is_first() {
+        let budget = options.room.budget;
+        session.process.progress.say(&prepared.plan.summary(catalog.total_rows, function.centers(), budget));
     }
+    session.begin("predict", catalog.total_rows);
     let counts = match function.precision {
         Precision::Double => run_pass::<f64>(session, &prepared, options),
         _ => run_pass::<f32>(session, &prepared, options),
     };
-    if session.is_leader() {
-        session.process.progress.end();
-    }
+    session.end();
     let take = || std::mem::take(&mut *prepared.shared.outputs.lock().unwrap_or_else(PoisonError::into_inner));
     // Every worker is past the pass: what it left behind goes here on failure, before anyone reports it.
     let Counts { rows, own, bad, named } = counts.inspect_err(|_| drop(take()))?;
@@ -186,7 +183,8 @@ fn prepare(
     processes: usize,
 ) -> Result<Prepared, StageError> {
     check(encoder, function, options.variance)?;
-    if let Some(input) = catalog.files.iter().find(|file| same_file(&file.path, &options.out)) {
+    let out = place(&options.out);
+    if let Some(input) = catalog.files.iter().find(|file| place(&file.path) == out) {
         let path = input.path.display();
         return Err(StageError::Usage(format!("--out would overwrite the data file {path}: name another file")));
     }
@@ -269,10 +267,6 @@ fn check(encoder: &Encoder, function: &Function, variance: bool) -> Result<(), S
             }
         }
     }
-}
-
-fn same_file(a: &Path, b: &Path) -> bool {
-    matches!((std::fs::canonicalize(a), std::fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
 }
 
 /// What all workers counted.

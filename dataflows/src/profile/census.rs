@@ -138,13 +138,9 @@ pub fn census(
         target_weights: vec![ExactSum::default(); width],
         weight_sum: ExactSum::default(),
     };
-    if session.is_leader() {
-        session.process.progress.begin("census", catalog.total_rows);
-    }
+    session.begin("census", catalog.total_rows);
     let parcels = pass(session, "census", scan, Gather::default(), Audience::Everyone)?;
-    if session.is_leader() {
-        session.process.progress.end();
-    }
+    session.end();
     let damaged = |e: &dyn std::fmt::Display| StageError::Internal(format!("a census arrived damaged: {e}"));
     let mut total = Census { targets: vec![0; encoder.target_width()], ..Census::default() };
     let mut weight_sum = ExactSum::default();

@@ -161,13 +161,9 @@ fn run<R: Reducer + 'static>(
     scan: KeyScan,
     reducer: R,
 ) -> Result<Vec<Outgoing>, StageError> {
-    if session.is_leader() {
-        session.process.progress.begin(name, catalog.total_rows);
-    }
+    session.begin(name, catalog.total_rows);
     let parcels = pass(session, name, scan, reducer, Audience::Everyone)?;
-    if session.is_leader() {
-        session.process.progress.end();
-    }
+    session.end();
     Ok(parcels)
 }
 

@@ -170,13 +170,9 @@ pub fn profile(
         process: std::sync::Arc::clone(&session.process),
         counted: 0,
     };
-    if session.is_leader() {
-        session.process.progress.begin("profile", catalog.total_rows);
-    }
+    session.begin("profile", catalog.total_rows);
     let parcels = pass(session, "profile", scan, Merge(ProfileTotals::default()), Audience::Everyone)?;
-    if session.is_leader() {
-        session.process.progress.end();
-    }
+    session.end();
     let bytes = parcels.first().map(|p| p.bytes.as_slice()).unwrap_or_default();
     let totals = ProfileTotals::from_bytes(bytes)?;
     refuse_bad_rows(catalog, totals.bad, &totals.bad_rows, max_bad_rows, ", drop their columns with --drop,")?;

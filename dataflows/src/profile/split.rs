@@ -202,13 +202,9 @@ pub(super) fn cut(
             process: Arc::clone(&session.process),
             counted: 0,
         };
-        if session.is_leader() {
-            session.process.progress.begin("split", catalog.total_rows);
-        }
+        session.begin("split", catalog.total_rows);
         let parcels = pass(session, "split", scan, Merge::default(), Audience::Everyone)?;
-        if session.is_leader() {
-            session.process.progress.end();
-        }
+        session.end();
         passes += 1;
         let mut cells = Cells::new();
         for parcel in parcels {

@@ -66,6 +66,8 @@ pub struct RidgeChoice<'a> {
     pub judges: &'a dyn Fn(Range<usize>) -> Result<Judges, StageError>,
     /// Rounding error of a kernel entry, absolute.
     pub entry_error: f64,
+    /// What each column is called in notes; columns beyond them by their number.
+    pub names: &'a [String],
 }
 
 /// What the trace error is measured against.
@@ -132,7 +134,9 @@ fn numeric(error: nystream_kernels::nystrom::NystromError) -> StageError {
 /// };
 /// // A given ridge needs no judges.
 /// let judges = |_| Err(StageError::Internal("nobody asks".into()));
-/// let choice = RidgeChoice { given: Some(vec![0.1]), shared: false, count: 0, calibrating: None, judges: &judges, entry_error: 0.0 };
+/// let given = Some(vec![0.1]);
+/// let choice =
+///     RidgeChoice { given, shared: false, count: 0, calibrating: None, judges: &judges, entry_error: 0.0, names: &[] };
 /// let solved = solve(&sums, kmm.as_ref(), WhitenMethod::Cholesky, &choice, None)?;
 /// // The ridge is per row: 30 rows at 0.1 add 3.
 /// let close = |a: f64, b: f64| (a - b).abs() < 1e-12;
@@ -209,8 +213,9 @@ pub fn solve(
         let moved = (1.0 + rounding / mean_squared_residual.max(f64::MIN_POSITIVE)).sqrt() - 1.0;
         if moved > ROUNDING_MOVES {
             notes.push(format!(
-                "the rounding of kernel entries adds about {:.1} % to the error of output {j}: --precision f64 avoids it",
-                100.0 * moved
+                "the rounding of kernel entries adds about {:.1} % to the error of {}: --precision f64 avoids it",
+                100.0 * moved,
+                choice.names.get(j).cloned().unwrap_or_else(|| format!("column {j}"))
             ));
         }
     }

@@ -205,7 +205,10 @@ fn targets(
             }
             kind = TargetKind::Classes(classes);
         } else if summary.min == summary.max {
-            let value = summary.min.to_string();
+            let value = match summary.integer && summary.min.abs() >= INEXACT {
+                true => format!("{}, to double precision, in which its integers may not differ", summary.min),
+                false => summary.min.to_string(),
+            };
             return Err(DataError::TargetConstant { column: name.clone(), value, rows: summary.count });
         }
     }
@@ -299,6 +302,27 @@ fn features(
     Ok((numeric, categorical))
 }
 
+/// Integers from here on may differ and be one number in double precision.
+const INEXACT: f64 = (1u64 << 53) as f64;
+
+/// What is said of a number column without a spread that can be divided by.
+fn flat(summary: &ColumnSummary) -> Option<String> {
+    let ColumnSummary { min, max, sd, .. } = *summary;
+    if min == max {
+        let integer = summary.integer || summary.kind == ColumnKind::Boolean;
+        return Some(match integer {
+            true if min.abs() >= INEXACT => {
+                format!("is {min} throughout to double precision, in which its integers may not differ")
+            }
+            // The profile squares and sums exactly, which smaller numbers do not allow.
+            false if min == 0.0 => "is constant (0, as which magnitudes below 2^-500 count)".into(),
+            _ => "is constant".into(),
+        });
+    }
+    // Its square leaves the range of normal numbers.
+    (!sd.is_normal()).then(|| format!("spreads from {min:e} to {max:e}, too little to be measured in double precision"))
+}
+
 fn numeric_feature(
     summary: &ColumnSummary,
     scale: Scale,
@@ -311,9 +335,7 @@ fn numeric_feature(
         let (column, kind) = (name.clone(), summary.kind);
         Some(NumericFeature { column, kind, transform, cyclic, indicator })
     };
-    // A spread below the normal range cannot be divided by.
-    if summary.min == summary.max || !summary.sd.is_normal() {
-        let what = if summary.min == summary.max { "is constant" } else { "has no measurable spread" };
+    if let Some(what) = flat(summary) {
         if indicator {
             notes.push(format!("column '{name}' {what} where it is not null: only the null indicator is kept"));
             return feature(Transform::Constant, false);

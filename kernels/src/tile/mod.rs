@@ -7,7 +7,7 @@
 //! its position, the number of rows, or the other centers. Sums have fixed shapes (see `products.rs`) that no cache size alters.
 //! k(x, x) = 1 exactly for radial families. Symmetric: k(x, z) = k(z, x) bit for bit.
 //!
-//! **Parts.** [`Tiles`] packs centers once (`pack.rs`) and walks rows in blocks that fit the second-level cache; `micro.rs` is the register
+//! **Parts.** [`Tiles`] packs centers once (`pack.rs`) and walks rows in blocks that fit the second-level cache (`vectors.rs`); `micro.rs` is the register
 //! tile; `functions.rs` has the exponential, the arc sine and the families; `lanes.rs` and `x86.rs` hide the instruction sets; `products.rs` multiplies
 //! blocks with vectors.
 //!
@@ -27,7 +27,9 @@ mod micro;
 mod pack;
 mod probe;
 mod products;
+mod tasks;
 mod tiles;
+mod vectors;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

@@ -35,8 +35,9 @@ impl FromStr for Bandwidth {
         let value: f64 = number.parse().map_err(
             |_| "expected a number (encoded units), a multiple of the median distance such as 2.0x, or auto",
         )?;
-        if !(value.is_finite() && value > 0.0) {
-            return Err("the bandwidth must be positive and finite".to_string());
+        // Its square, and that of its inverse, are numbers of single precision.
+        if !(1e-15..=1e15).contains(&value) {
+            return Err("the bandwidth must be from 1e-15 to 1e15".to_string());
         }
         Ok(if relative { Bandwidth::TimesMedian(value) } else { Bandwidth::Absolute(value) })
     }
@@ -52,7 +53,7 @@ impl fmt::Display for Bandwidth {
     }
 }
 
-/// The regularisation lambda, per sample: finite and not negative.
+/// The regularisation lambda, per sample: from 0 to 1e30, so that its product with the rows and its ratios stay finite.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct Ridge(pub f64);
 
@@ -60,8 +61,8 @@ impl FromStr for Ridge {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse::<f64>() {
-            Ok(value) if value.is_finite() && value >= 0.0 => Ok(Ridge(value)),
-            Ok(_) => Err("the ridge must be finite and not negative".to_string()),
+            Ok(value) if (0.0..=1e30).contains(&value) => Ok(Ridge(value)),
+            Ok(_) => Err("the ridge must be from 0 to 1e30".to_string()),
             Err(_) => Err("expected a number such as 1e-6".to_string()),
         }
     }
@@ -97,7 +98,7 @@ impl FromStr for KernelName {
             "matern52" => Family::Matern52,
             "cauchy" => Family::Cauchy,
             "polynomial" => {
-                let degree = shape_parameter(parts.next(), 3, "degree")?;
+                let degree = shape_parameter(parts.next(), 3, "degree", MOST_DEGREE)?;
                 let offset = match parts.next() {
                     None => 1.0,
                     Some(text) => match text.parse::<f64>() {
@@ -107,8 +108,8 @@ impl FromStr for KernelName {
                 };
                 Family::Polynomial { degree, offset }
             }
-            "arccosine" => Family::ArcCosine { depth: shape_parameter(parts.next(), 1, "depth")? },
-            "ntk" => Family::Ntk { depth: shape_parameter(parts.next(), 1, "depth")? },
+            "arccosine" => Family::ArcCosine { depth: shape_parameter(parts.next(), 1, "depth", MOST_DEPTH)? },
+            "ntk" => Family::Ntk { depth: shape_parameter(parts.next(), 1, "depth", MOST_DEPTH)? },
             _ => {
                 return Err("expected gaussian, laplace, matern12, matern32, matern52, cauchy, \
                             polynomial[:DEGREE[:OFFSET]], arccosine[:DEPTH] or ntk[:DEPTH]"
@@ -122,11 +123,16 @@ impl FromStr for KernelName {
     }
 }
 
-fn shape_parameter(text: Option<&str>, default: u32, what: &str) -> Result<u32, String> {
+/// Greatest degree: powers of inner products of some tens must be numbers of single precision.
+const MOST_DEGREE: u32 = 16;
+/// Greatest depth.
+const MOST_DEPTH: u32 = 64;
+
+fn shape_parameter(text: Option<&str>, default: u32, what: &str, most: u32) -> Result<u32, String> {
     match text.map(str::parse::<u32>) {
         None => Ok(default),
-        Some(Ok(value @ 1..=64)) => Ok(value),
-        Some(_) => Err(format!("the {what} must be a whole number from 1 to 64")),
+        Some(Ok(value)) if (1..=most).contains(&value) => Ok(value),
+        Some(_) => Err(format!("the {what} must be a whole number from 1 to {most}")),
     }
 }
 

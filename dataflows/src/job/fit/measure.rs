@@ -13,7 +13,7 @@ use crate::predict::Function;
 use crate::solve::eigenpro::EXACT_PROJECTION_CENTERS;
 use nystream_datasets::Role;
 use nystream_kernels::tile::Entry;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 /// Measures the centers at the matrix ridge of their selection, or at `ridge_matrix` where there was none.
 pub(super) fn certificate(
@@ -34,11 +34,14 @@ pub(super) fn certificate(
         return Ok(Arc::new(Certificate::default()));
     }
     let gamma = if centers.gamma > 0.0 { centers.gamma } else { ridge_matrix };
-    session.try_once(|| {
+    session.step("certificate", centers.ids.len());
+    let found = session.try_once(|| {
         let (view, atoms) = (centers.rows.view(), centers.atoms.as_ref().filter(|_| sampled_pencil));
         let basis = Basis { kernel: &outcome.kernel, simd: config.simd, centers: view };
         certify(basis, &centers.ids, sample, atoms, gamma, outcome.profile.rows)
-    })
+    });
+    session.end();
+    found
 }
 
 pub(super) fn validation<T: Entry>(
@@ -64,9 +67,21 @@ pub(super) fn validation<T: Entry>(
         store.feed(Role::HeldOut)
     };
     outcome.passes += 1;
-    begin(session, "validation", outcome.profile.held_out);
+    let rows = inputs.validation.as_ref().map_or(outcome.profile.held_out, |catalog| catalog.total_rows);
+    begin(session, "validation", rows);
     let evaluation = evaluate(session, "validation", feed, function, tiles)?;
     end(session);
+    if inputs.validation.is_none() {
+        // The profile counts what is bad whatever the encoder; that a held-out row lies too far out shows only when it is encoded.
+        left_out(session, &inputs.catalog, u64::MAX)?;
+        let (bad, _) = &*session.process.bad_rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let far = bad.saturating_sub(outcome.profile.bad);
+        if far > 0 {
+            outcome.plan.reasons.push(format!(
+                "{far} held-out rows lie more than 2^50 scale units from the centre of a column: the error is not measured on them"
+            ));
+        }
+    }
     if let Some(catalog) = &inputs.validation {
         left_out(session, catalog, inputs.config.max_bad_rows)?;
         if evaluation.rows() == 0 {

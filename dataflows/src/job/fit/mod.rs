@@ -17,7 +17,7 @@ use crate::dictionary::pool::{Columns, Pool, PoolRule, gather_pool, pool_bits};
 use crate::dictionary::{Centers, LEAF_ROWS, SelectJob, select};
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
-use crate::engine::{Counters, counters};
+use crate::engine::{Counters, agree, counters, same_everywhere};
 use crate::error::StageError;
 use crate::evaluate::Evaluation;
 use crate::job::{DictionaryRule, FitConfig, Loss, Solver};
@@ -81,7 +81,9 @@ pub struct FitOutcome {
     pub profile: Profile,
     /// Its size.
     pub shape: Shape,
-    /// Sum of the training rows' weights, class weights included.
+    /// Rows fitted to: the training rows, or those that were read within the time limit.
+    pub rows: u64,
+    /// Sum of the weights of these rows, class weights included.
     pub weight_sum: f64,
     /// The sum that makes each solver column's matrix ridge of its lambda: over the rows that have the target, where the solver can tell.
     pub target_weights: Vec<f64>,
@@ -213,7 +215,8 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         )));
     }
     check_task(config, &code)?;
-    let metric = config.metric.resolve(&encoder)?;
+    let metric = agree(session, config.metric.resolve(&encoder))?;
+    same_everywhere(session, "the file of --metric", &metric)?;
     let bytes_per_pass = counters(session)?.bytes_read / passes.max(1);
     clock.lap("profile");
 
@@ -252,7 +255,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     }
     clock.lap("tune");
 
-    let (ridge, ridge_matrix) = ridges(config, tuned.as_ref(), weight_sum);
+    let (ridge, ridge_matrix) = ridges(config, tuned.as_ref(), weight_sum, profile.rows);
     // Only `--centers auto` asks for it.
     let dimension = session.try_once(|| match given_centers(config) {
         Some(_) => Ok(0.0),
@@ -320,6 +323,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     let mut outcome = FitOutcome {
         function: None,
         encoder: Arc::clone(&encoder),
+        rows: profile.rows,
         weight_sum,
         target_weights: vec![weight_sum; code.width()],
         ridge,
@@ -422,7 +426,13 @@ fn choose_centers(
     let centers = select(session, store, sample, &job)?;
     end(session);
     if centers.ids.is_empty() {
-        return Err(StageError::Data("no centers: the training rows hold no usable row".into()));
+        return Err(StageError::Data(match outcome.plan.selection {
+            Selection::Squeak { .. } => format!(
+                "no centers: at the ridge {:e} no training row has a leverage worth keeping. Give a smaller --ridge, or --select rpcholesky",
+                outcome.ridge
+            ),
+            _ => "no centers: the training rows hold no usable row".into(),
+        }));
     }
     count_selection(session, outcome.plan.selection, &centers);
     if !matches!(outcome.plan.selection, Selection::File) {
@@ -448,14 +458,12 @@ fn choose_centers(
     Ok(())
 }
 
-fn begin(session: &Session<'_>, name: &str, rows: u64) {
-    if session.is_leader() {
-        session.process.progress.begin(name, rows);
-    }
+/// A stage begins, on every worker in step.
+fn begin(session: &mut Session<'_>, name: &str, rows: u64) {
+    session.begin(name, rows);
 }
 
-fn end(session: &Session<'_>) {
-    if session.is_leader() {
-        session.process.progress.end();
-    }
+/// It is over.
+fn end(session: &mut Session<'_>) {
+    session.end();
 }

@@ -35,11 +35,12 @@ pub(super) fn check_task(config: &FitConfig, code: &TargetCode) -> Result<(), St
     Ok(())
 }
 
-/// The ridges of a fit: lambda of its objective, and the matrix ridge by which centers are selected and least squares solved.
+/// The ridges of a fit: lambda of its objective, and the matrix ridge by which centers are selected and measured. There every row of the kernel counts
+/// once, so that weights enter by their ratios alone.
 ///
 /// What was tuned, too, is brought to lambda first: a fit that is given that lambda is the same to the bit. The logistic
 /// loss has at most a quarter of the squared loss's curvature, so its lambda stands for a least-squares ridge of four times itself.
-pub(super) fn ridges(config: &FitConfig, tuned: Option<&Tuned>, weight_sum: f64) -> (f64, f64) {
+pub(super) fn ridges(config: &FitConfig, tuned: Option<&Tuned>, weight_sum: f64, rows: u64) -> (f64, f64) {
     let share = ridge_share(config.loss);
     let lambda = match (config.ridge(), tuned) {
         (Some(lambda), _) => lambda,
@@ -47,7 +48,7 @@ pub(super) fn ridges(config: &FitConfig, tuned: Option<&Tuned>, weight_sum: f64)
         (None, Some(tuned)) => share * tuned.ridge_matrix / weight_sum,
         (None, None) => share * 1e-6,
     };
-    (lambda, lambda / share * weight_sum)
+    (lambda, lambda / share * rows as f64)
 }
 
 /// Lambda of the loss over that of the squared loss with the same curvature at p = 1/2: a power of two.

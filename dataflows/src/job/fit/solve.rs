@@ -88,6 +88,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
             end(session);
             clock.lap("gram");
             let radial = outcome.kernel.family.is_radial();
+            session.step("factorisation and ridge path", centers.ids.len());
             let solved = session.try_once(|| {
                 let kmm = symmetric_kernel_matrix(&outcome.kernel, centers.rows.view(), &[], config.simd)
                     .map_err(|e| StageError::Numeric(e.to_string()))?;
@@ -104,7 +105,9 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 let given = config.ridges.clone();
                 let shared = code.is_classification();
                 let calibrating = config.variance.then_some(sample.len().min(JUDGE_ROWS));
-                let choice = gram::RidgeChoice { given, shared, count, calibrating, judges: &judges, entry_error };
+                let (names, judges) = (code.column_names(), &judges);
+                let choice =
+                    gram::RidgeChoice { given, shared, count, calibrating, judges, entry_error, names: &names };
                 let rows = |range| trace_rows::<T>(config, outcome, sample, weighted, shape, range);
                 let trace =
                     gram::KernelTrace { total: sums.weight_sum, count: sample.len().min(TRACE_ROWS), rows: &rows };
@@ -118,6 +121,9 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
             let mut solved = (*solved).clone();
             if sums.rows < rows {
                 solved.stopped = Stopped::Asked;
+                outcome.rows = sums.rows;
+                outcome.weight_sum = sums.weight_sum * if weighted { outcome.weight_max } else { 1.0 };
+                outcome.target_weights.fill(outcome.weight_sum);
                 solved.notes.push(format!("time limit: the Gram holds {} of {rows} training rows", sums.rows));
             }
             clock.lap("solve");
@@ -146,6 +152,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
             };
             // The number of passes is not known: rows are counted as they go by.
             begin(session, "logistic", 0);
+            session.step("preconditioner", centers.ids.len());
             let solved = logistic::solve(session, store, &job)?;
             end(session);
             clock.lap("solve");
@@ -174,6 +181,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 time_limit: config.time_limit,
             };
             begin(session, "conjugate gradients", 0);
+            session.step("preconditioner", centers.ids.len());
             let solved = pcg::solve(session, store, &job)?;
             end(session);
             clock.lap("solve");
@@ -214,8 +222,8 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
         Solver::Auto => return Err(StageError::Internal("the plan named no solver".into())),
     };
     solved.notes.extend(warm.note.clone());
-    // Of the least-squares problem with this curvature.
-    let solved_ridge = solved.ridges[0] / ridge_share(config.loss) * outcome.weight_sum;
+    // Of the least-squares problem with this curvature, every row of the kernel counting once.
+    let solved_ridge = solved.ridges[0] / ridge_share(config.loss) * rows as f64;
     if solved.effective_dimension.is_none() {
         // Of the whole kernel, which for all rows as centers is the model's; no model has more degrees of freedom than centers.
         let found = session.try_once(|| effective_dimension(config, &outcome.kernel, sample, rows, solved_ridge))?;

@@ -1,0 +1,166 @@
+//! What [`Tiles`](super::Tiles) has done on a dispatch path: packing, entries into memory, and products fused into the tile.
+
+use super::buffer::Buffer;
+use super::entry::Entry;
+use super::lanes::{Lanes, Path, Task};
+use super::micro::{Sink, sweep};
+use super::pack::Form;
+use super::products::padded_columns;
+use crate::rows::Rows;
+
+/// The row length of a padded block of so many columns.
+pub(super) struct Columns(pub(super) usize);
+
+impl<T> Task<T> for Columns {
+    type Output = usize;
+    #[inline(always)]
+    fn run<P: Path<T>, const R: usize, const C: usize>(self, _p: P) -> usize {
+        padded_columns::<T, P>(self.0)
+    }
+}
+
+/// Centers into panels; gives the rows of a register tile and the centers of a panel.
+pub(super) struct PackCenters<'a, T> {
+    pub(super) form: &'a Form<T>,
+    pub(super) centers: Rows<'a>,
+    pub(super) panels: &'a mut Buffer<T>,
+}
+
+impl<T: Entry> Task<T> for PackCenters<'_, T> {
+    type Output = (usize, usize);
+    #[inline(always)]
+    fn run<P: Path<T>, const R: usize, const C: usize>(self, p: P) -> (usize, usize) {
+        let lanes = C * P::N;
+        let len = self.centers.len().next_multiple_of(lanes) * self.form.depth();
+        self.form.pack(p, self.centers, lanes, self.form.center_factor(), self.panels.take(len));
+        (R, lanes)
+    }
+}
+
+/// Rows into groups.
+pub(super) struct PackRows<'a, T> {
+    pub(super) form: &'a Form<T>,
+    pub(super) rows: Rows<'a>,
+    pub(super) out: &'a mut [T],
+}
+
+impl<T: Entry> Task<T> for PackRows<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<P: Path<T>, const R: usize, const C: usize>(self, p: P) {
+        self.form.pack(p, self.rows, R, T::ONE, self.out);
+    }
+}
+
+/// Kernel entries into memory.
+pub(super) struct Fill<'a, T> {
+    pub(super) form: &'a Form<T>,
+    pub(super) packed: &'a [T],
+    pub(super) panels: &'a [T],
+    pub(super) rows: usize,
+    pub(super) stride: usize,
+    pub(super) centers: usize,
+    pub(super) until: usize,
+    pub(super) out: &'a mut [T],
+}
+
+struct Store<'a, T, P> {
+    p: P,
+    rows: usize,
+    stride: usize,
+    /// Rows from the first of the current tile on, and where that row's entries go.
+    left: usize,
+    at: usize,
+    out: &'a mut [T],
+}
+
+impl<T, P: Lanes<T>, const C: usize> Sink<P::V, C> for Store<'_, T, P> {
+    #[inline(always)]
+    fn begin(&mut self, first_row: usize, panel: usize) {
+        self.left = self.rows - first_row;
+        self.at = first_row * self.stride + panel * C * P::N;
+    }
+    #[inline(always)]
+    fn put(&mut self, r: usize, entries: [P::V; C]) {
+        if r < self.left {
+            let to = P::arrays_mut(&mut self.out[self.at + r * self.stride..][..C * P::N]);
+            for c in 0..C {
+                self.p.store(&mut to[c], entries[c]);
+            }
+        }
+    }
+}
+
+impl<T: Entry> Task<T> for Fill<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<P: Path<T>, const R: usize, const C: usize>(self, p: P) {
+        let panels = self.until.div_ceil(C * P::N) * C * P::N * self.form.depth();
+        let mut sink = Store { p, rows: self.rows, stride: self.stride, left: 0, at: 0, out: &mut *self.out };
+        sweep::<T, P, R, C>(p, self.form, self.packed, &self.panels[..panels], &mut sink);
+        if self.until == self.centers {
+            for row in self.out.chunks_exact_mut(self.stride.max(1)) {
+                row[self.centers..].fill(T::ZERO);
+            }
+        }
+    }
+}
+
+/// K v with sums in the entries' precision, fused into the tile: each row has C vector accumulators, which take the panels in order;
+/// then accumulators, then lanes are added in order.
+pub(super) struct Narrow<'a, T> {
+    pub(super) form: &'a Form<T>,
+    pub(super) packed: &'a [T],
+    pub(super) panels: &'a [T],
+    pub(super) v: &'a [T],
+    pub(super) sums: &'a mut Buffer<T>,
+    pub(super) out: &'a mut [f32],
+}
+
+struct Accumulate<'a, T, P: Lanes<T>, const C: usize> {
+    p: P,
+    v: &'a [[P::Array; C]],
+    sums: &'a mut [[P::Array; C]],
+    row: usize,
+    panel: usize,
+    entry: std::marker::PhantomData<T>,
+}
+
+impl<T, P: Lanes<T>, const C: usize> Sink<P::V, C> for Accumulate<'_, T, P, C> {
+    #[inline(always)]
+    fn begin(&mut self, first_row: usize, panel: usize) {
+        (self.row, self.panel) = (first_row, panel);
+    }
+    #[inline(always)]
+    fn put(&mut self, r: usize, entries: [P::V; C]) {
+        let (sums, v) = (&mut self.sums[self.row + r], &self.v[self.panel]);
+        for c in 0..C {
+            let total = self.p.mul_add(entries[c], self.p.load(&v[c]), self.p.load(&sums[c]));
+            self.p.store(&mut sums[c], total);
+        }
+    }
+}
+
+impl<T: Entry> Task<T> for Narrow<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<P: Path<T>, const R: usize, const C: usize>(self, p: P) {
+        let rows = self.out.len().next_multiple_of(R);
+        let sums = self.sums.take(rows * C * P::N);
+        sums.fill(T::ZERO);
+        let sums = P::arrays_mut(sums).as_chunks_mut::<C>().0;
+        let v = P::arrays(self.v).as_chunks::<C>().0;
+        let mut sink = Accumulate::<T, P, C> { p, v, sums, row: 0, panel: 0, entry: std::marker::PhantomData };
+        sweep::<T, P, R, C>(p, self.form, self.packed, self.panels, &mut sink);
+        let sums = self.sums.get(rows * C * P::N);
+        for (out, sums) in self.out.iter_mut().zip(sums.chunks_exact(C * P::N)) {
+            let mut total = p.splat(T::ZERO);
+            for part in P::arrays(sums) {
+                total = p.add(total, p.load(part));
+            }
+            let mut lanes = [T::ZERO; 16];
+            p.store(&mut P::arrays_mut(&mut lanes)[0], total);
+            *out = lanes[1..P::N].iter().fold(lanes[0], |s, &x| s + x).to_f64() as f32;
+        }
+    }
+}
