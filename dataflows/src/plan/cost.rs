@@ -113,7 +113,7 @@ impl Shape {
     pub fn eigenpro_algebra(&self, m: f64, s: f64, rows: f64, projections: f64) -> f64 {
         let rows = rows.min(3000.0);
         let factors = m.powi(3) / 3.0 + EIGEN_ALGEBRA * s.powi(3);
-        factors + projections * 4.0 * m * m * self.targets + rows * m * (m + rows) + rows.powi(3)
+        factors + projections * 4.0 * m * m * self.targets + rows * m * m + rows * m * rows.min(m) + rows.min(m).powi(3)
     }
 
     /// `epochs` of block coordinate descent on full kernel ridge regression, n^2 entries each, and two for the residual. The rows are in memory: one pass.

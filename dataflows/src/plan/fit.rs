@@ -266,7 +266,8 @@ impl PlanRequest {
                 plan.add("eigensystem of the subsample", 8 * 5 * subsample * subsample);
                 if m <= eigenpro::EXACT_PROJECTION_CENTERS {
                     let rows = eigenpro::dimension_rows(self.sample_rows as usize) as u64;
-                    plan.add("rows of the effective dimension", 8 * rows * (m as u64 + 2 * rows));
+                    let least = rows.min(m as u64);
+                    plan.add("rows of the effective dimension", 8 * (rows * m as u64 + 2 * least * least));
                 }
                 plan.add("preconditioner of the centers", 8 * m as u64 * (subsample / 20 + 1) * 2);
                 plan.add("batches between projections", m as u64 * row * 3);

@@ -219,7 +219,7 @@ pub fn solve<T: Entry>(
     let params = LogisticParams {
         tolerance: job.tolerance,
         max_newton: job.iterations.unwrap_or(30),
-        path: ridge_path(1e-2, job.ridge, 100.0),
+        path: ridge_path(job.ridge, 1e-2, 100.0),
         ..LogisticParams::default()
     };
     let t = job.code.width();

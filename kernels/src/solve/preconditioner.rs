@@ -289,7 +289,7 @@ fn weighted_gram(features: MatRef<'_, f64>, weights: &[f64]) -> Mat<f64> {
 /// the share `fraction` of all weight, each row times the root of its weight. At most r; exact when the sample is all rows.
 ///
 /// A row's leverage among all rows lies between `fraction` times that in the sample, where it meets itself more often than it should, and what is left when
-/// it meets itself no oftener: the geometric mean of both is taken. s^2 r + 2 s^3 / 3 flops.
+/// it meets itself no oftener: the geometric mean of both is taken. About s r min(s, r) flops and 2 min(s, r)^2 numbers.
 ///
 /// # Errors
 /// [`DenseError`] when features or ridge are not finite, or the ridge is 0 and rows repeat.
@@ -299,20 +299,46 @@ fn weighted_gram(features: MatRef<'_, f64>, weights: &[f64]) -> Mat<f64> {
 /// use nystream_kernels::solve::sampled_dimension;
 /// let rows = mat![[2.0, 0.0], [0.0, 1.0]];
 /// assert!((sampled_dimension(rows.as_ref(), 1.0, 1.0).unwrap() - (4.0 / 5.0 + 1.0 / 2.0)).abs() < 1e-14);
+/// // Twice the second row: its direction holds 2.
+/// let rows = mat![[2.0, 0.0], [0.0, 1.0], [0.0, 1.0]];
+/// assert!((sampled_dimension(rows.as_ref(), 1.0, 1.0).unwrap() - (4.0 / 5.0 + 2.0 / 3.0)).abs() < 1e-14);
 /// ```
 pub fn sampled_dimension(features: MatRef<'_, f64>, ridge: f64, fraction: f64) -> Result<f64, DenseError> {
-    let (s, r) = (features.nrows(), features.ncols());
+    let leverages = match features.nrows() > features.ncols() {
+        true => leverages_by_columns(features, ridge * fraction)?,
+        false => leverages_by_rows(features, ridge * fraction)?,
+    };
+    let full = |inside: f64| inside / (1.0 - inside + fraction * inside).max(f64::MIN_POSITIVE).sqrt();
+    let sum: f64 = leverages.into_iter().map(|leverage| full(leverage.clamp(0.0, 1.0))).sum();
+    Ok(sum.min(features.ncols() as f64))
+}
+
+/// Diagonal of F F^T (F F^T + ridge I)^-1 = 1 - ridge (F F^T + ridge I)^-1, for F (s x r) with s <= r.
+fn leverages_by_rows(features: MatRef<'_, f64>, ridge: f64) -> Result<Vec<f64>, DenseError> {
+    let s = features.nrows();
     let mut gram = Mat::zeros(s, s);
     gemm_lower(gram.as_mut(), false, 1.0, features, features.transpose(), fixed_parallelism());
-    let shift = (ridge * fraction).max(damping(&gram, ridge * fraction));
+    let shift = ridge + damping(&gram, ridge);
     (0..s).for_each(|i| gram[(i, i)] += shift);
     cholesky(gram.as_mut(), fixed_parallelism())?;
-    let full = |inverse: &f64| {
-        let inside = (1.0 - shift * inverse).clamp(0.0, 1.0);
-        inside / (1.0 - inside + fraction * inside).max(f64::MIN_POSITIVE).sqrt()
-    };
-    let sum: f64 = inverse_diagonal(gram.as_ref(), fixed_parallelism()).iter().map(full).sum();
-    Ok(sum.min(r as f64))
+    Ok(inverse_diagonal(gram.as_ref(), fixed_parallelism()).into_iter().map(|inverse| 1.0 - shift * inverse).collect())
+}
+
+/// The same as f^T (F^T F + ridge I)^-1 f of each row f, for s > r: r x r matrices, and [`GRAM_BLOCK`] rows at a time.
+fn leverages_by_columns(features: MatRef<'_, f64>, ridge: f64) -> Result<Vec<f64>, DenseError> {
+    let (s, r) = (features.nrows(), features.ncols());
+    let mut gram = Mat::zeros(r, r);
+    gemm_lower(gram.as_mut(), false, 1.0, features.transpose(), features, fixed_parallelism());
+    let shift = ridge + damping(&gram, ridge);
+    (0..r).for_each(|i| gram[(i, i)] += shift);
+    cholesky(gram.as_mut(), fixed_parallelism())?;
+    let mut leverages = Vec::with_capacity(s);
+    for start in (0..s).step_by(GRAM_BLOCK) {
+        let mut block = features.subrows(start, (s - start).min(GRAM_BLOCK)).transpose().to_owned();
+        solve_lower(gram.as_ref(), block.as_mut(), fixed_parallelism());
+        leverages.extend((0..block.ncols()).map(|i| block.col(i).iter().map(|v| v * v).sum::<f64>()));
+    }
+    Ok(leverages)
 }
 
 /// r eps trace, minus what the ridge already supplies.

@@ -5,6 +5,7 @@ use super::super::vectors::{axpy, dot, squares};
 use super::super::{Preconditioner, SolveError, Stopped, WeightedGram, Whitening, sampled_dimension, strata_weights};
 use super::*;
 use crate::checks::largest;
+use crate::dense::{fixed_parallelism, symmetric_eigen};
 use std::convert::Infallible;
 
 fn go(_: &PcgProgress<'_>) -> ControlFlow<()> {
@@ -504,6 +505,11 @@ fn preconditioners_know_the_degrees_of_freedom_of_their_rows() {
         };
         assert!((weighted(1) - exact).abs() < 1e-6 * exact, "{ridge}: {} {exact}", weighted(1));
         assert!((weighted(4) / exact - 1.0).abs() < 0.1, "{ridge}: {} {exact}", weighted(4));
+        // Fewer rows than features, and they are all: the sum of their leverages.
+        let few = features.subrows(0, 12);
+        let (values, _) = symmetric_eigen((few * few.transpose()).as_ref(), fixed_parallelism()).unwrap();
+        let sum: f64 = values.iter().map(|v| v / (v + ridge)).sum();
+        assert!((sampled_dimension(few, ridge, 1.0).unwrap() - sum).abs() < 1e-9 * sum);
     }
     assert_eq!(Preconditioner::identity().effective_dimension(), None);
 }
