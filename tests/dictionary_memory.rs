@@ -161,6 +161,6 @@ fn the_disk_is_shared() {
     assert!(note.contains(ordered) && !note.contains(cached) && note.contains("decoded again"), "{note}");
     assert_eq!(one, both);
     place.fails(&format!("{line} --disk-limit 20MiB"), 4, &["--disk-limit", "hashed order"]);
-    let plan = place.run(&format!("{line} --dry-run").replace("--out m.nys", ""));
+    let plan = place.run(&format!("{line} --explain").replace("--out m.nys", ""));
     assert!(text(&plan.stdout).contains(ordered), "{}", text(&plan.stdout));
 }

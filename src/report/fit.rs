@@ -371,6 +371,6 @@ mod tests {
         }
         assert!(!text.contains("accuracy"), "{text}");
         let given = FitReport { select_file: Some("c.parquet".into()), dictionary: None, ..example() }.text();
-        assert!(given.contains("1,000 from c.parquet") && !given.contains("dictionary "), "{given}");
+        assert!(given.contains("1,000 from c.parquet") && !given.contains("dictionary  "), "{given}");
     }
 }

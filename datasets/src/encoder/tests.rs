@@ -341,7 +341,7 @@ fn columns_that_say_nothing_are_left_out_with_a_note() {
         ("constant", "is constant"),
         ("empty", "null in every row"),
         ("flagged", "only the null indicator"),
-        ("tiny", "no measurable spread"),
+        ("tiny", "too little to be measured"),
         ("void", "null in every row"),
         ("word", "is constant"),
         ("names", "none with 20 rows"),

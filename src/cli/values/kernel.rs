@@ -37,7 +37,7 @@ impl FromStr for Bandwidth {
         )?;
         // Its square, and that of its inverse, are numbers of single precision.
         if !(1e-15..=1e15).contains(&value) {
-            return Err("the bandwidth must be from 1e-15 to 1e15".to_string());
+            return Err("the bandwidth must be positive, from 1e-15 to 1e15".to_string());
         }
         Ok(if relative { Bandwidth::TimesMedian(value) } else { Bandwidth::Absolute(value) })
     }

@@ -22,7 +22,7 @@ fn refused<T: FromStr + Debug>(texts: &[&str]) {
 #[test]
 fn values_print_to_what_they_parse_from() {
     round_trip::<ByteSize>(&["0", "1", "8GiB", "500MB", "1.5G", "12 k", "18446744073709551615", "3TiB", "1000"]);
-    round_trip::<Bandwidth>(&["auto", "2.0x", "0.1", "1e-3x", "1e300"]);
+    round_trip::<Bandwidth>(&["auto", "2.0x", "0.1", "1e-3x", "1e15"]);
     round_trip::<Ridge>(&["0", "1e-6", "3.25"]);
     round_trip::<KernelName>(&["gaussian", "laplace", "matern12", "matern32", "matern52", "cauchy"]);
     round_trip::<KernelName>(&["polynomial", "polynomial:2", "polynomial:2:0.5", "arccosine:2", "ntk:3"]);

@@ -516,10 +516,11 @@ pub(crate) fn most_epochs(rows: usize, batch: usize) -> usize {
 /// When losses end the walk.
 fn settling(tolerance: Option<f64>, ridge: f64) -> Settling {
     match tolerance {
-        Some(_) => Settling::Never,
-        None if ridge > 0.0 => {
+        // With a tolerance it only cuts the step.
+        _ if ridge > 0.0 => {
             Settling::Halving { share: SETTLED_SHARE, epochs: SETTLED_EPOCHS, batches: SETTLED_BATCHES }
         }
+        Some(_) => Settling::Never,
         None => Settling::Patience(3),
     }
 }
@@ -593,11 +594,11 @@ fn solved<T: Entry>(
             setup.preconditioner.sample(),
             if job.exact { "exact" } else { "inexact" },
             info.projection_every,
-            if cuts > 0 {
-                format!("; the step was cut {cuts} times, since larger ones diverged")
-            } else {
-                String::new()
-            },
+            [(cuts, "at the start, since larger ones diverged"), (info.cuts, "where the objective had settled at it")]
+                .into_iter()
+                .filter(|(times, _)| *times > 0)
+                .map(|(times, why)| format!("; the step was cut {times} times {why}"))
+                .collect::<String>(),
             losses.join(", ")
         )],
     }

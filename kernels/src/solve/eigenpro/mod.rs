@@ -140,7 +140,8 @@ pub enum Settling {
     Never,
     /// So many epochs without a 0.1 % fall: for held-out errors, which rise again.
     Patience(usize),
-    /// The second half of all epochs lowered the least loss by no more than `share` of it: for objectives, which fall ever more slowly.
+    /// The second half of the epochs at one step lowered the least loss by no more than `share` of it: for objectives, which fall ever more slowly.
+    /// The step is then cut by [`EigenProParams::step_cut`], and the walk has settled when the cut brought no more than `share` either.
     Halving {
         /// Share of the least loss.
         share: f64,
@@ -161,7 +162,17 @@ impl Settling {
         }
     }
 
-    /// Whether a walk whose epochs of `batches` each left these losses has settled.
+    /// The rule after a cut of the step: what remains is noise and bias of the larger step, which go sooner.
+    fn after_cut(self) -> Settling {
+        match self {
+            Settling::Halving { share, epochs, .. } => {
+                Settling::Halving { share, epochs: epochs.div_ceil(2), batches: 0 }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether epochs of `batches` each, all at one step, that left these losses have settled.
     ///
     /// ```
     /// use nystream_kernels::solve::eigenpro::Settling;
@@ -208,8 +219,11 @@ pub struct EigenProParams {
     pub tolerance: f64,
     /// Epochs between computations of the residual; 0: only at the end.
     pub residual_every: usize,
-    /// When losses end the walk.
+    /// When losses end the walk. With a tolerance they only cut the step.
     pub settling: Settling,
+    /// What the step is divided by where the objective has settled at it ([`Settling::Halving`]): a constant step leaves noise, and a bias since batches come
+    /// in the same order every epoch (Bertsekas 2011, section 3: both fall with the step). Not above 1: never.
+    pub step_cut: f64,
 }
 
 impl Default for EigenProParams {
@@ -224,6 +238,7 @@ impl Default for EigenProParams {
             tolerance: 0.0,
             residual_every: 0,
             settling: Settling::Patience(3),
+            step_cut: 4.0,
         }
     }
 }
@@ -271,6 +286,8 @@ pub struct EigenProInfo {
     pub residuals: Vec<f64>,
     /// Losses, as told.
     pub held_out: Vec<f64>,
+    /// How often the step was cut ([`EigenProParams::step_cut`]).
+    pub cuts: usize,
     /// Why it ended; `Stagnated` when the losses had settled ([`Settling`]).
     pub stopped: Stopped,
 }
@@ -314,6 +331,11 @@ pub struct EigenProState {
     projections: usize,
     held_out: Vec<f64>,
     best: Option<(f64, usize, Vec<f64>)>,
+    /// What the step is multiplied by, the first epoch at it, and the least loss at the step before.
+    scale: f64,
+    since: usize,
+    settled_at: f64,
+    cuts: usize,
 }
 
 impl EigenProState {
@@ -329,15 +351,32 @@ impl EigenProState {
             projections: 0,
             held_out: Vec::new(),
             best: None,
+            scale: 1.0,
+            since: 0,
+            settled_at: f64::INFINITY,
+            cuts: 0,
         }
+    }
+
+    /// Goes on from the average with the step divided by `cut`.
+    fn cut_step(&mut self, m: usize, cut: f64, settled_at: f64) {
+        self.alpha = flatten(self.output(m).as_ref());
+        self.carried.fill(0.0);
+        self.averages = Default::default();
+        self.scale /= cut;
+        self.since = self.epoch;
+        self.settled_at = settled_at;
+        self.cuts += 1;
     }
 
     /// Takes the projected iterate into the averages from epoch `from` on.
     fn average(&mut self, from: usize) {
-        if self.epoch < from {
+        // After a cut the walk begins at an average: its first epoch counts.
+        let (from, epoch) = if self.since == 0 { (from, self.epoch) } else { (1, self.epoch - self.since + 1) };
+        if epoch < from {
             return;
         }
-        let since = window_start(from, self.epoch);
+        let since = window_start(from, epoch);
         if self.averages[1].count > 0 && self.averages[1].since < since {
             self.averages.swap(0, 1);
             self.averages[1] = Window::default();
@@ -501,7 +540,7 @@ where
         let gamma = match params.schedule {
             Schedule::Decay { from } if state.epoch >= from => step / (state.epoch - from + 1) as f64,
             _ => step,
-        };
+        } * state.scale;
         for _ in 0..every {
             if state.position >= n {
                 break;
@@ -538,8 +577,13 @@ where
                 {
                     state.best = Some((loss, state.epoch, flatten(output.as_ref())));
                 }
-                if params.settling.settled(&state.held_out, n.div_ceil(batch)) {
-                    stopped = Some(Stopped::Stagnated);
+                match settled(params, &state, n.div_ceil(batch)) {
+                    Settled::No => {}
+                    Settled::AtThisStep(least) => {
+                        state.cut_step(m, params.step_cut, least);
+                        walk = Walk::begin(problem, &state, m);
+                    }
+                    Settled::Yes => stopped = Some(Stopped::Stagnated),
                 }
             }
             Verdict::HeldOut(_) => {}
@@ -577,9 +621,35 @@ where
         projections: state.projections,
         residuals,
         held_out: state.held_out,
+        cuts: state.cuts,
         stopped,
     };
     Ok((alpha, info))
+}
+
+/// Whether the losses have settled.
+enum Settled {
+    No,
+    /// And the least of them: a smaller step may bring more.
+    AtThisStep(f64),
+    Yes,
+}
+
+fn settled(params: &EigenProParams, state: &EigenProState, batches: usize) -> Settled {
+    let losses = &state.held_out[state.since.min(state.held_out.len())..];
+    let rule = if state.cuts == 0 { params.settling } else { params.settling.after_cut() };
+    if !rule.settled(losses, batches) {
+        return Settled::No;
+    }
+    let least = losses.iter().copied().fold(f64::INFINITY, f64::min);
+    match params.settling {
+        Settling::Halving { share, .. } if params.step_cut > 1.0 => {
+            let brought = state.settled_at > (1.0 + share) * least;
+            if brought || params.tolerance > 0.0 { Settled::AtThisStep(least) } else { Settled::Yes }
+        }
+        Settling::Halving { .. } if params.tolerance > 0.0 => Settled::No,
+        _ => Settled::Yes,
+    }
 }
 
 /// Whether a tolerance is asked for and all residuals are within it.
