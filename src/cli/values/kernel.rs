@@ -62,7 +62,7 @@ impl FromStr for Ridge {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse::<f64>() {
             Ok(value) if (0.0..=1e30).contains(&value) => Ok(Ridge(value)),
-            Ok(_) => Err("the ridge must be from 0 to 1e30".to_string()),
+            Ok(_) => Err("the ridge must be not negative: from 0 to 1e30".to_string()),
             Err(_) => Err("expected a number such as 1e-6".to_string()),
         }
     }
