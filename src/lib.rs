@@ -9,6 +9,7 @@
 //! * [`exit`]: exit codes, failures, panics, interrupts; [`atomic`]: outputs that appear whole or not at all;
 //! * [`progress`], [`logging`], [`output`], [`resources`]: stderr, stdout, usage.
 
+pub mod allocator;
 pub mod atomic;
 pub mod cli;
 pub mod commands;

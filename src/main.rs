@@ -1,5 +1,6 @@
 //! The `nystream` command.
 
 fn main() -> std::process::ExitCode {
+    nystream::allocator::share_one_heap();
     nystream::commands::main(std::env::args_os().collect()).into()
 }

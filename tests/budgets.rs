@@ -252,3 +252,17 @@ fn evaluating_classes_keeps_to_its_memory() {
         &["ranks of scores", "--workers"],
     );
 }
+
+/// The sizes at which allocators keep most: matrices of some 10 MiB, freed by one stage and not found by the next.
+#[cfg(target_os = "linux")]
+#[test]
+fn peaks_stay_within_their_plans() {
+    let place = Place::new();
+    write(&place.path("d.parquet"), &batch(table(0, 9000)));
+    let line = "fit --data d.parquet --target y --kernel gaussian --bandwidth 0.5x --ridge 1e-6 --out m.nys";
+    for more in ["--centers 1000", "--centers 1700", "--centers 1700 --variance", "--centers 1200 --solver pcg"] {
+        let report = place.solved(&format!("{line} {more}"));
+        let (peak, planned) = (number(&report, "/peak_rss_bytes"), number(&report, "/predicted/memory_bytes"));
+        assert!(peak <= planned, "{more}: {peak} {planned}");
+    }
+}

@@ -23,6 +23,10 @@ fn ridge_grid() -> Vec<f64> {
 /// Share of the root mean squared error that the rounding of entries may add before the report says so.
 const ROUNDING_MOVES: f64 = 0.005;
 
+/// Relative residual above which a direct solve has failed: with a ridge above rounding it is 1e-6 at most, and at 1e-3 predictions may be far off (protein,
+/// m = 400, four times the median distance: 8e-5 and sound at ridge 1e-7, 8e-3 and eight times the spread of the target at 1e-9).
+const DIRECT_RESIDUAL: f64 = 1e-3;
+
 /// Mean square of what rounding errors of size `entry_error` in the entries of a row do to its prediction.
 fn rounding_error(entry_error: f64, alpha: impl Iterator<Item = f64>) -> f64 {
     alpha.map(|a| (entry_error * a).powi(2)).sum()
@@ -66,6 +70,8 @@ pub struct RidgeChoice<'a> {
     pub judges: &'a dyn Fn(Range<usize>) -> Result<Judges, StageError>,
     /// Rounding error of a kernel entry, absolute.
     pub entry_error: f64,
+    /// Whether entries are in double precision already.
+    pub full_precision: bool,
     /// What each column is called in notes; columns beyond them by their number.
     pub names: &'a [String],
 }
@@ -135,8 +141,16 @@ fn numeric(error: nystream_kernels::nystrom::NystromError) -> StageError {
 /// // A given ridge needs no judges.
 /// let judges = |_| Err(StageError::Internal("nobody asks".into()));
 /// let given = Some(vec![0.1]);
-/// let choice =
-///     RidgeChoice { given, shared: false, count: 0, calibrating: None, judges: &judges, entry_error: 0.0, names: &[] };
+/// let choice = RidgeChoice {
+///     given,
+///     shared: false,
+///     count: 0,
+///     calibrating: None,
+///     judges: &judges,
+///     entry_error: 0.0,
+///     full_precision: true,
+///     names: &[],
+/// };
 /// let solved = solve(&sums, kmm.as_ref(), WhitenMethod::Cholesky, &choice, None)?;
 /// // The ridge is per row: 30 rows at 0.1 add 3.
 /// let close = |a: f64, b: f64| (a - b).abs() < 1e-12;
@@ -212,12 +226,24 @@ pub fn solve(
         let rounding = rounding_error(choice.entry_error, alpha.col(j).iter().copied());
         let moved = (1.0 + rounding / mean_squared_residual.max(f64::MIN_POSITIVE)).sqrt() - 1.0;
         if moved > ROUNDING_MOVES {
+            let share = if moved < 1.0 { format!("about {:.1} %", 100.0 * moved) } else { "more than 100 %".into() };
+            let name = choice.names.get(j).cloned().unwrap_or_else(|| format!("column {j}"));
+            let remedy =
+                if choice.full_precision { "a larger --ridge" } else { "--precision f64, or a larger --ridge," };
             notes.push(format!(
-                "the rounding of kernel entries adds about {:.1} % to the error of {}: --precision f64 avoids it",
-                100.0 * moved,
-                choice.names.get(j).cloned().unwrap_or_else(|| format!("column {j}"))
+                "the rounding of kernel entries adds {share} to the error of {name}: {remedy} avoids it"
             ));
         }
+    }
+    // A direct solve has no iterations to stop: what it leaves is what rounding leaves.
+    let residual = residuals.iter().copied().fold(0.0, f64::max);
+    let solved = residual <= DIRECT_RESIDUAL;
+    if !solved {
+        notes.push(format!(
+            "gram solved the normal equations to a relative residual of {residual:.1e} only: K_mm is nearly singular and the ridge too small beside \
+             rounding. The model may be worse than none: give a larger --ridge, a smaller --bandwidth, fewer --centers{}, or --solver pcg",
+            if choice.full_precision { "" } else { ", --precision f64" }
+        ));
     }
     let variance = match choice.calibrating {
         Some(count) => {
@@ -243,7 +269,7 @@ pub fn solve(
         trace_error: kernel_trace.map(|trace| trace.error(&whitener, &path)).transpose()?,
         variance,
         iterations: None,
-        stopped: Stopped::Converged,
+        stopped: if solved { Stopped::Converged } else { Stopped::Stagnated },
         passes: 1,
         notes,
     })

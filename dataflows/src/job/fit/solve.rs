@@ -106,8 +106,17 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 let shared = code.is_classification();
                 let calibrating = config.variance.then_some(sample.len().min(JUDGE_ROWS));
                 let (names, judges) = (code.column_names(), &judges);
-                let choice =
-                    gram::RidgeChoice { given, shared, count, calibrating, judges, entry_error, names: &names };
+                let full_precision = config.precision == Precision::Double;
+                let choice = gram::RidgeChoice {
+                    given,
+                    shared,
+                    count,
+                    calibrating,
+                    judges,
+                    entry_error,
+                    full_precision,
+                    names: &names,
+                };
                 let rows = |range| trace_rows::<T>(config, outcome, sample, weighted, shape, range);
                 let trace =
                     gram::KernelTrace { total: sums.weight_sum, count: sample.len().min(TRACE_ROWS), rows: &rows };
@@ -241,6 +250,13 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
         let sampled = sample.len().min(TRACE_ROWS) as f64;
         let few = sampled.min(crate::certify::HELD_OUT_ROWS as f64);
         session.process.count_algebra(outcome.shape.certificate(centers.ids.len() as f64, sampled, few));
+    }
+    let measurable = solved_ridge > 0.0 && centers.ids.len() <= EXACT_PROJECTION_CENTERS;
+    if measurable && measured.epsilon.is_none() {
+        solved.notes.push(
+            "no dictionary epsilon: at this ridge the kernel matrix of sampled rows is singular to working precision"
+                .into(),
+        );
     }
     outcome.certificate = Certificate { pencil: exact.or(measured.pencil), ..*measured };
     clock.lap("certify");
@@ -378,7 +394,7 @@ fn variance_note(code: &TargetCode, k: usize, scales: &Scales) -> String {
     match scales {
         Scales::Calibrated(c) => format!(
             "variance of {name}: noise {:.4e}, signal {:.4e}, by the likelihood of {} sampled training rows when they are left out; {:.1} % \
-             of them lie within 1.96 standard deviations",
+             of their weight lie within 1.96 standard deviations",
             c.noise * square,
             c.signal * square,
             c.rows,

@@ -1,0 +1,53 @@
+//! Where rounding decides: kernels so smooth, and ridges so small, that K_mm is singular to working precision.
+
+mod common;
+
+use common::{Place, batch, number, numbers, uniform, write};
+use serde_json::Value;
+
+fn smooth(place: &Place) {
+    let all = || 0..3000usize;
+    let columns = vec![
+        ("a", numbers(all().map(|i| uniform("a", i)))),
+        ("b", numbers(all().map(|i| uniform("b", i)))),
+        ("y", numbers(all().map(|i| 3.0 * uniform("a", i) - uniform("b", i).powi(2) + 0.1 * uniform("noise", i)))),
+    ];
+    write(&place.path("d.parquet"), &batch(columns));
+}
+
+fn notes(report: &Value) -> String {
+    report["notes"].to_string()
+}
+
+/// A direct solve cannot end early, but it can fail: its own residual says so, and then the exit code does.
+#[test]
+fn a_gram_that_rounding_spoils_is_no_success() {
+    let place = Place::new();
+    let line = "fit --data synth:friedman1?rows=5000&d=5&seed=1&noise=1 --target y --kernel gaussian --bandwidth 4x --centers 300 \
+                --select uniform --solver gram --out m.nys";
+    let sound = place.json(&format!("{line} --ridge 1e-4"));
+    assert!(number(&sound, "/certificate/residual") < 1e-5 && sound.get("stopped").is_none(), "{sound}");
+    let output = place.run(&format!("{line} --ridge 1e-11 --format json"));
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    let spoiled: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(number(&spoiled, "/certificate/residual") > 1e-3, "{spoiled}");
+    assert!(spoiled["stopped"].is_string() && notes(&spoiled).contains("larger --ridge"), "{spoiled}");
+    // A number of a hundred digits says nothing.
+    assert!(!notes(&spoiled).contains("inf %") && !notes(&spoiled).contains("000000"), "{spoiled}");
+}
+
+/// What cannot be measured of the centers takes nothing from the model.
+#[test]
+fn a_certificate_that_cannot_be_factored_is_left_out() {
+    let place = Place::new();
+    smooth(&place);
+    let line = "fit --data d.parquet --target y --kernel laplace --bandwidth 1 --centers 40 --out m.nys";
+    let report = place.json(&format!("{line} --ridge 1e-4"));
+    assert!(report["certificate"]["epsilon"].is_number() && !notes(&report).contains("epsilon"), "{report}");
+    let line = line.replace("laplace --bandwidth 1", "gaussian --bandwidth 1");
+    let report = place.solved(&format!("{line} --ridge 1e-18"));
+    assert!(
+        report["certificate"].get("epsilon").is_none() && notes(&report).contains("no dictionary epsilon"),
+        "{report}"
+    );
+}
