@@ -181,7 +181,12 @@ pub fn join(
                     Err(Refusal::Differs(found, format!("it answers on the address of process {peer}")))
                 }
             })
-            .map_err(|refusal| refusal.into_error(peer, &late))?;
+            .map_err(|refusal| {
+                let broken = matches!(&refusal, Refusal::Stranger(reason) if reason != TIMED_OUT);
+                let cause =
+                    if broken { failure_elsewhere(hosts, index, peer, &listener, identity, until) } else { None };
+                cause.unwrap_or_else(|| refusal.into_error(peer, &late))
+            })?;
         *socket = Some(stream);
     }
     while let Some(missing) = (index + 1..processes).find(|&peer| sockets[peer].is_none()) {
@@ -225,6 +230,41 @@ pub fn join(
     let (builders, guard) = initialize_networking_from_sockets(local, sockets, index, identity.workers, hooks)
         .map_err(|e| JoinError::Start(e.to_string()))?;
     Ok((builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Box::new(guard)))
+}
+
+/// How long a process whose peer broke off listens for the cause.
+const AFTERMATH: Duration = Duration::from_secs(2);
+
+/// The failure of a third process, if one [declines](decline) now: `gone` may have ended because it heard of that failure first.
+fn failure_elsewhere(
+    hosts: &Hosts,
+    index: usize,
+    gone: usize,
+    listener: &TcpListener,
+    identity: JobIdentity,
+    until: Instant,
+) -> Option<JoinError> {
+    let processes = hosts.len();
+    let until = until.min(Instant::now() + AFTERMATH);
+    let heard =
+        |stream: &TcpStream| match read_greeting(stream, processes, identity, until.min(Instant::now() + NOTICE / 6)) {
+            Err(Refusal::Failed(failed)) => Some(*failed),
+            _ => None,
+        };
+    while Instant::now() < until {
+        for peer in (0..index).filter(|peer| *peer != gone) {
+            let stream = TcpStream::connect_timeout(&hosts.addresses()[peer], RETRY);
+            let told = stream.ok().filter(|s| greet(s, index, processes, identity, until).is_ok());
+            if let Some(failed) = told.and_then(|stream| heard(&stream)) {
+                return Some(failed);
+            }
+        }
+        if let Some(failed) = listener.accept().ok().and_then(|(stream, _)| heard(&stream)) {
+            return Some(failed);
+        }
+        std::thread::sleep(RETRY);
+    }
+    None
 }
 
 /// Tells now and then who is missing.

@@ -110,7 +110,7 @@ fn reading(catalog: &Catalog, encoder: &Encoder) -> Result<Reading, StageError> 
     let columns = || projection.iter().map(|index| catalog.column_bytes(*index));
     let row = encoder.numeric_width() * 4 + encoder.code_width() * 2;
     Ok(Reading {
-        rows: blocks_per_batch(row) * BLOCK_ROWS,
+        rows: (blocks_per_batch(row) * BLOCK_ROWS).min(catalog.total_rows),
         decoded: columns().map(|bytes| bytes.value).fold(0, u64::saturating_add),
         pages: columns().map(|bytes| bytes.pages).fold(0, u64::saturating_add),
         targets: encoder.target_width() as u64,

@@ -101,7 +101,7 @@ impl ModelSize {
         );
         let row = sum(&[product(&[ENCODED_VALUE, writing.columns]), writing.text]).max(1);
         // Looked at after each batch.
-        let group = writing.group_rows.min(sum(&[TABLE_GROUP_BYTES / row, reading.rows]));
+        let group = writing.group_rows.min(sum(&[TABLE_GROUP_BYTES / row, reading.rows])).min(writing.rows.max(1));
         let values = sum(&[
             product(&[group, sum(&[product(&[WRITTEN_VALUE, writing.columns]), product(&[2, writing.text])])]),
             product(&[group.min(PAGE_ROWS), PAGE_VALUE, writing.columns]),

@@ -208,7 +208,7 @@ fn prepare(
     let columns = Columns::new(function, kept, options.variance)?;
     let layout = Layout::new(catalog);
     let reading = Reading {
-        rows: read.blocks_per_batch * BLOCK_ROWS,
+        rows: (read.blocks_per_batch * BLOCK_ROWS).min(catalog.total_rows),
         decoded: total(&projection, &|column| column.value),
         pages: total(&projection, &|column| column.pages),
         targets: 0,
