@@ -106,10 +106,10 @@ fn a_budget_that_one_process_lacks() {
     places[0].json(&format!("{FIT} --centers 40"));
     std::fs::copy(places[0].path("m.nys"), places[1].path("m.nys")).unwrap();
     let lines =
-        ["", " --memory 64MiB"].map(|memory| format!("evaluate --model m.nys --data d.parquet --workers 1{memory}"));
+        ["", " --memory 61MiB"].map(|memory| format!("evaluate --model m.nys --data d.parquet --workers 1{memory}"));
     for output in places[0].processes(&lines) {
         let error = text(&output.stderr);
         assert_eq!(output.status.code(), Some(4), "{error}");
-        assert!(error.contains("--memory allows 64.0 MiB"), "{error}");
+        assert!(error.contains("--memory allows 61.0 MiB"), "{error}");
     }
 }
