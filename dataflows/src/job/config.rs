@@ -203,7 +203,7 @@ pub struct FitConfig {
     pub temp_dir: PathBuf,
     /// Flops that may be planned: `auto` stays within them, and a fit that is asked for more is refused.
     pub max_flops: f64,
-    /// Relative residual at which iterative solvers stop; none: [`DEFAULT_TOLERANCE`], and for eigenpro when its objective has settled.
+    /// Relative residual at which iterative solvers stop; none: 1e-5, and for eigenpro when its objective has settled.
     pub tolerance: Option<f64>,
     /// Most iterations (pcg) or epochs (eigenpro, blockcd).
     pub iterations: Option<usize>,

@@ -6,9 +6,9 @@
 //!
 //! * Up to [`EXACT_PROJECTION_CENTERS`] centers, K_mm is factored once per process and projections are exact; beyond, they are epochs of
 //!   EigenPro 2 over the centers and K_mm is never stored. The number of centers decides, so that no budget changes the model.
-//! * The end: with a tolerance, when the true residual of the normal equations, tested every [`RESIDUAL_EVERY`] epochs, is within it; nothing else
+//! * The end: with a tolerance, when the true residual of the normal equations, tested every fourth epoch, is within it; nothing else
 //!   is convergence then. Without one and with a ridge, when the ridge objective on sample rows has settled: the second half of all epochs
-//!   brought less than [`SETTLED_SHARE`] of it. Ridge 0 is the early-stopped form: it ends when the error on held-out rows has stopped
+//!   brought less than 0.25 % of it. Ridge 0 is the early-stopped form: it ends when the error on held-out rows has stopped
 //!   falling. At the last epoch the walk has not converged, and the note says how far it was still falling.
 //! * The true residual is computed at the end and reported.
 
