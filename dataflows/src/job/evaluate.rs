@@ -72,8 +72,9 @@ pub fn evaluate_model(
     max_bad_rows: u64,
     room: &Room,
 ) -> Result<Measured, StageError> {
-    let planned = reading(catalog, encoder).and_then(|reading| {
-        let plan = room.model.evaluating(reading, session.process.workers());
+    let workers = session.process.workers();
+    let planned = reading(catalog, encoder, workers).and_then(|reading| {
+        let plan = room.model.evaluating(reading, workers);
         plan.check(room.budget).map(|()| plan)
     });
     // Budgets may differ from process to process.
@@ -105,12 +106,12 @@ pub fn evaluate_model(
 }
 
 /// How a worker reads the rows that are evaluated.
-fn reading(catalog: &Catalog, encoder: &Encoder) -> Result<Reading, StageError> {
+fn reading(catalog: &Catalog, encoder: &Encoder, workers: usize) -> Result<Reading, StageError> {
     let projection = encoder.projection(catalog, Role::Evaluation)?;
     let columns = || projection.iter().map(|index| catalog.column_bytes(*index));
     let row = encoder.numeric_width() * 4 + encoder.code_width() * 2;
     Ok(Reading {
-        rows: (blocks_per_batch(row) * BLOCK_ROWS).min(catalog.total_rows),
+        rows: Reading::rows_in_hand(blocks_per_batch(row) * BLOCK_ROWS, catalog.total_rows, workers),
         decoded: columns().map(|bytes| bytes.value).fold(0, u64::saturating_add),
         pages: columns().map(|bytes| bytes.pages).fold(0, u64::saturating_add),
         targets: encoder.target_width() as u64,

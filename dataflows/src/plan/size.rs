@@ -1,5 +1,6 @@
 //! What prediction and evaluation are planned from: the sizes of the model, of what is read and of what is written.
 
+use nystream_datasets::BLOCK_ROWS;
 use nystream_kernels::gram::Precision;
 
 /// The sizes of a model, as its file's header has them.
@@ -48,7 +49,7 @@ impl Default for ModelSize {
 /// How a worker reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// Rows of a batch.
+    /// Rows of a batch ([`Reading::rows_in_hand`]).
     pub rows: u64,
     /// Bytes of a decoded row.
     pub decoded: u64,
@@ -56,6 +57,20 @@ pub struct Reading {
     pub pages: u64,
     /// Target values of a row that are read.
     pub targets: u64,
+}
+
+impl Reading {
+    /// Rows that each of `workers` holds of batches of `batch` rows, on the average, when there are `total`: together no more than these, in whole blocks.
+    ///
+    /// ```
+    /// use nystream_dataflows::plan::Reading;
+    /// assert_eq!(Reading::rows_in_hand(16_384, 1_000_000, 2), 16_384);
+    /// assert_eq!(Reading::rows_in_hand(16_384, 9_000, 3), 3_000 + 2_048);
+    /// assert_eq!(Reading::rows_in_hand(16_384, 100, 3), 100);
+    /// ```
+    pub fn rows_in_hand(batch: u64, total: u64, workers: usize) -> u64 {
+        batch.min(total).min(total.div_ceil(workers.max(1) as u64) + BLOCK_ROWS)
+    }
 }
 
 /// What a worker writes.

@@ -208,8 +208,7 @@ fn prepare(
     let columns = Columns::new(function, kept, options.variance)?;
     let layout = Layout::new(catalog);
     let reading = Reading {
-        // Workers together hold no more than there is, in whole blocks.
-        rows: (read.blocks_per_batch * BLOCK_ROWS).min(catalog.total_rows.div_ceil(workers as u64) + BLOCK_ROWS),
+        rows: Reading::rows_in_hand(read.blocks_per_batch * BLOCK_ROWS, catalog.total_rows, workers),
         decoded: total(&projection, &|column| column.value),
         pages: total(&projection, &|column| column.pages),
         targets: 0,

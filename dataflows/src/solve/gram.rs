@@ -237,7 +237,7 @@ pub fn solve(
     }
     // A direct solve has no iterations to stop: what it leaves is what rounding leaves.
     let residual = residuals.iter().copied().fold(0.0, f64::max);
-    let solved = residual <= DIRECT_RESIDUAL;
+    let solved = residuals.iter().all(|residual| *residual <= DIRECT_RESIDUAL);
     if !solved {
         notes.push(format!(
             "gram solved the normal equations to a relative residual of {residual:.1e} only: K_mm is nearly singular and the ridge too small beside \

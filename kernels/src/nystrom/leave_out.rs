@@ -14,8 +14,8 @@
 //! Cost: 2 m r flops a row for its projection, then r for each ridge and row.
 
 use super::{NystromError, RidgePath, expect_shape};
-use crate::dense::{SEQUENTIAL, fixed_parallelism, gemm};
-use faer::{Mat, MatRef};
+use crate::dense::{fixed_parallelism, gemm};
+use faer::{ColRef, Mat, MatRef};
 use std::collections::BTreeMap;
 
 /// What leaving each row out would do, from [`RidgePath::leave_one_out`].
@@ -161,7 +161,7 @@ impl AtRidge<'_> {
 
 impl RidgePath {
     /// Leverages and leave-one-out residuals of a block of training rows: kernel entries `k_bm` (B x m), targets `y` (B x t), roots
-    /// of relative weights. The matrix ridge is held when a row is left out. Sequential, for use inside workers.
+    /// of relative weights. The matrix ridge is held when a row is left out, and no center is.
     ///
     /// # Errors
     /// [`NystromError`] for bad ridges or shapes.
@@ -172,24 +172,12 @@ impl RidgePath {
         sqrt_weights: Option<&[f64]>,
         lambda: f64,
     ) -> Result<LeaveOneOut, NystromError> {
-        let (b, t) = (k_bm.nrows(), self.projections.ncols());
-        expect_shape("kernel block", k_bm, b, self.basis.nrows())?;
-        expect_shape("targets", y, b, t)?;
-        let inverses = self.inverses(self.matrix_ridge(lambda))?;
-        let q = self.shrunk(lambda)?;
-        let mut z = Mat::zeros(b, self.values.len());
-        gemm(z.as_mut(), false, 1.0, k_bm, self.basis.as_ref(), SEQUENTIAL);
-        let mut residuals = y.to_owned();
-        gemm(residuals.as_mut(), true, -1.0, z.as_ref(), q.as_ref(), SEQUENTIAL);
-        let weight = |i: usize| sqrt_weights.map_or(1.0, |roots| roots[i] * roots[i]);
-        let leverage = |i: usize| -> f64 { inverses.iter().enumerate().map(|(j, v)| z[(i, j)].powi(2) * v).sum() };
-        let leverages: Vec<f64> = (0..b).map(|i| weight(i) * leverage(i)).collect();
-        for target in 0..t {
-            for (i, h) in leverages.iter().enumerate() {
-                residuals[(i, target)] /= 1.0 - h;
-            }
-        }
-        Ok(LeaveOneOut { leverages, residuals })
+        let projected = Projected::new(self, Block { entries: k_bm, targets: y, sqrt_weights, own: &[] })?;
+        let rows = projected.at(lambda)?;
+        Ok(LeaveOneOut {
+            leverages: (0..projected.rows()).map(|i| projected.weight(i) * rows.images[i]).collect(),
+            residuals: Mat::from_fn(projected.rows(), y.ncols(), |i, target| rows.residual(i, target)),
+        })
     }
 
     /// Mean squared leave-one-out errors of a block of training rows (grid x t, weighted) for every ridge of `grid`, the block projected
@@ -224,6 +212,9 @@ impl RidgePath {
     pub fn left_out(&self, block: Block<'_>, diagonal: &[f64], lambdas: &[f64]) -> Result<Vec<LeftOut>, NystromError> {
         let projected = Projected::new(self, block)?;
         let b = projected.rows();
+        let diagonal = ColRef::from_slice(diagonal);
+        expect_shape("k(x, x)", diagonal.as_mat(), b, 1)?;
+        expect_shape("ridges, one a target", ColRef::from_slice(lambdas).as_mat(), self.projections.ncols(), 1)?;
         let mut explained = vec![0.0; b];
         for j in 0..self.values.len() {
             explained.iter_mut().zip(projected.z.col_as_slice(j)).for_each(|(sum, z)| *sum += z * z);

@@ -12,12 +12,13 @@
 //!   falling. At the last epoch the walk has not converged, and the note says how far it was still falling.
 //! * The true residual is computed at the end and reported.
 
+mod judges;
 mod operator;
 pub mod order;
 #[cfg(test)]
 mod tests;
 
-use crate::dictionary::pool::{Columns, Pool, PoolRule, gather_pool, pool_bits};
+use crate::dictionary::pool::Pool;
 use crate::engine::feed::RowStore;
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
@@ -27,6 +28,7 @@ use crate::solve::pcg::{over_time, solve_error};
 use crate::solve::{Solved, estimated_on};
 use crate::targets::TargetCode;
 use faer::{Mat, MatRef};
+use judges::{Judges, judges};
 use nystream_datasets::Role;
 use nystream_hashing::StreamKey;
 use nystream_kernels::constants::GRAM_BLOCK;
@@ -223,57 +225,6 @@ fn inner_projector<'a, 's, 'w, T: Entry>(
     let rows = shared.borrow_mut().once(|| job.centers.clone());
     let operator = CenterRows { session: shared, rows, centers: Arc::clone(&built.2), sample: Arc::clone(&built.3) };
     InnerProjector::new(operator, built.0.clone(), sample, built.1, PROJECTION_EPOCHS).map_err(solve_error)
-}
-
-/// Rows that judge the iterates: held-out rows for the early-stopped form where there are some, otherwise training rows.
-struct Judges {
-    rows: Arc<RowBuf>,
-    /// Scaled, row-major; NaN where null.
-    targets: Vec<f64>,
-    weights: Vec<f64>,
-    held_out: bool,
-}
-
-fn judges<T: Entry>(
-    session: &mut Session<'_>,
-    store: &RowStore,
-    job: &EigenProJob<'_, T>,
-) -> Result<Arc<Judges>, StageError> {
-    let held_out = job.ridge == 0.0 && job.held_out > 0;
-    let gathered;
-    let pool = if held_out {
-        let key = StreamKey::new(job.seed, "eigenpro judges", 0);
-        let bits = pool_bits(job.held_out, JUDGES as u64);
-        gathered = gather_pool(session, "judges", store.feed(Role::HeldOut), PoolRule::all(key, bits), Columns::All)?;
-        &gathered
-    } else {
-        job.sample
-    };
-    session.try_once(|| {
-        let count = pool.len().min(JUDGES);
-        let (raw, t) = (pool.target_width, job.code.width());
-        let mut targets = vec![0.0; count * t];
-        for (i, out) in targets.chunks_exact_mut(t).enumerate() {
-            job.code.encode(&pool.targets[i * raw..(i + 1) * raw], out);
-        }
-        let rows = RowBuf::gather(pool.rows.view(), &(0..count).collect::<Vec<_>>());
-        Ok(Judges { rows: Arc::new(rows), targets, weights: pool.weights[..count].to_vec(), held_out })
-    })
-}
-
-impl Judges {
-    /// (1/sum w) sum w (f - y)^2 over all outputs and judges.
-    fn loss(&self, values: &Mat<f64>) -> f64 {
-        let t = values.ncols();
-        let mut sum = 0.0;
-        for (i, w) in self.weights.iter().enumerate() {
-            for c in 0..t {
-                let r = values[(i, c)] - self.targets[i * t + c];
-                sum += if r.is_nan() { 0.0 } else { w * r * r };
-            }
-        }
-        sum / self.weights.iter().sum::<f64>().max(f64::MIN_POSITIVE)
-    }
 }
 
 /// Solves; the result is the same on every worker. The coefficients are m x t row-major, in units of the scaled targets. A limit of epochs or time is no error:

@@ -2,6 +2,7 @@
 
 use super::order::{HashedOrder, Place};
 use super::*;
+use crate::dictionary::pool::{Columns, PoolRule, gather_pool};
 use crate::engine::{Process, SilentProgress, run};
 use crate::profile::profile;
 use nystream_datasets::{Catalog, Encoder, EncoderOptions, Sources};
