@@ -179,7 +179,7 @@ pub fn fit_config(
         memory: resources.memory.0,
         disk_limit: resources.disk_limit.0,
         temp_dir: resources.temporary_folder(),
-        max_flops: resources.max_flops.0,
+        max_flops: sample.max_flops.0,
         tolerance: solve.and_then(|s| s.tolerance).map(|t| t.0),
         iterations: solve.and_then(|s| s.iterations).map(|i| i.0 as usize),
         time_limit: solve.and_then(|s| s.time_limit).map(|t| t.0),
@@ -227,7 +227,7 @@ pub fn identity(
     let input = InputArgs { data: Vec::new(), ..input.clone() };
     let simd = simd(resources)?.unwrap_or_else(SimdPath::detect);
     let fingerprints: Vec<_> = data.iter().map(|catalog| &catalog.fingerprint).collect();
-    let budgets = (resources.memory, &resources.max_flops, resources.disk_limit);
+    let budgets = (resources.memory, resources.disk_limit);
     Ok(format!("{command} {fingerprints:?} {input:?} {simd} {budgets:?} {parts:?}"))
 }
 

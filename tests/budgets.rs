@@ -33,6 +33,35 @@ fn what_cannot_fit_is_refused_before_the_first_pass() {
     place.fails(&line("--centers 30000 --memory 1GiB --dry-run"), 4, &["--memory"]);
 }
 
+/// `--max-flops` holds for all stages together, tuning and selection included, and with the number of centers left open.
+#[test]
+fn flops_of_all_stages_are_capped() {
+    let place = Place::new();
+    let fit = "fit --data synth:friedman1?rows=20000&d=5 --target y --out m.nys";
+    let mut before = 0.0f64;
+    for cap in ["2e10", "6e10"] {
+        let report = place.solved(&format!("{fit} --max-flops {cap}"));
+        let achieved = number(&report, "/flops/achieved");
+        let allowed: f64 = cap.parse().unwrap();
+        assert!(0.75 * allowed < achieved && achieved <= allowed, "{achieved:e} of {cap}");
+        assert!(number(&report, "/centers") > before.max(16.0), "{report}");
+        before = number(&report, "/centers");
+    }
+    place.fails(&format!("{fit} --max-flops 1e9"), 4, &["tuning", "1.00e9", "--kernel"]);
+    // Enough for tuning, too little for a model.
+    place.fails(&format!("{fit} --max-flops 8e9"), 4, &["8.00e9", "effective dimension", "raise --max-flops"]);
+    // Given centers are not cut, and do not change tuning.
+    place.fails(&format!("{fit} --centers 300 --max-flops 2e10"), 4, &["tuning", "2.00e10"]);
+    let given = "--kernel gaussian --bandwidth 1x --ridge 1e-5 --centers 300";
+    place.fails(&format!("{fit} {given} --max-flops 5e9"), 4, &["solve", "dictionary", "5.00e9"]);
+    // Choosing centers alone does not pay for a solve.
+    let dictionary = "dictionary --data synth:friedman1?rows=20000&d=5 --target y --out d.parquet";
+    let given = format!("{given} --select uniform");
+    place.fails(&format!("{fit} {given} --max-flops 2.5e9"), 4, &["solve"]);
+    place.solved(&format!("{dictionary} {given} --max-flops 2.5e9"));
+    place.fails(&format!("{dictionary} {given} --max-flops 1e8"), 4, &["certificate"]);
+}
+
 #[test]
 fn achieved_stands_beside_predicted() {
     let place = Place::new();

@@ -39,7 +39,7 @@ fn the_printed_flags_are_the_fit_of_auto() {
 #[test]
 fn centers_on_auto_are_the_same_too_and_given_values_are_kept() {
     let place = Place::new();
-    let what = "--data synth:sines?rows=25000&d=2&seed=3 --target y --solver pcg --max-flops 2e10";
+    let what = "--data synth:sines?rows=25000&d=2&seed=3 --target y --solver pcg --max-flops 4e10";
     let flags = printed(&place, &format!("tune {what}"));
     let auto = place.solved(&format!("fit {what} --out auto.nys"));
     let told = place.solved(&format!("fit {what} --out told.nys {flags}"));

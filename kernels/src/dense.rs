@@ -12,9 +12,11 @@ use faer::diag::Diag;
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt;
 use faer::linalg::evd;
+use faer::linalg::householder;
 use faer::linalg::matmul::triangular::BlockStructure;
+use faer::linalg::qr::no_pivoting::factor as qr;
 use faer::prelude::ReborrowMut;
-use faer::{Accum, Mat, MatMut, MatRef, Par};
+use faer::{Accum, Conj, Mat, MatMut, MatRef, Par};
 use thiserror::Error;
 
 /// What [`cholesky`] and [`symmetric_eigen`] can report.
@@ -208,6 +210,37 @@ pub fn symmetric_eigen(a: MatRef<'_, f64>, par: Par) -> Result<(Vec<f64>, Mat<f6
         return Err(DenseError::NoConvergence { order });
     }
     Ok((values, vectors))
+}
+
+/// Orthonormal columns whose span contains that of `a` (rows x columns, at least as many rows as columns), by Householder reflections: as many as
+/// `a` has, also where its own depend on each other. About 4 rows columns^2 flops.
+///
+/// ```
+/// use faer::mat;
+/// use nystream_kernels::dense::{SEQUENTIAL, orthonormal};
+/// let q = orthonormal(mat![[3.0], [4.0]].as_ref(), SEQUENTIAL);
+/// assert!((q[(0, 0)].abs() - 0.6).abs() < 1e-15 && (q[(1, 0)].abs() - 0.8).abs() < 1e-15);
+/// ```
+pub fn orthonormal(a: MatRef<'_, f64>, par: Par) -> Mat<f64> {
+    let (rows, columns) = a.shape();
+    let block = qr::recommended_block_size::<f64>(rows, columns);
+    let mut basis = a.to_owned();
+    let mut coefficients = Mat::zeros(block, columns);
+    let scratch = qr::qr_in_place_scratch::<f64>(rows, columns, block, par, Default::default());
+    let stack = &mut MemBuffer::new(scratch);
+    qr::qr_in_place(basis.as_mut(), coefficients.as_mut(), par, MemStack::new(stack), Default::default());
+    let mut q = Mat::identity(rows, columns);
+    let scratch =
+        householder::apply_block_householder_sequence_on_the_left_in_place_scratch::<f64>(rows, block, columns);
+    householder::apply_block_householder_sequence_on_the_left_in_place_with_conj(
+        basis.as_ref(),
+        coefficients.as_ref(),
+        Conj::No,
+        q.as_mut(),
+        par,
+        MemStack::new(&mut MemBuffer::new(scratch)),
+    );
+    q
 }
 
 /// Copies the lower triangle of a square matrix onto its upper triangle.

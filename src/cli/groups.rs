@@ -142,7 +142,7 @@ pub struct SolveArgs {
     pub time_limit: Option<Seconds>,
 }
 
-/// What fixes the bits of the answer beside the data.
+/// What fixes the bits of the answer beside the data, and the cap on what it may cost.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Answer")]
 pub struct SampleArgs {
@@ -152,6 +152,9 @@ pub struct SampleArgs {
     /// Precision of kernel entries; sums are always f64
     #[arg(long, value_name = "PRECISION", default_value = "f32")]
     pub precision: Precision,
+    /// Floating-point operations of all stages together, tuning included; a plan that takes more is refused
+    #[arg(long, value_name = "NUMBER", default_value = "2e14", help_heading = "Machine")]
+    pub max_flops: Positive,
 }
 
 /// Machine resources. None of them changes a fitted model once the number of centers is given.
@@ -164,9 +167,6 @@ pub struct ResourceArgs {
     /// Memory of one process; what does not fit is refused
     #[arg(long, value_name = "SIZE", default_value = "8GiB")]
     pub memory: ByteSize,
-    /// Floating-point operations a plan may take; what takes more is refused
-    #[arg(long, value_name = "NUMBER", default_value = "2e14")]
-    pub max_flops: Positive,
     /// Folder for spilled chunks [default: the system's temporary folder]
     #[arg(long, value_name = "FOLDER")]
     pub temp_dir: Option<PathBuf>,

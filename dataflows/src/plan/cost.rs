@@ -21,6 +21,21 @@ pub const PRECONDITIONER_ROWS: f64 = 3.0;
 /// Passes of EigenPro beside its epochs: the hashed order, the worst row, the judges and the residual.
 pub const EIGENPRO_PASSES: f64 = 4.0;
 
+/// The algebra of one coordinate block of b rows: its entries of `entry` flops, a sketch of rank r and its orthonormal columns, products with them, two
+/// eigensystems, and a dozen power steps.
+///
+/// ```
+/// // Two eigensystems of 9 r^3 outweigh the entries.
+/// assert!(nystream_dataflows::plan::block_algebra(512.0, 256.0, 40.0) > 18.0 * 256f64.powi(3));
+/// ```
+pub fn block_algebra(b: f64, r: f64, entry: f64) -> f64 {
+    b * b * entry / 2.0
+        + 2.0 * b * b * r
+        + 16.0 * b * r * r
+        + 2.0 * EIGEN_ALGEBRA * r.powi(3)
+        + 24.0 * b * (b + 4.0 * r)
+}
+
 /// The size of a problem.
 ///
 /// ```
@@ -116,10 +131,13 @@ impl Shape {
         factors + projections * 4.0 * m * m * self.targets + rows * m * m + rows * m * rows.min(m) + rows.min(m).powi(3)
     }
 
-    /// `epochs` of block coordinate descent on full kernel ridge regression, n^2 entries each, and two for the residual. The rows are in memory: one pass.
-    pub fn blockcd(&self, epochs: f64) -> SolverCost {
-        let entries = self.rows * self.rows * (epochs + 3.0);
-        SolverCost { passes: 1.0, entries, flops: entries * (self.entry() + 2.0 * self.targets) }
+    /// `epochs` of block coordinate descent on full kernel ridge regression by blocks of b rows and rank r, n^2 entries each, and three for residuals. The rows are
+    /// in memory: one pass.
+    pub fn blockcd(&self, b: f64, r: f64, epochs: f64) -> SolverCost {
+        let n = self.rows;
+        let entries = n * n * (epochs + 3.0);
+        let algebra = (epochs * n / b).ceil() * block_algebra(b, r, self.entry());
+        SolverCost { passes: 1.0, entries, flops: entries * (self.entry() + 2.0 * self.targets) + algebra }
     }
 
     /// Leave-one-out errors of `rows` rows at all ridges of the grid.

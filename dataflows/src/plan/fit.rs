@@ -9,6 +9,7 @@ use crate::error::StageError;
 use crate::evaluate::RANK_BYTES;
 use crate::job::fit::DIMENSION_ROWS;
 use crate::job::{Select, Solver};
+use crate::solve::blockcd;
 use crate::solve::eigenpro::{self, order};
 use crate::solve::gram::JUDGE_BLOCK;
 use crate::solve::logistic::LOCAL_CLASSES;
@@ -140,6 +141,10 @@ pub struct PlanRequest {
     pub effective_dimension: f64,
     /// Flops that tuning took.
     pub tuning: f64,
+    /// Flops kept free for tuning where the number of centers is open.
+    pub tuning_reserve: f64,
+    /// Whether the centers are all that is asked for: no solve, no errors.
+    pub dictionary_only: bool,
     /// Passes made before the plan: profile, sample and what they needed.
     pub passes_made: u64,
     /// Sampled rows that judge the ridge of a gram solve.
@@ -148,7 +153,7 @@ pub struct PlanRequest {
     pub ridge: f64,
     /// Whether held-out rows or validation data are evaluated; `held_out` counts them.
     pub evaluated: bool,
-    /// Flop cap of `auto`.
+    /// Flops that all stages together may take.
     pub max_flops: f64,
     /// Memory of a process.
     pub memory: u64,
@@ -286,7 +291,7 @@ impl PlanRequest {
                 // The rows as centers, packed twice, and as they are gathered; eight vectors in every worker.
                 plan.add("all rows as centers", n * 5 * row);
                 plan.add("O(n t) vectors of full kernel ridge regression", 8 * 8 * n * t * workers as u64 + 80 * n);
-                let block = crate::solve::blockcd::block_rows(n as usize) as u64;
+                let block = blockcd::block_rows(n as usize) as u64;
                 plan.add("a coordinate block", 8 * block * block * (1 + 2 * workers as u64));
             }
         }
@@ -315,7 +320,7 @@ impl PlanRequest {
         let m = match self.centers {
             _ if self.solver == Solver::BlockCd => n.max(1.0) as usize,
             Some(m) => (m as f64).min(n).max(1.0) as usize,
-            None => self.auto_centers(&mut reasons),
+            None => self.auto_centers(&mut reasons)?,
         };
         let solver = self.solver(m, &mut reasons)?;
         let cost = self.cost(solver, m);
@@ -331,9 +336,8 @@ impl PlanRequest {
         let (dictionary, choosing) = self.dictionary(&selection, m, &keeping(self.resident(self.workers)), crew);
         let memory = keeping(self.memory(solver, m, self.workers)).larger(choosing);
         memory.check(self.memory)?;
-        if self.centers.is_some() {
-            check_flops(cost.flops + self.measuring(solver, m as f64), self.max_flops, m, self.solver)?;
-        }
+        let flops = self.flops(solver, m, select_flops);
+        self.check_flops(&flops, m)?;
         if dictionary.passes > 1 && matches!(selection, Selection::Squeak { .. }) {
             reasons.push(format!(
                 "about {} passes over the rows for the dictionary, which holds {} of them in each process at a time",
@@ -355,14 +359,7 @@ impl PlanRequest {
             rows_kept: kept > 0,
             bytes: self.bytes_per_pass * decoded,
             decoded: n * (s.numeric + s.codes + s.targets) * decoded as f64,
-            flops: vec![
-                ("tuning".into(), self.tuning),
-                ("dictionary".into(), select_flops),
-                ("solve".into(), cost.flops),
-                ("ridge".into(), self.judging(solver, m as f64)),
-                ("certificate".into(), self.certifying(solver, m as f64)),
-                ("validation".into(), self.shape.evaluation(self.held_out as f64, m as f64)),
-            ],
+            flops,
             memory,
             reasons,
             considered,
@@ -387,28 +384,12 @@ impl PlanRequest {
                 let s = eigenpro::subsample_sizes(sample, m as usize).0 as f64;
                 self.shape.eigenpro(m, s, sample.min(eigenpro::JUDGES) as f64, epochs)
             }
-            Solver::BlockCd => self.shape.blockcd(self.iterations.map_or(EXPECTED_BLOCK_EPOCHS, |i| i as f64)),
+            Solver::BlockCd => {
+                let n = self.shape.rows as usize;
+                let (b, r) = (blockcd::block_rows(n) as f64, blockcd::block_rank(n) as f64);
+                self.shape.blockcd(b, r, self.iterations.map_or(EXPECTED_BLOCK_EPOCHS, |i| i as f64))
+            }
         }
-    }
-
-    /// Flops of choosing the ridge by leave-one-out errors.
-    fn judging(&self, solver: Solver, m: f64) -> f64 {
-        if solver == Solver::Gram { self.shape.leave_one_out(self.judges as f64, m) } else { 0.0 }
-    }
-
-    /// Flops of the certificate, which is not made where every row is a center.
-    fn certifying(&self, solver: Solver, m: f64) -> f64 {
-        if solver == Solver::BlockCd {
-            return 0.0;
-        }
-        let rows = (TRACE_ROWS as f64).min(self.sample_rows as f64);
-        self.shape.certificate(m, rows, (HELD_OUT_ROWS as f64).min(rows))
-    }
-
-    /// Flops of what a fit measures after its solve, and of choosing the ridge.
-    fn measuring(&self, solver: Solver, m: f64) -> f64 {
-        let validation = self.shape.evaluation(self.held_out as f64, m);
-        self.judging(solver, m) + self.certifying(solver, m) + validation
     }
 
     /// Every solver on m centers, and why it was chosen or not.
@@ -511,53 +492,6 @@ impl PlanRequest {
         ));
         Ok(choice)
     }
-
-    fn auto_centers(&self, reasons: &mut Vec<String>) -> usize {
-        let wanted = (4.0 * self.effective_dimension).ceil().max(16.0);
-        let largest = |fits: &dyn Fn(f64) -> bool| {
-            let (mut low, mut high) = (1.0f64, self.shape.rows.max(1.0));
-            if fits(high) {
-                return high;
-            }
-            while high - low > 1.0 {
-                let middle = ((low + high) / 2.0).floor();
-                if fits(middle) { low = middle } else { high = middle }
-            }
-            low
-        };
-        let solver = match self.solver {
-            Solver::Auto if self.one_gram => Solver::Gram,
-            Solver::Auto => Solver::Pcg,
-            given => given,
-        };
-        let by_flops = largest(&|m| {
-            let solve = self.cost(solver, m as usize).flops;
-            solve * (1.0 + SELECT_SHARE) + self.measuring(solver, m) <= self.max_flops
-        });
-        let by_memory = largest(&|m| {
-            let m = m as usize;
-            self.memory(solver, m, 1).total() <= self.memory / 10 * 9 && self.selection_fits(&self.least(m), m)
-        });
-        let m = wanted.min(by_flops).min(by_memory).min(self.shape.rows).max(1.0) as usize;
-        reasons.push(format!(
-            "{m} centers: 4 x effective dimension gives {wanted:.0}, the flop cap {by_flops:.0}, memory {by_memory:.0}, and there are {:.0} rows",
-            self.shape.rows
-        ));
-        m
-    }
-}
-
-/// Refuses a solve of more than `cap` flops.
-pub(super) fn check_flops(flops: f64, cap: f64, m: usize, solver: Solver) -> Result<(), StageError> {
-    if flops <= cap {
-        return Ok(());
-    }
-    // Where it was left open, the least of all solvers.
-    let name = if solver == Solver::Auto { "the cheapest solver that fits" } else { solver.name() };
-    Err(StageError::Budget(format!(
-        "{name} with {m} centers takes about {flops:.2e} flops and --max-flops allows {cap:.2e}: use fewer --centers or another --solver, or \
-         raise --max-flops"
-    )))
 }
 
 fn panel_bytes(m: usize, precision: Precision) -> u64 {

@@ -11,6 +11,7 @@
 mod cost;
 mod dictionary;
 mod fit;
+mod flops;
 mod memory;
 mod predict;
 mod preflight;
@@ -19,7 +20,7 @@ mod size;
 
 pub use cost::{
     CODE_FLOPS, EIGEN_ALGEBRA, EIGENPRO_PASSES, ENTRY_FLOPS, GRAM_ALGEBRA, PRECONDITIONER_ROWS, SHRINK_ALGEBRA, Shape,
-    SolverCost,
+    SolverCost, block_algebra,
 };
 pub use dictionary::DictionaryWork;
 pub use fit::{Considered, EXPECTED_ITERATIONS, FitPlan, PlanRequest, SELECT_SHARE};

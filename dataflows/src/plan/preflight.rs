@@ -5,7 +5,7 @@
 
 use super::cost::Shape;
 use super::dictionary::Crew;
-use super::fit::{PlanRequest, check_flops};
+use super::fit::PlanRequest;
 use super::memory::MemoryPlan;
 use crate::error::StageError;
 use crate::job::{FitConfig, Loss, Solver};
@@ -139,6 +139,8 @@ pub fn preflight(catalog: &Catalog, config: &FitConfig, workers: usize, processe
         held_out: 0,
         evaluated: false,
         tuning: 0.0,
+        tuning_reserve: 0.0,
+        dictionary_only: config.dictionary_only,
         passes_made: 0,
         judges: 0,
         // The least passes of logistic loss.
@@ -148,9 +150,10 @@ pub fn preflight(catalog: &Catalog, config: &FitConfig, workers: usize, processe
     if let Some(least) = plans.min_by_key(|plan| plan.total()).filter(|least| least.total() > config.memory) {
         enough(catalog, config, &request, solvers).unwrap_or(least).check(config.memory)?;
     }
-    let costs = solvers.iter().map(|solver| (request.cost(*solver, m).flops, *solver));
-    match costs.min_by(|a, b| a.0.total_cmp(&b.0)) {
-        Some((flops, _)) => check_flops(flops, config.max_flops, m, config.solver),
+    let least = solvers.iter().map(|solver| request.flops(*solver, m, 0.0));
+    let total = |flops: &Vec<(String, f64)>| flops.iter().map(|(_, f)| f).sum::<f64>();
+    match least.min_by(|a, b| total(a).total_cmp(&total(b))) {
+        Some(flops) => request.check_flops(&flops, m),
         None => Ok(()),
     }
 }

@@ -1,6 +1,7 @@
 //! One candidate: a small Nystrom fit on part of the sample, judged on the rest for every ridge of a path.
 
 use crate::dictionary::pool::Pool;
+use crate::plan::Shape;
 use crate::targets::TargetCode;
 use faer::{Mat, MatRef};
 use nystream_kernels::dense::{SEQUENTIAL, gemm};
@@ -37,6 +38,11 @@ impl Candidate {
     pub(super) fn in_round(self, round: usize) -> Self {
         Candidate { round, ..self }
     }
+
+    /// Flops of its fit, judged on `judges` rows.
+    pub(super) fn flops(&self, shape: &Shape, judges: f64) -> f64 {
+        shape.candidate(self.centers as f64, self.rows as f64, judges)
+    }
 }
 
 /// A candidate and how it did.
@@ -63,6 +69,17 @@ pub(super) struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
+    /// Flops of a candidate here.
+    pub(super) fn flops(&self, candidate: &Candidate) -> f64 {
+        let shape = Shape {
+            rows: self.fitted.len() as f64,
+            numeric: self.fitted.numeric_width() as f64,
+            codes: self.fitted.code_width() as f64,
+            targets: self.width as f64,
+        };
+        candidate.flops(&shape, self.judges.len() as f64)
+    }
+
     pub(super) fn new(sample: &'a Pool, code: &TargetCode, judges: f64, simd: SimdPath) -> Self {
         let n = sample.len();
         let cut = n - ((n as f64 * judges) as usize).clamp(usize::from(n > 1), n);

@@ -35,6 +35,11 @@ pub const TUNE_SHARE: f64 = 0.25;
 pub const TUNE_FLOOR: f64 = 6e10;
 /// Families that `--kernel auto` compares.
 pub const AUTO_FAMILIES: [Family; 4] = [Family::Gaussian, Family::Matern52, Family::Matern32, Family::Laplace];
+/// Bandwidths of the first round: powers of two times the median distance.
+const GRID: std::ops::RangeInclusive<i32> = -4..=4;
+/// Bandwidths about a leader that a later round tries, and how often it walks on, to both sides, while the best lies at an end.
+const STEPS: usize = 4;
+const WALKS: usize = 3;
 /// Share of the sample that judges.
 const JUDGES: f64 = 0.25;
 /// Pairs of rows whose distances make the median.
@@ -51,8 +56,10 @@ pub struct TuneRequest {
     pub metric: Metric,
     /// SIMD path of the tiles.
     pub simd: SimdPath,
-    /// Flops in all; too few for the smallest candidates count as enough for them.
+    /// Flops in all, about; too few for the smallest candidates count as enough for them.
     pub flops: f64,
+    /// Flops beyond which tuning is refused.
+    pub max_flops: f64,
     /// Memory of a process in bytes: as many of its workers try candidates side by side as half of it can hold.
     pub memory: u64,
 }
@@ -73,9 +80,7 @@ impl Tuned {
     /// Flops that its candidates took on a sample of `sample` rows.
     pub(crate) fn flops(&self, shape: &Shape, sample: usize) -> f64 {
         let judges = sample as f64 * JUDGES;
-        let each =
-            |fit: &CandidateFit| shape.candidate(fit.candidate.centers as f64, fit.candidate.rows as f64, judges);
-        self.table.iter().map(each).sum()
+        self.table.iter().map(|fit| fit.candidate.flops(shape, judges)).sum()
     }
 }
 
@@ -106,6 +111,17 @@ impl TuneBudget {
             ((base * scale).min(train), train)
         };
         TuneBudget { rounds: [round(1), round(2), round(4)] }
+    }
+
+    /// Flops of as many candidates as tuning tries at most on a sample of `sample` rows: every family on the whole grid, and walks to their ends.
+    pub(crate) fn most_flops(&self, shape: &Shape, sample: usize) -> f64 {
+        let walks = 2 * WALKS;
+        let counts = [AUTO_FAMILIES.len() * GRID.count(), 2 * STEPS + walks, STEPS + walks];
+        let judges = sample as f64 * JUDGES;
+        let round = |((m, rows), count): (&(usize, usize), usize)| {
+            count as f64 * shape.candidate(*m as f64, *rows as f64, judges)
+        };
+        self.rounds.iter().zip(counts).map(round).sum()
     }
 }
 
@@ -165,7 +181,7 @@ pub fn median_distance(metric: &Metric, rows: Rows<'_>) -> f64 {
 ///     let code = TargetCode { names: vec!["y".into()], classes: vec![], centres: vec![0.0], exponents: vec![3] };
 ///     let (simd, metric) = (SimdPath::detect(), Metric::Isotropic);
 ///     let family = Some(Family::Gaussian);
-///     tune(session, &sample, &code, &TuneRequest { family, bandwidth: None, metric, simd, flops: 1e9, memory: 1 << 30 })
+///     tune(session, &sample, &code, &TuneRequest { family, bandwidth: None, metric, simd, flops: 1e9, max_flops: 1e12, memory: 1 << 30 })
 /// }).unwrap();
 /// let tuned = results[0].clone().unwrap();
 /// assert_eq!(tuned.kernel.family, Family::Gaussian);
@@ -179,7 +195,7 @@ pub fn median_distance(metric: &Metric, rows: Rows<'_>) -> f64 {
 /// ```
 ///
 /// # Errors
-/// [`StageError::Budget`] when half of the memory does not hold one candidate, [`StageError::Numeric`] when every candidate failed,
+/// [`StageError::Budget`] when half of the memory does not hold one candidate or the candidates take more than `max_flops`, [`StageError::Numeric`] when every candidate failed,
 /// [`StageError::Internal`] for a damaged exchange.
 pub fn tune(
     session: &mut Session<'_>,
@@ -206,27 +222,33 @@ pub fn tune(
 
     let grid: Vec<f64> = match request.bandwidth {
         Some(sigma) => vec![sigma],
-        None => (-4..=4).map(|k| median * 2f64.powi(k)).collect(),
+        None => GRID.map(|k| median * 2f64.powi(k)).collect(),
     };
     let candidates: Vec<Candidate> = families
         .iter()
         .flat_map(|family| grid.iter().map(|sigma| Candidate::new(*family, *sigma, budget.rounds[0])))
         .collect();
+    // The later rounds at their shortest, so that what cannot end is not begun.
+    let few = if request.bandwidth.is_some() { 1 } else { STEPS };
+    let later = [(budget.rounds[1], few * families.len().min(2)), (budget.rounds[2], few)];
+    let later = later.iter().map(|(size, count)| *count as f64 * bench.flops(&Candidate::new(families[0], 1.0, *size)));
+    check_flops(&bench, request, &table, &candidates, later.sum())?;
     run_round(session, &bench, request, lanes, candidates, &mut table)?;
 
-    for (round, keep, steps) in [(1, 2, vec![-1.0, -0.5, 0.0, 0.5]), (2, 1, vec![-1.0, -0.5, 0.0, 0.25])] {
+    for (round, keep, steps) in [(1, 2, [-1.0, -0.5, 0.0, 0.5]), (2, 1, [-1.0, -0.5, 0.0, 0.25])] {
         let leaders = best_per_family(&table, round - 1, keep);
         let mut candidates = Vec::new();
         for leader in &leaders {
-            let steps = if request.bandwidth.is_some() { vec![0.0] } else { steps.clone() };
+            let steps: [f64; STEPS] = steps;
+            let steps = if request.bandwidth.is_some() { &[0.0][..] } else { &steps };
             for step in steps {
-                let sigma = leader.candidate.bandwidth * 2f64.powf(step);
+                let sigma = leader.candidate.bandwidth * 2f64.powf(*step);
                 candidates.push(Candidate::new(leader.candidate.family, sigma, budget.rounds[round]).in_round(round));
             }
         }
         run_round(session, &bench, request, lanes, candidates, &mut table)?;
         // Walk on while the best lies at an end of what was tried, a few times.
-        for _ in 0..3 {
+        for _ in 0..WALKS {
             if request.bandwidth.is_some() {
                 break;
             }
@@ -273,6 +295,25 @@ fn best_per_family(table: &[CandidateFit], round: usize, keep: usize) -> Vec<Can
     best
 }
 
+/// Refuses candidates that pass the cap after those of `table` and before `later` flops.
+fn check_flops(
+    bench: &Bench<'_>,
+    request: &TuneRequest,
+    table: &[CandidateFit],
+    candidates: &[Candidate],
+    later: f64,
+) -> Result<(), StageError> {
+    let tried = table.iter().map(|fit| &fit.candidate);
+    let flops = later + tried.chain(candidates).map(|candidate| bench.flops(candidate)).sum::<f64>();
+    if flops <= request.max_flops {
+        return Ok(());
+    }
+    Err(StageError::Budget(format!(
+        "tuning takes at least {flops:.2e} flops and --max-flops allows {:.2e}: raise it, or give --kernel, --bandwidth and --ridge",
+        request.max_flops
+    )))
+}
+
 /// Evaluates candidates, dealt to the first `lanes` workers of every process, and appends the results in order.
 fn run_round(
     session: &mut Session<'_>,
@@ -282,6 +323,7 @@ fn run_round(
     candidates: Vec<Candidate>,
     table: &mut Vec<CandidateFit>,
 ) -> Result<(), StageError> {
+    check_flops(bench, request, table, &candidates, 0.0)?;
     let (process, local) = (&session.process, session.local_index());
     // Workers beyond the lanes skip all of them.
     let me = if local < lanes { process.index() * lanes + local } else { candidates.len() };

@@ -34,7 +34,7 @@ use nystream_hashing::StreamKey;
 use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::Kernel;
 use rows::{keep_on_disk, keep_rows, row_bytes};
-use settings::{check_task, effective_dimension, given_centers, kernel, ridges, tune_if_asked};
+use settings::{check_task, effective_dimension, given_centers, kernel, ridges, tune_if_asked, tune_reserve};
 use solve::rest;
 use start::{Start, start};
 use std::collections::BTreeMap;
@@ -303,6 +303,8 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         held_out: inputs.validation.as_ref().map_or(profile.held_out, |catalog| catalog.total_rows),
         evaluated: inputs.validation.is_some() || !matches!(encoder.split, nystream_datasets::SplitRule::None),
         tuning: tuned.as_ref().map_or(0.0, |tuned| tuned.flops(&shape, sample.len())),
+        tuning_reserve: tune_reserve(config, &shape, sample.len()),
+        dictionary_only: config.dictionary_only,
         passes_made: passes + 1,
         judges: solve::judge_count(config, &sample, profile.rows) as u64,
         ridge,
@@ -310,6 +312,9 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         theorem: matches!(config.dictionary_rule, DictionaryRule::Theorem { .. }),
         classes: code.classes.len(),
     };
+    if request.centers.is_none() && session.is_first() {
+        session.process.count_algebra(request.dimension_flops());
+    }
     let mut plan = request.plan()?;
     plan.passes += u64::from(ranged);
     if ranged && kept == 0 {

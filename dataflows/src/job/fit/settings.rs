@@ -8,7 +8,7 @@ use crate::error::StageError;
 use crate::job::{Bandwidth, FitConfig, Loss, Select, Task};
 use crate::plan::Shape;
 use crate::targets::TargetCode;
-use crate::tune::{TUNE_FLOOR, TUNE_SHARE, TuneRequest, Tuned, tune};
+use crate::tune::{TUNE_FLOOR, TUNE_SHARE, TuneBudget, TuneRequest, Tuned, tune};
 use nystream_kernels::kernel::{Family, Kernel, Metric};
 use nystream_kernels::sampling::RidgeFactor;
 
@@ -82,20 +82,35 @@ pub(super) fn tune_if_asked(
     if config.family.is_some() && bandwidth.is_some() && !ridge_needed {
         return Ok(None);
     }
-    let m = given_centers(config).map_or_else(|| (shape.rows.sqrt() * 10.0).min(2000.0), |m| m as f64);
-    let planned = shape.gram(m.min(shape.rows)).flops;
     let request = TuneRequest {
         family: config.family,
         bandwidth,
         metric: metric.clone(),
         simd: config.simd,
-        flops: (TUNE_SHARE * planned.min(config.max_flops)).max(TUNE_FLOOR),
+        flops: tune_flops(config, shape),
+        max_flops: config.max_flops,
         memory: config.memory,
     };
     begin(session, "tune", 0);
     let tuned = tune(session, sample, code, &request)?;
     end(session);
     Ok(Some(tuned))
+}
+
+/// Flops that tuning aims at: a share of the planned fit's.
+fn tune_flops(config: &FitConfig, shape: &Shape) -> f64 {
+    // Once the number of centers is given no budget shapes the model; before, tuning leaves most of `--max-flops` to the fit.
+    let (m, most) = match given_centers(config) {
+        Some(m) => (m as f64, f64::INFINITY),
+        None => ((shape.rows.sqrt() * 10.0).min(2000.0), TUNE_SHARE * config.max_flops),
+    };
+    (TUNE_SHARE * shape.gram(m.min(shape.rows)).flops).max(TUNE_FLOOR).min(most)
+}
+
+/// Flops that tuning may take on a sample of `sample` rows, whatever is left to tune: a fit that is given what an earlier one
+/// tuned has as many centers.
+pub(super) fn tune_reserve(config: &FitConfig, shape: &Shape, sample: usize) -> f64 {
+    TuneBudget::new(tune_flops(config, shape), sample).most_flops(shape, sample)
 }
 
 pub(super) fn kernel(config: &FitConfig, metric: &Metric, tuned: Option<&Tuned>, median: f64) -> Kernel {

@@ -4,7 +4,7 @@
 //! eigenvalues again (Tropp, Yurtsever, Udell, Cevher, NeurIPS 2017, algorithm 3).
 
 use super::super::vectors::{axpy, dot, larger, norm, product};
-use crate::dense::{DenseError, SEQUENTIAL, cholesky, gemm, solve_lower, symmetric_eigen};
+use crate::dense::{DenseError, SEQUENTIAL, cholesky, gemm, orthonormal, solve_lower, symmetric_eigen};
 use faer::{Mat, MatRef};
 use nystream_hashing::{RowId, StreamKey};
 
@@ -20,8 +20,7 @@ impl BlockPreconditioner {
     pub fn new(k: &Mat<f64>, rank: usize, ridge: f64, damped: bool, key: StreamKey) -> Result<Self, DenseError> {
         let b = k.nrows();
         let rank = rank.min(b);
-        let omega = Mat::from_fn(b, rank, |i, j| key.normal_pair(RowId((j * b + i) as u128)).0);
-        let omega = orthonormal(omega);
+        let omega = orthonormal(sketch(b, rank, key).as_ref(), SEQUENTIAL);
         let trace: f64 = (0..b).map(|i| k[(i, i)]).sum();
         let shift = f64::EPSILON * trace;
         let mut y = &omega * faer::Scale(shift);
@@ -43,7 +42,7 @@ impl BlockPreconditioner {
         solve_lower(core.as_ref(), f.as_mut(), SEQUENTIAL);
         let f = f.transpose().to_owned();
         // F = Q T; the eigenvectors of T T^T turn Q into U without squaring F over b rows.
-        let q = orthonormal(f.clone());
+        let q = orthonormal(f.as_ref(), SEQUENTIAL);
         let small = product(q.transpose(), f.as_ref());
         let (values, vectors) = symmetric_eigen(product(small.as_ref(), small.transpose()).as_ref(), SEQUENTIAL)?;
         let values: Vec<f64> = values.iter().map(|v| (v - shift).max(0.0)).collect();
@@ -99,32 +98,9 @@ impl BlockPreconditioner {
     }
 }
 
-/// Orthonormal columns spanning those of `a`: Gram and Schmidt, each column twice ("twice is enough"); dependent ones are dropped.
-fn orthonormal(a: Mat<f64>) -> Mat<f64> {
-    let mut kept: Vec<Vec<f64>> = Vec::new();
-    for j in 0..a.ncols() {
-        let mut c = a.col_as_slice(j).to_vec();
-        let length = norm(&c);
-        for _ in 0..2 {
-            for q in &kept {
-                let s = -dot(q, &c);
-                axpy(&mut c, s, q);
-            }
-        }
-        let left = norm(&c);
-        if left > 1e-14 * length && left > 0.0 {
-            let scale = 1.0 / left;
-            // A column that lost most of its length is cleaned once more before it is trusted.
-            c.iter_mut().for_each(|v| *v *= scale);
-            for q in &kept {
-                let s = -dot(q, &c);
-                axpy(&mut c, s, q);
-            }
-            let scale = 1.0 / norm(&c);
-            c.iter_mut().for_each(|v| *v *= scale);
-            kept.push(c);
-        }
-    }
-    let views: Vec<&[f64]> = kept.iter().map(Vec::as_slice).collect();
-    super::super::vectors::from_columns(a.nrows(), &views)
+/// A hashed b x r sketch of independent standard normals.
+fn sketch(b: usize, r: usize, key: StreamKey) -> Mat<f64> {
+    let pairs = (0..(b * r).div_ceil(2)).map(|i| key.normal_pair(RowId(i as u128)));
+    let normals: Vec<f64> = pairs.flat_map(|(x, y)| [x, y]).collect();
+    MatRef::from_column_major_slice(&normals[..b * r], b, r).to_owned()
 }
