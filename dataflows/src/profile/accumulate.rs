@@ -84,7 +84,7 @@ fn damaged(error: impl std::fmt::Display) -> StageError {
 }
 
 impl ProfileTotals {
-    pub(super) fn to_bytes(self) -> Vec<u8> {
+    pub(super) fn into_bytes(self) -> Vec<u8> {
         let column = |c: ColumnTotals| ColumnWire {
             count: c.count,
             nulls: c.nulls,

@@ -113,7 +113,7 @@ impl Scan for ProfileScan {
     }
 
     fn finish(self) -> Result<Vec<Outgoing>, StageError> {
-        Ok(vec![Outgoing { key: 0, bytes: self.accumulator.finish().to_bytes() }])
+        Ok(vec![Outgoing { key: 0, bytes: self.accumulator.finish().into_bytes() }])
     }
 }
 
@@ -131,7 +131,7 @@ impl Reducer for Merge {
 
     fn finish(&mut self) -> Result<Vec<Outgoing>, StageError> {
         let totals = std::mem::take(&mut self.totals);
-        Ok(if totals.columns.is_empty() { Vec::new() } else { vec![Outgoing { key: 0, bytes: totals.to_bytes() }] })
+        Ok(if totals.columns.is_empty() { Vec::new() } else { vec![Outgoing { key: 0, bytes: totals.into_bytes() }] })
     }
 }
 
