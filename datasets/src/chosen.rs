@@ -42,7 +42,9 @@ pub fn chosen_rows(catalog: &Catalog, id_column: Option<&str>, ids: &[RowId]) ->
     // Position among `ids` of every row of `pieces`, in order.
     let (mut positions, mut pieces): (Vec<usize>, Vec<RecordBatch>) = Default::default();
     let runs = catalog.runs(0, catalog.blocks());
-    for raw in BlockReader::new(catalog, runs, &projection, ReadOptions::default()) {
+    // All columns are read, long text among them: few rows at a time.
+    let read = ReadOptions { blocks_per_batch: 1, ..ReadOptions::default() };
+    for raw in BlockReader::new(catalog, runs, &projection, read) {
         let raw = raw?;
         let text = match (key, id_column) {
             (Some(k), Some(name)) => Some(TextColumn::new(name, raw.batch.column(k).as_ref())?),

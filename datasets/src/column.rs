@@ -22,7 +22,7 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ColumnKind {
-    /// Integers, floats, decimals, times of day and durations.
+    /// Integers, floats and decimals.
     Numeric,
     /// True and false.
     Boolean,
@@ -32,6 +32,10 @@ pub enum ColumnKind {
     Timestamp,
     /// A calendar day.
     Date,
+    /// A time of day.
+    Time,
+    /// A length of time.
+    Duration,
     /// A column whose type says that it is always null.
     Null,
     /// Lists, structs, maps, unions: refused.
@@ -54,7 +58,8 @@ impl ColumnKind {
             }
             D::Float16 | D::Float32 | D::Float64 => ColumnKind::Numeric,
             D::Decimal32(..) | D::Decimal64(..) | D::Decimal128(..) | D::Decimal256(..) => ColumnKind::Numeric,
-            D::Time32(_) | D::Time64(_) | D::Duration(_) => ColumnKind::Numeric,
+            D::Time32(_) | D::Time64(_) => ColumnKind::Time,
+            D::Duration(_) => ColumnKind::Duration,
             D::Timestamp(..) => ColumnKind::Timestamp,
             D::Date32 | D::Date64 => ColumnKind::Date,
             D::Utf8 | D::LargeUtf8 | D::Utf8View => ColumnKind::Text,
@@ -67,10 +72,8 @@ impl ColumnKind {
 
     /// Whether the column reads as numbers.
     pub fn is_number(self) -> bool {
-        matches!(
-            self,
-            ColumnKind::Numeric | ColumnKind::Boolean | ColumnKind::Timestamp | ColumnKind::Date | ColumnKind::Null
-        )
+        use ColumnKind as K;
+        matches!(self, K::Numeric | K::Boolean | K::Timestamp | K::Date | K::Time | K::Duration | K::Null)
     }
 
     /// Whether the column can be a feature at all.
@@ -87,6 +90,8 @@ impl fmt::Display for ColumnKind {
             ColumnKind::Text => "text",
             ColumnKind::Timestamp => "timestamp",
             ColumnKind::Date => "date",
+            ColumnKind::Time => "time of day",
+            ColumnKind::Duration => "duration",
             ColumnKind::Null => "null",
             ColumnKind::Nested => "nested",
             ColumnKind::Binary => "binary",
@@ -139,7 +144,7 @@ impl<'a> NumericColumn<'a> {
             return Err(DataError::ColumnType {
                 column: name.into(),
                 found: array.data_type().to_string(),
-                expected: "a number, boolean, date or timestamp",
+                expected: "a number, boolean, date, time or duration",
                 role: "numeric column",
             });
         }

@@ -215,15 +215,29 @@ pub enum DataError {
         /// The other use.
         second: &'static str,
     },
-    /// More distinct levels than can be counted.
+    /// More distinct levels, or more text in them, than can be counted.
     #[error(
-        "column '{column}' has more than {limit} distinct levels: leave it out with --drop '{column}', or group its levels first"
+        "column '{column}' has more than {limit} distinct levels, or more than {} MiB of text in them: leave it out with --drop '{column}' \
+         (or --id-column '{column}' where it names rows), or group its levels first",
+        bytes >> 20
     )]
     TooManyLevels {
         /// The column.
         column: String,
         /// Levels allowed.
         limit: usize,
+        /// Bytes of text allowed in all levels.
+        bytes: u64,
+    },
+    /// A target of so many values that they are no classes.
+    #[error("target '{column}' has {found}: too many to be classes. {remedy}")]
+    TooManyClasses {
+        /// The target.
+        column: String,
+        /// How many values it has.
+        found: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// Nothing to learn from.
     #[error("no usable feature column is left: {notes}")]
@@ -375,6 +389,23 @@ impl DataError {
         scored.sort();
         let suggestions = scored.into_iter().take(3).map(|(_, name)| name.to_string()).collect();
         DataError::MissingColumn { column: column.to_string(), role, suggestions }
+    }
+}
+
+impl DataError {
+    /// [`DataError::TooManyClasses`] for a target of this kind.
+    ///
+    /// ```
+    /// use nystream_datasets::{ColumnKind, DataError};
+    /// let error = DataError::too_many_classes("price", ColumnKind::Numeric, "9000 distinct values in 9000 rows".into());
+    /// assert!(error.to_string().contains("'price'") && error.to_string().contains("--task regression"));
+    /// ```
+    pub fn too_many_classes(column: &str, kind: ColumnKind, found: String) -> Self {
+        let remedy = match kind.is_number() {
+            true => "Give --task regression to predict a number, or group its values first",
+            false => "Group its values first",
+        };
+        DataError::TooManyClasses { column: column.into(), found, remedy }
     }
 }
 

@@ -17,6 +17,7 @@ mod encoder;
 mod error;
 mod footer;
 pub mod kept;
+mod levels;
 pub mod make;
 mod options;
 mod pread;
@@ -38,11 +39,12 @@ pub use encoder::{
     Bounds, CategoricalFeature, Encoder, NumericFeature, Part, RowTest, SplitRule, TargetKind, TargetRange, Transform,
 };
 pub use error::DataError;
+pub use levels::{LevelCounter, MAX_LEVEL_BYTES, MAX_LEVELS, shown};
 pub use options::{ClassWeight, ColumnPlan, EncoderOptions, LevelCount, PlannedColumn, Scale, Split, Task};
 pub use pread::PreadFile;
 pub use scan::{BlockReader, RawBatch, ReadOptions, is_decoding};
 pub use source::{Origin, SourceFile, Sources};
 pub use statistics::{ColumnStatistics, statistics};
-pub use summary::{ColumnSummary, ContentHash, KEPT_LEVELS, LevelCounter, MAX_LEVELS, MIN_LEVEL_ROWS};
+pub use summary::{ColumnSummary, ContentHash, KEPT_LEVELS, MIN_LEVEL_ROWS};
 pub use synth::SynthSpec;
-pub use width::ColumnBytes;
+pub use width::{ColumnBytes, PAGE_BYTES};

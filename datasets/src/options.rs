@@ -262,7 +262,7 @@ impl EncoderOptions {
         }
         if let Some(name) = &self.weight {
             let column = &mut planned[find(name, "--weight")?];
-            let number = matches!(column.info.kind, ColumnKind::Numeric | ColumnKind::Boolean);
+            let number = matches!(column.info.kind, ColumnKind::Numeric | ColumnKind::Boolean | ColumnKind::Duration);
             require(column, number, "a number", "--weight")?;
             (column.weight, column.feature, column.numeric) = (true, false, true);
         }
@@ -281,8 +281,7 @@ impl EncoderOptions {
             }
             Split::Time { column: name, .. } => {
                 let column = &mut planned[find(name, "--split")?];
-                let ordered =
-                    matches!(column.info.kind, ColumnKind::Numeric | ColumnKind::Timestamp | ColumnKind::Date);
+                let ordered = column.info.kind.is_number() && column.info.kind != ColumnKind::Boolean;
                 require(column, ordered, "a number, date or timestamp", "--split time")?;
                 (column.split, column.numeric) = (true, true);
             }

@@ -1,15 +1,11 @@
-//! What the profile pass finds out about each column, and the two accumulators it needs for it.
+//! What the profile pass finds out about each column, and an order-free hash of a column's content.
 //!
-//! Moments are accumulated elsewhere, in exact sums; here are the plain results, an exact counter of text
-//! levels, and an order-free hash of a column's content.
+//! Moments are accumulated elsewhere, in exact sums, and levels in a [`LevelCounter`](crate::LevelCounter); here are the plain results.
 
-use crate::{ColumnInfo, ColumnKind, DataError, TextColumn};
+use crate::{ColumnInfo, ColumnKind};
 use nystream_hashing::RowId;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
 
-/// Distinct levels that are counted exactly; one more and the column is refused.
-pub const MAX_LEVELS: usize = 65_536;
 /// Levels of a categorical feature that keep a code of their own.
 pub const KEPT_LEVELS: usize = 1024;
 /// Rows a level needs to keep a code of its own.
@@ -42,6 +38,8 @@ pub struct ColumnSummary {
     pub quantiles: Vec<f64>,
     /// Exact level counts, by count descending, then bytewise; `None` when they were not asked for, or were too many for an optional count.
     pub levels: Option<Vec<(String, u64)>>,
+    /// Further levels that were counted and are not in `levels`: too rare for a code of their own.
+    pub unlisted: u64,
     /// [`ContentHash`] of all rows, nulls included; 0 when not computed, which equals nothing.
     pub fingerprint: u128,
     /// The least value that a time split by this column holds out: every training row lies below it, or is null.
@@ -64,6 +62,7 @@ impl ColumnSummary {
             max: 0.0,
             quantiles: Vec::new(),
             levels: None,
+            unlisted: 0,
             fingerprint: 0,
             cut: None,
         }
@@ -88,92 +87,6 @@ impl ColumnSummary {
         let share = position - low as f64;
         // Two products instead of a difference: no overflow between values of opposite sign.
         Some(self.quantiles[low] * (1.0 - share) + self.quantiles[high] * share)
-    }
-}
-
-/// Exact counts of the levels of one column, up to [`MAX_LEVELS`].
-///
-/// Merging is commutative and associative, so any order of chunks and workers gives the same result.
-///
-/// ```
-/// use arrow_array::StringArray;
-/// use nystream_datasets::{LevelCounter, TextColumn};
-/// let mut counter = LevelCounter::default();
-/// let array = StringArray::from(vec!["b", "a", "b"]);
-/// counter.add(&TextColumn::new("c", &array)?, |_| true);
-/// assert_eq!(counter.finish("c")?, [("b".to_string(), 2), ("a".to_string(), 1)]);
-/// # Ok::<(), nystream_datasets::DataError>(())
-/// ```
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct LevelCounter {
-    counts: HashMap<String, u64>,
-    overflow: bool,
-}
-
-impl LevelCounter {
-    /// Counts the rows of `column` for which `keep` holds; nulls are not levels here.
-    pub fn add(&mut self, column: &TextColumn<'_>, keep: impl Fn(usize) -> bool) {
-        if self.overflow {
-            return;
-        }
-        let mut tally = vec![0u64; column.levels().len()];
-        for i in 0..column.len() {
-            if let Some(key) = column.key(i)
-                && keep(i)
-            {
-                tally[key] += 1;
-            }
-        }
-        for (level, count) in column.levels().iter().zip(tally) {
-            if count > 0 {
-                self.count(level, count);
-            }
-        }
-    }
-
-    /// Counts `count` more rows of `level`.
-    pub fn count(&mut self, level: &str, count: u64) {
-        if self.overflow {
-            return;
-        }
-        if let Some(total) = self.counts.get_mut(level) {
-            *total += count;
-        } else if self.counts.len() == MAX_LEVELS {
-            // Nothing is known any more, and nothing need be kept.
-            self.overflow = true;
-            self.counts = HashMap::new();
-        } else {
-            self.counts.insert(level.to_string(), count);
-        }
-    }
-
-    /// Adds the counts of `other`.
-    pub fn merge(&mut self, other: LevelCounter) {
-        if other.overflow {
-            self.overflow = true;
-            self.counts = HashMap::new();
-        }
-        for (level, count) in other.counts {
-            self.count(&level, count);
-        }
-    }
-
-    /// Whether more than [`MAX_LEVELS`] were seen.
-    pub fn overflowed(&self) -> bool {
-        self.overflow
-    }
-
-    /// The levels by count descending, then bytewise.
-    ///
-    /// # Errors
-    /// [`DataError::TooManyLevels`] naming `column`.
-    pub fn finish(&self, column: &str) -> Result<Vec<(String, u64)>, DataError> {
-        if self.overflow {
-            return Err(DataError::TooManyLevels { column: column.into(), limit: MAX_LEVELS });
-        }
-        let mut levels: Vec<(String, u64)> = self.counts.iter().map(|(level, count)| (level.clone(), *count)).collect();
-        levels.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        Ok(levels)
     }
 }
 
@@ -235,41 +148,6 @@ const NULL_BITS: u64 = 0xFFF7_6E75_6C6C_0001;
 mod tests {
     use super::*;
     use nystream_hashing::FileId;
-
-    #[test]
-    fn counters_merge_in_any_order() {
-        let mut parts: Vec<LevelCounter> = Vec::new();
-        for part in 0..5u64 {
-            let mut counter = LevelCounter::default();
-            for i in 0..40u64 {
-                counter.count(&format!("l{}", (i * part) % 7), i);
-            }
-            parts.push(counter);
-        }
-        let total = |order: &[usize]| {
-            let mut sum = LevelCounter::default();
-            order.iter().for_each(|i| sum.merge(parts[*i].clone()));
-            sum.finish("c").unwrap()
-        };
-        assert_eq!(total(&[0, 1, 2, 3, 4]), total(&[4, 2, 0, 3, 1]));
-    }
-
-    #[test]
-    fn one_level_too_many_is_refused_by_name() {
-        let mut counter = LevelCounter::default();
-        for i in 0..MAX_LEVELS {
-            counter.count(&i.to_string(), 1);
-        }
-        assert_eq!(counter.finish("zip").unwrap().len(), MAX_LEVELS);
-        counter.count("0", 1);
-        assert!(!counter.overflowed());
-        counter.count("one more", 1);
-        let error = counter.finish("zip").unwrap_err().to_string();
-        assert!(error.contains("'zip'") && error.contains("65536"), "{error}");
-        let mut other = LevelCounter::default();
-        other.merge(counter);
-        assert!(other.overflowed());
-    }
 
     #[test]
     fn content_hash_sees_every_change() {

@@ -1,13 +1,15 @@
 //! How many bytes the columns of a file take while they are decoded, from its footer alone.
 //!
-//! What a footer does not say is taken at what writers do: pages and dictionaries of at most 1 MiB each. Text without size statistics counts as it is
-//! stored, which is less than it is worth where values repeat.
+//! What a footer does not say is taken at what writers do: pages and dictionaries of at most 1 MiB each, or of 1,024 values, after which writers first
+//! look at the size. Text without size statistics counts as it is stored, which is less than it is worth where values repeat.
 
 use parquet::basic::{Compression, Type};
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 
 /// Bytes of a page or a dictionary.
-const PAGE_BYTES: u64 = 1 << 20;
+pub const PAGE_BYTES: u64 = 1 << 20;
+/// Values after which a writer first looks whether a page or dictionary is full.
+const PAGE_VALUES: u64 = 1024;
 
 /// Bytes of one column, the largest over the row groups that were looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,14 +76,15 @@ fn chunk_bytes(chunk: &ColumnChunkMetaData, rows: u64) -> ColumnBytes {
         Type::FIXED_LEN_BYTE_ARRAY | Type::INT96 => 16,
         _ => 8,
     };
+    let page = PAGE_BYTES.max(text.saturating_mul(PAGE_VALUES));
     let compressed = match chunk.compression() {
         Compression::UNCOMPRESSED => 0,
-        _ => count(chunk.compressed_size()).min(PAGE_BYTES),
+        _ => count(chunk.compressed_size()).min(page),
     };
     ColumnBytes {
         value: text.saturating_add(fixed * values),
         text,
-        pages: stored.min(2 * PAGE_BYTES).saturating_add(compressed),
+        pages: stored.min(page.saturating_mul(2)).saturating_add(compressed),
     }
 }
 

@@ -86,7 +86,7 @@ pub(super) fn describe_data(path: &str) -> Result<DatasetReport, Failure> {
 /// How a column of a kind would be encoded.
 fn role(kind: ColumnKind) -> &'static str {
     match kind {
-        ColumnKind::Numeric | ColumnKind::Boolean => "numeric",
+        ColumnKind::Numeric | ColumnKind::Boolean | ColumnKind::Time | ColumnKind::Duration => "numeric",
         ColumnKind::Text => "categorical",
         ColumnKind::Timestamp | ColumnKind::Date => "timestamp",
         ColumnKind::Null => "dropped",

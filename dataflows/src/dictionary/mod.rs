@@ -16,7 +16,7 @@ mod units;
 pub use oracle::TileOracle;
 pub use rule::{Method, SelectionRule};
 
-use crate::engine::feed::RowStore;
+use crate::engine::feed::{RowStore, encoded_blocks};
 use crate::engine::session::Session;
 use crate::engine::{agree, same_everywhere};
 use crate::error::StageError;
@@ -233,7 +233,8 @@ fn given(store: &RowStore, job: &SelectJob) -> Result<Centers, StageError> {
     let projection = encoder.projection(catalog, Role::Features)?;
     let mut rows = RowBuf::new(encoder.numeric_width(), encoder.code_width());
     let (mut ids, mut chunk) = (Vec::new(), Chunk::default());
-    for batch in BlockReader::new(catalog, catalog.runs(0, catalog.blocks()), &projection, ReadOptions::default()) {
+    let read = ReadOptions { blocks_per_batch: encoded_blocks(catalog, encoder), ..ReadOptions::default() };
+    for batch in BlockReader::new(catalog, catalog.runs(0, catalog.blocks()), &projection, read) {
         encoder.encode(&batch?, Role::Features, &mut chunk)?;
         if let Some(bad) = chunk.bad.first() {
             return Err(StageError::Data(format!(

@@ -52,6 +52,12 @@ impl Pool {
         self.ids.is_empty()
     }
 
+    /// Bytes that the rows take.
+    pub(crate) fn bytes(&self) -> u64 {
+        let numbers = 4 * self.rows.numeric.len() + 2 * self.rows.codes.len();
+        (numbers + 16 * self.ids.len() + 8 * (self.targets.len() + self.weights.len())) as u64
+    }
+
     /// Leaves the first `rows` rows, and gives back the memory of the others.
     pub(crate) fn truncate(&mut self, rows: usize) {
         fn cut<T>(values: &mut Vec<T>, rows: usize, width: usize) {

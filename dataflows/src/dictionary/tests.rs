@@ -31,7 +31,7 @@ fn store(session: &mut Session<'_>) -> Result<RowStore, StageError> {
     let catalog = Catalog::open(&Sources::parse(&["synth:friedman1?rows=6000&d=5&seed=4"])?)?;
     let options = EncoderOptions { targets: vec!["y".into()], ..Default::default() };
     let plan = options.plan(&catalog.columns)?;
-    let profile = profile(session, &catalog, &plan, &options, 0)?;
+    let profile = profile(session, &catalog, &plan, &options, 0, 1 << 30)?;
     let encoder = Arc::new(Encoder::fit(&profile.columns, &options)?);
     Ok(RowStore::new(&catalog, encoder, session.peers(), session.index(), Arc::clone(&session.process)))
 }

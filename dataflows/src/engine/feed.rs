@@ -102,7 +102,7 @@ impl RowStore {
         RowStore {
             runs: catalog.partition(peers, index),
             catalog: catalog.clone(),
-            blocks_per_batch: blocks_per_batch(encoder.numeric_width() * 4 + encoder.code_width() * 2),
+            blocks_per_batch: encoded_blocks(catalog, &encoder),
             encoder,
             process,
             kept: Rc::new(RefCell::new(Kept::Never)),
@@ -181,6 +181,20 @@ impl RowStore {
 pub fn blocks_per_batch(row_bytes: usize) -> u64 {
     let block = (row_bytes.max(1) as u64) * BLOCK_ROWS;
     ((16 << 20) / block).clamp(1, 4)
+}
+
+/// [`blocks_per_batch`] of rows of `row_bytes` encoded bytes that are made of the columns `projection` of `catalog`: their text counts as well.
+pub fn blocks_of(catalog: &Catalog, projection: &[usize], row_bytes: usize) -> u64 {
+    let text = projection.iter().map(|index| catalog.column_bytes(*index).text).fold(0, u64::saturating_add);
+    blocks_per_batch(row_bytes.saturating_add(usize::try_from(text).unwrap_or(usize::MAX)))
+}
+
+/// [`blocks_of`] everything that an encoder reads.
+pub(crate) fn encoded_blocks(catalog: &Catalog, encoder: &Encoder) -> u64 {
+    let read = encoder.columns(Role::All);
+    let columns = catalog.columns.iter().enumerate().filter(|(_, info)| read.contains(&info.name.as_str()));
+    let projection: Vec<usize> = columns.map(|(index, _)| index).collect();
+    blocks_of(catalog, &projection, encoder.numeric_width() * 4 + encoder.code_width() * 2)
 }
 
 enum Supply {

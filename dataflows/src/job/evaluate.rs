@@ -1,7 +1,7 @@
 //! The evaluation of a fitted function on data with known targets.
 
 use crate::engine::exchange::{Audience, Gather, Outgoing, agree, pass};
-use crate::engine::feed::{RowStore, blocks_per_batch};
+use crate::engine::feed::{RowStore, encoded_blocks};
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::evaluate::{Evaluation, evaluate};
@@ -109,9 +109,8 @@ pub fn evaluate_model(
 fn reading(catalog: &Catalog, encoder: &Encoder, workers: usize) -> Result<Reading, StageError> {
     let projection = encoder.projection(catalog, Role::Evaluation)?;
     let columns = || projection.iter().map(|index| catalog.column_bytes(*index));
-    let row = encoder.numeric_width() * 4 + encoder.code_width() * 2;
     Ok(Reading {
-        rows: Reading::rows_in_hand(blocks_per_batch(row) * BLOCK_ROWS, catalog.total_rows, workers),
+        rows: Reading::rows_in_hand(encoded_blocks(catalog, encoder) * BLOCK_ROWS, catalog.total_rows, workers),
         decoded: columns().map(|bytes| bytes.value).fold(0, u64::saturating_add),
         pages: columns().map(|bytes| bytes.pages).fold(0, u64::saturating_add),
         targets: encoder.target_width() as u64,

@@ -1,6 +1,7 @@
 //! The plan of one fit: solver, selection and their costs.
 
 use super::cost::{PRECONDITIONER_ROWS, Shape, SolverCost};
+use super::decoding::Decoding;
 use super::dictionary::{Crew, DictionaryWork};
 use super::memory::MemoryPlan;
 use super::selection::Selection;
@@ -30,6 +31,10 @@ const PCG_BLOCKS: u64 = 6;
 /// Most of what earlier stages have given back that is still resident when the algebra begins: allocators return blocks of more than 32 MiB at once, smaller
 /// ones when they can (60,000 rows, m = 1,500: 59 MiB more than was planned without it; glibc 2.36, November 2026).
 const RETAINED: u64 = 64 << 20;
+/// Bytes of class labels that are not worth counting, and copies of longer ones in a process: in encoder, targets, profile and the model
+/// that is written, half as many again in each worker.
+const SHORT_LABELS: u64 = 64 << 10;
+const LABEL_COPIES: u64 = 6;
 /// Iterations that `auto` expects of conjugate gradients.
 pub const EXPECTED_ITERATIONS: f64 = 25.0;
 /// Epochs that are expected of eigenpro, and rows that all of them together pass at least: few rows walk longer.
@@ -125,6 +130,12 @@ impl FitPlan {
 /// What a plan is made from.
 #[derive(Clone, Debug)]
 pub struct PlanRequest {
+    /// What a worker holds beside pages while it decodes long text.
+    pub text: Decoding,
+    /// Bytes of text in the labels of the classes.
+    pub label_bytes: u64,
+    /// Memory of the largest stage before the plan: it has been taken, and refuses nothing.
+    pub before: MemoryPlan,
     /// Problem size.
     pub shape: Shape,
     /// Centers asked for.
@@ -215,6 +226,10 @@ impl PlanRequest {
         plan.add("program and Parquet decoding", super::memory::program_bytes(workers));
         plan.add("row chunks read ahead", workers as u64 * (crate::engine::feed::AHEAD as u64 + 3) * chunk);
         plan.add("hashed sample", self.sample_rows * row);
+        self.text.add_to(&mut plan, workers);
+        if self.label_bytes > SHORT_LABELS {
+            plan.add("class labels", self.label_bytes * (LABEL_COPIES + LABEL_COPIES / 2 * workers as u64));
+        }
         plan
     }
 
@@ -336,6 +351,7 @@ impl PlanRequest {
         let (dictionary, choosing) = self.dictionary(&selection, m, &keeping(self.resident(self.workers)), crew);
         let memory = keeping(self.memory(solver, m, self.workers)).larger(choosing);
         memory.check(self.memory)?;
+        let memory = memory.larger(self.before.clone());
         let flops = self.flops(solver, m, select_flops);
         self.check_flops(&flops, m)?;
         if dictionary.passes > 1 && matches!(selection, Selection::Squeak { .. }) {

@@ -90,7 +90,7 @@ impl MemoryPlan {
 }
 
 /// The program, its threads, and a dozen columns of Parquet being decoded by each of `workers`.
-pub(super) fn program_bytes(workers: usize) -> u64 {
+pub(crate) fn program_bytes(workers: usize) -> u64 {
     PROGRAM_BYTES + workers as u64 * WORKER_BYTES
 }
 

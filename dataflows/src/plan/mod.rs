@@ -9,6 +9,7 @@
 //! exponential, a categorical column [`CODE_FLOPS`].
 
 mod cost;
+mod decoding;
 mod dictionary;
 mod fit;
 mod flops;
@@ -22,8 +23,11 @@ pub use cost::{
     CODE_FLOPS, EIGEN_ALGEBRA, EIGENPRO_PASSES, ENTRY_FLOPS, GRAM_ALGEBRA, PRECONDITIONER_ROWS, SHRINK_ALGEBRA, Shape,
     SolverCost, block_algebra,
 };
+pub use decoding::Decoding;
+pub(crate) use decoding::{ProfilePlan, profiled_bytes};
 pub use dictionary::DictionaryWork;
 pub use fit::{Considered, EXPECTED_ITERATIONS, FitPlan, PlanRequest, SELECT_SHARE};
+pub(crate) use memory::program_bytes;
 pub use memory::{Consumer, MemoryPlan, human};
 pub use predict::ApplyPlan;
 pub use preflight::preflight;

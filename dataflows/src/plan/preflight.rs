@@ -4,6 +4,7 @@
 //! to the rows that lack a target: both are taken at their least here. What passes may still be refused by the plan, which knows both.
 
 use super::cost::Shape;
+use super::decoding::Decoding;
 use super::dictionary::Crew;
 use super::fit::PlanRequest;
 use super::memory::MemoryPlan;
@@ -109,6 +110,9 @@ pub fn preflight(catalog: &Catalog, config: &FitConfig, workers: usize, processe
         Solver::EigenPro => &[Solver::EigenPro],
     };
     let request = PlanRequest {
+        text: Decoding::default(),
+        before: MemoryPlan::default(),
+        label_bytes: 0,
         shape: Shape {
             rows: rows as f64 * ROWS_LEFT,
             numeric: 0.0,

@@ -203,6 +203,8 @@ fn prepare(
     };
     let row_bytes = (encoder.numeric_width() * 4 + encoder.code_width() * 2 + function.outputs() * OUTPUT_BYTES) as u64;
     let row_bytes = row_bytes.saturating_add(total(&indices, &|column| column.value.max(KEPT_BYTES)));
+    let others: Vec<usize> = projection.iter().copied().filter(|index| !indices.contains(index)).collect();
+    let row_bytes = row_bytes.saturating_add(total(&others, &|column| column.text));
     let row_bytes = usize::try_from(row_bytes).unwrap_or(usize::MAX);
     let read = ReadOptions { blocks_per_batch: blocks_per_batch(row_bytes), ..ReadOptions::default() };
     let columns = Columns::new(function, kept, options.variance)?;

@@ -5,9 +5,10 @@ use super::split::Cut;
 use super::{NAMED_BAD_ROWS, Profile, SAMPLE_ROWS, TargetSummary};
 use crate::dictionary::pool::{in_pool, pool_bits};
 use crate::error::StageError;
+use crate::plan::{MemoryPlan, human};
 use nystream_datasets::{
-    BadReason, BadRow, ColumnPlan, ColumnSummary, ContentHash, EncoderOptions, LevelCount, LevelCounter, MAX_LEVELS,
-    NumericColumn, RawBatch, Scale, Split, TextColumn,
+    BadReason, BadRow, ColumnPlan, ColumnSummary, ContentHash, DataError, EncoderOptions, KEPT_LEVELS, LevelCount,
+    LevelCounter, MAX_LEVEL_BYTES, MAX_LEVELS, MIN_LEVEL_ROWS, NumericColumn, RawBatch, Scale, Split, TextColumn,
 };
 use nystream_hashing::{RowId, StreamKey};
 use nystream_kernels::exact_sum::ExactSum;
@@ -47,6 +48,8 @@ pub struct ProfileTotals {
     held_out: u64,
     skipped: u64,
     pub(super) bad: u64,
+    /// Bytes of the levels that the workers counted, each its own.
+    pub(super) counted: u64,
     pub(super) bad_rows: Vec<BadRow>,
     weight_sum: ExactSum,
     weight_max: f64,
@@ -68,7 +71,7 @@ struct ColumnWire {
 
 #[derive(Serialize, Deserialize)]
 struct Wire {
-    counts: [u64; 4],
+    counts: [u64; 5],
     bad_rows: Vec<BadRow>,
     weight_sum: Vec<u8>,
     weight_max: u64,
@@ -81,24 +84,24 @@ fn damaged(error: impl std::fmt::Display) -> StageError {
 }
 
 impl ProfileTotals {
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let column = |c: &ColumnTotals| ColumnWire {
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        let column = |c: ColumnTotals| ColumnWire {
             count: c.count,
             nulls: c.nulls,
             bad: c.bad,
             sums: [&c.sum, &c.squares, &c.weighted, &c.weight].map(|s| s.to_bytes().to_vec()),
             range: [c.min.to_bits(), c.max.to_bits()],
-            levels: c.levels.clone(),
+            levels: c.levels,
             hash: c.hash,
             sample: c.sample.iter().map(|v| v.to_bits()).collect(),
         };
         let wire = Wire {
-            counts: [self.rows, self.held_out, self.skipped, self.bad],
-            bad_rows: self.bad_rows.clone(),
+            counts: [self.rows, self.held_out, self.skipped, self.bad, self.counted],
+            bad_rows: self.bad_rows,
             weight_sum: self.weight_sum.to_bytes().to_vec(),
             weight_max: self.weight_max.to_bits(),
             classes: self.classes.to_wire(),
-            columns: self.columns.iter().map(column).collect(),
+            columns: self.columns.into_iter().map(column).collect(),
         };
         // Plain data: serialisation cannot fail.
         serde_json::to_vec(&wire).unwrap_or_default()
@@ -123,12 +126,13 @@ impl ProfileTotals {
                 sample: c.sample.into_iter().map(f64::from_bits).collect(),
             })
         };
-        let [rows, held_out, skipped, bad] = wire.counts;
+        let [rows, held_out, skipped, bad, counted] = wire.counts;
         Ok(ProfileTotals {
             rows,
             held_out,
             skipped,
             bad,
+            counted,
             bad_rows: wire.bad_rows,
             weight_sum: sum(&wire.weight_sum)?,
             weight_max: f64::from_bits(wire.weight_max),
@@ -149,6 +153,7 @@ impl ProfileTotals {
         self.held_out += other.held_out;
         self.skipped += other.skipped;
         self.bad += other.bad;
+        self.counted += other.counted;
         self.bad_rows.extend(other.bad_rows);
         self.bad_rows.sort();
         self.bad_rows.truncate(NAMED_BAD_ROWS);
@@ -159,6 +164,30 @@ impl ProfileTotals {
             mine.merge(theirs);
         }
         Ok(())
+    }
+
+    /// Refuses levels of the columns of `plan` that take more than `room` bytes.
+    pub(super) fn check_levels(&self, plan: &ColumnPlan, room: u64) -> Result<(), StageError> {
+        let total = self.level_bytes();
+        if total <= room {
+            return Ok(());
+        }
+        let taken = self.columns.iter().map(|totals| totals.levels.memory());
+        let (most, column) = taken.zip(&plan.columns).fold((0, ""), |most, (bytes, column)| {
+            if bytes > most.0 { (bytes, column.info.name.as_str()) } else { most }
+        });
+        Err(StageError::Budget(format!(
+            "the distinct values of text columns take more than the {} that --memory leaves for them in one worker; {} are of column \
+             '{column}'. Leave such columns out with --drop '{column}' (or --id-column '{column}' where it names rows), use fewer --workers, or \
+             give more with --memory",
+            human(room),
+            human(most)
+        )))
+    }
+
+    /// Bytes that the levels of all columns take, at most.
+    pub(super) fn level_bytes(&self) -> u64 {
+        self.columns.iter().map(|totals| totals.levels.memory()).sum::<u64>() + self.classes.memory()
     }
 
     /// The profile of all rows, held out from `cut` on.
@@ -179,11 +208,22 @@ impl ProfileTotals {
                 totals.sample.sort_by(f64::total_cmp);
                 summary.quantiles = quantile_table(&totals.sample);
             }
+            let (name, levels) = (&planned.info.name, std::mem::take(&mut totals.levels));
             summary.levels = match planned.levels {
                 LevelCount::None => None,
-                LevelCount::Required => Some(totals.levels.finish(&planned.info.name)?),
-                LevelCount::Optional => totals.levels.finish(&planned.info.name).ok(),
+                LevelCount::Required if planned.target.is_some() && levels.overflowed() => {
+                    let found = format!(
+                        "more than {MAX_LEVELS} distinct values, or more than {} of text in them",
+                        human(MAX_LEVEL_BYTES)
+                    );
+                    return Err(DataError::too_many_classes(name, planned.info.kind, found).into());
+                }
+                LevelCount::Required => Some(levels.finish(name)?),
+                LevelCount::Optional => levels.finish(name).ok(),
             };
+            if let Some(levels) = summary.levels.as_mut().filter(|_| planned.target.is_none()) {
+                summary.unlisted = leave_rare_out(levels);
+            }
             summary.fingerprint = totals.hash.0;
             summary.cut = cut.value.filter(|_| planned.split);
             if let Some(position) = planned.target {
@@ -210,8 +250,18 @@ impl ProfileTotals {
             weight_max: self.weight_max,
             class_weight_sums: self.classes.finish(),
             passes: 1 + cut.passes,
+            memory: MemoryPlan::default(),
         })
     }
+}
+
+/// Leaves out the levels of a feature that will have no code of their own; gives how many.
+fn leave_rare_out(levels: &mut Vec<(String, u64)>) -> u64 {
+    let all = levels.len();
+    let common = levels.iter().take(KEPT_LEVELS).take_while(|(_, count)| *count >= MIN_LEVEL_ROWS).count();
+    levels.truncate(common);
+    levels.shrink_to_fit();
+    (all - common) as u64
 }
 
 /// `QUANTILES` order statistics of a sorted sample.
@@ -282,11 +332,13 @@ pub(super) struct Accumulator {
     sample_bits: u32,
     /// Columns whose sample quantiles are wanted.
     quantiles: Vec<bool>,
+    /// Bytes that the levels of all columns may take.
+    level_room: u64,
     totals: ProfileTotals,
 }
 
 impl Accumulator {
-    pub(super) fn new(plan: &ColumnPlan, options: &EncoderOptions, total_rows: u64, cut: Cut) -> Self {
+    pub(super) fn new(plan: &ColumnPlan, options: &EncoderOptions, total_rows: u64, cut: Cut, level_room: u64) -> Self {
         let wants = |c: &nystream_datasets::PlannedColumn| c.numeric && c.feature && options.scale != Scale::Standard;
         // Unweighted classes are counted with the levels; integers that need not be classes are two classes or none.
         let labels = plan.columns.iter().find(|c| c.target.is_some()).map_or(LevelCount::None, |c| c.levels);
@@ -304,6 +356,7 @@ impl Accumulator {
             sample_key: StreamKey::new(options.seed, "sample", 0),
             sample_bits: pool_bits(total_rows, SAMPLE_ROWS),
             quantiles: plan.columns.iter().map(wants).collect(),
+            level_room,
             totals: ProfileTotals {
                 columns: vec![ColumnTotals::default(); plan.columns.len()],
                 classes,
@@ -313,7 +366,8 @@ impl Accumulator {
     }
 
     pub(super) fn finish(self) -> ProfileTotals {
-        self.totals
+        let counted = self.totals.level_bytes();
+        ProfileTotals { counted, ..self.totals }
     }
 
     pub(super) fn add(&mut self, raw: &RawBatch) -> Result<(), StageError> {
@@ -388,7 +442,8 @@ impl Accumulator {
                 }
             }
         }
-        Ok(())
+        // A worker reads its rows in order: whether this refuses depends on the data, the workers and the budget alone.
+        self.totals.check_levels(&self.plan, self.level_room)
     }
 
     /// The id of every training row of the batch; counts and names the others.

@@ -1,18 +1,23 @@
 //! Exact sums of the row weights of each class.
 
 use crate::error::StageError;
-use nystream_datasets::TextColumn;
+use nystream_datasets::{MAX_LEVEL_BYTES, TextColumn};
 use nystream_kernels::exact_sum::ExactSum;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Sums by label while there are at most `limit` labels; beyond that nothing is known, and nothing kept.
+/// Bytes of a label's sum and its place, beside its text.
+const SUM_BYTES: u64 = std::mem::size_of::<ExactSum>() as u64 + 96;
+
+/// Sums by label while there are at most `limit` labels of at most [`MAX_LEVEL_BYTES`] of text; beyond that nothing is known, and nothing kept.
 ///
 /// The same for any order of rows and merges: labels only ever grow in number.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ClassSums {
     limit: usize,
     overflow: bool,
+    /// Bytes of text in the labels.
+    text: u64,
     sums: BTreeMap<String, ExactSum>,
 }
 
@@ -43,26 +48,42 @@ impl ClassSums {
             }
         }
         for (key, sum) in batch {
-            self.merge_label(labels.levels()[key].to_string(), &sum);
+            self.merge_label(&labels.levels()[key], &sum);
         }
     }
 
-    fn merge_label(&mut self, label: String, sum: &ExactSum) {
+    fn merge_label(&mut self, label: &str, sum: &ExactSum) {
         if self.overflow {
             return;
         }
-        self.sums.entry(label).or_default().merge(sum);
-        if self.sums.len() > self.limit {
-            (self.overflow, self.sums) = (true, BTreeMap::new());
+        if let Some(known) = self.sums.get_mut(label) {
+            known.merge(sum);
+            return;
         }
+        let text = self.text + label.len() as u64;
+        if self.sums.len() == self.limit || text > MAX_LEVEL_BYTES {
+            self.give_up();
+            return;
+        }
+        self.text = text;
+        self.sums.entry(label.to_owned()).or_default().merge(sum);
+    }
+
+    fn give_up(&mut self) {
+        *self = ClassSums { limit: self.limit, overflow: true, ..Default::default() };
+    }
+
+    /// Bytes that the sums take, at most.
+    pub(super) fn memory(&self) -> u64 {
+        self.text + SUM_BYTES * self.sums.len() as u64
     }
 
     pub(super) fn merge(&mut self, other: ClassSums) {
         if other.overflow {
-            (self.overflow, self.sums) = (true, BTreeMap::new());
+            self.give_up();
         }
         for (label, sum) in other.sums {
-            self.merge_label(label, &sum);
+            self.merge_label(&label, &sum);
         }
     }
 
@@ -79,8 +100,9 @@ impl ClassSums {
     pub(super) fn from_wire(wire: ClassWire) -> Result<Self, StageError> {
         let damaged = |e| StageError::Internal(format!("sums of classes arrived damaged: {e}"));
         let sum = |(label, bytes): (String, Vec<u8>)| ExactSum::from_bytes(&bytes).map(|sum| (label, sum));
-        let sums = wire.sums.into_iter().map(sum).collect::<Result<_, _>>().map_err(damaged)?;
-        Ok(ClassSums { limit: wire.limit, overflow: wire.overflow, sums })
+        let sums: BTreeMap<_, _> = wire.sums.into_iter().map(sum).collect::<Result<_, _>>().map_err(damaged)?;
+        let text = sums.keys().map(|label| label.len() as u64).sum();
+        Ok(ClassSums { limit: wire.limit, overflow: wire.overflow, text, sums })
     }
 }
 

@@ -8,9 +8,10 @@
 //! Cost: about 400 bytes x rows / memory passes over one column, at least one; 16 bytes a row over the network.
 
 use crate::engine::exchange::{Audience, Gather, Outgoing, Reducer, Scan, Step, pass};
+use crate::engine::feed::blocks_of;
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
-use nystream_datasets::{BlockReader, Catalog, ReadOptions, TextColumn};
+use nystream_datasets::{BlockReader, Catalog, ReadOptions, TextColumn, shown};
 use nystream_hashing::RowId;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -61,6 +62,7 @@ impl Scan for KeyScan {
                 Look::Find { id: wanted, places } => {
                     if id == *wanted && places.len() < 2 {
                         let file = &self.catalog.files[raw.file].name;
+                        let key = shown(key);
                         places.push(format!("'{key}' in row {} of '{file}'", raw.first_ordinal + i as u64));
                     }
                 }
@@ -144,8 +146,9 @@ fn scan_for(session: &Session<'_>, catalog: &Catalog, column: &str, index: usize
 
 fn scan(session: &Session<'_>, catalog: &Catalog, column: &str, index: usize, look: Look) -> KeyScan {
     let runs = catalog.partition(session.peers(), session.index());
+    let read = ReadOptions { blocks_per_batch: blocks_of(catalog, &[index], 0), ..ReadOptions::default() };
     KeyScan {
-        reader: BlockReader::new(catalog, runs, &[index], ReadOptions::default()),
+        reader: BlockReader::new(catalog, runs, &[index], read),
         catalog: catalog.clone(),
         column: column.to_owned(),
         look,

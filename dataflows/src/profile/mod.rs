@@ -4,7 +4,8 @@
 //! split cuts is found first, by passes over its column alone. Sums are exact ([`nystream_kernels::exact_sum`]),
 //! counts are integers, samples are chosen by hash: the profile is a function of the set of rows.
 //!
-//! Cost: one decoding pass, a few nanoseconds a value; memory is levels (at most 65,536 a column) and the sample.
+//! Cost: one decoding pass, a few nanoseconds a value; memory is the batch, the levels of text columns (at most 65,536 and 16 MiB of text a column, and what the
+//! budget leaves) and the sample. Of features only the levels that keep a code of their own outlive the pass.
 
 mod accumulate;
 pub mod census;
@@ -15,9 +16,10 @@ mod split;
 pub use accumulate::{ColumnTotals, ProfileTotals};
 
 use crate::engine::exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
-use crate::engine::feed::blocks_per_batch;
+use crate::engine::feed::blocks_of;
 use crate::engine::session::Session;
 use crate::error::StageError;
+use crate::plan::{MemoryPlan, ProfilePlan, profiled_bytes};
 use accumulate::Accumulator;
 use nystream_datasets::{BadRow, BlockReader, Catalog, ColumnPlan, ColumnSummary, EncoderOptions, ReadOptions};
 use std::sync::atomic::Ordering;
@@ -54,6 +56,8 @@ pub struct Profile {
     pub class_weight_sums: Vec<(String, f64)>,
     /// Passes it took.
     pub passes: u64,
+    /// Memory of a process at its largest, as planned.
+    pub memory: MemoryPlan,
 }
 
 impl Profile {
@@ -109,25 +113,30 @@ impl Scan for ProfileScan {
     }
 
     fn finish(self) -> Result<Vec<Outgoing>, StageError> {
-        Ok(vec![Outgoing { key: 0, bytes: self.accumulator.finish().to_bytes() }])
+        Ok(vec![Outgoing { key: 0, bytes: self.accumulator.finish().into_bytes() }])
     }
 }
 
-struct Merge(ProfileTotals);
+struct Merge {
+    totals: ProfileTotals,
+    plan: ColumnPlan,
+    room: u64,
+}
 
 impl Reducer for Merge {
     fn absorb(&mut self, _: u64, bytes: Vec<u8>) -> Result<(), StageError> {
-        self.0.merge(ProfileTotals::from_bytes(&bytes)?)
+        self.totals.merge(ProfileTotals::from_bytes(&bytes)?)?;
+        self.totals.check_levels(&self.plan, self.room)
     }
 
     fn finish(&mut self) -> Result<Vec<Outgoing>, StageError> {
-        let totals = std::mem::take(&mut self.0);
-        Ok(if totals.columns.is_empty() { Vec::new() } else { vec![Outgoing { key: 0, bytes: totals.to_bytes() }] })
+        let totals = std::mem::take(&mut self.totals);
+        Ok(if totals.columns.is_empty() { Vec::new() } else { vec![Outgoing { key: 0, bytes: totals.into_bytes() }] })
     }
 }
 
 /// Profiles the columns of `plan`, which `options` made of the catalog's; the profile is on every worker. Numbers are in the units of their columns, instants and
-/// days in seconds.
+/// days in seconds. `memory` bytes is what a process may take: too little is refused, before the pass where the footers tell.
 ///
 /// ```
 /// use nystream_dataflows::engine::{Process, SilentProgress, run};
@@ -140,7 +149,7 @@ impl Reducer for Merge {
 /// let process = Process::new(2, 1, 0, Box::new(SilentProgress));
 /// let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
 /// let asked = options.clone();
-/// let results = run(&process, communication, move |session| profile(session, &catalog, &plan, &asked, 0)).unwrap();
+/// let results = run(&process, communication, move |session| profile(session, &catalog, &plan, &asked, 0, 1 << 30)).unwrap();
 /// assert_eq!(results[0], results[1]);
 /// let found = results[0].clone().unwrap();
 /// // x0 is uniform on [0, 1].
@@ -152,6 +161,7 @@ impl Reducer for Merge {
 /// ```
 ///
 /// # Errors
+/// [`StageError::Budget`] where `memory` does not hold a batch, or the levels of text columns, naming the column that takes most.
 /// [`StageError::Data`], the same on every worker: unreadable data, a column with too many levels, a time split that cannot be made, more than
 /// `max_bad_rows` bad rows, which are named.
 pub fn profile(
@@ -160,23 +170,36 @@ pub fn profile(
     plan: &ColumnPlan,
     options: &EncoderOptions,
     max_bad_rows: u64,
+    memory: u64,
 ) -> Result<Profile, StageError> {
+    let planned = ProfilePlan::new(catalog, plan, session.process.workers());
+    planned.check(memory)?;
     let cut = split::cut(session, catalog, plan, options)?;
     let runs = catalog.partition(session.peers(), session.index());
-    let read = ReadOptions { blocks_per_batch: blocks_per_batch(plan.columns.len() * 8), ..ReadOptions::default() };
+    let projection = plan.projection();
+    let blocks_per_batch = blocks_of(catalog, &projection, profiled_bytes(plan));
+    let read = ReadOptions { blocks_per_batch, ..ReadOptions::default() };
+    let room = planned.level_room(memory);
     let scan = ProfileScan {
-        reader: BlockReader::new(catalog, runs, &plan.projection(), read),
-        accumulator: Accumulator::new(plan, options, catalog.total_rows, cut),
+        reader: BlockReader::new(catalog, runs, &projection, read),
+        accumulator: Accumulator::new(plan, options, catalog.total_rows, cut, room.worker),
         process: std::sync::Arc::clone(&session.process),
         counted: 0,
     };
     session.begin("profile", catalog.total_rows);
-    let parcels = pass(session, "profile", scan, Merge(ProfileTotals::default()), Audience::Everyone)?;
+    let merge = Merge { totals: ProfileTotals::default(), plan: plan.clone(), room: room.process };
+    let parcels = pass(session, "profile", scan, merge, Audience::Leaders)?;
     session.end();
-    let bytes = parcels.first().map(|p| p.bytes.as_slice()).unwrap_or_default();
-    let totals = ProfileTotals::from_bytes(bytes)?;
-    refuse_bad_rows(catalog, totals.bad, &totals.bad_rows, max_bad_rows, ", drop their columns with --drop,")?;
-    totals.summarise(plan, options, cut)
+    let processes = session.process.processes() as u64;
+    // Once a process: levels may be many.
+    let profile = session.try_once(|| {
+        let bytes = parcels.into_iter().next().map(|p| p.bytes).unwrap_or_default();
+        let totals = ProfileTotals::from_bytes(&bytes)?;
+        refuse_bad_rows(catalog, totals.bad, &totals.bad_rows, max_bad_rows, ", drop their columns with --drop,")?;
+        let memory = planned.with_levels(totals.counted / processes, totals.level_bytes());
+        Ok(Profile { memory, ..totals.summarise(plan, options, cut)? })
+    })?;
+    Ok(Profile::clone(&profile))
 }
 
 /// Refuses more than `allowed` bad rows, naming the first of them; `or` is what else the user may do.

@@ -12,6 +12,7 @@
 use super::accumulate::TOO_LARGE;
 use crate::engine::bytes::{Reader, Writer};
 use crate::engine::exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
+use crate::engine::feed::blocks_of;
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
 use arrow_array::Array;
@@ -179,11 +180,12 @@ pub(super) fn cut(
 ) -> Result<Cut, StageError> {
     let Split::Time { column, fraction } = &options.split else { return Ok(Cut::default()) };
     let refuse = |reason: String| StageError::from(DataError::BadSplit { reason });
-    let read: Vec<_> = plan.columns.iter().filter(|c| c.split || c.target.is_some()).collect();
-    let projection: Vec<usize> = read.iter().map(|c| c.index).collect();
-    let position = read.iter().position(|c| c.split);
+    let columns: Vec<_> = plan.columns.iter().filter(|c| c.split || c.target.is_some()).collect();
+    let projection: Vec<usize> = columns.iter().map(|c| c.index).collect();
+    let read = ReadOptions { blocks_per_batch: blocks_of(catalog, &projection, 0), ..ReadOptions::default() };
+    let position = columns.iter().position(|c| c.split);
     let position = position.ok_or_else(|| StageError::Internal("the column of the split is not planned".into()))?;
-    let targets: Vec<usize> = (0..read.len()).filter(|c| read[*c].target.is_some()).collect();
+    let targets: Vec<usize> = (0..columns.len()).filter(|c| columns[*c].target.is_some()).collect();
 
     let (mut range, mut rank, mut least, mut passes) = (Range::ALL, None, 0, 0);
     loop {
@@ -192,7 +194,7 @@ pub(super) fn cut(
                 catalog,
                 catalog.partition(session.peers(), session.index()),
                 &projection,
-                ReadOptions::default(),
+                read.clone(),
             ),
             name: column.clone(),
             position,

@@ -27,6 +27,16 @@ const ROUNDING_MOVES: f64 = 0.005;
 /// m = 400, four times the median distance: 8e-5 and sound at ridge 1e-7, 8e-3 and eight times the spread of the target at 1e-9).
 const DIRECT_RESIDUAL: f64 = 1e-3;
 
+/// Whether residuals are those of a direct solve that failed, or no numbers.
+///
+/// ```
+/// use nystream_dataflows::solve::gram::unsolved;
+/// assert!(unsolved(&[1e-7, 0.01]) && unsolved(&[f64::NAN]) && !unsolved(&[1e-7, 1e-5]));
+/// ```
+pub fn unsolved(residuals: &[f64]) -> bool {
+    !residuals.iter().all(|residual| *residual <= DIRECT_RESIDUAL)
+}
+
 /// Mean square of what rounding errors of size `entry_error` in the entries of a row do to its prediction.
 fn rounding_error(entry_error: f64, alpha: impl Iterator<Item = f64>) -> f64 {
     alpha.map(|a| (entry_error * a).powi(2)).sum()
@@ -237,7 +247,7 @@ pub fn solve(
     }
     // A direct solve has no iterations to stop: what it leaves is what rounding leaves.
     let residual = residuals.iter().copied().fold(0.0, f64::max);
-    let solved = residuals.iter().all(|residual| *residual <= DIRECT_RESIDUAL);
+    let solved = !unsolved(&residuals);
     if !solved {
         notes.push(format!(
             "gram solved the normal equations to a relative residual of {residual:.1e} only: K_mm is nearly singular and the ridge too small beside \

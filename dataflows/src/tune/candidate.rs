@@ -56,14 +56,36 @@ pub struct CandidateFit {
     pub ridge_matrix: f64,
 }
 
+/// What the columns of a solve are on the rows of the sample: many numbers, where there are many classes.
+pub(super) struct BenchTargets {
+    values: Vec<f64>,
+    width: usize,
+}
+
+impl BenchTargets {
+    pub(super) fn new(sample: &Pool, code: &TargetCode) -> Self {
+        let (n, raw, width) = (sample.len(), sample.target_width, code.width());
+        let mut values = vec![0.0; n * width];
+        for i in 0..n {
+            code.encode(&sample.targets[i * raw..(i + 1) * raw], &mut values[i * width..(i + 1) * width]);
+        }
+        BenchTargets { values, width }
+    }
+}
+
+/// Memory of [`BenchTargets`] of `t` columns.
+pub(super) fn target_bytes(sample: usize, t: usize) -> u64 {
+    8 * sample as u64 * t as u64
+}
+
 /// The sample, cut into fitted and judging rows.
 pub(super) struct Bench<'a> {
     fitted: Rows<'a>,
     judges: Rows<'a>,
     weights: &'a [f64],
     judge_weights: &'a [f64],
-    targets: Vec<f64>,
-    judge_targets: Vec<f64>,
+    targets: &'a [f64],
+    judge_targets: &'a [f64],
     width: usize,
     simd: SimdPath,
 }
@@ -80,15 +102,11 @@ impl<'a> Bench<'a> {
         candidate.flops(&shape, self.judges.len() as f64)
     }
 
-    pub(super) fn new(sample: &'a Pool, code: &TargetCode, judges: f64, simd: SimdPath) -> Self {
+    pub(super) fn new(sample: &'a Pool, targets: &'a BenchTargets, judges: f64, simd: SimdPath) -> Self {
         let n = sample.len();
         let cut = n - ((n as f64 * judges) as usize).clamp(usize::from(n > 1), n);
-        let (raw, width) = (sample.target_width, code.width());
-        let mut targets = vec![0.0; n * width];
-        for i in 0..n {
-            code.encode(&sample.targets[i * raw..(i + 1) * raw], &mut targets[i * width..(i + 1) * width]);
-        }
-        let judge_targets = targets.split_off(cut * width);
+        let width = targets.width;
+        let (targets, judge_targets) = targets.values.split_at(cut * width);
         let rows = sample.rows.view();
         Bench {
             fitted: rows.slice(0, cut),

@@ -9,7 +9,7 @@
 //! A function of sample, kernel and seed alone. Cost: 2 [`DRAWS`] small selections and fits of about 10^10 flops each.
 
 use super::JUDGES;
-use super::candidate::{Bench, candidate_bytes, evaluate_with};
+use super::candidate::{Bench, BenchTargets, candidate_bytes, evaluate_with, target_bytes};
 use crate::dictionary::TileOracle;
 use crate::dictionary::pool::Pool;
 use crate::job::Select;
@@ -77,7 +77,8 @@ pub fn pivot_law(
     if m < 8 {
         return None;
     }
-    let bench = Bench::new(sample, code, JUDGES, simd);
+    let targets = BenchTargets::new(sample, code);
+    let bench = Bench::new(sample, &targets, JUDGES, simd);
     let oracle = TileOracle::new(kernel, simd);
     let rows = sample.rows.view().slice(0, pool);
     let draw = |exponent: f64, draw: u64| {
@@ -100,7 +101,7 @@ fn sizes(sample: usize, centers: usize) -> (usize, usize, usize) {
 /// Bytes of a trial, for a plan: the pool's factor and one small fit.
 pub(crate) fn trial_bytes(sample: usize, centers: usize, targets: usize) -> u64 {
     let (m, pool, fitted) = sizes(sample, centers);
-    8 * (pool * m + sample * targets) as u64 + candidate_bytes(m, targets, sample - fitted)
+    8 * (pool * m) as u64 + target_bytes(sample, targets) + candidate_bytes(m, targets, sample - fitted)
 }
 
 /// Flops of a trial, for a plan: entries of `entry` flops.

@@ -21,9 +21,9 @@ use crate::engine::bytes::{Reader, Writer};
 use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
 use crate::engine::session::Session;
 use crate::error::StageError;
-use crate::plan::{Shape, human};
+use crate::plan::{MemoryPlan, Shape, human, program_bytes};
 use crate::targets::TargetCode;
-use candidate::{Bench, candidate_bytes, evaluate};
+use candidate::{Bench, BenchTargets, candidate_bytes, evaluate, target_bytes};
 use nystream_kernels::kernel::{Family, Kernel, Metric};
 use nystream_kernels::rows::Rows;
 use nystream_kernels::tile::SimdPath;
@@ -60,7 +60,7 @@ pub struct TuneRequest {
     pub flops: f64,
     /// Flops beyond which tuning is refused.
     pub max_flops: f64,
-    /// Memory of a process in bytes: as many of its workers try candidates side by side as half of it can hold.
+    /// Memory of a process in bytes: as many of its workers try candidates side by side as half of it can hold beside the sample's targets.
     pub memory: u64,
 }
 
@@ -74,6 +74,8 @@ pub struct Tuned {
     pub ridge_matrix: f64,
     /// Every candidate in the order it was tried.
     pub table: Vec<CandidateFit>,
+    /// Memory of a process with as many candidates side by side as were tried, as planned.
+    pub memory: MemoryPlan,
 }
 
 impl Tuned {
@@ -205,18 +207,25 @@ pub fn tune(
 ) -> Result<Tuned, StageError> {
     let median = median_distance(&request.metric, sample.rows.view());
     let budget = TuneBudget::new(request.flops, sample.len());
-    let bench = Bench::new(sample, code, JUDGES, request.simd);
     let judges = (sample.len() as f64 * JUDGES) as usize;
     let each = budget.rounds.iter().map(|(m, _)| candidate_bytes(*m, code.width(), judges)).max().unwrap_or(1);
-    if each > request.memory / 2 {
+    let shared = target_bytes(sample.len(), code.width());
+    let resident = program_bytes(session.process.workers()) + sample.bytes();
+    let room = (request.memory / 2).min(request.memory.saturating_sub(resident)).saturating_sub(shared);
+    if each > room {
         return Err(StageError::Budget(format!(
-            "tuning needs {} for each candidate kernel, more than half of the {} that --memory allows: give more, or give --kernel, \
-             --bandwidth and --ridge",
+            "tuning needs {} for each candidate kernel and {} for the {} target column(s) of the sample, which is more than is left of the {} that \
+             --memory allows, or than half of it: give more, or give --kernel, --bandwidth and --ridge",
             human(each),
+            human(shared),
+            code.width(),
             human(request.memory)
         )));
     }
-    let lanes = ((request.memory / 2 / each) as usize).clamp(1, session.process.workers());
+    let lanes = ((room / each) as usize).clamp(1, session.process.workers());
+    // One copy for all workers: with many classes it is the larger part.
+    let targets = session.once(|| BenchTargets::new(sample, code));
+    let bench = Bench::new(sample, &targets, JUDGES, request.simd);
     let families: Vec<Family> = request.family.map_or_else(|| AUTO_FAMILIES.to_vec(), |f| vec![f]);
     let mut table: Vec<CandidateFit> = Vec::new();
 
@@ -277,7 +286,11 @@ pub fn tune(
     let best = best.ok_or_else(|| StageError::Numeric("no kernel could be fitted on the sample".into()))?;
     let kernel =
         Kernel { family: best.candidate.family, bandwidth: best.candidate.bandwidth, metric: request.metric.clone() };
-    Ok(Tuned { kernel, ridge_matrix: best.ridge_matrix, table })
+    let mut memory = MemoryPlan::default();
+    memory.add("program and hashed sample", resident);
+    memory.add(format!("{} target column(s) of the sample", code.width()), shared);
+    memory.add(format!("{lanes} candidate kernel(s) being tried"), lanes as u64 * each);
+    Ok(Tuned { kernel, ridge_matrix: best.ridge_matrix, table, memory })
 }
 
 /// The best candidate of each family in `round`, best families first.

@@ -454,6 +454,8 @@ pub(super) fn check_kind(name: &str, fitted: ColumnKind, found: ColumnKind, data
             ColumnKind::Text => "text",
             ColumnKind::Timestamp => "a timestamp",
             ColumnKind::Date => "a date",
+            ColumnKind::Time => "a time of day",
+            ColumnKind::Duration => "a duration",
             _ => "what the model was fitted with",
         },
         role: "feature of the model",

@@ -7,10 +7,12 @@ use super::{CategoricalFeature, Encoder, Lookup, NumericFeature, SplitRule, Targ
 use crate::options::{ColumnPlan, PlannedColumn};
 use crate::{
     ClassWeight, ColumnInfo, ColumnKind, ColumnSummary, DataError, EncoderOptions, KEPT_LEVELS, MIN_LEVEL_ROWS, Scale,
-    Split, Task,
+    Split, Task, shown,
 };
 use std::collections::HashMap;
 
+/// Classes up to which a target of whatever values may have them.
+const FEW_CLASSES: usize = 1024;
 /// Interquartile range of a standard normal.
 const NORMAL_IQR: f64 = 1.349;
 
@@ -192,8 +194,14 @@ fn targets(
                 .as_ref()
                 .ok_or_else(|| DataError::BadEncoder { reason: format!("the labels of '{name}' were not counted") })?;
             if levels.len() < 2 {
-                let value = levels.first().map(|(level, _)| level.clone()).unwrap_or_default();
+                let value = levels.first().map(|(level, _)| shown(level)).unwrap_or_default();
                 return Err(DataError::TargetConstant { column: name.clone(), value, rows: summary.count });
+            }
+            // Fractions are measured, not named; of labels that name something most occur again.
+            let fractions = summary.kind == ColumnKind::Numeric && !summary.integer;
+            if levels.len() > FEW_CLASSES && (fractions || 2 * levels.len() as u64 > summary.count) {
+                let found = format!("{} distinct values in {} rows", levels.len(), summary.count);
+                return Err(DataError::too_many_classes(name, summary.kind, found));
             }
             let mut classes: Vec<String> = levels.iter().map(|(level, _)| level.clone()).collect();
             sort_labels(&mut classes);
@@ -258,7 +266,7 @@ fn class_weights(
                     return Err(error(format!("{weight} is not a number of at least 0")));
                 }
                 let position = classes.iter().position(|known| known == class).ok_or_else(|| {
-                    let known: Vec<&str> = classes.iter().take(5).map(String::as_str).collect();
+                    let known: Vec<String> = classes.iter().take(5).map(|class| shown(class)).collect();
                     error(format!("no such class; the classes begin with {}", known.join(", ")))
                 })?;
                 weights[position] = *weight;
@@ -409,11 +417,12 @@ fn categorical_feature(
         .take(KEPT_LEVELS)
         .map(|(level, _)| level.clone())
         .collect();
-    let pooled = levels.len() - kept.len();
+    let all = levels.len() + summary.unlisted as usize;
+    let pooled = all - kept.len();
     let null_level = summary.nulls > 0;
     let occupied = kept.len() + usize::from(pooled > 0) + usize::from(null_level);
     if occupied < 2 {
-        let why = if levels.len() == 1 {
+        let why = if all == 1 {
             "is constant".into()
         } else {
             format!("has {pooled} levels, none with {MIN_LEVEL_ROWS} rows")
@@ -423,8 +432,7 @@ fn categorical_feature(
     }
     if pooled > 0 {
         notes.push(format!(
-            "column '{name}': {pooled} of {} levels pooled (fewer than {MIN_LEVEL_ROWS} rows, or beyond the first {KEPT_LEVELS})",
-            levels.len()
+            "column '{name}': {pooled} of {all} levels pooled (fewer than {MIN_LEVEL_ROWS} rows, or beyond the first {KEPT_LEVELS})"
         ));
     }
     Ok(Some(CategoricalFeature { column: name.clone(), kind: summary.kind, levels: kept, null_level }))

@@ -36,7 +36,7 @@ use nystream_kernels::kernel::Kernel;
 use rows::{keep_on_disk, keep_rows, row_bytes};
 use settings::{check_task, effective_dimension, given_centers, kernel, ridges, tune_if_asked, tune_reserve};
 use solve::rest;
-use start::{Start, start};
+use start::{Start, decoding, start};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -280,7 +280,15 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     } else {
         range.as_ref().err().cloned()
     };
+    let workers = session.process.workers();
+    let mut text = decoding(&inputs.catalog, &encoder, Role::All, workers)?;
+    if let Some(validation) = &inputs.validation {
+        text = text.larger(decoding(validation, &encoder, Role::Evaluation, workers)?);
+    }
     let request = PlanRequest {
+        text,
+        label_bytes: code.classes.iter().map(|label| label.len() as u64).sum(),
+        before: tuned.iter().fold(profile.memory.clone(), |before, tuned| before.larger(tuned.memory.clone())),
         shape,
         centers: given_centers(config),
         solver: config.solver,

@@ -5,7 +5,7 @@ use super::rows::{hashed_order, row_bytes};
 use super::settings::{effective_dimension, ridge_share};
 use super::warm::warm_start;
 use super::{Clock, FitInputs, FitOutcome, begin, end};
-use crate::certify::{Basis, Certificate, TRACE_ROWS, exact_pencil};
+use crate::certify::{Basis, Certificate, PencilCertificate, TRACE_ROWS, exact_pencil};
 use crate::dictionary::pool::{Pool, feature_key};
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
@@ -19,7 +19,7 @@ use crate::solve::blockcd::BlockJob;
 use crate::solve::eigenpro::{EXACT_PROJECTION_CENTERS, EigenProJob};
 use crate::solve::logistic::LogisticJob;
 use crate::solve::pcg::PcgJob;
-use crate::solve::{Scales, Variances, blockcd, eigenpro, gram, logistic, pcg};
+use crate::solve::{Scales, Solved, Variances, blockcd, eigenpro, gram, logistic, pcg};
 use crate::targets::TargetCode;
 use faer::Mat;
 use nystream_datasets::Role;
@@ -27,7 +27,7 @@ use nystream_kernels::gram::{GramShape, Precision};
 use nystream_kernels::nystrom::WhitenMethod;
 use nystream_kernels::solve::Stopped;
 use nystream_kernels::solve::pcg::PcgParams;
-use nystream_kernels::tile::{Entry, kernel_matrix, symmetric_kernel_matrix};
+use nystream_kernels::tile::{Entry, Tiles, kernel_matrix, symmetric_kernel_matrix};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -63,86 +63,21 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     let warm = warm_start(session, config, code, outcome)?;
     let mut solved = match outcome.plan.solver {
         Solver::Gram => {
-            if inputs.frozen.is_none() {
-                // Centers of a file are no rows: they may lie further out.
-                let largest = largest_of(&outcome.kernel, centers.rows.view());
-                outcome.kernel_log2 = outcome.kernel_log2.max(least_log2(largest).map_err(StageError::Usage)?);
+            let solved = gram_solve(session, inputs, store, &tiles, sample, code, outcome, clock, &mut exact)?;
+            match gives_way(config, outcome, &solved) {
+                None => solved,
+                Some(note) => {
+                    exact = None;
+                    outcome.plan.solver = Solver::Pcg;
+                    outcome.ridge = solved.ridges[0];
+                    outcome.passes += solved.passes;
+                    drop(solved);
+                    let start = warm.coefficients.clone();
+                    let mut solved = pcg_solve(session, config, store, &tiles, sample, code, start, outcome, clock)?;
+                    solved.notes.insert(0, note);
+                    solved
+                }
             }
-            let shape = GramShape {
-                centers: centers.ids.len(),
-                targets: code.width(),
-                precision: config.precision,
-                scale_log2: outcome.kernel_log2,
-            };
-            let weighted = outcome.encoder.weight.is_some() || !outcome.encoder.class_weights.is_empty();
-            let job = GramJob {
-                tiles: &tiles,
-                code,
-                shape,
-                weight_max: outcome.weight_max,
-                weighted,
-                time_limit: config.time_limit,
-            };
-            begin(session, "gram", rows);
-            let sums = exact_gram(session, "gram", store.feed(Role::Training), &job)?;
-            end(session);
-            clock.lap("gram");
-            let radial = outcome.kernel.family.is_radial();
-            session.step("factorisation and ridge path", centers.ids.len());
-            let solved = session.try_once(|| {
-                let kmm = symmetric_kernel_matrix(&outcome.kernel, centers.rows.view(), &[], config.simd)
-                    .map_err(|e| StageError::Numeric(e.to_string()))?;
-                let view = centers.rows.view();
-                let places = (0..view.len()).map(|i| (feature_key(view, i), i)).collect();
-                let judges = |range| judges(config, outcome, sample, code, weighted, &places, range);
-                let count = judge_count(config, sample, rows);
-                // Entries of full precision deserve the better conditioned basis; it costs another 9 m^3.
-                let method = match config.precision {
-                    Precision::Double => WhitenMethod::Eigen,
-                    Precision::Single => WhitenMethod::Cholesky,
-                };
-                let entry_error = entry_error(config.precision) * 2f64.powi(shape.scale_log2);
-                let given = config.ridges.clone();
-                let shared = code.is_classification();
-                let calibrating = config.variance.then_some(sample.len().min(JUDGE_ROWS));
-                let (names, judges) = (code.column_names(), &judges);
-                let full_precision = config.precision == Precision::Double;
-                let choice = gram::RidgeChoice {
-                    given,
-                    shared,
-                    count,
-                    calibrating,
-                    judges,
-                    entry_error,
-                    full_precision,
-                    names: &names,
-                };
-                let rows = |range| trace_rows::<T>(config, outcome, sample, weighted, shape, range);
-                let trace =
-                    gram::KernelTrace { total: sums.weight_sum, count: sample.len().min(TRACE_ROWS), rows: &rows };
-                gram::solve(&sums, kmm.as_ref(), method, &choice, radial.then_some(&trace))
-            })?;
-            if session.is_first() {
-                let m = centers.ids.len() as f64;
-                let judged = outcome.shape.leave_one_out(judge_count(config, sample, rows) as f64, m);
-                session.process.count_algebra(GRAM_ALGEBRA * m.powi(3) + judged);
-            }
-            let mut solved = (*solved).clone();
-            if sums.rows < rows {
-                solved.stopped = Stopped::Asked;
-                outcome.rows = sums.rows;
-                outcome.weight_sum = sums.weight_sum * if weighted { outcome.weight_max } else { 1.0 };
-                outcome.target_weights.fill(outcome.weight_sum);
-                solved.notes.push(format!("time limit: the Gram holds {} of {rows} training rows", sums.rows));
-            }
-            clock.lap("solve");
-            // Weighted rows have another Gram than the dictionary was sampled for.
-            if let Some(atoms) = centers.atoms.as_ref().filter(|_| !weighted) {
-                let basis = Basis { kernel: &outcome.kernel, simd: config.simd, centers: centers.rows.view() };
-                exact = *session.try_once(|| exact_pencil(basis, atoms, sums.gram.as_ref(), centers.gamma, rows))?;
-                clock.lap("certify");
-            }
-            solved
         }
         Solver::Pcg if config.loss == Loss::Logistic => {
             let job = LogisticJob {
@@ -168,33 +103,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
             solved
         }
         Solver::Pcg => {
-            let defaults = PcgParams::default();
-            let params = PcgParams {
-                tolerance: config.tolerance(),
-                max_iterations: config.iterations.unwrap_or(defaults.max_iterations),
-                ..defaults
-            };
-            own_weights(code, outcome);
-            let job = PcgJob {
-                tiles: &tiles,
-                centers: centers.rows.view(),
-                kernel: &outcome.kernel,
-                simd: config.simd,
-                code,
-                ridge: outcome.ridge,
-                weight_sum: outcome.weight_sum,
-                target_weights: &outcome.target_weights,
-                sample,
-                params,
-                warm_start: warm.coefficients.clone(),
-                time_limit: config.time_limit,
-            };
-            begin(session, "conjugate gradients", 0);
-            session.step("preconditioner", centers.ids.len());
-            let solved = pcg::solve(session, store, &job)?;
-            end(session);
-            clock.lap("solve");
-            solved
+            pcg_solve(session, config, store, &tiles, sample, code, warm.coefficients.clone(), outcome, clock)?
         }
         Solver::EigenPro => {
             let start = warm.coefficients.clone();
@@ -267,6 +176,146 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     outcome.solved = Some(solved);
     outcome.function = Some(function);
     Ok(())
+}
+
+/// One exact Gram and its ridge path. `exact` is the pencil of the dictionary's guarantee, where the Gram gives it.
+#[allow(clippy::too_many_arguments)]
+fn gram_solve<T: Entry + Into<f64> + Default>(
+    session: &mut Session<'_>,
+    inputs: &FitInputs,
+    store: &RowStore,
+    tiles: &Arc<Tiles<T>>,
+    sample: &Arc<Pool>,
+    code: &TargetCode,
+    outcome: &mut FitOutcome,
+    clock: &mut Clock,
+    exact: &mut Option<PencilCertificate>,
+) -> Result<Solved, StageError> {
+    let (config, rows) = (&inputs.config, outcome.profile.rows);
+    let centers = Arc::clone(&outcome.centers);
+    if inputs.frozen.is_none() {
+        // Centers of a file are no rows: they may lie further out.
+        let largest = largest_of(&outcome.kernel, centers.rows.view());
+        outcome.kernel_log2 = outcome.kernel_log2.max(least_log2(largest).map_err(StageError::Usage)?);
+    }
+    let shape = GramShape {
+        centers: centers.ids.len(),
+        targets: code.width(),
+        precision: config.precision,
+        scale_log2: outcome.kernel_log2,
+    };
+    let weighted = outcome.encoder.weight.is_some() || !outcome.encoder.class_weights.is_empty();
+    let job = GramJob { tiles, code, shape, weight_max: outcome.weight_max, weighted, time_limit: config.time_limit };
+    begin(session, "gram", rows);
+    let sums = exact_gram(session, "gram", store.feed(Role::Training), &job)?;
+    end(session);
+    clock.lap("gram");
+    let radial = outcome.kernel.family.is_radial();
+    session.step("factorisation and ridge path", centers.ids.len());
+    let solved = session.try_once(|| {
+        let kmm = symmetric_kernel_matrix(&outcome.kernel, centers.rows.view(), &[], config.simd)
+            .map_err(|e| StageError::Numeric(e.to_string()))?;
+        let view = centers.rows.view();
+        let places = (0..view.len()).map(|i| (feature_key(view, i), i)).collect();
+        let judges = |range| judges(config, outcome, sample, code, weighted, &places, range);
+        let count = judge_count(config, sample, rows);
+        // Entries of full precision deserve the better conditioned basis; it costs another 9 m^3.
+        let method = match config.precision {
+            Precision::Double => WhitenMethod::Eigen,
+            Precision::Single => WhitenMethod::Cholesky,
+        };
+        let entry_error = entry_error(config.precision) * 2f64.powi(shape.scale_log2);
+        let given = config.ridges.clone();
+        let shared = code.is_classification();
+        let calibrating = config.variance.then_some(sample.len().min(JUDGE_ROWS));
+        let (names, judges) = (code.column_names(), &judges);
+        let full_precision = config.precision == Precision::Double;
+        let choice =
+            gram::RidgeChoice { given, shared, count, calibrating, judges, entry_error, full_precision, names: &names };
+        let rows = |range| trace_rows::<T>(config, outcome, sample, weighted, shape, range);
+        let trace = gram::KernelTrace { total: sums.weight_sum, count: sample.len().min(TRACE_ROWS), rows: &rows };
+        gram::solve(&sums, kmm.as_ref(), method, &choice, radial.then_some(&trace))
+    })?;
+    if session.is_first() {
+        let m = centers.ids.len() as f64;
+        let judged = outcome.shape.leave_one_out(judge_count(config, sample, rows) as f64, m);
+        session.process.count_algebra(GRAM_ALGEBRA * m.powi(3) + judged);
+    }
+    let mut solved = (*solved).clone();
+    if sums.rows < rows {
+        solved.stopped = Stopped::Asked;
+        outcome.rows = sums.rows;
+        outcome.weight_sum = sums.weight_sum * if weighted { outcome.weight_max } else { 1.0 };
+        outcome.target_weights.fill(outcome.weight_sum);
+        solved.notes.push(format!("time limit: the Gram holds {} of {rows} training rows", sums.rows));
+    }
+    clock.lap("solve");
+    // Weighted rows have another Gram than the dictionary was sampled for.
+    if let Some(atoms) = centers.atoms.as_ref().filter(|_| !weighted) {
+        let basis = Basis { kernel: &outcome.kernel, simd: config.simd, centers: centers.rows.view() };
+        *exact = *session.try_once(|| exact_pencil(basis, atoms, sums.gram.as_ref(), centers.gamma, rows))?;
+        clock.lap("certify");
+    }
+    Ok(solved)
+}
+
+/// Why `auto` goes on to conjugate gradients after a Gram: it cannot be solved at this ridge in this precision, and gives a model worse than none, where
+/// conjugate gradients that stop early are sound. Not where memory or flops do not hold both, or where only a Gram will do.
+fn gives_way(config: &FitConfig, outcome: &FitOutcome, solved: &Solved) -> Option<String> {
+    let plan = &outcome.plan;
+    let pcg = plan.considered.iter().find(|other| other.solver == Solver::Pcg)?;
+    let affordable = pcg.memory <= config.memory && plan.total_flops() + pcg.flops <= config.max_flops;
+    let one_ridge = solved.ridges.iter().all(|ridge| *ridge == solved.ridges[0]);
+    let open = config.solver == Solver::Auto && !config.variance && affordable && one_ridge;
+    let worst = solved.residuals.iter().copied().fold(0.0, f64::max);
+    (open && gram::unsolved(&solved.residuals)).then(|| {
+        format!(
+            "pcg instead of gram, which leaves a residual of {worst:.1e} at the ridge {:e}: K_mm is nearly singular and the ridge below rounding",
+            solved.ridges[0]
+        )
+    })
+}
+
+#[allow(clippy::too_many_arguments)]
+fn pcg_solve<T: Entry>(
+    session: &mut Session<'_>,
+    config: &FitConfig,
+    store: &RowStore,
+    tiles: &Arc<Tiles<T>>,
+    sample: &Arc<Pool>,
+    code: &TargetCode,
+    warm_start: Option<Vec<f64>>,
+    outcome: &mut FitOutcome,
+    clock: &mut Clock,
+) -> Result<Solved, StageError> {
+    let centers = Arc::clone(&outcome.centers);
+    let defaults = PcgParams::default();
+    let params = PcgParams {
+        tolerance: config.tolerance(),
+        max_iterations: config.iterations.unwrap_or(defaults.max_iterations),
+        ..defaults
+    };
+    own_weights(code, outcome);
+    let job = PcgJob {
+        tiles,
+        centers: centers.rows.view(),
+        kernel: &outcome.kernel,
+        simd: config.simd,
+        code,
+        ridge: outcome.ridge,
+        weight_sum: outcome.weight_sum,
+        target_weights: &outcome.target_weights,
+        sample,
+        params,
+        warm_start,
+        time_limit: config.time_limit,
+    };
+    begin(session, "conjugate gradients", 0);
+    session.step("preconditioner", centers.ids.len());
+    let solved = pcg::solve(session, store, &job)?;
+    end(session);
+    clock.lap("solve");
+    Ok(solved)
 }
 
 /// Numeric targets may be null in rows of their own: the ridge of each is per row that has it.

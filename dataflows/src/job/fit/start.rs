@@ -7,10 +7,11 @@ use super::{FitInputs, Frozen};
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::nystrom::range::KernelRange;
+use crate::plan::Decoding;
 use crate::profile::census::{Census, census};
 use crate::profile::{Profile, TargetSummary, duplicates, profile};
 use crate::targets::TargetCode;
-use nystream_datasets::Encoder;
+use nystream_datasets::{Catalog, Encoder, Role};
 use nystream_kernels::exact_sum::ExactSum;
 use std::sync::Arc;
 
@@ -49,6 +50,8 @@ fn taken_over(session: &mut Session<'_>, inputs: &FitInputs, frozen: &Frozen) ->
         encoder.set_row_test(Arc::new(KernelRange { kernel: frozen.kernel.clone(), log2 }));
     }
     let encoder = Arc::new(encoder);
+    let workers = session.process.workers();
+    decoding(&inputs.catalog, &encoder, Role::All, workers)?.check(inputs.config.memory, workers)?;
     let counts = census(session, &inputs.catalog, &encoder, inputs.config.max_bad_rows)?;
     let mut profile = Profile {
         columns: Vec::new(),
@@ -65,7 +68,7 @@ fn profiled(session: &mut Session<'_>, inputs: &FitInputs) -> Result<Start, Stag
     let (config, catalog) = (&inputs.config, &inputs.catalog);
     let options = &config.encoder;
     let columns = options.plan(&catalog.columns)?;
-    let profile = profile(session, catalog, &columns, options, config.max_bad_rows)?;
+    let profile = profile(session, catalog, &columns, options, config.max_bad_rows, config.memory)?;
     let mut passes =
         profile.passes + settle(session, inputs, &profile, &options.targets, options.id_column.as_deref())?;
     let mut encoder = Encoder::fit(&profile.columns, options)?;
@@ -80,6 +83,17 @@ fn profiled(session: &mut Session<'_>, inputs: &FitInputs) -> Result<Start, Stag
     }
     let weight_max = weight_bound(&encoder);
     Ok(Start { profile, encoder, code, weight_sum, weight_max, passes })
+}
+
+/// What a worker holds while it decodes the columns that `encoder` reads for `role`.
+pub(super) fn decoding(
+    catalog: &Catalog,
+    encoder: &Encoder,
+    role: Role,
+    workers: usize,
+) -> Result<Decoding, StageError> {
+    let row = encoder.numeric_width() * 4 + encoder.code_width() * 2;
+    Ok(Decoding::new(catalog, &encoder.projection(catalog, role)?, row, workers))
 }
 
 /// Takes over the counts of a census.

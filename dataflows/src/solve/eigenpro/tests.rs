@@ -20,7 +20,7 @@ where
         let catalog = Catalog::open(&Sources::parse(&["synth:friedman1?rows=3000&d=5&seed=4"])?)?;
         let options = EncoderOptions { targets: vec!["y".into()], ..Default::default() };
         let plan = options.plan(&catalog.columns)?;
-        let profile = profile(session, &catalog, &plan, &options, 0)?;
+        let profile = profile(session, &catalog, &plan, &options, 0, 1 << 30)?;
         let encoder = Arc::new(Encoder::fit(&profile.columns, &options)?);
         let code = TargetCode::new(&encoder, &profile)?;
         let store = RowStore::new(&catalog, encoder, session.peers(), session.index(), Arc::clone(&session.process));
@@ -70,7 +70,7 @@ fn a_full_cache_is_one_error_everywhere() {
         let catalog = Catalog::open(&Sources::parse(&["synth:friedman1?rows=3000&d=5&seed=4"])?)?;
         let options = EncoderOptions { targets: vec!["y".into()], ..Default::default() };
         let plan = options.plan(&catalog.columns)?;
-        let profile = profile(session, &catalog, &plan, &options, 0)?;
+        let profile = profile(session, &catalog, &plan, &options, 0, 1 << 30)?;
         let encoder = Arc::new(Encoder::fit(&profile.columns, &options)?);
         let store = RowStore::new(&catalog, encoder, session.peers(), session.index(), Arc::clone(&session.process));
         let key = StreamKey::new(7, "test order", 0);

@@ -41,7 +41,7 @@ fn solved((source, target): (&'static str, &'static str), workers: usize, ends: 
         let catalog = Catalog::open(&Sources::parse(&[source])?)?;
         let options = EncoderOptions { targets: vec![target.into()], task: Task::Classification, ..Default::default() };
         let plan = options.plan(&catalog.columns)?;
-        let profile = profile(session, &catalog, &plan, &options, 0)?;
+        let profile = profile(session, &catalog, &plan, &options, 0, 1 << 30)?;
         let encoder = Arc::new(Encoder::fit(&profile.columns, &options)?);
         let code = TargetCode::new(&encoder, &profile)?;
         let store = RowStore::new(&catalog, encoder, session.peers(), session.index(), Arc::clone(&session.process));
