@@ -34,6 +34,16 @@ fn a_gram_that_rounding_spoils_is_no_success() {
     assert!(spoiled["stopped"].is_string() && notes(&spoiled).contains("larger --ridge"), "{spoiled}");
     // A number of a hundred digits says nothing.
     assert!(!notes(&spoiled).contains("inf %") && !notes(&spoiled).contains("000000"), "{spoiled}");
+
+    // Left to choose, the solver is another one, under `--config-from` too; what was asked for is kept where nothing is spoiled.
+    let auto = line.replace("--solver gram", "--solver auto");
+    assert_eq!(place.json(&format!("{auto} --ridge 1e-4"))["solver"], "gram");
+    let report = place.solved(&format!("{auto} --ridge 1e-11"));
+    assert!(report["solver"] == "pcg" && notes(&report).contains("pcg instead of gram"), "{report}");
+    let error = number(&report, "/validation/standardized_rmse");
+    assert!(error < 0.1 * number(&spoiled, "/validation/standardized_rmse") && error < 1.0, "{error}");
+    let again = "fit --data synth:friedman1?rows=5000&d=5&seed=1&noise=1 --config-from m.nys --out again.nys";
+    assert_eq!(place.solved(again)["model_digest"], report["model_digest"]);
 }
 
 /// What cannot be measured of the centers takes nothing from the model.
