@@ -23,7 +23,7 @@ pub use cost::{
 };
 pub use dictionary::DictionaryWork;
 pub use fit::{Considered, EXPECTED_ITERATIONS, FitPlan, PlanRequest, SELECT_SHARE};
-pub use memory::{Consumer, MemoryPlan, human};
+pub use memory::{Consumer, MemoryPlan, human, plural};
 pub use predict::ApplyPlan;
 pub use preflight::preflight;
 pub use selection::Selection;
