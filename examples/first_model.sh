@@ -3,13 +3,15 @@
 #
 #     examples/first_model.sh [FOLDER]
 #
-# Needs Rust and a C compiler. FOLDER (default: first_model) receives the data, the model and the predictions.
+# Needs Rust and a C compiler. FOLDER (default: first_model, in the current folder) receives the data, the model and the predictions.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 folder=${1:-first_model}
 
-cargo build --release --locked
-nystream="${CARGO_TARGET_DIR:-target}/release/nystream"
+target=${CARGO_TARGET_DIR:-$root/target}
+case $target in /*) ;; *) target=$PWD/$target ;; esac
+(cd "$root" && CARGO_TARGET_DIR=$target cargo build --release --locked)
+nystream="$target/release/nystream"
 
 say() {
     printf '\n$ nystream'

@@ -257,6 +257,21 @@ pub fn install_interrupt_handler() -> Result<(), Failure> {
     .map_err(|e| Failure::new(ExitCode::Bug, format!("cannot handle interrupts: {e}")))
 }
 
+/// Lets writes beyond a limit on the size of files (`ulimit -f`) fail like those on a full disk, with a message and nothing left behind, instead of
+/// ending the process by a signal. Called before there are other threads, which inherit it.
+#[cfg(unix)]
+pub fn outlive_file_size_limits() {
+    use nix::sys::signal::{SigSet, Signal};
+    let mut blocked = SigSet::empty();
+    blocked.add(Signal::SIGXFSZ);
+    // Without it only the message is lost.
+    let _ = blocked.thread_block();
+}
+
+/// No such signal there.
+#[cfg(not(unix))]
+pub fn outlive_file_size_limits() {}
+
 /// Runs the hooks and ends the process. `_outputs` is held for good: no thread can finish or start an output meanwhile.
 fn end(code: ExitCode, _outputs: NoOutputs) -> ! {
     if let Ok(hooks) = AT_END.try_lock() {

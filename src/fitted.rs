@@ -25,7 +25,12 @@ impl From<StageError> for Failure {
             StageError::Budget(_) => ExitCode::Budget,
             _ => ExitCode::Bug,
         };
-        Failure::new(code, error.to_string())
+        let mut message = error.to_string();
+        // Numerics know no options; where a stage does, it has named them.
+        if matches!(error, StageError::Numeric(_)) && !message.contains("--") {
+            message += ". The kernel matrix is beyond the precision: try a larger --ridge, --bandwidth 1x, another --kernel, or --precision f64";
+        }
+        Failure::new(code, message)
     }
 }
 

@@ -212,7 +212,37 @@ fn encoded_columns(encoder: &Encoder) -> (Vec<String>, Vec<String>) {
     (numeric.collect(), encoder.categorical.iter().map(|feature| feature.column.clone()).collect())
 }
 
-/// What all processes of a job must have been told alike: the options in `parts`, the data, budgets and SIMD path. Two
+/// What all processes of a job must have been told alike, by the names of the options.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    parts: Vec<(&'static str, String)>,
+}
+
+impl Identity {
+    /// Of `command`, and of no options yet.
+    pub fn new(command: &str) -> Self {
+        Identity::default().with("the version or the command", &(env!("CARGO_PKG_VERSION"), command))
+    }
+
+    /// And of `told`, which `name` names in a message when it differs.
+    pub fn with(mut self, name: &'static str, told: &dyn Debug) -> Self {
+        self.parts.push((name, format!("{told:?}")));
+        self
+    }
+
+    /// For the greeting of the processes of `workers` threads.
+    fn digests(&self, workers: usize) -> JobIdentity {
+        let parts: Vec<_> = (self.parts.iter())
+            .map(|(name, told)| {
+                let digest = blake3::hash(told.as_bytes());
+                (*name, std::array::from_fn(|k| digest.as_bytes()[k]))
+            })
+            .collect();
+        JobIdentity::new(workers, &parts)
+    }
+}
+
+/// What all processes of a fit, a tuning or a selection must have been told alike: the options in `parts`, the data, budgets and SIMD path. Two
 /// processes that decide differently would wait for each other for ever. Paths may differ from host to host.
 ///
 /// # Errors
@@ -222,13 +252,18 @@ pub fn identity(
     data: &[&Catalog],
     input: &InputArgs,
     resources: &ResourceArgs,
-    parts: &[&dyn Debug],
-) -> Result<String, Failure> {
+    parts: &[(&'static str, &dyn Debug)],
+) -> Result<Identity, Failure> {
     let input = InputArgs { data: Vec::new(), ..input.clone() };
     let simd = simd(resources)?.unwrap_or_else(SimdPath::detect);
     let fingerprints: Vec<_> = data.iter().map(|catalog| &catalog.fingerprint).collect();
     let budgets = (resources.memory, resources.disk_limit);
-    Ok(format!("{command} {fingerprints:?} {input:?} {simd} {budgets:?} {parts:?}"))
+    let identity = Identity::new(command)
+        .with("what the files of --data or --validation hold", &fingerprints)
+        .with("--target, --drop or another option of the columns", &input)
+        .with("--simd, or the SIMD path of the machine", &simd)
+        .with("--memory or --disk-limit", &budgets);
+    Ok(parts.iter().fold(identity, |identity, (name, told)| identity.with(name, told)))
 }
 
 /// Shows the passes of the workers.
@@ -297,11 +332,11 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Joins the processes of `resources` (one, without `--hosts`). `identity` digests what all must agree on.
+    /// Joins the processes of `resources` (one, without `--hosts`). `identity` is what all must agree on.
     ///
     /// # Errors
     /// A host file that cannot be used (2), processes that do not come together (6).
-    pub fn start(resources: &ResourceArgs, progress: &Progress, identity: &str) -> Result<Self, Failure> {
+    pub fn start(resources: &ResourceArgs, progress: &Progress, identity: &Identity) -> Result<Self, Failure> {
         let threads = resources.worker_threads();
         // The algebra between passes takes as many threads as the passes; a pool that stands already serves as well.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
@@ -319,8 +354,7 @@ impl Workers {
         let communication = if processes == 1 {
             single_process(threads).map_err(refused)?
         } else {
-            let digest = *blake3::hash(format!("{}\n{identity}", env!("CARGO_PKG_VERSION")).as_bytes()).as_bytes();
-            let identity = JobIdentity { digest, workers: threads };
+            let identity = identity.digests(threads);
             let deadline = Duration::from_secs(JOIN_SECONDS);
             let begun = Instant::now();
             let waiting = |peer: usize, address: &SocketAddr| {

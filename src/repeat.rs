@@ -7,10 +7,12 @@
 //! overrule anyway, are not looked at.
 
 use crate::cli::FitArgs;
-use crate::cli::values::{AutoOr, Bandwidth, ClassWeight, KernelName, Select as SelectArg};
+use crate::cli::values::{AllOr, AutoOr, Bandwidth, ClassWeight, KernelName, Select as SelectArg};
 use crate::exit::{ExitCode, Failure};
 use crate::fitted::function_of;
 use crate::model::{Model, Precision as ModelPrecision, Selection};
+use nystream_dataflows::dictionary::pool::{expected_bits, pool_bits, pool_rows};
+use nystream_dataflows::dictionary::rows_of_file;
 use nystream_dataflows::job::{
     Bandwidth as Sigma, FitConfig, Frozen, Method, MetricRequest, Select, SelectionRule, Solver, Task,
 };
@@ -178,7 +180,13 @@ fn refuse_contradictions(model: &Model, encoder: &Encoder, args: &FitArgs, confi
 
     check("target", input.target == encoder.targets, encoder.targets.join(", "));
     let used: Vec<&str> = encoder.columns(Role::All);
-    let dropped = input.drop.iter().find(|name| used.contains(&name.as_str()));
+    // A column may be no feature and still split the rows, weigh them or be their key.
+    let learned = |name: &String| {
+        encoder.targets.contains(name)
+            || encoder.numeric.iter().any(|feature| feature.column == *name)
+            || encoder.categorical.iter().any(|feature| feature.column == *name)
+    };
+    let dropped = input.drop.iter().find(|name| learned(name));
     check("drop", dropped.is_none(), format!("column '{}' in use", dropped.cloned().unwrap_or_default()));
     let number = |name: &&String| encoder.numeric.iter().any(|feature| feature.column == **name);
     let numeric = input.categorical.iter().find(number);
@@ -225,14 +233,20 @@ fn refuse_contradictions(model: &Model, encoder: &Encoder, args: &FitArgs, confi
         AutoOr::Given(count) => selection.centers == Some(count.0),
     };
     check("centers", centers, selection.centers.map_or_else(|| "every row".into(), |m| m.to_string()));
-    let select = match &args.dictionary.select {
-        SelectArg::Auto => true,
-        SelectArg::File(_) => false,
-        other => other.to_string() == selection.method,
+    // Which law draws the pivots is no part of the option.
+    let method = selection.method.trim_end_matches(":tempered");
+    let select = match (&args.dictionary.select, &config.select) {
+        (SelectArg::Auto, _) => true,
+        (SelectArg::File(_), Select::File(catalog)) if method == "file" => {
+            rows_of_file(encoder, catalog)?.0 == model.centers
+        }
+        (SelectArg::File(_), _) => false,
+        (other, _) => other.to_string() == method,
     };
-    check("select", select, selection.method.clone());
-    let all = args.dictionary.dictionary_rows.is_none();
-    check("dictionary-rows", all, "its own pool".into());
+    let its_own = if method == "file" { "other centers of a file" } else { method };
+    check("select", select, its_own.into());
+    let pool = args.dictionary.dictionary_rows.is_none_or(|rows| same_pool(rows, model));
+    check("dictionary-rows", pool, "its own pool".into());
     let mode = selection.mode.as_deref().unwrap_or("bernoulli");
     check("dictionary-mode", args.dictionary.dictionary_mode.as_str() == mode, mode.into());
 
@@ -264,13 +278,32 @@ fn refuse_contradictions(model: &Model, encoder: &Encoder, args: &FitArgs, confi
     ))
 }
 
-/// Whether the given class weights are those of the encoder. `balanced` would be computed anew from the rows, so it never is.
+/// Whether `rows` of a selection by the model's method are the pool that the model records.
+fn same_pool(rows: AllOr, model: &Model) -> bool {
+    let (fixed, fitted) = (&model.config.selection, model.config.rows);
+    let bits = fixed.pool_bits.unwrap_or(0);
+    match (fixed.method.trim_end_matches(":tempered"), rows) {
+        // Given `all`, pivoting passes over all rows.
+        ("rpcholesky:full", rows) => rows == AllOr::All,
+        ("squeak", AllOr::All) => bits == 0,
+        ("squeak", AllOr::Count(count)) => {
+            expected_bits(fitted, pool_rows(fitted, pool_bits(fitted, count.min(fitted)))) == bits
+        }
+        ("rpcholesky", AllOr::Count(count)) => {
+            fixed.pool_rows.map_or(bits == 0 && count >= fitted, |rows| rows == count)
+        }
+        _ => false,
+    }
+}
+
+/// Whether the given class weights are those of the encoder. `balanced` is, where the model's were balanced: they stay as they are.
 fn same_class_weights(given: Option<&ClassWeight>, encoder: &Encoder) -> bool {
     let weight = |pairs: &[(String, f64)], class: &String| {
         pairs.iter().find(|(label, _)| label == class).map_or(1.0, |(_, weight)| *weight)
     };
     match (given, encoder.classes()) {
         (None, _) => true,
+        (Some(ClassWeight::Balanced), _) => encoder.balanced,
         (Some(ClassWeight::Labels(pairs)), Some(classes)) => {
             classes.iter().map(|class| weight(pairs, class)).collect::<Vec<_>>() == encoder.class_weights
         }

@@ -94,8 +94,28 @@ fn a_model_or_a_spill_folder_that_one_process_lacks() {
                 --centers 100 --select uniform --memory 130MiB --solver pcg --iterations 8 --temp-dir t --workers 1";
     for (index, output) in run(&places, line).iter().enumerate() {
         let error = text(&output.stderr);
-        assert!(matches!(output.status.code(), Some(1 | 4)), "process {index}: {:?}\n{error}", output.status.code());
-        assert!(error.contains("--temp-dir"), "process {index}\n{error}");
+        assert_eq!(output.status.code(), Some(2), "process {index}\n{error}");
+        assert!(error.contains("--temp-dir t does not exist"), "process {index}\n{error}");
+    }
+}
+
+#[test]
+fn a_job_of_other_options_is_told_which() {
+    let places = places();
+    let fit = "fit --data d.parquet --target y --out m.nys --kernel gaussian --ridge 1e-5 --workers 2 --centers 40";
+    for (ours, theirs, what) in [
+        ("--seed 1", "--seed 2", "another job: --seed or --precision differs"),
+        ("--bandwidth 2", "--bandwidth 3", "another job: --kernel, --bandwidth, --ridge or --metric differs"),
+        ("--memory 1GiB", "--memory 2GiB", "another job: --memory, --max-flops or --disk-limit differs"),
+        ("--seed 1 --iterations 3", "--seed 2", "which differs from this process's in: --solver,"),
+    ] {
+        // Both in one folder: their options alone differ.
+        let lines = [ours, theirs].map(|more| format!("{fit} {more}"));
+        for output in places[0].processes(&lines) {
+            let error = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(6), "{error}");
+            assert!(error.contains(what), "{what} is missing from\n{error}");
+        }
     }
 }
 

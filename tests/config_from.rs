@@ -310,6 +310,48 @@ fn flags_that_would_change_what_is_fixed_are_refused_by_name() {
     assert_eq!(digest(&place.json(&format!("{AGAIN} {same}"))), plain);
 }
 
+/// What made the model is what the model has: giving it again changes nothing.
+#[test]
+fn the_options_that_made_the_model_are_accepted() {
+    let place = place(4000);
+    let kernel = "--kernel gaussian --bandwidth 1.3 --ridge 1e-5 --precision f64 --seed 2";
+    let others = "--drop z --drop k --drop two --drop id --drop w";
+    place
+        .json(&format!("dictionary --data d.parquet {NUMBERS} {kernel} --centers 50 --select uniform --out z.parquet"));
+    let classes = "--target two --drop y --drop z --drop k --drop id --drop g --drop when --drop w";
+    for options in [
+        format!("{NUMBERS} {kernel} --centers 40 --select squeak"),
+        format!("{NUMBERS} {kernel} --centers 40 --select squeak --dictionary-rows all"),
+        format!("{NUMBERS} {kernel} --centers 40 --select squeak --dictionary-rows 1500"),
+        format!("{NUMBERS} {kernel} --centers 40 --select rpcholesky"),
+        format!("{NUMBERS} {kernel} --centers 40 --select rpcholesky --dictionary-rows 900"),
+        format!("{NUMBERS} {kernel} --centers 30 --select rpcholesky:full"),
+        format!("{NUMBERS} {kernel} --select file:z.parquet"),
+        format!("--target y {others} --drop g --drop when {kernel} --centers 40 --split time:when:0.2"),
+        format!("--target y {others} --drop when --drop g {kernel} --centers 40 --split hash:0.2:g"),
+        format!("{classes} --class-weight balanced {kernel} --centers 40"),
+        format!("{classes} --class-weight balanced --loss logistic {kernel} --centers 40 --iterations 4"),
+    ] {
+        let first = place.solved(&format!("{FIT} {options}"));
+        let again = place.solved(&format!("{AGAIN} {options}"));
+        assert_eq!(digest(&again), digest(&first), "{options}");
+        let notes = again["notes"].to_string();
+        assert!(!notes.contains("as asked"), "{options}: {notes}");
+        assert!(notes.contains("from the model"), "{options}: {notes}");
+    }
+    // What differs is refused all the same: other rows of a file, weights that were not balanced, the pool of another size.
+    let other = AGAIN.replace("again", "other");
+    place.json(&format!("{FIT} {NUMBERS} {kernel} --select file:z.parquet"));
+    place
+        .json(&format!("dictionary --data d.parquet {NUMBERS} {kernel} --centers 51 --select uniform --out z.parquet"));
+    place.fails(&format!("{other} --select file:z.parquet"), 2, &["--select", "other centers"]);
+    place.solved(&format!("{FIT} {classes} --class-weight yes=0.5 {kernel} --centers 40"));
+    place.fails(&format!("{other} --class-weight balanced"), 2, &["--class-weight"]);
+    place.json(&format!("{FIT} {NUMBERS} {kernel} --centers 40 --select rpcholesky --dictionary-rows 900"));
+    place.fails(&format!("{other} --dictionary-rows 901"), 2, &["--dictionary-rows"]);
+    place.fails(&format!("{other} --drop a"), 2, &["--drop", "'a'"]);
+}
+
 /// Rows may get a key that the model's rows had not: the law of online learning needs it.
 #[test]
 fn a_key_may_be_added() {

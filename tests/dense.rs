@@ -118,3 +118,54 @@ fn all_rows_as_centers_give_dense_kernel_ridge_regression() {
         }
     }
 }
+
+/// tr W^1/2 K W^1/2 (W^1/2 K W^1/2 + lambda sum w I)^-1, by one solve a row: rows that weigh nothing have no part in the model.
+#[test]
+fn the_effective_dimension_is_that_of_the_weighted_problem() {
+    let place = Place::new();
+    let x: Vec<Vec<f64>> = (0..COLUMNS).map(column).collect();
+    let weight = |i: usize| match i % 4 {
+        0 | 3 => 0.0,
+        1 => 2.0,
+        _ => 0.25,
+    };
+    let mut columns: Vec<(String, arrow_array::ArrayRef)> =
+        (0..COLUMNS).map(|c| (format!("x{c}"), numbers(x[c].iter().copied()))).collect();
+    columns.push(("y".into(), numbers((0..ROWS).map(|i| x[0][i] * x[1][i] + uniform("noise", i)))));
+    columns.push(("k".into(), texts((0..ROWS).map(|i| if x[0][i] > 0.0 { "yes".into() } else { "no".into() }))));
+    columns.push(("w".into(), numbers((0..ROWS).map(weight))));
+    write(&place.path("d.parquet"), &batch(columns.iter().map(|(n, a)| (n.as_str(), a.clone())).collect()));
+
+    let ridge = 1e-3;
+    let counted: Vec<usize> = (0..ROWS).filter(|i| weight(*i) > 0.0).collect();
+    let total: f64 = (0..ROWS).map(weight).sum();
+    let entry = |i: usize, j: usize| {
+        let squared: f64 = (0..COLUMNS).map(|c| (x[c][i] - x[c][j]).powi(2)).sum();
+        (weight(i) * weight(j)).sqrt() * (-squared / (2.0 * BANDWIDTH * BANDWIDTH)).exp()
+    };
+    let k: Vec<Vec<f64>> = counted.iter().map(|i| counted.iter().map(|j| entry(*i, *j)).collect()).collect();
+    let mut shifted = k.clone();
+    (0..counted.len()).for_each(|i| shifted[i][i] += ridge * total);
+    let dense: f64 = (0..counted.len()).map(|i| solve(shifted.clone(), k[i].clone())[i]).sum();
+    assert!(dense < counted.len() as f64, "{dense}");
+
+    let common = format!(
+        "fit --data d.parquet --out m.nys --kernel gaussian --bandwidth {BANDWIDTH} --ridge {ridge} --precision f64 --split none --workers 2 \
+         --weight w"
+    );
+    let centers = format!("--centers {ROWS} --select uniform");
+    let numbers = "--target y --drop k";
+    for solver in [
+        format!("{numbers} --solver gram {centers}"),
+        format!("{numbers} --solver pcg {centers}"),
+        format!("{numbers} --solver eigenpro --iterations 4 {centers}"),
+        format!("{numbers} --solver blockcd"),
+    ] {
+        let found = number(&place.solved(&format!("{common} {solver}")), "/effective_dimension");
+        assert!((found / dense - 1.0).abs() < 1e-6, "{solver}: {found} {dense}");
+    }
+    // Of logistic loss a quarter of the curvature, at most: fewer than the rows that count, which it would pass if the others counted.
+    let line = format!("{common} --target k --drop y --loss logistic {centers}");
+    let (logistic, rows) = (number(&place.solved(&line), "/effective_dimension"), counted.len() as f64);
+    assert!(logistic > 1.0 && logistic < dense, "{logistic} {dense} {rows}");
+}

@@ -110,9 +110,12 @@ fn memory_disk_and_decoding_again_give_the_same_model() {
     assert_eq!(memory["model_digest"], again["model_digest"]);
     assert_eq!(std::fs::read_dir(&temp).unwrap().count(), 0);
 
-    // A folder that cannot be written.
-    let output = run(folder, &format!("{} --memory 105MiB", fit.replace("--temp-dir spill", "--temp-dir absent")));
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(4), "{error}");
-    assert!(error.contains("--temp-dir"), "{error}");
+    // A folder that is not there, whether it is needed or not.
+    for memory in ["105MiB", "1GiB"] {
+        let output =
+            run(folder, &format!("{} --memory {memory}", fit.replace("--temp-dir spill", "--temp-dir absent")));
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains("--temp-dir absent does not exist"), "{error}");
+    }
 }

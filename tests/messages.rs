@@ -85,7 +85,13 @@ fn weighted() -> Place {
     let place = Place::new();
     let weight = |i: usize| 0.2 + uniform("w", i);
     // Powers of two: whatever is rounded is rounded alike, so that every digit has to agree.
-    for (name, scale) in [("small", 2f64.powi(-46)), ("one", 1.0), ("large", 2f64.powi(40))] {
+    for (name, scale) in [
+        ("small", 2f64.powi(-46)),
+        ("one", 1.0),
+        ("large", 2f64.powi(40)),
+        ("tiny", 2f64.powi(-660)),
+        ("huge", 2f64.powi(480)),
+    ] {
         let mut columns = table(0, 4000);
         columns.push(("w", numbers((0..4000).map(|i| scale * weight(i)))));
         // Of one name, so that hashes are the same.
@@ -109,14 +115,121 @@ fn weights_have_no_scale() {
             );
             number(&place.solved(&line), "/validation/rmse")
         };
-        let [small, one, large] = ["small", "one", "large"].map(error);
+        let [small, one, large, tiny, huge] = ["small", "one", "large", "tiny", "huge"].map(error);
         // Coordinate descent ends within its tolerance of the answer, the others on one path.
         let close = if solver.starts_with("blockcd") { 1e-5 } else { 1e-9 };
         assert!(
-            (small / one - 1.0).abs() < close && (large / one - 1.0).abs() < close,
-            "{solver}: {small} {one} {large}"
+            [small, large, tiny, huge].iter().all(|scaled| (scaled / one - 1.0).abs() < close),
+            "{solver}: {small} {one} {large} {tiny} {huge}"
         );
     }
+}
+
+/// Squares of such weights are no numbers any more.
+#[test]
+fn extreme_weights_of_classes_are_no_zero_model() {
+    let place = Place::new();
+    let error = |scale: f64| {
+        let mut columns = table(0, 3000);
+        columns.push(("w", numbers((0..3000).map(|i| scale * (0.2 + uniform("w", i))))));
+        columns[3] =
+            ("y", texts((0..3000).map(|i| if uniform("a", i) < 0.4 { "no".into() } else { "yes".to_owned() })));
+        write(&place.path("d.parquet"), &batch(columns));
+        let report = place.solved(&format!("{FIT} --target y --weight w --ridge 1e-4 --loss logistic").replacen(
+            "--target y ",
+            "",
+            1,
+        ));
+        number(&report, "/validation/log_loss")
+    };
+    let one = error(1.0);
+    assert!(one < 0.3, "{one}");
+    for scale in [2f64.powi(-700), 2f64.powi(480)] {
+        assert!((error(scale) / one - 1.0).abs() < 1e-9, "{scale:e}: {} {one}", error(scale));
+    }
+}
+
+#[test]
+fn what_has_no_effect_is_noted() {
+    let place = place();
+    let line = format!("{FIT} --ridge 1e-5 --solver");
+    assert!(
+        notes(&place.json(&format!("{line} gram --tolerance 1e-9")))
+            .contains("--tolerance and --iterations have no effect")
+    );
+    assert!(notes(&place.json(&format!("{line} gram --iterations 3"))).contains("have no effect"));
+    assert!(!notes(&place.json(&format!("{line} pcg --tolerance 1e-4"))).contains("have no effect"));
+    let many = line.replace("--centers 60", "--centers 5000 --select uniform --max-flops 1e15");
+    let many = place.solved(&format!("{many} pcg --iterations 1"));
+    let said =
+        format!("--centers asks for 5000 centers, and there are no more than {} training rows", number(&many, "/rows"));
+    assert!(notes(&many).contains(&said), "{many}");
+}
+
+/// The choice of `auto` must not fail where another choice would not.
+#[test]
+fn auto_selects_where_no_row_has_leverage() {
+    let place = Place::new();
+    let line = "fit --data synth:friedman1?rows=100000&d=50&seed=1 --target y --out m.nys --kernel gaussian --bandwidth 1x --centers 50 \
+                --solver pcg --split none";
+    let chosen = place.json(&format!("{line} --ridge 1e-4"));
+    assert_eq!(chosen["select"], "squeak", "auto no longer takes SQUEAK here: the test tests nothing");
+    let report = place.json(&format!("{line} --ridge 1e30"));
+    assert_eq!((&report["select"], number(&report, "/centers")), (&"uniform".into(), 50.0));
+    assert!(notes(&report).contains("at the ridge 1e30 no training row has a leverage"), "{report}");
+    let again = place.json("fit --data synth:friedman1?rows=100000&d=50&seed=1 --out again.nys --config-from m.nys");
+    assert_eq!(digest(&again), digest(&report));
+}
+
+#[test]
+fn kernels_that_overflow_say_what_to_change() {
+    let place = place();
+    let fit = "fit --data d.parquet --target y --out m.nys --centers 60";
+    for solver in ["auto", "gram", "pcg", "eigenpro"] {
+        let line = format!("{fit} --bandwidth 1 --ridge 1e-3 --solver {solver}");
+        place.fails(
+            &format!("{line} --kernel polynomial:16:1e300"),
+            2,
+            &["k(x, x) overflows", "smaller degree", "--bandwidth"],
+        );
+        place.fails(&format!("{line} --kernel polynomial:3:1e20"), 2, &["k(x, x) reaches 1.0e60", "--precision f64"]);
+    }
+    place.fails(&format!("{fit} --kernel polynomial:16:1e300"), 1, &["no kernel could be fitted", "--kernel gaussian"]);
+    let large = format!("{fit} --kernel polynomial:2:1e20 --bandwidth 1 --ridge 1e-3 --precision f64 --solver pcg");
+    assert_ne!(place.run(&large).status.code(), Some(2));
+}
+
+/// A classifier has none however it is fitted.
+#[test]
+fn models_without_variances_say_which_have_them() {
+    let place = place();
+    place.json(&format!("{FIT} --ridge 1e-5 --solver gram"));
+    let predict = "predict --data d.parquet --out p.parquet --variance --model";
+    place.fails(&format!("{predict} m.nys"), 1, &["m.nys was fitted without --variance", "solver gram"]);
+    let classes = FIT.replace("--target y", "--target c").replace("m.nys", "c.nys");
+    place.json(&format!("{classes} --ridge 1e-4 --solver gram"));
+    place.fails(&format!("{predict} c.nys"), 1, &["c.nys is a classifier", "leave out --variance"]);
+}
+
+#[test]
+fn reports_say_what_was_measured_and_tuned() {
+    let place = place();
+    let fitted = place.json(&format!("{FIT} --ridge 1e-5 --solver gram"));
+    let shown = text(&place.run("inspect m.nys").stdout);
+    let rmse = nystream::report::text::number(number(&fitted, "/validation/rmse"));
+    assert!(shown.lines().any(|line| line.starts_with("rmse ") && line.ends_with(&rmse)), "{rmse}\n{shown}");
+    let line = "dictionary --data d.parquet --target y --centers 30 --out c.parquet";
+    let report = place.json(line);
+    let shown = text(&place.run(line).stdout);
+    for (name, value) in [("bandwidth", number(&report, "/bandwidth")), ("ridge", number(&report, "/ridge"))] {
+        let value = nystream::report::text::number(value);
+        assert!(shown.lines().any(|line| line.contains(name) && line.ends_with(&value)), "{name} {value}\n{shown}");
+    }
+    // One of a thing is no several.
+    let pass = text(&place.run("inspect d.parquet").stdout);
+    assert!(pass.contains("4,000 in 1 row group\n"), "{pass}");
+    let tune = "tune --data d.parquet --target y --kernel gaussian --bandwidth 1x --centers 2500";
+    assert!(notes(&place.json(tune)).contains("a fit with 2500 centers"), "{}", place.json(tune));
 }
 
 #[test]

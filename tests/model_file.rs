@@ -218,7 +218,7 @@ fn models_that_do_not_fit_together_are_not_written() {
 
 /// A plain safetensors reader and NumPy predict with the documented tensors.
 #[test]
-fn ten_lines_of_python_predict() {
+fn a_page_of_python_predicts() {
     let has_python = std::process::Command::new("python3")
         .args(["-c", "import numpy, safetensors.numpy"])
         .output()
@@ -227,17 +227,20 @@ fn ten_lines_of_python_predict() {
         eprintln!("skipped: python3 with numpy and safetensors is not installed");
         return;
     }
-    let mut config = FrozenConfig::new(Kernel::new(Family::Gaussian, 1.3), &["a", "b"], 3, 2);
-    config.rows = 10;
-    let mut model = full();
-    model.config = config;
-    model.variance = None;
-    model.intercepts = vec![3.0, -4.0];
-    model.centers.codes = (0..M as u16 * 2).map(|i| i % 3).collect();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.nys");
-    model.save(&path).unwrap();
-
+    let python = |family: Family, json: &str| {
+        let mut config = FrozenConfig::new(Kernel::new(family, 1.3), &["a", "b"], 3, 2);
+        config.rows = 10;
+        let mut model = full();
+        model.config = config;
+        model.variance = None;
+        model.intercepts = vec![3.0, -4.0];
+        model.centers.codes = (0..M as u16 * 2).map(|i| i % 3).collect();
+        model.save(&path).unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python_predict.py");
+        (model, std::process::Command::new("python3").arg(script).arg(&path).arg(json).output().unwrap())
+    };
     let n = 7;
     let rows = RowBuf {
         numeric: uniform("rows", n * 3).into_iter().map(|v| v as f32).collect(),
@@ -248,18 +251,24 @@ fn ten_lines_of_python_predict() {
     let json = serde_json::json!({
         "x": (0..n).map(|i| rows.view().numeric(i).to_vec()).collect::<Vec<_>>(),
         "codes": (0..n).map(|i| rows.view().codes(i).to_vec()).collect::<Vec<_>>(),
-    });
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python_predict.py");
-    let out = std::process::Command::new("python3").arg(script).arg(&path).arg(json.to_string()).output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let python: Vec<Vec<f64>> = serde_json::from_slice(&out.stdout).unwrap();
-    assert_eq!(python.len(), n);
-    for (i, row) in python.iter().enumerate() {
-        for (k, value) in row.iter().enumerate() {
-            let entry = |j| model.config.kernel.evaluate(rows.view(), i, model.centers.view(), j);
-            let sum: f64 = (0..M).map(|j| entry(j) * model.coefficients[j * 2 + k]).sum();
-            let expected = model.intercepts[k] + sum;
-            assert!((value - expected).abs() < 1e-12 * (1.0 + expected.abs()), "{value} {expected}");
+    })
+    .to_string();
+    let radial =
+        [Family::Gaussian, Family::Laplace, Family::Matern12, Family::Matern32, Family::Matern52, Family::Cauchy];
+    for family in radial {
+        let (model, out) = python(family, &json);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let found: Vec<Vec<f64>> = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!(found.len(), n);
+        for (i, row) in found.iter().enumerate() {
+            for (k, value) in row.iter().enumerate() {
+                let entry = |j| model.config.kernel.evaluate(rows.view(), i, model.centers.view(), j);
+                let sum: f64 = (0..M).map(|j| entry(j) * model.coefficients[j * 2 + k]).sum();
+                let expected = model.intercepts[k] + sum;
+                assert!((value - expected).abs() < 1e-12 * (1.0 + expected.abs()), "{family:?}: {value} {expected}");
+            }
         }
     }
+    let (_, out) = python(Family::Polynomial { degree: 2, offset: 1.0 }, &json);
+    assert!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains("knows functions of the distance"));
 }

@@ -132,6 +132,23 @@ fn time_splits_that_cannot_be_made_are_refused() {
 }
 
 #[test]
+fn instants_of_a_time_split_are_written_out() {
+    let place = Place::new();
+    let start = 1_704_067_200i64;
+    let mut columns = table(0, 1000);
+    let at = |i: i64| start + 3600 * i;
+    columns.push(("at", Arc::new(arrow_array::TimestampSecondArray::from_iter_values((0..1000).map(at))) as ArrayRef));
+    let once = (0..1000).map(|i| at(i64::from(i > 900)));
+    columns.push(("once", Arc::new(arrow_array::TimestampSecondArray::from_iter_values(once)) as ArrayRef));
+    write(&place.path("d.parquet"), &batch(columns));
+    let fit = |split: &str| format!("fit --data d.parquet --target y --centers 20 --out m.nys --split {split}");
+    // Hour 900 of 2024.
+    let notes = place.json(&fit("time:at:0.1"))["notes"].to_string();
+    assert!(notes.contains("rows with 'at' at or above 2024-02-07T12:00:00Z are held out"), "{notes}");
+    place.fails(&fit("time:once:0.5"), 1, &["least value, 2024-01-01,"]);
+}
+
+#[test]
 fn groups_of_a_hash_split_are_on_one_side() {
     let place = Place::new();
     let group = |i: usize| format!("group {}", i / 97);

@@ -107,6 +107,37 @@ fn eigenpro_takes_the_ridge_of_each_target_per_row_that_has_it() {
     assert!(list(&ours, "/certificate/residual").iter().all(|residual| *residual < 0.1), "{ours}");
 }
 
+/// Each target's model has the degrees of freedom of its own rows, as when it is fitted alone.
+#[test]
+fn the_effective_dimension_is_of_the_rows_that_have_the_target() {
+    let place = Place::new();
+    let rows: Vec<usize> = (0..3000).collect();
+    let of = |k: usize| {
+        let value = |r: &usize| if k == 0 { both(*r, 0)[0] } else { both(*r, 0)[1].filter(|_| *r < 60) };
+        Arc::new(Float64Array::from_iter(rows.iter().map(value))) as ArrayRef
+    };
+    let column = |name: &'static str| (name, numbers(rows.iter().map(|r| uniform(name, *r))));
+    write(&place.path("d.parquet"), &batch(vec![column("a"), column("b"), ("y", of(0)), ("z", of(1))]));
+    write(
+        &place.path("centers.parquet"),
+        &batch(vec![column("a"), column("b"), ("y", of(0)), ("z", of(1))]).slice(0, 200),
+    );
+    let fit = |targets: &str, solver: &str| {
+        place.solved(&format!(
+            "fit --data d.parquet {targets} --kernel laplace --bandwidth 0.5 --ridge 1e-5 --select file:centers.parquet --precision f64 \
+             --split none --solver {solver} --out m.nys"
+        ))
+    };
+    let alone = ["--target y --drop z", "--target z --drop y"].map(|t| number(&fit(t, "gram"), "/effective_dimension"));
+    assert!(alone[1] < 60.0 && alone[0] > 2.0 * alone[1], "{alone:?}");
+    for solver in ["pcg", "eigenpro --iterations 3"] {
+        let both = list(&fit("--target y --target z", solver), "/effective_dimension");
+        for (found, exact) in both.iter().zip(&alone) {
+            assert!((found / exact - 1.0).abs() < 0.1, "{solver}: {both:?} {alone:?}");
+        }
+    }
+}
+
 /// The numbers behind the fields, from the predictions.
 #[test]
 fn evaluate_reports_what_the_predictions_say() {

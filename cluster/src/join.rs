@@ -1,7 +1,7 @@
 //! Joining: the sockets between the processes of a job, opened by us and handed to timely.
 //!
 //! Process i connects to every j < i and accepts a connection from every j > i. Before a byte reaches timely both ends
-//! exchange a greeting: protocol, process index, process count and the digest of the job. A mismatch ends the join
+//! exchange a greeting: protocol, process index, process count and digests of what the job is made of. A mismatch ends the join
 //! with a reason; a peer that does not appear within the deadline is named. Cost: one round trip a pair.
 
 use crate::hosts::{Hosts, HostsError};
@@ -14,8 +14,12 @@ use timely::communication::allocator::zero_copy::initialize::initialize_networki
 use timely::communication::{AllocatorBuilder, Hooks};
 
 const MAGIC: [u8; 8] = *b"NYSTREAM";
-const PROTOCOL: u32 = 1;
-const GREETING_BYTES: usize = 8 + 4 + 8 + 8 + 32;
+const PROTOCOL: u32 = 2;
+/// What a job is made of is compared part by part, so that a mismatch can say what differs: so many parts at most.
+pub const PARTS: usize = 12;
+const DIGEST_BYTES: usize = 8;
+const HEAD_BYTES: usize = 8 + 4 + 8 + 8;
+const GREETING_BYTES: usize = HEAD_BYTES + PARTS * DIGEST_BYTES;
 const RETRY: Duration = Duration::from_millis(50);
 /// Time between two words about whom a process waits for.
 const NOTICE: Duration = Duration::from_secs(3);
@@ -26,10 +30,36 @@ pub type Communication = (Vec<AllocatorBuilder>, Box<dyn Any + Send>);
 /// What all processes of a job must agree on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobIdentity {
-    /// Digest of version, configuration, dataset fingerprint and SIMD path.
-    pub digest: [u8; 32],
+    /// Digests of its parts: version, options, data and so on. Unused ones are zero.
+    pub parts: [[u8; DIGEST_BYTES]; PARTS],
+    /// What each part is called when it differs.
+    pub names: [&'static str; PARTS],
     /// Worker threads per process.
     pub workers: usize,
+}
+
+impl JobIdentity {
+    /// The identity of a job of `workers` threads a process and these parts, by name.
+    ///
+    /// # Panics
+    /// If there are more than [`PARTS`].
+    pub fn new(workers: usize, parts: &[(&'static str, [u8; DIGEST_BYTES])]) -> Self {
+        let mut identity = JobIdentity { parts: Default::default(), names: [""; PARTS], workers };
+        for (i, (name, digest)) in parts.iter().enumerate() {
+            (identity.names[i], identity.parts[i]) = (name, *digest);
+        }
+        identity
+    }
+
+    /// The names of the parts in which another process has other digests.
+    fn differences(&self, theirs: &[u8]) -> Vec<&'static str> {
+        let pairs = self.parts.iter().zip(theirs.chunks(DIGEST_BYTES)).zip(self.names);
+        // A part that only the other process has is none of this command: the command differs too, and is named.
+        pairs
+            .filter(|((ours, theirs), name)| ours.as_slice() != *theirs && !name.is_empty())
+            .map(|(_, name)| name)
+            .collect()
+    }
 }
 
 /// Why a join ended without a job.
@@ -115,8 +145,8 @@ pub fn single_process(workers: usize) -> Result<Communication, JoinError> {
 /// # drop(free);
 /// // `text` names two free ports, `127.0.0.1:PORT` a line.
 /// let hosts = Hosts::parse(&text).unwrap();
-/// // Two threads stand for two processes of one worker each; what they agree on is hashed into the digest.
-/// let identity = JobIdentity { digest: [7; 32], workers: 1 };
+/// // Two threads stand for two processes of one worker each; what they agree on is hashed part by part.
+/// let identity = JobIdentity::new(1, &[("the options", [7; 8])]);
 /// let peers = |index| {
 ///     let hosts = hosts.clone();
 ///     std::thread::spawn(move || {
@@ -334,7 +364,7 @@ fn greet(
     bytes.extend_from_slice(&PROTOCOL.to_le_bytes());
     bytes.extend_from_slice(&(index as u64).to_le_bytes());
     bytes.extend_from_slice(&(processes as u64 | (identity.workers as u64) << 32).to_le_bytes());
-    bytes.extend_from_slice(&identity.digest);
+    identity.parts.iter().for_each(|part| bytes.extend_from_slice(part));
     stream
         .set_write_timeout(Some(remaining(until)))
         .and_then(|()| stream.write_all(&bytes))
@@ -376,13 +406,17 @@ fn read_greeting(
     if workers != identity.workers {
         return Err(Refusal::Differs(index, format!("it runs --workers {workers}, this process {}", identity.workers)));
     }
-    if bytes[28..] != identity.digest {
-        return Err(Refusal::Differs(
-            index,
-            "it runs another job: version, options, data files or SIMD path differ".into(),
-        ));
+    match identity.differences(&bytes[HEAD_BYTES..]).as_slice() {
+        [] => Ok(index),
+        [one] => Err(Refusal::Differs(index, format!("it runs another job: {one} differs from this process's"))),
+        several => {
+            let several = several.join("; ");
+            Err(Refusal::Differs(
+                index,
+                format!("it runs another job, which differs from this process's in: {several}"),
+            ))
+        }
     }
-    Ok(index)
 }
 
 /// Instead of a number of workers: a process that failed, whose exit code and reason follow.
@@ -406,7 +440,7 @@ pub fn decline(hosts: &Hosts, index: usize, code: u8, message: &str, patience: D
     let until = Instant::now() + patience;
     let processes = hosts.len();
     let tell = |mut stream: &TcpStream| {
-        let identity = JobIdentity { digest: [0; 32], workers: FAILED };
+        let identity = JobIdentity::new(FAILED, &[]);
         let message = &message.as_bytes()[..message.len().min(LONGEST)];
         let told = greet(stream, index, processes, identity, until).is_ok();
         let body = [&[code], &(message.len() as u32).to_le_bytes()[..], message].concat();
@@ -474,7 +508,7 @@ mod tests {
     }
 
     fn identity(tag: u8) -> JobIdentity {
-        JobIdentity { digest: [tag; 32], workers: 1 }
+        JobIdentity::new(1, &[("the version", [9; 8]), ("--seed or --precision", [tag; 8])])
     }
 
     #[test]
@@ -499,7 +533,8 @@ mod tests {
         std::thread::sleep(Duration::from_millis(100));
         let second = join(&hosts, 1, identity(2), Duration::from_secs(20), &|_, _| {}).err();
         for error in [first.join().unwrap(), second] {
-            assert!(error.expect("refused").to_string().contains("another job"));
+            let error = error.expect("refused").to_string();
+            assert!(error.contains("another job: --seed or --precision differs"), "{error}");
         }
     }
 

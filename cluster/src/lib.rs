@@ -9,4 +9,4 @@ mod hosts;
 mod join;
 
 pub use hosts::{Hosts, HostsError};
-pub use join::{Communication, JobIdentity, JoinError, decline, join, single_process};
+pub use join::{Communication, JobIdentity, JoinError, PARTS, decline, join, single_process};

@@ -76,6 +76,20 @@ impl ColumnKind {
         matches!(self, K::Numeric | K::Boolean | K::Timestamp | K::Date | K::Time | K::Duration | K::Null)
     }
 
+    /// A value of such a column as people read it: instants, which are seconds since 1970 here, in ISO 8601.
+    ///
+    /// ```
+    /// use nystream_datasets::ColumnKind;
+    /// assert_eq!(ColumnKind::Timestamp.shown(86_400.5), "1970-01-02T00:00:00.5Z");
+    /// assert_eq!(ColumnKind::Numeric.shown(86_400.5), "86400.5");
+    /// ```
+    pub fn shown(self, value: f64) -> String {
+        match self {
+            ColumnKind::Timestamp | ColumnKind::Date => crate::encoder::instant(value),
+            _ => value.to_string(),
+        }
+    }
+
     /// Whether the column can be a feature at all.
     pub fn is_usable(self) -> bool {
         self.is_number() || self == ColumnKind::Text

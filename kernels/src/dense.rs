@@ -32,7 +32,7 @@ pub enum DenseError {
         order: usize,
     },
     /// The eigensolver did not converge, or the input holds a NaN or an infinity.
-    #[error("the symmetric eigensolver failed on a matrix of order {order}")]
+    #[error("the symmetric eigensolver failed on a matrix of order {order}, whose numbers are too large or no numbers")]
     NoConvergence {
         /// Order of the matrix.
         order: usize,

@@ -1,5 +1,5 @@
 //! What single values cannot show: combinations of options that cannot be meant. All are usage errors (exit 2),
-//! found before any file is opened.
+//! found before any data is opened.
 
 use super::groups::{DictionaryArgs, HoldoutArgs, InputArgs, KernelArgs, ResourceArgs, SolveArgs};
 use super::values::{AutoOr, ClassWeight, Loss, Ridge, Select, Solver, Task};
@@ -105,6 +105,11 @@ impl Check for ResourceArgs {
             && workers.0 > 4096
         {
             return usage(format!("--workers {workers} is more than 4096 threads"));
+        }
+        // Hours later, when rows first do not fit in memory, would be too late.
+        if let Some(folder) = self.temp_dir.as_ref().filter(|folder| !folder.is_dir()) {
+            let what = if folder.exists() { "is no folder" } else { "does not exist" };
+            return usage(format!("--temp-dir {} {what}: make it, or name another folder", folder.display()));
         }
         match (&self.hosts, self.process) {
             (Some(_), None) => usage("--hosts needs --process INDEX: which line of the file this process is, from 0"),
@@ -218,6 +223,8 @@ mod tests {
             (&format!("{fit} --variance --solver blockcd"), "not blockcd"),
             (&format!("{fit} --variance --loss logistic"), "--variance"),
             (&format!("{fit} --variance --task classification"), "--variance"),
+            (&format!("{fit} --temp-dir absent/folder"), "--temp-dir absent/folder does not exist"),
+            (&format!("{fit} --temp-dir Cargo.toml"), "is no folder"),
             ("nystream dictionary --data d --out o", "--target"),
             ("nystream dictionary --data d --target y --out o --select file:x", "file:PATH"),
         ];

@@ -3,14 +3,14 @@
 use super::Context;
 use super::inspect::describe_data;
 use crate::cli::{DatasetInfoArgs, DatasetsArgs, DatasetsCommand, MakeArgs};
-use crate::exit::{ExitCode, Failure};
+use crate::exit::{ExitCode, Failure, at_early_end};
 use crate::report::{MakeReport, SourceEntry, SourcesReport};
 use nystream_datasets::catalogue::{PUBLIC, synthetic};
 use nystream_datasets::make::{MakeOptions, make};
 use nystream_datasets::synth::SynthName;
 use nystream_datasets::{SynthSpec, Task};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Lists, makes or describes data sets.
 ///
@@ -72,6 +72,14 @@ fn made(args: &MakeArgs, context: &Context) -> Result<MakeReport, Failure> {
         disk_limit: args.disk_limit.0,
         overwrite: args.overwrite,
     };
+    // Folders that are made for it, innermost first; an interrupt leaves none.
+    let made: Vec<PathBuf> = args
+        .out
+        .ancestors()
+        .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
+        .map(Path::to_path_buf)
+        .collect();
+    at_early_end(move || made.iter().for_each(|folder| drop(std::fs::remove_dir(folder))));
     let pass = context.progress.pass("make", Some(spec.rows), "rows");
     let made = make(&spec, &args.out, &options, |done, _| pass.add(done - pass.done()))?;
     Ok(MakeReport {

@@ -8,6 +8,7 @@ use super::Context;
 use crate::atomic::AtomicFile;
 use crate::cli::DictionaryCommandArgs;
 use crate::cli::checks::Check;
+use crate::cli::values::KernelName;
 use crate::exit::{ExitCode, Failure};
 use crate::jobs::{Workers, fit_config, identity, open};
 use crate::output::write_json_into;
@@ -44,7 +45,11 @@ pub fn run(args: DictionaryCommandArgs, context: &Context) -> Result<ExitCode, F
     let mut config =
         fit_config(&args.input, Split::None, &args.kernel, &args.dictionary, None, &args.sample, &args.resources)?;
     config.dictionary_only = true;
-    let told: [&dyn Debug; 3] = [&args.kernel, &args.dictionary, &args.sample];
+    let told: [(&'static str, &dyn Debug); 3] = [
+        ("--kernel, --bandwidth, --ridge or --metric", &args.kernel),
+        ("--centers, --select or another option of the centers", &args.dictionary),
+        ("--seed, --precision or --max-flops", &args.sample),
+    ];
     let identity = identity("dictionary", &[&catalog], &args.input, &args.resources, &told)?;
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let inputs = FitInputs { catalog: catalog.clone(), validation: None, config, frozen: None, plan_only: false };
@@ -54,6 +59,9 @@ pub fn run(args: DictionaryCommandArgs, context: &Context) -> Result<ExitCode, F
     output.finish()?;
     let mut seconds = outcome.seconds.clone();
     seconds.insert("total".to_owned(), begun.elapsed().as_secs_f64());
+    // Nothing is solved here: which solver a fit would take does not matter.
+    let solver = outcome.plan.solver.name();
+    let reasons = outcome.plan.reasons.iter().filter(|reason| !reason.starts_with(solver));
     let report = DictionaryStageReport {
         rows: outcome.profile.rows,
         rows_scored: outcome.centers.rows_scored,
@@ -62,6 +70,10 @@ pub fn run(args: DictionaryCommandArgs, context: &Context) -> Result<ExitCode, F
         size: outcome.centers.size as u64,
         centers: outcome.centers.ids.len() as u64,
         select: outcome.plan.selection.name().into(),
+        kernel: KernelName(outcome.kernel.family).to_string(),
+        bandwidth: outcome.kernel.bandwidth,
+        ridge: outcome.ridge,
+        notes: reasons.chain(&outcome.centers.notes).cloned().collect(),
         effective_dimension: None,
         certificate: Certificate {
             epsilon: outcome.certificate.epsilon,

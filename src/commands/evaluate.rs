@@ -7,7 +7,7 @@ use crate::cli::EvaluateArgs;
 use crate::cli::checks::Check;
 use crate::exit::{ExitCode, Failure};
 use crate::fitted::into_function;
-use crate::jobs::{Workers, open, simd};
+use crate::jobs::{Identity, Workers, open, simd};
 use crate::model::Model;
 use crate::output::write_json_into;
 use crate::overwrite::Inputs;
@@ -41,8 +41,10 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
         .spared_by(&[("--report", args.report.as_deref())])?;
     let first = args.resources.is_first();
     let output = args.report.as_deref().filter(|_| first).map(AtomicFile::create).transpose()?;
-    let workers =
-        Workers::start(&args.resources, &context.progress, &format!("evaluate {digest} {:?}", catalog.fingerprint))?;
+    let identity = Identity::new("evaluate")
+        .with("the model", &digest)
+        .with("what the files of --data hold", &catalog.fingerprint);
+    let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let process = Arc::clone(&workers.process);
     let (encoder, function) = (Arc::new(encoder), Arc::new(function));
     let max_bad_rows = args.max_bad_rows;

@@ -71,13 +71,16 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
         &args.input,
         &args.resources,
         &[
-            &split_text,
-            &args.kernel,
-            &args.dictionary,
-            &args.solve,
-            &args.sample,
-            &(args.variance, plan_only),
-            &starts.map(|digest| digest.transpose()).into_iter().collect::<Result<Vec<_>, _>>()?,
+            ("--split", &split_text),
+            ("--kernel, --bandwidth, --ridge or --metric", &args.kernel),
+            ("--centers, --select or another option of the centers", &args.dictionary),
+            ("--solver, --loss, --tolerance, --iterations or --time-limit", &args.solve),
+            ("--seed, --precision or --max-flops", &args.sample),
+            ("--variance, --dry-run or --explain", &(args.variance, plan_only)),
+            (
+                "the model of --from or --config-from",
+                &starts.map(|digest| digest.transpose()).into_iter().collect::<Result<Vec<_>, _>>()?,
+            ),
         ],
     )?;
     if let Some(model) = &from {

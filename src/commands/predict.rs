@@ -6,7 +6,7 @@ use crate::cli::PredictArgs;
 use crate::cli::checks::Check;
 use crate::exit::{ExitCode, Failure};
 use crate::fitted::into_function;
-use crate::jobs::{Workers, simd};
+use crate::jobs::{Identity, Workers, simd};
 use crate::model::Model;
 use crate::overwrite::Inputs;
 use crate::report::{PlannedMemory, PredictReport};
@@ -34,10 +34,17 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
     size.predicting(Reading::default(), Writing::default(), args.variance, threads).check(budget)?;
     let mut model = Model::load(&args.model)?;
     if args.variance && model.variance.is_none() {
-        return Err(Failure::data(format!(
-            "{} holds no variance factor: fit it with --variance for predictive variances",
-            args.model.display()
-        )));
+        let model_file = args.model.display();
+        return Err(match model.config.classes.is_empty() {
+            true => Failure::data(format!(
+                "{model_file} was fitted without --variance and holds nothing to compute variances from: fit it again with --variance \
+                 (solver gram), or leave out --variance"
+            )),
+            false => Failure::data(format!(
+                "{model_file} is a classifier, and only models of numbers have predictive variances: leave out --variance. How sure a \
+                 classifier is, its predicted probabilities tell (--loss logistic)"
+            )),
+        });
     }
     // Opened before the work and held through it: an unwritable place costs no hours.
     let alone = args.resources.hosts.is_none();
@@ -53,7 +60,10 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
     inputs.spared_by(&[("--out", Some(&args.out))])?;
     // Processes that were told otherwise would write parts that do not fit together.
     let told = (&args.keep, args.variance, args.max_bad_rows, args.out.file_name());
-    let identity = format!("predict {digest} {:?} {told:?}", catalog.fingerprint);
+    let identity = Identity::new("predict")
+        .with("the model", &digest)
+        .with("what the files of --data hold", &catalog.fingerprint)
+        .with("--keep, --variance, --max-bad-rows or --out", &told);
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let process = Arc::clone(&workers.process);
     let (encoder, function) = (Arc::new(encoder), Arc::new(function));

@@ -40,7 +40,13 @@ pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
         &args.sample,
         &args.resources,
     )?;
-    let told: [&dyn Debug; 5] = [&split_text, &args.kernel, &args.dictionary, &args.solve, &args.sample];
+    let told: [(&'static str, &dyn Debug); 5] = [
+        ("--split", &split_text),
+        ("--kernel, --bandwidth, --ridge or --metric", &args.kernel),
+        ("--centers, --select or another option of the centers", &args.dictionary),
+        ("--solver, --loss, --tolerance, --iterations or --time-limit", &args.solve),
+        ("--seed, --precision or --max-flops", &args.sample),
+    ];
     let identity = identity("tune", &[&catalog], &args.input, &args.resources, &told)?;
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let first = workers.process.index() == 0;
@@ -65,6 +71,13 @@ pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
     let mut notes = Vec::new();
     if outcome.plan.solver == Solver::Gram && !ridge_given {
         notes.push("a fit with these centers takes solver gram, which chooses --ridge auto anew on all rows".into());
+    }
+    let planned = outcome.plan.centers;
+    if let Some(fit) = chosen.filter(|fit| fit.candidate.centers < planned) {
+        notes.push(format!(
+            "scores compare kernels on fits of at most {} centers to {} rows: a fit with {planned} centers to all rows should predict better",
+            fit.candidate.centers, fit.candidate.rows
+        ));
     }
     let mut seconds = outcome.seconds.clone();
     seconds.insert("total".to_owned(), begun.elapsed().as_secs_f64());

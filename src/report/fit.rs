@@ -211,7 +211,7 @@ impl Report for FitReport {
             .add("kernel", format!("{}, bandwidth {}", self.kernel, number(self.bandwidth)))
             .add("ridge", format!("{} (matrix ridge {})", per_target(&self.ridge), per_target(&self.ridge_matrix)));
         match self.iterations {
-            Some(iterations) => pairs.add("solver", format!("{}, {iterations} iterations", self.solver)),
+            Some(iterations) => pairs.add("solver", format!("{}, {}", self.solver, plural(iterations, "iteration"))),
             None => pairs.add("solver", &self.solver),
         };
         if let Some(d) = &self.dictionary {

@@ -1,7 +1,8 @@
 //! Descriptions of models and data sets.
 
 use super::Report;
-use super::text::{Pairs, bytes, count, number, table};
+use super::fit::Validation;
+use super::text::{Pairs, bytes, count, number, plural, table};
 use crate::cli::values::KernelName;
 use crate::model::{Model, ModelError, VERSION};
 use serde::{Deserialize, Serialize};
@@ -115,7 +116,7 @@ impl Report for ModelReport {
         pairs
             .add("model", format!("{} ({})", self.path, bytes(self.bytes)))
             .add("format", format!("version {}, written by {}", self.format_version, self.written_by))
-            .add("fitted to", format!("{} rows", count(self.rows)))
+            .add("fitted to", plural(self.rows, "row"))
             .add("targets", self.targets.join(", "))
             .add("task", format!("{}, {} loss", self.task, self.loss));
         if !self.classes.is_empty() {
@@ -130,8 +131,14 @@ impl Report for ModelReport {
             .add("kernel", format!("{}, bandwidth {}", self.kernel, number(self.bandwidth)))
             .add("ridge", super::text::per_target(&self.ridge))
             .add("solver", format!("{}, {} entries, {}", self.solver, self.precision, self.simd))
-            .add("variance", if self.variance { "yes" } else { "no" })
-            .add("digest", &self.model_digest);
+            .add("variance", if self.variance { "yes" } else { "no" });
+        // Errors of when it was made; a model of another program may have none.
+        let held_out = self.report.get("validation").map(|found| serde_json::from_value::<Validation>(found.clone()));
+        if let Some(Ok(validation)) = held_out {
+            pairs.add("held-out rows", count(validation.rows));
+            validation.metrics.pairs(&mut pairs);
+        }
+        pairs.add("digest", &self.model_digest);
         pairs.render()
     }
 }
@@ -182,7 +189,7 @@ impl Report for DatasetReport {
         pairs
             .add("data", &self.path)
             .add("files", format!("{} ({})", count(self.files), bytes(self.bytes)))
-            .add("rows", format!("{} in {} row groups", count(self.rows), count(self.row_groups)));
+            .add("rows", format!("{} in {}", count(self.rows), plural(self.row_groups, "row group")));
         let cell = |value: &Option<String>| value.clone().unwrap_or_default();
         let rows: Vec<Vec<String>> = (self.columns.iter())
             .map(|c| {

@@ -1,6 +1,6 @@
 //! Plans, tuning tables, dictionaries, sources.
 
-use super::text::{Pairs, bytes, count, number, seconds, table};
+use super::text::{Pairs, bytes, count, number, plural, seconds, table};
 use super::{Certificate, PerTarget, Report};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -125,8 +125,12 @@ impl Report for PlanReport {
         pairs.add("memory", format!("{} of {} allowed", bytes(self.memory_total()), bytes(self.memory_limit)));
         pairs.maybe("time", self.seconds.map(|s| format!("about {}", seconds(s))));
         for solver in &self.considered {
-            let cost =
-                format!("{} flops, {} passes, {}", number(solver.flops), solver.passes, bytes(solver.memory_bytes));
+            let cost = format!(
+                "{} flops, {}, {}",
+                number(solver.flops),
+                plural(solver.passes, "pass"),
+                bytes(solver.memory_bytes)
+            );
             pairs.add(&solver.solver, format!("{cost}: {}", solver.verdict));
         }
         for reason in &self.reasons {
@@ -224,6 +228,18 @@ pub struct DictionaryStageReport {
     pub centers: u64,
     /// Selection used.
     pub select: String,
+    /// Kernel, as on the command line.
+    #[serde(default)]
+    pub kernel: String,
+    /// sigma, encoded units.
+    #[serde(default)]
+    pub bandwidth: f64,
+    /// lambda, per sample, at which the centers were chosen.
+    #[serde(default)]
+    pub ridge: f64,
+    /// What was decided on the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Effective dimension at gamma.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective_dimension: Option<PerTarget>,
@@ -242,12 +258,17 @@ impl Report for DictionaryStageReport {
             .add("rows", format!("{}, {} scored", count(self.rows), count(self.rows_scored)))
             .add("dictionary", format!("{} rows, gamma {}, beta {}", count(self.size), number(self.gamma), self.beta))
             .add("centers", format!("{} by {}", count(self.centers), self.select))
+            .add("kernel", format!("{}, bandwidth {}", self.kernel, number(self.bandwidth)))
+            .add("ridge", number(self.ridge))
             .maybe("effective dimension", self.effective_dimension.as_ref().map(super::text::per_target))
             .maybe("dictionary epsilon", self.certificate.epsilon.map(number))
             .maybe("dictionary pencil", self.certificate.pencil.as_ref().map(super::PencilReport::text))
             .maybe("trace error", self.certificate.trace_error.map(number))
-            .maybe("time", self.seconds.get("total").map(|s| seconds(*s)))
-            .add("wrote", &self.out);
+            .maybe("time", self.seconds.get("total").map(|s| seconds(*s)));
+        self.notes.iter().for_each(|note| {
+            pairs.add("note", note);
+        });
+        pairs.add("wrote", &self.out);
         pairs.render()
     }
 }

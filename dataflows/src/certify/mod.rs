@@ -120,7 +120,8 @@ pub fn certify(
         // Centers have no residual: the rows that are not centers stand for n - m of n.
         sampled_trace_error: (total > 0.0).then(|| {
             let share = population as f64 / rows.max(1) as f64;
-            residual.iter().sum::<f64>() / total * share
+            // No residual is negative but by rounding, which single ones keep so that it cancels.
+            (residual.iter().sum::<f64>() / total * share).max(0.0)
         }),
         pencil,
     })

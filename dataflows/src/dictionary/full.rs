@@ -21,6 +21,7 @@ use crate::engine::feed::{Feed, RowStore, view};
 use crate::engine::session::{Process, Session};
 use crate::engine::sums::{TreeReducer, assemble, node_parcels};
 use crate::error::StageError;
+use crate::plan::plural;
 use nystream_datasets::{Chunk, Role};
 use nystream_kernels::rows::RowBuf;
 use nystream_kernels::sampling::rpcholesky::{Mass, POOL_BLOCK_ROWS, Pivoting, PoolBlock, Proposal, Window};
@@ -221,7 +222,7 @@ pub(super) fn full_passes(
         let view = pivoting.pivots();
         let rows = RowBuf::gather(view, &(0..view.len()).collect::<Vec<_>>());
         let pivots = (*pivoting).clone().finish();
-        let mut notes = vec![format!("pivots from all {} rows in {passes} passes", job.rows)];
+        let mut notes = vec![format!("pivots from all {} rows in {}", job.rows, plural(passes, "pass"))];
         if pivots.ids.len() < job.centers {
             notes.push(format!("{} centers: they span all rows to working precision", pivots.ids.len()));
         }

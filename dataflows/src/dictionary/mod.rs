@@ -23,7 +23,7 @@ use crate::error::StageError;
 use crate::job::{DictionaryRule, Select};
 use crate::plan::{DictionaryWork, Selection};
 use crate::tune::TEMPERED;
-use nystream_datasets::{BlockReader, Chunk, ReadOptions, Role};
+use nystream_datasets::{BlockReader, Catalog, Chunk, Encoder, ReadOptions, Role};
 use nystream_hashing::{RowId, StreamKey};
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::rows::RowBuf;
@@ -229,7 +229,15 @@ fn given(store: &RowStore, job: &SelectJob) -> Result<Centers, StageError> {
         }
         _ => return Err(StageError::Internal("no file of centers was given".into())),
     };
-    let encoder = store.encoder();
+    let (rows, ids) = rows_of_file(store.encoder(), catalog)?;
+    Ok(Centers { size: ids.len(), rows, ids, rule, ..Centers::default() })
+}
+
+/// The rows of `--select file:PATH`, encoded, and their ids.
+///
+/// # Errors
+/// [`StageError::Data`] for what cannot be read or encoded, and for a bad row.
+pub fn rows_of_file(encoder: &Encoder, catalog: &Catalog) -> Result<(RowBuf, Vec<RowId>), StageError> {
     let projection = encoder.projection(catalog, Role::Features)?;
     let mut rows = RowBuf::new(encoder.numeric_width(), encoder.code_width());
     let (mut ids, mut chunk) = (Vec::new(), Chunk::default());
@@ -246,7 +254,7 @@ fn given(store: &RowStore, job: &SelectJob) -> Result<Centers, StageError> {
         rows.codes.extend_from_slice(&chunk.codes);
         ids.extend_from_slice(&chunk.ids);
     }
-    Ok(Centers { size: ids.len(), rows, ids, rule, ..Centers::default() })
+    Ok((rows, ids))
 }
 
 fn named_pool(

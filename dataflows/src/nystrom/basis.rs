@@ -1,5 +1,6 @@
 //! The space spanned by the centers: K_mm, its whitening, and the rows that stand for all others in a preconditioner.
 
+use super::CenterWeights;
 use crate::dictionary::pool::{Pool, feature_key};
 use crate::error::StageError;
 use faer::{Mat, MatRef};
@@ -83,22 +84,55 @@ pub(crate) struct StratifiedSample<'a> {
     sample: Rows<'a>,
     /// Indices into the sample.
     others: Vec<usize>,
-    center_weight: f64,
+    center_weights: Vec<f64>,
     other_weights: Vec<f64>,
 }
 
 impl<'a> StratifiedSample<'a> {
-    pub(crate) fn new(centers: Rows<'a>, sample: &'a Pool, weight_sum: f64) -> Self {
+    /// `known` are the centers' weights where rows differ in theirs; without them each weighs the mean. All weights are multiplied by `scale`; together
+    /// they are then `weight_sum`.
+    pub(crate) fn new(
+        centers: Rows<'a>,
+        known: Option<&CenterWeights>,
+        sample: &'a Pool,
+        scale: f64,
+        weight_sum: f64,
+    ) -> Self {
+        let mean = scale * sample.weights.iter().sum::<f64>() / sample.len().max(1) as f64;
+        let own = known.map_or_else(|| vec![mean; centers.len()], |known| known.of(None, scale));
+        Self::weighted(centers, own, sample, weight_sum, |i| scale * sample.weights[i])
+    }
+
+    /// The same of the rows that have numeric target `k` alone.
+    pub(crate) fn of_target(
+        centers: Rows<'a>,
+        known: &CenterWeights,
+        sample: &'a Pool,
+        k: usize,
+        scale: f64,
+        weight_sum: f64,
+    ) -> Self {
+        let has = |i: usize| !sample.targets[i * sample.target_width + k].is_nan();
+        let weight = |i: usize| if has(i) { scale * sample.weights[i] } else { 0.0 };
+        Self::weighted(centers, known.of(Some(k), scale), sample, weight_sum, weight)
+    }
+
+    fn weighted(
+        centers: Rows<'a>,
+        own: Vec<f64>,
+        sample: &'a Pool,
+        weight_sum: f64,
+        weight: impl Fn(usize) -> f64,
+    ) -> Self {
         let m = centers.len();
         let taken: BTreeSet<[u8; 32]> = (0..m).map(|i| feature_key(centers, i)).collect();
         let most = (crate::plan::PRECONDITIONER_ROWS * m as f64) as usize;
         let view = sample.rows.view();
         let others: Vec<usize> =
             (0..sample.len()).filter(|i| !taken.contains(&feature_key(view, *i))).take(most).collect();
-        let mean = sample.weights.iter().sum::<f64>() / sample.len().max(1) as f64;
-        let weights: Vec<f64> = others.iter().map(|i| sample.weights[*i]).collect();
-        let (center_weight, other_weights) = strata_weights(m, mean, &weights, weight_sum);
-        StratifiedSample { centers, sample: view, others, center_weight, other_weights }
+        let weights: Vec<f64> = others.iter().map(|i| weight(*i)).collect();
+        let (center_weights, other_weights) = strata_weights(&own, &weights, weight_sum);
+        StratifiedSample { centers, sample: view, others, center_weights, other_weights }
     }
 
     /// Rows of both strata.
@@ -122,7 +156,7 @@ impl<'a> StratifiedSample<'a> {
         };
         for start in (0..m).step_by(GRAM_BLOCK) {
             let rows = self.centers.slice(start, (start + GRAM_BLOCK).min(m));
-            block(rows, &vec![self.center_weight; rows.len()])?;
+            block(rows, &self.center_weights[start..start + rows.len()])?;
         }
         for (others, weights) in self.others.chunks(GRAM_BLOCK).zip(self.other_weights.chunks(GRAM_BLOCK)) {
             block(RowBuf::gather(self.sample, others).view(), weights)?;

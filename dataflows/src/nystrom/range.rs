@@ -11,6 +11,7 @@ use crate::engine::feed::{Feed, view};
 use crate::engine::session::Session;
 use crate::error::StageError;
 use nystream_datasets::{Chunk, RowTest};
+use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::rows::Rows;
 
@@ -57,6 +58,30 @@ pub(crate) fn least_log2(largest: f64) -> Result<i32, String> {
 pub(crate) fn largest_of(kernel: &Kernel, rows: Rows<'_>) -> f64 {
     // Not f64::max, which would lose a NaN.
     (0..rows.len()).map(|i| kernel.diagonal(rows, i)).fold(0.0, |a, b| if b <= a { a } else { b })
+}
+
+/// Whether entries of `precision` can hold the kernel's values on the `sample`, and f64 their products.
+///
+/// # Errors
+/// [`StageError::Usage`] with what to change.
+pub(crate) fn expressible(kernel: &Kernel, sample: Rows<'_>, precision: Precision) -> Result<(), StageError> {
+    if kernel.family.is_radial() {
+        return Ok(());
+    }
+    let (limit, name, more) = match precision {
+        Precision::Single => (1e38, "f32", ", or --precision f64"),
+        Precision::Double => (1e150, "f64", ""),
+    };
+    let largest = largest_of(kernel, sample);
+    if largest <= limit {
+        return Ok(());
+    }
+    let reaches = if largest.is_finite() { format!("reaches {largest:.1e}") } else { "overflows".into() };
+    Err(StageError::Usage(format!(
+        "--kernel: k(x, x) {reaches} at bandwidth {}, and {name} entries hold no more than {limit:e}: give a smaller degree or offset, a larger \
+         --bandwidth{more}",
+        kernel.bandwidth
+    )))
 }
 
 /// Power of two that bounds the kernel's values on the `sample` with room to spare, and on all rows, whose largest diagonal is `largest` (0

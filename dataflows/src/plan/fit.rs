@@ -112,7 +112,7 @@ impl FitPlan {
     /// One line for people, printed before the first expensive pass.
     pub fn summary(&self, budget: u64, workers: usize) -> String {
         format!(
-            "plan: {} rows, {} centers by {}, {}: {:.2e} flops, {} of {} memory a process, {} passes ({} to read), about {:.0} s",
+            "plan: {} rows, {} centers by {}, {}: {:.2e} flops, {} of {} memory a process, {} ({} to read), about {:.0} s",
             self.rows,
             self.centers,
             self.selection.name(),
@@ -120,7 +120,7 @@ impl FitPlan {
             self.total_flops(),
             super::human(self.memory.total()),
             super::human(budget),
-            self.passes,
+            super::plural(self.passes, "pass"),
             super::human(self.bytes),
             self.seconds(workers)
         )
@@ -142,6 +142,8 @@ pub struct PlanRequest {
     pub centers: Option<usize>,
     /// Solver asked for.
     pub solver: Solver,
+    /// Whether it is that of an earlier model, whose configuration is taken over.
+    pub from_model: bool,
     /// Selection asked for.
     pub select: Select,
     /// Rows to score, when given.
@@ -418,11 +420,19 @@ impl PlanRequest {
         };
         let seconds = cheap(self.gram_seconds(m as f64), self.pcg_seconds(m as f64));
         let verdict = |solver: Solver| match solver {
+            _ if solver == chosen && self.solver != Solver::Auto && self.from_model => "chosen: the model's".to_owned(),
             _ if solver == chosen && self.solver != Solver::Auto => "chosen: asked for".to_owned(),
             Solver::Gram | Solver::BlockCd | Solver::EigenPro if !self.one_gram && self.refuses(solver) => {
                 format!("cannot be used: {}", self.no_gram_reason)
             }
-            _ if self.solver != Solver::Auto => format!("not chosen: {} was asked for", self.solver.name()),
+            _ if self.solver != Solver::Auto => {
+                let name = self.solver.name();
+                if self.from_model {
+                    format!("not chosen: the model has {name}")
+                } else {
+                    format!("not chosen: {name} was asked for")
+                }
+            }
             Solver::Gram if solver == chosen => format!("chosen: {seconds}"),
             Solver::Gram if !fits(Solver::Gram) => "not chosen: its Gram does not fit --memory".into(),
             Solver::Gram => format!("not chosen: {seconds}"),
@@ -480,7 +490,8 @@ impl PlanRequest {
                     self.no_gram_reason
                 )));
             }
-            reasons.push(format!("solver {} as asked", self.solver.name()));
+            let why = if self.from_model { "from the model" } else { "as asked" };
+            reasons.push(format!("solver {} {why}", self.solver.name()));
             return Ok(self.solver);
         }
         if !self.one_gram {

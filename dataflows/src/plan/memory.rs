@@ -118,3 +118,18 @@ pub fn human(bytes: u64) -> String {
     }
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
 }
+
+/// A number of things by the name of one of them.
+///
+/// ```
+/// use nystream_dataflows::plan::plural;
+/// assert_eq!([plural(1, "pass"), plural(2, "pass"), plural(0, "step")], ["1 pass", "2 passes", "0 steps"]);
+/// ```
+pub fn plural(number: u64, one: &str) -> String {
+    let ending = match (number, one.ends_with('s')) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{number} {one}{ending}")
+}

@@ -121,6 +121,7 @@ pub fn preflight(catalog: &Catalog, config: &FitConfig, workers: usize, processe
         },
         centers: Some(m),
         solver: config.solver,
+        from_model: false,
         select: config.select.clone(),
         dictionary_rows: config.dictionary_rows,
         precision: config.precision,

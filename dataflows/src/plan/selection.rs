@@ -157,7 +157,7 @@ impl PlanRequest {
                     let candidate = Selection::Squeak { rows: rows as u64, atoms: atoms as u64 };
                     if atoms < n && flops <= allowance && (!open || self.selection_fits(&candidate, m)) {
                         reasons.push(format!(
-                            "SQUEAK over {rows:.0} rows with {atoms:.0} atoms costs {:.0} % of the solve",
+                            "SQUEAK over {rows:.0} rows with {atoms:.0} atoms takes {:.0} % of the flops of the solve",
                             100.0 * flops / solve
                         ));
                         return Ok((candidate, flops));
@@ -165,10 +165,14 @@ impl PlanRequest {
                 }
                 let rows = given.unwrap_or_else(pool);
                 let flops = self.shape.rpcholesky(rows, mf) + trial;
+                // Of a solve of a blink any selection is many times: that tells nobody anything.
+                let share = 100.0 * flops / solve;
+                let share =
+                    if share < 100.0 { format!(" ({share:.0} % of the flops of the solve)") } else { String::new() };
                 reasons.push(format!(
-                    "SQUEAK over all rows would pass {:.0} % of the solve: RPCholesky on a pool of {rows:.0} rows, {:.0} %",
+                    "RPCholesky on a pool of {rows:.0} rows{share}: SQUEAK over {scored:.0} would take more than {:.0} % of the flops of the solve{}",
                     100.0 * SELECT_SHARE,
-                    100.0 * flops / solve
+                    if open { ", or more memory than there is" } else { "" }
                 ));
                 Ok((Selection::RpCholesky { rows: rows as u64, full: false }, flops))
             }

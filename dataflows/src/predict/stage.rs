@@ -258,7 +258,7 @@ fn check(encoder: &Encoder, function: &Function, variance: bool) -> Result<(), S
         return Err(StageError::Usage("--variance: classes have no predictive variance, only numbers do".into()));
     }
     match &function.variance {
-        None => Err(StageError::Data("the model holds no variance factor: fit it with --variance".into())),
+        None => Err(StageError::Data("the model was fitted without --variance and holds nothing to compute variances from: fit it again with --variance".into())),
         Some(v) => {
             let VarianceBasis { factor, weights, rank } = &*v.basis;
             match (factor.len(), weights.len(), v.noise.len(), v.signal.len()) == (m * rank, rank * t, t, t) {

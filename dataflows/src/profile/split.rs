@@ -233,8 +233,9 @@ pub(super) fn cut(
         }
         let value = value_at(cell.least);
         if cell.least == least {
+            let shown = catalog.columns[projection[position]].kind.shown(value);
             return Err(refuse(format!(
-                "holding out {fraction} of the rows by column '{column}' would reach down to its least value, {value}, and leave none to fit; \
+                "holding out {fraction} of the rows by column '{column}' would reach down to its least value, {shown}, and leave none to fit; \
                  give a smaller fraction or another column"
             )));
         }

@@ -57,7 +57,9 @@ pub struct BlockJob<'a, T: Entry> {
     pub code: &'a TargetCode,
     /// Per-sample ridge.
     pub ridge: f64,
-    /// Sum of the weights of all training rows.
+    /// By what the rows' weights are multiplied, a power of two; 1 but for extreme ones.
+    pub weight_scale: f64,
+    /// Sum of the weights of all training rows, times the scale.
     pub weight_sum: f64,
     /// Seed of the blocks and sketches.
     pub seed: u64,
@@ -146,7 +148,9 @@ fn targets<T: Entry>(
                 let at = key.and_then(|key| place.get(&key).copied());
                 let (ids, weight, y) = (from.ids()?, from.f64s()?, from.f64s()?);
                 match (at, ids.first(), weight.first()) {
-                    (Some(at), Some(id), Some(weight)) if y.len() == t => rows.push((at, *id, *weight, y)),
+                    (Some(at), Some(id), Some(weight)) if y.len() == t => {
+                        rows.push((at, *id, job.weight_scale * weight, y));
+                    }
                     _ => return Err(StageError::Internal("a row is not among the centers".into())),
                 }
             }
@@ -250,6 +254,7 @@ impl<T: Entry> BlockOperator for FullOperator<'_, '_, T> {
 ///         simd,
 ///         code: &code,
 ///         ridge: 1e-3,
+///         weight_scale: 1.0,
 ///         weight_sum: 300.0,
 ///         seed: 0,
 ///         tolerance: 1e-4,

@@ -9,12 +9,11 @@ use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::matvec::{RowView, Widths, row_sums};
-use crate::nystrom::{Basis, StratifiedSample, from_row_major, row_major};
-use crate::plan::Shape;
+use crate::nystrom::{Basis, StratifiedSample, center_weights, from_row_major, row_major};
+use crate::plan::{Shape, plural};
 use crate::predict::prior_margin;
 use crate::solve::pcg::{over_time, solve_error};
 use crate::solve::{Solved, estimated_on};
-
 use crate::targets::TargetCode;
 use faer::{Mat, MatRef};
 use nystream_datasets::Role;
@@ -48,7 +47,11 @@ pub struct LogisticJob<'a, T: Entry> {
     pub code: &'a TargetCode,
     /// Per-sample ridge lambda of the logistic objective.
     pub ridge: f64,
-    /// Sum of the weights of all training rows.
+    /// By what the rows' weights are multiplied, a power of two; 1 but for extreme ones.
+    pub weight_scale: f64,
+    /// Whether rows carry weights other than one.
+    pub weighted: bool,
+    /// Sum of the weights of all training rows, times the scale.
     pub weight_sum: f64,
     /// The hashed sample with its weights, from which the preconditioner is made.
     pub sample: &'a Arc<Pool>,
@@ -76,6 +79,7 @@ struct Passes<'s, 'w, 'a, T: Entry> {
     tiles: &'a Arc<Tiles<T>>,
     loss: LogisticLoss,
     offset: Vec<f64>,
+    weight_scale: f64,
     time_limit: Option<f64>,
     passes: u64,
 }
@@ -93,7 +97,7 @@ impl<T: Entry> LogisticOperator for Passes<'_, '_, '_, T> {
 
     fn gradient(&mut self, alpha: MatRef<'_, f64>) -> Result<(f64, Mat<f64>), StageError> {
         let t = self.offset.len();
-        let (loss, offset) = (self.loss, self.offset.clone());
+        let (loss, offset, scale) = (self.loss, self.offset.clone(), self.weight_scale);
         let mut margins = vec![0.0; t];
         self.passes += 1;
         let mut sums = row_sums(
@@ -105,7 +109,7 @@ impl<T: Entry> LogisticOperator for Passes<'_, '_, '_, T> {
             Widths { input: t, output: t, extras: 1 },
             move |row: RowView<'_>, u: &mut [f64], extra: &mut [f64]| {
                 margins.iter_mut().zip(row.values).zip(&offset).for_each(|((m, v), o)| *m = v + o);
-                let weight = row.chunk.weights[row.row];
+                let weight = scale * row.chunk.weights[row.row];
                 let label = row.chunk.targets[row.row] as usize;
                 extra[0] += weight * loss.gradient(&margins, label, u);
                 u.iter_mut().for_each(|u| *u *= weight);
@@ -117,7 +121,7 @@ impl<T: Entry> LogisticOperator for Passes<'_, '_, '_, T> {
 
     fn hessian(&mut self, alpha: MatRef<'_, f64>, v: MatRef<'_, f64>) -> Result<Mat<f64>, StageError> {
         let t = self.offset.len();
-        let (loss, offset) = (self.loss, self.offset.clone());
+        let (loss, offset, scale) = (self.loss, self.offset.clone(), self.weight_scale);
         let mut margins = vec![0.0; t];
         let both = Mat::from_fn(alpha.nrows(), 2 * t, |i, j| if j < t { alpha[(i, j)] } else { v[(i, j - t)] });
         self.passes += 1;
@@ -131,7 +135,7 @@ impl<T: Entry> LogisticOperator for Passes<'_, '_, '_, T> {
             move |row: RowView<'_>, u: &mut [f64], _: &mut [f64]| {
                 margins.iter_mut().zip(row.values).zip(&offset).for_each(|((m, v), o)| *m = v + o);
                 loss.hessian_times(&margins, &row.values[t..], u);
-                let weight = row.chunk.weights[row.row];
+                let weight = scale * row.chunk.weights[row.row];
                 u.iter_mut().for_each(|u| *u *= weight);
             },
         )?;
@@ -181,6 +185,8 @@ impl<T: Entry> LogisticOperator for Passes<'_, '_, '_, T> {
 ///         simd,
 ///         code: &TargetCode { names: vec!["y".into()], classes, centres: vec![0.5], exponents: vec![0] },
 ///         ridge: 1e-4,
+///         weight_scale: 1.0,
+///         weighted: false,
 ///         weight_sum: 5000.0,
 ///         sample: &sample,
 ///         tolerance: 1e-6,
@@ -207,8 +213,10 @@ pub fn solve<T: Entry>(
     let classes = job.code.classes.len();
     let (loss, offset) = margins_of(job.code);
     let basis = session.try_once(|| Basis::new(job.kernel, job.centers, job.simd))?;
+    // Where rows differ in what they count, so do the centers among them.
+    let known = if job.weighted { Some(center_weights(session, store, job.centers)?) } else { None };
     let curvature = session.try_once(|| {
-        let sample = StratifiedSample::new(job.centers, job.sample, job.weight_sum);
+        let sample = StratifiedSample::new(job.centers, known.as_ref(), job.sample, job.weight_scale, job.weight_sum);
         let (mut features, mut weights) = (Mat::zeros(sample.len(), basis.rank()), Vec::with_capacity(sample.len()));
         sample.each_block(&basis, job.kernel, job.simd, |block, more| {
             features.as_mut().subrows_mut(weights.len(), more.len()).copy_from(block);
@@ -227,7 +235,16 @@ pub fn solve<T: Entry>(
         .warm_start
         .as_ref()
         .map(|alpha| LogisticState::warm(&*basis, from_row_major(alpha, job.tiles.centers(), t).as_ref()));
-    let mut operator = Passes { session, store, tiles: job.tiles, loss, offset, time_limit: job.time_limit, passes: 0 };
+    let mut operator = Passes {
+        session,
+        store,
+        tiles: job.tiles,
+        loss,
+        offset,
+        weight_scale: job.weight_scale,
+        time_limit: job.time_limit,
+        passes: u64::from(job.weighted),
+    };
     let (alpha, info) =
         logistic(&mut operator, &*basis, &curvature, job.weight_sum, job.ridge, &params, start, |_, _| {
             ControlFlow::Continue(())
@@ -253,9 +270,9 @@ pub fn solve<T: Entry>(
         notes: vec![
             estimated_on(curvature.weights.len()),
             format!(
-                "logistic: {} Newton steps, {} passes, mean loss {:.6}, relative gradient {:.1e}",
-                info.steps.len(),
-                info.applications,
+                "logistic: {}, {}, mean loss {:.6}, relative gradient {:.1e}",
+                plural(info.steps.len() as u64, "Newton step"),
+                plural(info.applications as u64, "pass"),
                 info.loss,
                 info.gradient
             ),

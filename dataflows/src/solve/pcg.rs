@@ -6,7 +6,8 @@ use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::matvec::{RowView, Widths, row_sums};
-use crate::nystrom::{Basis, StratifiedSample, from_row_major, numeric, row_major};
+use crate::nystrom::{Basis, CenterWeights, StratifiedSample, center_weights, from_row_major, numeric, row_major};
+use crate::plan::plural;
 use crate::solve::{Solved, estimated_on};
 use crate::targets::TargetCode;
 use faer::MatRef;
@@ -32,9 +33,13 @@ pub struct PcgJob<'a, T: Entry> {
     pub code: &'a TargetCode,
     /// Per-sample ridge.
     pub ridge: f64,
-    /// Sum of the weights of all training rows.
+    /// By what the rows' weights are multiplied, a power of two; 1 but for extreme ones.
+    pub weight_scale: f64,
+    /// Whether rows carry weights other than one.
+    pub weighted: bool,
+    /// Sum of the weights of all training rows, times the scale.
     pub weight_sum: f64,
-    /// Sum of the weights of the rows that have each target: its ridge is per such row.
+    /// Sum of the weights of the rows that have each target, times the scale: its ridge is per such row.
     pub target_weights: &'a [f64],
     /// The hashed sample with its weights, from which the preconditioner is made.
     pub sample: &'a Arc<Pool>,
@@ -81,6 +86,8 @@ pub struct PcgJob<'a, T: Entry> {
 ///         simd: SimdPath::detect(),
 ///         code: &TargetCode { names: vec!["y".into()], classes: vec![], centres: vec![0.0], exponents: vec![3] },
 ///         ridge: 1e-6,
+///         weight_scale: 1.0,
+///         weighted: false,
 ///         weight_sum: 5000.0,
 ///         target_weights: &[5000.0],
 ///         sample: &sample,
@@ -105,11 +112,20 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
     let (m, t) = (job.tiles.centers(), job.code.width());
     let ridge_matrix = job.ridge * job.weight_sum;
     let basis = session.try_once(|| Basis::new(job.kernel, job.centers, job.simd))?;
-    let made = session.try_once(|| preconditioner(job, &basis, ridge_matrix))?;
+    let mut passes = 0;
+    // Where rows differ in what they count, so do the centers among them.
+    let known = if job.weighted || job.target_weights.iter().any(|own| *own != job.weight_sum) {
+        passes += 1;
+        Some(center_weights(session, store, job.centers)?)
+    } else {
+        None
+    };
+    let known = known.as_ref();
+    let made = session.try_once(|| preconditioner(job, known, &basis, ridge_matrix))?;
     let (preconditioner, sampled) = &*made;
 
     // K_nm^T W y: nulls of one target leave that column's rows out, and the others stand for all.
-    let shares = shares(job);
+    let (shares, scale) = (shares(job), job.weight_scale);
     let code = job.code.clone();
     let mut y = vec![0.0; t];
     let rhs = row_sums(
@@ -122,7 +138,7 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
         move |row: RowView<'_>, u: &mut [f64], _: &mut [f64]| {
             let raw = row.chunk.target_width;
             code.encode(&row.chunk.targets[row.row * raw..(row.row + 1) * raw], &mut y);
-            let weight = row.chunk.weights[row.row];
+            let weight = scale * row.chunk.weights[row.row];
             for ((u, y), share) in u.iter_mut().zip(&y).zip(&shares) {
                 *u = if y.is_nan() { 0.0 } else { share * weight * y };
             }
@@ -139,7 +155,7 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
         machine = Some(pcg.map_err(solve_error)?);
         Ok(())
     })?;
-    let mut passes = 1;
+    passes += 1;
     loop {
         let over_time = over_time(session, job.time_limit)?;
         if let Some(machine) = machine.as_mut().filter(|_| over_time) {
@@ -158,21 +174,23 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
     }
     let result = session.try_once(|| {
         let machine = machine.as_ref().ok_or_else(|| StageError::Internal("the solver has no state".into()))?;
-        Ok((row_major(machine.alpha().as_ref()), machine.info(), preconditioner.effective_dimension()))
+        let dimensions = dimensions(job, known, &basis, preconditioner)?;
+        Ok((row_major(machine.alpha().as_ref()), machine.info(), dimensions))
     })?;
-    let (coefficients, info, dimension) = &*result;
+    let (coefficients, info, dimensions) = &*result;
     if session.is_first() {
         let (m, t) = (m as f64, t as f64);
         let sample = crate::plan::PRECONDITIONER_ROWS * m;
-        let products = 2.0 * sample * m * m + 4.0 * info.iterations as f64 * m * m * t;
-        session.process.count_algebra(m.powi(3) * 2.0 / 3.0 + products);
+        let with_nulls = job.target_weights.iter().filter(|own| **own != job.weight_sum).count() as f64;
+        let grams = (1.0 + with_nulls) * (2.0 * sample * m * m + m.powi(3) * 2.0 / 3.0);
+        session.process.count_algebra(grams + 4.0 * info.iterations as f64 * m * m * t);
         session.process.count(sample as u64 * m as u64, 0);
     }
     Ok(Solved {
         coefficients: coefficients.clone(),
         ridges: vec![job.ridge; t],
         residuals: info.residuals.clone(),
-        effective_dimension: dimension.map(|dimension| vec![dimension; t]),
+        effective_dimension: Some(dimensions.clone()),
         trace_error: None,
         variance: None,
         iterations: Some(info.iterations),
@@ -181,8 +199,10 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
         notes: vec![
             estimated_on(*sampled),
             format!(
-                "pcg: {} iterations, {} passes, condition of the preconditioned system about {:.1}",
-                info.iterations, info.applications, info.condition_estimate
+                "pcg: {}, {}, condition of the preconditioned system about {:.1}",
+                plural(info.iterations as u64, "iteration"),
+                plural(info.applications as u64, "pass"),
+                info.condition_estimate
             ),
         ],
     })
@@ -212,7 +232,7 @@ fn apply<T: Entry>(
     let columns = outputs.len();
     let code = job.code.clone();
     let outputs = outputs.to_vec();
-    let shares = shares(job);
+    let (shares, scale) = (shares(job), job.weight_scale);
     let mut y = vec![0.0; code.width()];
     row_sums(
         session,
@@ -224,7 +244,7 @@ fn apply<T: Entry>(
         move |row: RowView<'_>, u: &mut [f64], _: &mut [f64]| {
             let raw = row.chunk.target_width;
             code.encode(&row.chunk.targets[row.row * raw..(row.row + 1) * raw], &mut y);
-            let weight = row.chunk.weights[row.row];
+            let weight = scale * row.chunk.weights[row.row];
             for (c, u) in u.iter_mut().enumerate() {
                 let output = outputs[c];
                 *u = if y[output].is_nan() { 0.0 } else { shares[output] * weight * row.values[c] };
@@ -249,12 +269,41 @@ pub(super) fn over_time(session: &mut Session<'_>, limit: Option<f64>) -> Result
 /// The whitened Gram of a stratified sample of the rows, plus the ridge; and how many rows that are.
 fn preconditioner<T: Entry>(
     job: &PcgJob<'_, T>,
+    known: Option<&CenterWeights>,
     basis: &Basis,
     ridge_matrix: f64,
 ) -> Result<(Preconditioner, usize), StageError> {
+    let sample = StratifiedSample::new(job.centers, known, job.sample, job.weight_scale, job.weight_sum);
+    Ok((of_sample(job, &sample, basis, ridge_matrix)?, sample.len()))
+}
+
+fn of_sample<T: Entry>(
+    job: &PcgJob<'_, T>,
+    sample: &StratifiedSample<'_>,
+    basis: &Basis,
+    ridge_matrix: f64,
+) -> Result<Preconditioner, StageError> {
     let mut gram = WeightedGram::new(basis.rank());
-    let sample = StratifiedSample::new(job.centers, job.sample, job.weight_sum);
     sample.each_block(basis, job.kernel, job.simd, |features, weights| gram.add(features, weights))?;
-    let made = Preconditioner::from_gram(gram.into_lower(), ridge_matrix).map_err(numeric)?;
-    Ok((made, sample.len()))
+    Preconditioner::from_gram(gram.into_lower(), ridge_matrix).map_err(numeric)
+}
+
+/// Degrees of freedom of the model of each target: those of the rows that have it, at its own ridge.
+fn dimensions<T: Entry>(
+    job: &PcgJob<'_, T>,
+    known: Option<&CenterWeights>,
+    basis: &Basis,
+    common: &Preconditioner,
+) -> Result<Vec<f64>, StageError> {
+    let all = common.effective_dimension().unwrap_or_default();
+    let of = |(k, own): (usize, &f64)| match known.filter(|_| *own != job.weight_sum) {
+        None => Ok(all),
+        // No row, no model.
+        Some(_) if *own <= 0.0 => Ok(0.0),
+        Some(known) => {
+            let sample = StratifiedSample::of_target(job.centers, known, job.sample, k, job.weight_scale, *own);
+            Ok(of_sample(job, &sample, basis, job.ridge * own)?.effective_dimension().unwrap_or_default())
+        }
+    };
+    job.target_weights.iter().enumerate().map(of).collect()
 }

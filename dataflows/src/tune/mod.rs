@@ -283,7 +283,9 @@ pub fn tune(
         }
     }
     let best = best_per_family(&table, 2, 1).into_iter().next();
-    let best = best.ok_or_else(|| StageError::Numeric("no kernel could be fitted on the sample".into()))?;
+    let best = best.ok_or_else(|| StageError::Numeric("tuning: no kernel could be fitted on the sample, since its values overflow or are all alike. Give --kernel gaussian, or a --bandwidth and a \
+             --ridge"
+                .into()))?;
     let kernel =
         Kernel { family: best.candidate.family, bandwidth: best.candidate.bandwidth, metric: request.metric.clone() };
     let mut memory = MemoryPlan::default();

@@ -62,6 +62,7 @@ impl Encoder {
             categorical,
             weight: options.weight.clone(),
             class_weights,
+            balanced: matches!(options.class_weight, ClassWeight::Balanced),
             id_column: options.id_column.clone(),
             split: split_rule(summaries, &plan, options, &mut notes)?,
             bounds: None,
@@ -461,7 +462,9 @@ fn split_rule(
                     reason: format!("no value of column '{column}' was found that holds out {fraction} of the rows"),
                 });
             };
-            notes.push(format!("rows with '{column}' at or above {cut} are held out"));
+            let kind = planned(summaries, plan, |planned| planned.split).map(|(_, summary)| summary.kind).next();
+            let shown = kind.map_or_else(|| cut.to_string(), |kind| kind.shown(cut));
+            notes.push(format!("rows with '{column}' at or above {shown} are held out"));
             Ok(SplitRule::Time { column: column.clone(), cut })
         }
     }

@@ -33,6 +33,7 @@ mod normal;
 mod tests;
 
 pub use bounds::{Bounds, RowTest, TargetRange};
+pub(crate) use calendar::instant;
 
 use crate::{ColumnKind, Scale};
 use serde::{Deserialize, Serialize};
@@ -245,6 +246,9 @@ pub struct Encoder {
     pub weight: Option<String>,
     /// Factor on the weight of each class; empty without class weights.
     pub class_weights: Vec<f64>,
+    /// Whether these were asked for as `balanced`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub balanced: bool,
     /// Column of row keys.
     pub id_column: Option<String>,
     /// Rows held out.

@@ -111,7 +111,7 @@ pub struct GramShape {
 #[non_exhaustive]
 pub enum GramError {
     /// A kernel entry is NaN, infinite or beyond the declared bound.
-    #[error("kernel entry {value} of row {row} with center {center} is not within the bound {bound}")]
+    #[error("kernel entry {value:e} of row {row} with center {center} is not within the bound {bound:e}")]
     EntryOutOfRange {
         /// Row.
         row: usize,

@@ -23,23 +23,29 @@ use crate::dense::{
 };
 use faer::{Mat, MatRef};
 
-/// Weights of the rows of two strata that stand for all rows, whose weights sum to `total_weight`: the `centers`, each for itself, and
-/// rows sampled uniformly among those that are not centers, of weights `other_weights`, for all the rest. Returns the weight of a center
-/// and those of the others.
+/// Weights of the rows of two strata that stand for all rows, whose weights sum to `total_weight`: the centers, each for itself, of weights
+/// `center_weights`, and rows sampled uniformly among those that are not centers, of weights `other_weights`, for all the rest. Returns the weights of the
+/// centers and those of the others.
 ///
 /// Centers chosen by leverage include rows that resemble no other; a uniform sample misses them, and each one missed is an eigenvalue of
-/// about 1 / Lambda in the preconditioned system. `center_weight` is what a center weighs as a row: the mean weight of the data.
+/// about 1 / Lambda in the preconditioned system.
 ///
 /// ```
 /// use nystream_kernels::solve::strata_weights;
 /// // Ten rows of weight 1: two are the centers, two of the other eight were sampled.
-/// assert_eq!(strata_weights(2, 1.0, &[1.0, 1.0], 10.0), (1.0, vec![4.0, 4.0]));
+/// assert_eq!(strata_weights(&[1.0, 1.0], &[1.0, 1.0], 10.0), (vec![1.0, 1.0], vec![4.0, 4.0]));
+/// // A center that weighs nothing leaves more to the others.
+/// assert_eq!(strata_weights(&[1.0, 0.0], &[1.0, 1.0], 9.0), (vec![1.0, 0.0], vec![4.0, 4.0]));
 /// ```
-pub fn strata_weights(centers: usize, center_weight: f64, other_weights: &[f64], total_weight: f64) -> (f64, Vec<f64>) {
-    let center_weight = center_weight.min(total_weight / centers as f64);
-    let rest = (total_weight - center_weight * centers as f64).max(0.0);
-    let scale = rest / other_weights.iter().sum::<f64>().max(f64::MIN_POSITIVE);
-    (center_weight, other_weights.iter().map(|w| scale * w).collect())
+pub fn strata_weights(center_weights: &[f64], other_weights: &[f64], total_weight: f64) -> (Vec<f64>, Vec<f64>) {
+    let own: f64 = center_weights.iter().sum();
+    // Centers that are no rows may weigh more than all rows.
+    let shrink = if own > total_weight { total_weight / own } else { 1.0 };
+    let rest = (total_weight - own).max(0.0);
+    let sum: f64 = other_weights.iter().sum();
+    let scale = if sum > 0.0 { rest / sum } else { 0.0 };
+    let times = |weights: &[f64], by: f64| weights.iter().map(|w| by * w).collect();
+    (times(center_weights, shrink), times(other_weights, scale))
 }
 
 /// Phi^T diag(w) Phi (r x r, lower triangle) of rows that come in blocks: nothing larger than r x r is held.

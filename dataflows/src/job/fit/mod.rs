@@ -20,8 +20,8 @@ use crate::engine::session::Session;
 use crate::engine::{Counters, agree, counters, same_everywhere};
 use crate::error::StageError;
 use crate::evaluate::Evaluation;
-use crate::job::{DictionaryRule, FitConfig, Loss, Solver};
-use crate::nystrom::range::{kernel_log2, largest_diagonal};
+use crate::job::{DictionaryRule, FitConfig, Loss, Select, Solver};
+use crate::nystrom::range::{expressible, kernel_log2, largest_diagonal};
 use crate::plan::{FitPlan, PlanRequest, SHRINK_ALGEBRA, Selection, Shape, preflight};
 use crate::predict::Function;
 use crate::profile::{Profile, SAMPLE_ROWS};
@@ -250,6 +250,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     let median = *session.once(|| median_distance(&metric, sample.rows.view()));
     let tuned = tune_if_asked(session, config, &metric, &sample, &code, &shape, median)?;
     let kernel = kernel(config, &metric, tuned.as_ref(), median);
+    session.try_once(|| expressible(&kernel, sample.rows.view(), config.precision))?;
     if let Some(tuned) = tuned.as_ref().filter(|_| session.is_first()) {
         session.process.count_algebra(tuned.flops(&shape, sample.len()));
     }
@@ -259,7 +260,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     // Only `--centers auto` asks for it.
     let dimension = session.try_once(|| match given_centers(config) {
         Some(_) => Ok(0.0),
-        None => effective_dimension(config, &kernel, &sample, profile.rows, ridge_matrix),
+        None => effective_dimension(config, &kernel, &sample, None, profile.rows, ridge_matrix),
     })?;
     let mut range = match inputs.frozen.as_ref().and_then(|frozen| frozen.kernel_log2) {
         Some(declared) => Ok(declared),
@@ -292,6 +293,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         shape,
         centers: given_centers(config),
         solver: config.solver,
+        from_model: inputs.frozen.is_some(),
         select: config.select.clone(),
         dictionary_rows: config.dictionary_rows,
         precision: config.precision,
@@ -324,9 +326,16 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         session.process.count_algebra(request.dimension_flops());
     }
     let mut plan = request.plan()?;
-    plan.passes += u64::from(ranged);
-    if ranged && kept == 0 {
-        plan.bytes += bytes_per_pass;
+    let more = config.centers.filter(|asked| *asked as u64 > profile.rows);
+    if let Some(asked) = more.filter(|_| !matches!(plan.selection, Selection::File)) {
+        let who = if inputs.frozen.is_some() { "the model has" } else { "--centers asks for" };
+        plan.reasons.push(format!("{who} {asked} centers, and there are no more than {} training rows", profile.rows));
+    }
+    let unequal = encoder.weight.is_some() || !encoder.class_weights.is_empty() || !same_nulls;
+    if plan.solver == Solver::Pcg && unequal && !config.dictionary_only {
+        // What the centers weigh.
+        plan.passes += 1;
+        plan.bytes += if kept == 0 { bytes_per_pass } else { 0 };
     }
     if kept > 0 && !plan.rows_kept {
         store.release();
@@ -418,7 +427,11 @@ fn choose_centers(
     let open = tries_law(&config.select, outcome.plan.selection);
     let trial = match open {
         true => {
-            *session.once(|| pivot_law(sample, code, &outcome.kernel, config.simd, outcome.plan.centers, config.seed))
+            begin(session, "law of the pivots", 0);
+            let (kernel, centers) = (&outcome.kernel, outcome.plan.centers);
+            let found = session.once(|| pivot_law(sample, code, kernel, config.simd, centers, config.seed));
+            end(session);
+            *found
         }
         false => None,
     };
@@ -436,8 +449,21 @@ fn choose_centers(
         work: outcome.plan.dictionary,
     };
     begin(session, "dictionary", rows * outcome.plan.dictionary.passes);
-    let centers = select(session, store, sample, &job)?;
+    let mut centers = select(session, store, sample, &job)?;
     end(session);
+    let left_open = matches!((&config.select, outcome.plan.selection), (Select::Auto, Selection::Squeak { .. }));
+    if centers.ids.is_empty() && left_open {
+        // The choice of `auto`, so `auto` makes another.
+        outcome.passes += centers.passes.max(1);
+        outcome.plan.selection = Selection::Uniform;
+        outcome.plan.reasons.push(format!(
+            "centers by hash: at the ridge {:e} no training row has a leverage worth keeping. A smaller --ridge may predict better",
+            outcome.ridge
+        ));
+        begin(session, "dictionary", rows);
+        centers = select(session, store, sample, &SelectJob { selection: Selection::Uniform, ..job })?;
+        end(session);
+    }
     if centers.ids.is_empty() {
         return Err(StageError::Data(match outcome.plan.selection {
             Selection::Squeak { .. } => format!(

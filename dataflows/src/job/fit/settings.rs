@@ -10,6 +10,7 @@ use crate::plan::Shape;
 use crate::targets::TargetCode;
 use crate::tune::{TUNE_FLOOR, TUNE_SHARE, TuneBudget, TuneRequest, Tuned, tune};
 use nystream_kernels::kernel::{Family, Kernel, Metric};
+use nystream_kernels::rows::RowBuf;
 use nystream_kernels::sampling::RidgeFactor;
 
 /// Sample rows from which the effective dimension is estimated.
@@ -135,26 +136,34 @@ pub(super) fn given_centers(config: &FitConfig) -> Option<usize> {
     }
 }
 
-/// d_eff(n lambda), from the eigenvalues of the sample's kernel matrix.
+/// d_eff(n lambda) of the kernel matrix, from scores of the sample's rows; with the mean weight of all rows, of W^1/2 K W^1/2.
 pub(super) fn effective_dimension(
     config: &FitConfig,
     kernel: &Kernel,
     sample: &Pool,
+    mean_weight: Option<f64>,
     rows: u64,
     ridge_matrix: f64,
 ) -> Result<f64, StageError> {
     let s = sample.len().min(DIMENSION_ROWS);
+    let weight = |i: usize| mean_weight.map_or(1.0, |mean| sample.weights[i] / mean);
+    // A row without weight has no score.
+    let counted: Vec<usize> = (0..s).filter(|i| weight(*i) > 0.0).collect();
+    if counted.is_empty() {
+        return Ok(0.0);
+    }
+    let weights: Vec<f64> = counted.iter().map(|i| weight(*i)).collect();
     let oracle = TileOracle::new(kernel, config.simd);
-    let head = sample.rows.view().slice(0, s);
+    let head = RowBuf::gather(sample.rows.view(), &counted);
     let numeric = |e: nystream_kernels::sampling::SamplingError| StageError::Numeric(e.to_string());
     let gamma = ridge_matrix.max(1e-9 * rows as f64);
-    let fraction = s as f64 / rows.max(s as u64) as f64;
+    let fraction = (weights.iter().sum::<f64>() / rows.max(s as u64) as f64).min(1.0);
     // One ridge needs no eigenvectors: scores within the sample by one Cholesky, then the bracket of `ScoreSample`.
-    let factor = RidgeFactor::new(&oracle, head, &vec![1.0; s], gamma * fraction).map_err(numeric)?;
-    let score = |tau: &f64| {
-        let inside = tau.min(1.0);
+    let factor = RidgeFactor::new(&oracle, head.view(), &weights, gamma * fraction).map_err(numeric)?;
+    let full = |(tau, weight): (&f64, &f64)| {
+        let inside = (tau * weight).min(1.0);
         let (low, high) = (fraction * inside, fraction * inside / (1.0 - inside + fraction * inside));
         (low * high).sqrt()
     };
-    Ok(factor.atom_scores().scores.iter().map(score).sum::<f64>() / s.max(1) as f64 * rows as f64)
+    Ok(factor.atom_scores().scores.iter().zip(&weights).map(full).sum::<f64>() / fraction)
 }

@@ -12,7 +12,7 @@ use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::job::{FitConfig, Loss, Solver};
 use crate::nystrom::range::{largest_of, least_log2};
-use crate::nystrom::{GramJob, exact_gram};
+use crate::nystrom::{GramJob, exact_gram, weight_scale};
 use crate::plan::GRAM_ALGEBRA;
 use crate::predict::{Function, VarianceFactor};
 use crate::solve::blockcd::BlockJob;
@@ -61,6 +61,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     let tiles = session.try_once(|| function.tiles::<T>())?;
     let mut exact = None;
     let warm = warm_start(session, config, code, outcome)?;
+    let (weighted, weight_scale) = (is_weighted(outcome), weight_scale(outcome.weight_max));
     let mut solved = match outcome.plan.solver {
         Solver::Gram => {
             let solved = gram_solve(session, inputs, store, &tiles, sample, code, outcome, clock, &mut exact)?;
@@ -87,7 +88,9 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 simd: config.simd,
                 code,
                 ridge: outcome.ridge,
-                weight_sum: outcome.weight_sum,
+                weight_scale,
+                weighted,
+                weight_sum: weight_scale * outcome.weight_sum,
                 sample,
                 tolerance: config.tolerance(),
                 iterations: config.iterations,
@@ -124,7 +127,8 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 simd: config.simd,
                 code,
                 ridge: outcome.ridge,
-                weight_sum: outcome.weight_sum,
+                weight_scale,
+                weight_sum: weight_scale * outcome.weight_sum,
                 seed: config.seed,
                 tolerance: config.tolerance(),
                 epochs: config.iterations,
@@ -144,7 +148,9 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     let solved_ridge = solved.ridges[0] / ridge_share(config.loss) * rows as f64;
     if solved.effective_dimension.is_none() {
         // Of the whole kernel, which for all rows as centers is the model's; no model has more degrees of freedom than centers.
-        let found = session.try_once(|| effective_dimension(config, &outcome.kernel, sample, rows, solved_ridge))?;
+        let mean = weighted.then(|| outcome.weight_sum / rows as f64);
+        let found =
+            session.try_once(|| effective_dimension(config, &outcome.kernel, sample, mean, rows, solved_ridge))?;
         solved.effective_dimension = Some(vec![found.min(centers.ids.len() as f64); code.width()]);
         solved.notes.push(crate::solve::estimated_on(sample.len().min(super::DIMENSION_ROWS)));
     }
@@ -204,7 +210,7 @@ fn gram_solve<T: Entry + Into<f64> + Default>(
         precision: config.precision,
         scale_log2: outcome.kernel_log2,
     };
-    let weighted = outcome.encoder.weight.is_some() || !outcome.encoder.class_weights.is_empty();
+    let weighted = is_weighted(outcome);
     let job = GramJob { tiles, code, shape, weight_max: outcome.weight_max, weighted, time_limit: config.time_limit };
     begin(session, "gram", rows);
     let sums = exact_gram(session, "gram", store.feed(Role::Training), &job)?;
@@ -242,6 +248,9 @@ fn gram_solve<T: Entry + Into<f64> + Default>(
         session.process.count_algebra(GRAM_ALGEBRA * m.powi(3) + judged);
     }
     let mut solved = (*solved).clone();
+    if config.tolerance.is_some() || config.iterations.is_some() {
+        solved.notes.push("--tolerance and --iterations have no effect: gram solves without iterating".into());
+    }
     if sums.rows < rows {
         solved.stopped = Stopped::Asked;
         outcome.rows = sums.rows;
@@ -296,6 +305,8 @@ fn pcg_solve<T: Entry>(
         ..defaults
     };
     own_weights(code, outcome);
+    let weight_scale = weight_scale(outcome.weight_max);
+    let target_weights: Vec<f64> = outcome.target_weights.iter().map(|own| weight_scale * own).collect();
     let job = PcgJob {
         tiles,
         centers: centers.rows.view(),
@@ -303,8 +314,10 @@ fn pcg_solve<T: Entry>(
         simd: config.simd,
         code,
         ridge: outcome.ridge,
-        weight_sum: outcome.weight_sum,
-        target_weights: &outcome.target_weights,
+        weight_scale,
+        weighted: is_weighted(outcome),
+        weight_sum: weight_scale * outcome.weight_sum,
+        target_weights: &target_weights,
         sample,
         params,
         warm_start,
@@ -316,6 +329,11 @@ fn pcg_solve<T: Entry>(
     end(session);
     clock.lap("solve");
     Ok(solved)
+}
+
+/// Whether rows have weights of their own, or by their classes.
+fn is_weighted(outcome: &FitOutcome) -> bool {
+    outcome.encoder.weight.is_some() || !outcome.encoder.class_weights.is_empty()
 }
 
 /// Numeric targets may be null in rows of their own: the ridge of each is per row that has it.

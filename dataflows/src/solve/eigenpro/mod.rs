@@ -12,26 +12,29 @@
 //!   falling. At the last epoch the walk has not converged, and the note says how far it was still falling.
 //! * The true residual is computed at the end and reported.
 
+mod dimension;
 mod judges;
 mod operator;
 pub mod order;
 #[cfg(test)]
 mod tests;
 
+pub use dimension::dimension_rows;
+
 use crate::dictionary::pool::Pool;
 use crate::engine::feed::RowStore;
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
 use crate::nystrom::{Basis, from_row_major, numeric, row_major};
-use crate::plan::{EIGENPRO_PASSES, Shape};
+use crate::plan::{EIGENPRO_PASSES, Shape, plural};
 use crate::solve::pcg::{over_time, solve_error};
 use crate::solve::{Solved, estimated_on};
 use crate::targets::TargetCode;
+use dimension::effective_dimensions;
 use faer::{Mat, MatRef};
 use judges::{Judges, judges};
 use nystream_datasets::Role;
 use nystream_hashing::StreamKey;
-use nystream_kernels::constants::GRAM_BLOCK;
 use nystream_kernels::dense::{fixed_parallelism, gemm};
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::rows::{RowBuf, Rows};
@@ -39,7 +42,7 @@ use nystream_kernels::solve::eigenpro::{
     CENTER_BLOCK, EigenProInfo, EigenProParams, EigenProProblem, EigenProState, InnerProjector, Measured, Projector,
     Schedule, Settling, SubsamplePreconditioner, Verdict, eigenpro,
 };
-use nystream_kernels::solve::{SolveError, Stopped, Whitening, sampled_dimension};
+use nystream_kernels::solve::{SolveError, Stopped, Whitening};
 use nystream_kernels::tile::{Entry, SimdPath, Tiles, kernel_matrix, symmetric_kernel_matrix};
 use operator::{CenterRows, RowOperator, largest_diagonals, values_at};
 use order::{HashedOrder, Place};
@@ -311,34 +314,13 @@ pub fn solve<T: Entry>(
         let basis = shared.borrow_mut().try_once(|| Basis::new(job.kernel, job.centers.view(), job.simd))?;
         let projector = WhitenedProjector { session: &shared, basis: Arc::clone(&basis) };
         let mut solved = walk(&shared, operator, projector, job, &setup, measured, &judges)?;
-        let (dimension, rows) = *shared.borrow_mut().try_once(|| effective_dimension(job, &basis))?;
-        solved.effective_dimension = Some(vec![dimension; job.code.width()]);
-        solved.notes.push(estimated_on(rows));
+        let found = shared.borrow_mut().try_once(|| effective_dimensions(job, &basis))?;
+        solved.effective_dimension = Some(found.to_vec());
+        solved.notes.push(estimated_on(dimension_rows(job.sample.len())));
         Ok(solved)
     } else {
         walk(&shared, operator, inner_projector(&shared, job)?, job, &setup, measured, &judges)
     }
-}
-
-/// Rows of the sample from which the degrees of freedom are estimated, at most; of all rows where there are no more.
-pub fn dimension_rows(sample: usize) -> usize {
-    sample.min(SUBSAMPLE)
-}
-
-/// Degrees of freedom of the model, and of how many sampled rows they were estimated.
-fn effective_dimension<T: Entry>(job: &EigenProJob<'_, T>, basis: &Basis) -> Result<(f64, usize), StageError> {
-    let (s, m) = (dimension_rows(job.sample.len()), job.centers.len());
-    let weights = &job.sample.weights[..s];
-    let mut features = Mat::zeros(s, basis.rank());
-    for start in (0..s).step_by(GRAM_BLOCK) {
-        let rows = job.sample.rows.view().slice(start, (start + GRAM_BLOCK).min(s));
-        let k = kernel_matrix::<f64>(job.kernel, rows, job.centers.view(), &[], job.simd).map_err(numeric)?;
-        let phi = basis.features(&k, rows.len(), m)?;
-        let weighted = Mat::from_fn(rows.len(), basis.rank(), |i, j| weights[start + i].sqrt() * phi[(i, j)]);
-        features.as_mut().subrows_mut(start, rows.len()).copy_from(&weighted);
-    }
-    let fraction = (weights.iter().sum::<f64>() / job.weight_sum).min(1.0);
-    Ok((sampled_dimension(features.as_ref(), job.ridge * job.weight_sum, fraction).map_err(numeric)?, s))
 }
 
 fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
@@ -533,11 +515,11 @@ fn solved<T: Entry>(
         },
         passes: EIGENPRO_PASSES as u64 + info.epochs as u64 + tests,
         notes: vec![format!(
-            "eigenpro: {}, residual {:.1e}; {} epochs in batches of {} rows with step {:.3e} (stability {:.2} < 2), {} directions of {} \
+            "eigenpro: {}, residual {:.1e}; {} in batches of {} rows with step {:.3e} (stability {:.2} < 2), {} directions of {} \
              rows, {} projection every {} batches{}; {what}: {}",
             ending(job, info, out_of_time),
             info.residuals.iter().copied().fold(0.0, f64::max),
-            info.epochs,
+            plural(info.epochs as u64, "epoch"),
             info.batch,
             info.step,
             info.stability,
@@ -548,7 +530,7 @@ fn solved<T: Entry>(
             [(cuts, "at the start, since larger ones diverged"), (info.cuts, "where the objective had settled at it")]
                 .into_iter()
                 .filter(|(times, _)| *times > 0)
-                .map(|(times, why)| format!("; the step was cut {times} times {why}"))
+                .map(|(times, why)| format!("; the step was cut {} {why}", plural(times as u64, "time")))
                 .collect::<String>(),
             losses.join(", ")
         )],

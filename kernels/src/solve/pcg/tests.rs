@@ -57,10 +57,11 @@ fn stratified_sample(problem: &Problem, whitening: &CholeskyWhitening, ridge: f6
     let k = Mat::from_fn(others.len(), m, |i, j| problem.knm[(others[i], j)]);
     let w: Vec<f64> = others.iter().map(|&i| problem.weights[i]).collect();
     let mean = w.iter().sum::<f64>() / w.len() as f64;
-    let (own, weights) = strata_weights(m, mean, &w, problem.weight_sum());
-    assert!((m as f64 * own + weights.iter().sum::<f64>() - problem.weight_sum()).abs() < 1e-9 * problem.weight_sum());
+    let (own, weights) = strata_weights(&vec![mean; m], &w, problem.weight_sum());
+    let both = own.iter().chain(&weights).sum::<f64>();
+    assert!((both - problem.weight_sum()).abs() < 1e-9 * problem.weight_sum());
     let mut gram = WeightedGram::new(m);
-    gram.add(whitening.features(&problem.kmm).as_ref(), &vec![own; m]);
+    gram.add(whitening.features(&problem.kmm).as_ref(), &own);
     gram.add(whitening.features(&k).as_ref(), &weights);
     Preconditioner::from_gram(gram.into_lower(), ridge).unwrap()
 }
