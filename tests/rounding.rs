@@ -46,6 +46,24 @@ fn a_gram_that_rounding_spoils_is_no_success() {
     assert_eq!(place.solved(again)["model_digest"], report["model_digest"]);
 }
 
+/// Degrees of freedom are those of the rows, not of what rounding adds to their Gram.
+#[test]
+fn rounding_has_no_degrees_of_freedom() {
+    let place = Place::new();
+    let line = "fit --data synth:friedman1?rows=5000&d=5&seed=1&noise=1 --target y --kernel gaussian --bandwidth 4x --centers 300 \
+                --select uniform --out m.nys";
+    for ridge in ["1e-4", "1e-7"] {
+        let dimension = |solver: &str| {
+            let report = place.solved(&format!("{line} --ridge {ridge} --solver {solver}"));
+            number(&report, "/effective_dimension")
+        };
+        let (single, double, pcg) =
+            (dimension("gram"), dimension("gram --precision f64"), dimension("pcg --precision f64"));
+        let close = |a: f64, b: f64| (a / b - 1.0).abs() < 0.15;
+        assert!(close(single, double) && close(single, pcg), "{ridge}: {single} {double} {pcg}");
+    }
+}
+
 /// What cannot be measured of the centers takes nothing from the model.
 #[test]
 fn a_certificate_that_cannot_be_factored_is_left_out() {
