@@ -104,9 +104,9 @@ fn a_job_of_other_options_is_told_which() {
     let places = places();
     let fit = "fit --data d.parquet --target y --out m.nys --kernel gaussian --ridge 1e-5 --workers 2 --centers 40";
     for (ours, theirs, what) in [
-        ("--seed 1", "--seed 2", "another job: --seed or --precision differs"),
+        ("--seed 1", "--seed 2", "another job: --seed, --precision or --max-flops differs"),
         ("--bandwidth 2", "--bandwidth 3", "another job: --kernel, --bandwidth, --ridge or --metric differs"),
-        ("--memory 1GiB", "--memory 2GiB", "another job: --memory, --max-flops or --disk-limit differs"),
+        ("--memory 1GiB", "--memory 2GiB", "another job: --memory or --disk-limit differs"),
         ("--seed 1 --iterations 3", "--seed 2", "which differs from this process's in: --solver,"),
     ] {
         // Both in one folder: their options alone differ.

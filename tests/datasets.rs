@@ -100,7 +100,7 @@ fn made_data_is_described_by_inspect_and_info() {
     );
     assert_eq!((&column("c0")["min"], &column("c0")["max"]), (&"a0".into(), &"a7".into()));
     let shown = text(&place.run("inspect d/e/*.parquet synth:sines?rows=77&d=1").stdout);
-    assert!(shown.contains("5,000 in 6 row groups") && shown.contains("77 in 1 row groups"), "{shown}");
+    assert!(shown.contains("5,000 in 6 row groups") && shown.contains("77 in 1 row group\n"), "{shown}");
     // The same line again: refused, unless it may replace.
     place.fails(line, 1, &["d/e", "part-00000.parquet", "--overwrite"]);
     assert_eq!(place.run(&format!("{line} --overwrite")).status.code(), Some(0));
@@ -140,7 +140,8 @@ fn an_interrupt_leaves_no_files() {
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
-    assert_eq!(std::fs::read_dir(place.path("d")).unwrap().count(), 0);
+    // The folder was made for them: it goes too.
+    assert!(!place.path("d").exists());
 }
 
 /// A file that makes a decoder panic is an error, not a bug: the panic hook knows decoders.

@@ -12,6 +12,7 @@ use nystream_datasets::{BlockReader, Catalog, Chunk, Encoder, ReadOptions, Role,
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::Path;
 
 /// A column of numbers of a small Parquet file.
@@ -417,7 +418,7 @@ fn the_documented_tensors_predict() {
     // NumPy comes to the same, where it is there.
     let python = |words: &[&str]| std::process::Command::new("python3").args(words).output();
     if !python(&["-c", "import numpy, safetensors"]).is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: python3 with numpy and safetensors is not installed");
+        writeln!(std::io::stderr(), "skipped: python3 with numpy and safetensors is not installed").unwrap();
         return;
     }
     let some = 50;

@@ -4,6 +4,7 @@ use nystream::model::{Exact, FrozenConfig, Model, ModelError, Precision, Selecti
 use nystream_hashing::{RowId, StreamKey};
 use nystream_kernels::kernel::{Family, Kernel, Metric};
 use nystream_kernels::rows::RowBuf;
+use std::io::Write as _;
 use std::path::Path;
 
 const M: usize = 5;
@@ -224,7 +225,7 @@ fn a_page_of_python_predicts() {
         .output()
         .is_ok_and(|out| out.status.success());
     if !has_python {
-        eprintln!("skipped: python3 with numpy and safetensors is not installed");
+        writeln!(std::io::stderr(), "skipped: python3 with numpy and safetensors is not installed").unwrap();
         return;
     }
     let folder = tempfile::tempdir().unwrap();

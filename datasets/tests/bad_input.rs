@@ -13,6 +13,7 @@ use nystream_datasets::{
 use nystream_hashing::{FileId, StreamKey};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -100,7 +101,7 @@ fn unreadable_files() {
     let (_folder, path) = good(10);
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).unwrap();
     if std::fs::File::open(&path).is_ok() {
-        eprintln!("skipped: this user may read everything");
+        writeln!(std::io::stderr(), "skipped: this user may read everything").unwrap();
         return;
     }
     assert!(refusal(&path).contains("cannot read"));

@@ -11,6 +11,7 @@ use nystream_datasets::{
 };
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder, WriterVersion};
+use std::io::Write as _;
 use std::sync::Arc;
 
 const ROWS: usize = 7001;
@@ -245,7 +246,7 @@ fn development_data_matches_its_manifest() {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data");
     let root = std::env::var("NYSTREAM_SHARED_DATA").unwrap_or_else(|_| beside.into());
     if !std::path::Path::new(&root).is_dir() {
-        eprintln!("skipped: no development data at {root} (set NYSTREAM_SHARED_DATA)");
+        writeln!(std::io::stderr(), "skipped: no development data at {root} (set NYSTREAM_SHARED_DATA)").unwrap();
         return;
     }
     let rows =

@@ -92,7 +92,7 @@ pub struct KernelArgs {
     /// Bandwidth: a number in encoded units, a multiple of the sample's median distance such as 2.0x, or auto
     #[arg(long, value_name = "SIGMA", default_value = "auto", allow_negative_numbers = true)]
     pub bandwidth: Bandwidth,
-    /// Per-sample regularisation lambda, as in (1/n) sum (y - f)^2 + lambda |f|^2, or auto
+    /// Per-sample regularisation lambda, as in (1/n) sum (y - f)^2 + lambda |f|^2 or, with --loss logistic, (1/n) sum loss + (lambda / 2) |f|^2; or auto
     #[arg(long, value_name = "LAMBDA", default_value = "auto", allow_negative_numbers = true)]
     pub ridge: AutoOr<Ridge>,
     /// JSON file of per-feature length scales (list, or object by column), or of a linear map A (list of rows, any but zeros): r = |A (x - z)|

@@ -6,6 +6,7 @@ use nystream_hashing::{RowId, StreamKey};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use serde_json::Value;
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -203,12 +204,13 @@ pub fn table(from: usize, rows: usize) -> Vec<(&'static str, ArrayRef)> {
     ]
 }
 
-/// The folder of the development data, or a line that says it is not there.
+/// The folder of the development data, or a line that says it is not there: past the harness, which shows nothing that passing tests print.
 pub fn shared_data() -> Option<PathBuf> {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data");
     let root = PathBuf::from(std::env::var("NYSTREAM_SHARED_DATA").unwrap_or_else(|_| beside.into()));
     if !root.is_dir() {
-        eprintln!("skipped: no development data at {} (set NYSTREAM_SHARED_DATA)", root.display());
+        writeln!(std::io::stderr(), "skipped: no development data at {} (set NYSTREAM_SHARED_DATA)", root.display())
+            .unwrap();
         return None;
     }
     Some(root)
@@ -218,7 +220,7 @@ pub fn shared_data() -> Option<PathBuf> {
 pub fn long_tests() -> bool {
     let asked = std::env::var("NYSTREAM_LONG_TESTS").is_ok_and(|v| v == "1");
     if !asked {
-        eprintln!("skipped: a long test (set NYSTREAM_LONG_TESTS=1)");
+        writeln!(std::io::stderr(), "skipped: a long test (set NYSTREAM_LONG_TESTS=1)").unwrap();
     }
     asked
 }

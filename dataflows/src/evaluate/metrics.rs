@@ -1,6 +1,5 @@
 //! Metrics from sums.
 
-use super::ranks::{Ranks, Scale};
 use crate::job::Loss;
 use crate::predict::Function;
 use crate::solve::logistic::margins_of;
@@ -97,14 +96,6 @@ impl ClassLoss {
         }
     }
 
-    /// What [`ClassLoss::rank`] gives.
-    pub fn scale(&self) -> Scale {
-        match self {
-            ClassLoss::Score => Scale::Score,
-            ClassLoss::Logistic { .. } => Scale::LogOdds,
-        }
-    }
-
     fn margins<'a>(sums: &'a [f64], offsets: &'a [f64]) -> impl Iterator<Item = f64> + 'a {
         sums.iter().zip(offsets).map(|(sum, offset)| sum + offset)
     }
@@ -141,13 +132,13 @@ pub(crate) fn argmax(values: &[f64]) -> usize {
     values.iter().enumerate().fold(0, |best, (k, v)| if *v > values[best] { k } else { best })
 }
 
-pub(super) fn summarise(function: &Function, sums: &[f64], ranks: &Ranks) -> Evaluation {
+pub(super) fn summarise(function: &Function, sums: &[f64], area: Option<f64>) -> Evaluation {
     if function.code.is_classification() {
         let rows = sums[0].max(1.0);
         return Evaluation::Classification(ClassMetrics {
             rows: sums[0] as u64,
             accuracy: sums[1] / rows,
-            auc: ranks.area(),
+            auc: area,
             log_loss: sums[2] / rows,
         });
     }

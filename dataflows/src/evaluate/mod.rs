@@ -2,14 +2,14 @@
 //!
 //! Sums of errors go over the fixed tree like every floating-point sum; the area under the ROC curve comes from counts of scores in bins,
 //! of which all classes together have 2^18.
-//! Cost: n m entries, n t values, and the bins: [`RANK_BYTES`] a worker.
+//! Cost: n m entries, n t values, and the counts of ranks: [`RANK_BYTES`] a worker, and [`RANK_PARCEL_BYTES`] for each peer.
 
 mod metrics;
 mod ranks;
 
 pub(crate) use metrics::argmax;
 pub use metrics::{ClassMetrics, Evaluation, TargetMetrics};
-pub use ranks::RANK_BYTES;
+pub use ranks::{RANK_BYTES, RANK_PARCEL_BYTES};
 
 use crate::engine::exchange::{Audience, Outgoing, Scan, Step, pass};
 use crate::engine::feed::{Feed, view};
@@ -153,7 +153,7 @@ pub fn evaluate<T: Entry>(
     tiles: &Arc<Tiles<T>>,
 ) -> Result<Evaluation, StageError> {
     let loss = ClassLoss::new(function);
-    let ranks = Rc::new(RefCell::new(Ranks::new(function.code.classes.len(), loss.scale())));
+    let ranks = Rc::new(RefCell::new(Ranks::new(function.code.classes.len())));
     let blocks = feed.total_blocks();
     let scan = EvaluateScan {
         feed,
@@ -169,10 +169,7 @@ pub fn evaluate<T: Entry>(
     let length = length(function);
     let parcels = pass(session, name, scan, TreeReducer::new(blocks, length), Audience::Everyone)?;
     let sums = assemble(parcels, length)?;
-    let none = Ranks::new(0, ranks.borrow().scale());
-    let mut ranks = ranks.replace(none);
-    if function.code.is_classification() {
-        ranks = ranks.exchange(session)?;
-    }
-    Ok(summarise(function, &sums, &ranks))
+    let ranks = ranks.replace(Ranks::new(0));
+    let area = if function.code.is_classification() { ranks.area(session)? } else { None };
+    Ok(summarise(function, &sums, area))
 }

@@ -7,7 +7,7 @@ use super::memory::MemoryPlan;
 use super::selection::Selection;
 use crate::certify::{HELD_OUT_ROWS, TRACE_ROWS};
 use crate::error::StageError;
-use crate::evaluate::RANK_BYTES;
+use crate::evaluate::{RANK_BYTES, RANK_PARCEL_BYTES};
 use crate::job::fit::DIMENSION_ROWS;
 use crate::job::{Select, Solver};
 use crate::solve::blockcd;
@@ -154,6 +154,8 @@ pub struct PlanRequest {
     pub effective_dimension: f64,
     /// Flops that tuning took.
     pub tuning: f64,
+    /// As many where the ridge is open: what is given must not change how many centers there are.
+    pub judges_reserve: u64,
     /// Flops kept free for tuning where the number of centers is open.
     pub tuning_reserve: f64,
     /// Whether the centers are all that is asked for: no solve, no errors.
@@ -313,7 +315,8 @@ impl PlanRequest {
             }
         }
         // Errors are measured when the solver's memory is free again.
-        let ranks = if self.classes > 0 { workers as u64 * RANK_BYTES } else { 0 };
+        let peers = (workers * self.processes) as u64;
+        let ranks = if self.classes > 0 { workers as u64 * RANK_BYTES + peers * RANK_PARCEL_BYTES } else { 0 };
         let more = ranks.saturating_sub(plan.total() - before_solve);
         if more > 0 {
             plan.add("ranks of held-out scores", more);

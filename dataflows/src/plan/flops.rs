@@ -24,7 +24,7 @@ impl PlanRequest {
         flops.push(("dictionary".to_owned(), selecting));
         if !self.dictionary_only {
             flops.push(("solve".to_owned(), self.cost(solver, m).flops));
-            flops.push(("ridge".to_owned(), self.judging(solver, m as f64)));
+            flops.push(("ridge".to_owned(), self.judging(solver, m as f64, self.judges)));
         }
         flops.push(("certificate".to_owned(), self.certifying(solver, m as f64)));
         if !self.dictionary_only {
@@ -57,8 +57,8 @@ impl PlanRequest {
     }
 
     /// Flops of choosing the ridge by leave-one-out errors.
-    fn judging(&self, solver: Solver, m: f64) -> f64 {
-        if solver == Solver::Gram { self.shape.leave_one_out(self.judges as f64, m) } else { 0.0 }
+    fn judging(&self, solver: Solver, m: f64, judges: u64) -> f64 {
+        if solver == Solver::Gram { self.shape.leave_one_out(judges as f64, m) } else { 0.0 }
     }
 
     /// Flops of the certificate, which is not made where every row is a center.
@@ -98,6 +98,8 @@ impl PlanRequest {
             let selecting = self.selection(m, solve, &mut Vec::new()).map_or(f64::INFINITY, |(_, flops)| flops);
             let mut flops = self.flops(solver, m, selecting);
             flops[0].1 = self.tuning.max(self.tuning_reserve);
+            let spared = self.judges_reserve.saturating_sub(self.judges);
+            flops.push(("ridge".to_owned(), self.judging(solver, m as f64, spared)));
             flops
         };
         let by_flops = largest(&|m| self.check_flops(&stages(m), m).is_ok());

@@ -12,7 +12,7 @@ use super::memory::{MemoryPlan, WORKER_BYTES, human, program_bytes};
 use super::size::{ModelSize, Reading, Writing};
 use crate::engine::feed::AHEAD;
 use crate::error::StageError;
-use crate::evaluate::RANK_BYTES;
+use crate::evaluate::{RANK_BYTES, RANK_PARCEL_BYTES};
 use crate::predict::PANEL;
 use nystream_datasets::table::TABLE_GROUP_BYTES;
 use nystream_kernels::constants::TILE_BLOCK_BYTES;
@@ -123,7 +123,7 @@ impl ModelSize {
     pub fn evaluating(&self, reading: Reading, workers: usize) -> ApplyPlan {
         let mut work = self.resident(&reading, 0, workers);
         if self.classes > 0 {
-            work.add("ranks of scores", product(&[workers as u64, RANK_BYTES]));
+            work.add("ranks of scores", product(&[workers as u64, RANK_BYTES + RANK_PARCEL_BYTES]));
         }
         self.larger(work, &["fewer --workers"])
     }

@@ -145,6 +145,7 @@ pub fn preflight(catalog: &Catalog, config: &FitConfig, workers: usize, processe
         evaluated: false,
         tuning: 0.0,
         tuning_reserve: 0.0,
+        judges_reserve: 0,
         dictionary_only: config.dictionary_only,
         passes_made: 0,
         judges: 0,

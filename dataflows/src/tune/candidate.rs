@@ -1,6 +1,7 @@
 //! One candidate: a small Nystrom fit on part of the sample, judged on the rest for every ridge of a path.
 
 use crate::dictionary::pool::Pool;
+use crate::nystrom::weight_scale;
 use crate::plan::Shape;
 use crate::targets::TargetCode;
 use faer::{Mat, MatRef};
@@ -88,6 +89,8 @@ pub(super) struct Bench<'a> {
     judge_targets: &'a [f64],
     width: usize,
     simd: SimdPath,
+    /// What weights are multiplied by, of which only ratios matter.
+    scale: f64,
 }
 
 impl<'a> Bench<'a> {
@@ -117,6 +120,7 @@ impl<'a> Bench<'a> {
             judge_targets,
             width,
             simd,
+            scale: weight_scale(sample.weights.iter().copied().fold(0.0, f64::max)),
         }
     }
 }
@@ -154,9 +158,9 @@ fn fit(bench: &Bench<'_>, kernel: &Kernel, z: Rows<'_>, rows: usize) -> Option<(
         let mut k = features(x.slice(panel.start, panel.end))?;
         // Rows enter with the root of their weight; a null target of one column counts as that column's mean here.
         let mut y = Mat::from_fn(panel.len(), t, |i, j| finite(bench.targets[(start + i) * t + j]));
-        for (i, weight) in bench.weights[panel].iter().enumerate() {
+        for (i, weight) in bench.weights[panel].iter().map(|weight| weight * bench.scale).enumerate() {
             weight_sum += weight;
-            if *weight != 1.0 {
+            if weight != 1.0 {
                 let root = weight.sqrt();
                 (0..k.ncols()).for_each(|j| k[(i, j)] *= root);
                 (0..t).for_each(|j| y[(i, j)] *= root);
@@ -183,7 +187,7 @@ fn fit(bench: &Bench<'_>, kernel: &Kernel, z: Rows<'_>, rows: usize) -> Option<(
     for (at, ridge) in ridges().enumerate() {
         let error = standardised_error(bench, f.as_ref().subcols(at * t, t));
         if error.is_finite() && best.is_none_or(|(known, _)| error < known) {
-            best = Some((error, ridge * weight_sum));
+            best = Some((error, ridge * weight_sum / bench.scale));
         }
     }
     best
@@ -209,8 +213,9 @@ fn standardised_error(bench: &Bench<'_>, f: MatRef<'_, f64>) -> f64 {
         for i in 0..bench.judges.len() {
             let y = bench.judge_targets[i * t + j];
             if y.is_finite() {
-                error += bench.judge_weights[i] * (y - f[(i, j)]).powi(2);
-                spread += bench.judge_weights[i] * y * y;
+                let weight = bench.judge_weights[i] * bench.scale;
+                error += weight * (y - f[(i, j)]).powi(2);
+                spread += weight * y * y;
             }
         }
         total += if spread > 0.0 { (error / spread).sqrt() } else { 0.0 };

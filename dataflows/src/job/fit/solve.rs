@@ -234,10 +234,21 @@ fn gram_solve<T: Entry + Into<f64> + Default>(
         let given = config.ridges.clone();
         let shared = code.is_classification();
         let calibrating = config.variance.then_some(sample.len().min(JUDGE_ROWS));
+        // Rows that the Gram has not seen say nothing of it.
+        let checked = if sums.rows < rows { 0 } else { sample.len().min(TRACE_ROWS) };
         let (names, judges) = (code.column_names(), &judges);
         let full_precision = config.precision == Precision::Double;
-        let choice =
-            gram::RidgeChoice { given, shared, count, calibrating, judges, entry_error, full_precision, names: &names };
+        let choice = gram::RidgeChoice {
+            given,
+            shared,
+            count,
+            checked,
+            calibrating,
+            judges,
+            entry_error,
+            full_precision,
+            names: &names,
+        };
         let rows = |range| trace_rows::<T>(config, outcome, sample, weighted, shape, range);
         let trace = gram::KernelTrace { total: sums.weight_sum, count: sample.len().min(TRACE_ROWS), rows: &rows };
         gram::solve(&sums, kmm.as_ref(), method, &choice, radial.then_some(&trace))
@@ -277,9 +288,9 @@ fn gives_way(config: &FitConfig, outcome: &FitOutcome, solved: &Solved) -> Optio
     let one_ridge = solved.ridges.iter().all(|ridge| *ridge == solved.ridges[0]);
     let open = config.solver == Solver::Auto && !config.variance && affordable && one_ridge;
     let worst = solved.residuals.iter().copied().fold(0.0, f64::max);
-    (open && gram::unsolved(&solved.residuals)).then(|| {
+    (open && solved.stopped == Stopped::Stagnated).then(|| {
         format!(
-            "pcg instead of gram, which leaves a residual of {worst:.1e} at the ridge {:e}: K_mm is nearly singular and the ridge below rounding",
+            "pcg instead of gram, which rounding spoils at the ridge {:e} (residual {worst:.1e}): K_mm is nearly singular",
             solved.ridges[0]
         )
     })
@@ -382,7 +393,12 @@ fn eigenpro_job<'a, T: Entry>(
 
 /// Sample rows that judge the ridge of a gram solve: none when it is given; otherwise as many as cost no more than the Gram.
 pub(super) fn judge_count(config: &FitConfig, sample: &Pool, rows: u64) -> usize {
-    if config.ridges.is_some() { 0 } else { sample.len().min((rows as usize / 2).max(JUDGE_ROWS)) }
+    if config.ridges.is_some() { 0 } else { most_judges(sample, rows) }
+}
+
+/// The same where the ridge is not given.
+pub(super) fn most_judges(sample: &Pool, rows: u64) -> usize {
+    sample.len().min((rows as usize / 2).max(JUDGE_ROWS))
 }
 
 /// Rows `range` of the sample, as leave-one-out judges of the ridge.

@@ -56,7 +56,10 @@ fn workers_and_columns_and_variances_count() {
 fn only_classes_have_ranks() {
     let model = ModelSize { file_bytes: 1 << 20, rank: 0, ..MODEL };
     assert_eq!(bytes(&model.evaluating(READING, 3), "ranks"), 0);
-    assert_eq!(bytes(&ModelSize { classes: 2, ..model }.evaluating(READING, 3), "ranks"), 3 * RANK_BYTES);
+    assert_eq!(
+        bytes(&ModelSize { classes: 2, ..model }.evaluating(READING, 3), "ranks"),
+        3 * (RANK_BYTES + RANK_PARCEL_BYTES)
+    );
     let double = ModelSize { precision: Precision::Double, ..model };
     assert!(bytes(&double.evaluating(READING, 1), "packed") > bytes(&model.evaluating(READING, 1), "packed"));
 }

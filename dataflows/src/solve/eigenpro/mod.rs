@@ -339,7 +339,8 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
         center_directions: setup.directions.as_ref(),
         measured,
         ridge: job.ridge,
-        weight_sum: job.weight_sum,
+        // Weights are relative to their mean, as in the batches.
+        weight_sum: job.rows as f64,
         shares: &shares,
     };
     let batch = measured.critical_batch().min(10_000).min(job.rows as usize).max(1);

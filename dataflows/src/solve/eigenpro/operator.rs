@@ -146,7 +146,7 @@ impl<T: Entry> EigenProOperator for RowOperator<'_, '_, '_, T> {
 
     fn normal_residual(&mut self, alpha: MatRef<'_, f64>) -> Result<NormalResidual, StageError> {
         let (m, t) = (alpha.nrows(), self.code.width());
-        let code = self.code.clone();
+        let (code, mean_weight) = (self.code.clone(), self.mean_weight);
         let mut y = vec![0.0; t];
         let sums = row_sums(
             &mut self.session.borrow_mut(),
@@ -158,7 +158,7 @@ impl<T: Entry> EigenProOperator for RowOperator<'_, '_, '_, T> {
             move |row: RowView<'_>, u: &mut [f64], _: &mut [f64]| {
                 let raw = row.chunk.target_width;
                 code.encode(&row.chunk.targets[row.row * raw..(row.row + 1) * raw], &mut y);
-                let weight = row.chunk.weights[row.row];
+                let weight = row.chunk.weights[row.row] / mean_weight;
                 let (data, rhs) = u.split_at_mut(t);
                 for c in 0..t {
                     let present = !y[c].is_nan();

@@ -9,7 +9,8 @@
 //! Unlike the published scheme every step is checked: the step is halved until the objective falls enough (Armijo), and the end is
 //! a test on a gradient that was computed.
 //!
-//! Newton systems are solved by conjugate gradients with one preconditioner block an output, from a replicated sample of rows whose
+//! Newton systems are solved by conjugate gradients with one preconditioner block an output (for softmax among margins that sum to zero, since it has no
+//! curvature along their common shift), from a replicated sample of rows whose
 //! curvature p (1 - p) is that of the current iterate, or its bound ([`SampleCurvature`]).
 //!
 //! Cost: one pass for each Hessian product, one for each accepted step (whose gradient the next step uses), one for each halving.
@@ -292,9 +293,13 @@ pub fn logistic<O: LogisticOperator>(
     let mut state = start.unwrap_or_else(|| LogisticState::at(&Mat::zeros(r, t)));
     SolveError::check("outputs of the start", t, state.outputs)?;
     SolveError::check("coordinates of the start", r * t, state.coordinates.len())?;
-    let mut newton = Newton { operator, whitening, weight_sum, passes: state.applications };
+    let shift_free = matches!(curvature.loss, LogisticLoss::Softmax { .. });
+    let mut newton = Newton { operator, shift_free, whitening, weight_sum, passes: state.applications };
 
     let mut z = Mat::from_fn(r, t, |i, j| state.coordinates[j * r + i]);
+    if shift_free && state.reference.is_none() {
+        centre(&mut z);
+    }
     let mut point = newton.evaluate(&z)?;
     let (reference, plain_reference) = match state.reference {
         Some(both) => {
@@ -406,6 +411,8 @@ impl Point {
 
 struct Newton<'a, O, W: ?Sized> {
     operator: &'a mut O,
+    /// Whether the loss sees differences of margins alone.
+    shift_free: bool,
     whitening: &'a W,
     weight_sum: f64,
     passes: usize,
@@ -453,6 +460,10 @@ impl<O: LogisticOperator, W: Whitening + ?Sized> Newton<'_, O, W> {
             let mut out = Mat::zeros(rank, t);
             for (k, block) in blocks.iter().enumerate() {
                 out.col_mut(k).copy_from(block.apply(r.as_ref().subcols(k, 1)).col(0));
+            }
+            // Blocks that differ would lead where the loss is flat and they are not: Lambda against sum p (1 - p), for which conjugate gradients pay.
+            if self.shift_free {
+                centre(&mut out);
             }
             out
         };
@@ -519,6 +530,16 @@ impl<O: LogisticOperator, W: Whitening + ?Sized> Newton<'_, O, W> {
             length *= 0.5;
         }
         Ok(None)
+    }
+}
+
+/// Takes the mean over the margins off each coordinate. Softmax sees no common shift of its margins, and the ridge lets none stand: iterates, gradients and
+/// directions all sum to nothing.
+fn centre(z: &mut Mat<f64>) {
+    let t = z.ncols();
+    for i in 0..z.nrows() {
+        let mean = (0..t).map(|j| z[(i, j)]).sum::<f64>() / t as f64;
+        (0..t).for_each(|j| z[(i, j)] -= mean);
     }
 }
 

@@ -166,7 +166,8 @@ fn the_operator_and_the_solver_agree_with_finite_differences() {
 
             let (z, d) = (faer::Scale(0.3) * normals(300 + case, m, t), normals(400 + case, m, t));
             let weight_sum = stored.problem.weight_sum();
-            let mut newton = Newton { operator: &mut stored, whitening: &whitening, weight_sum, passes: 0 };
+            let mut newton =
+                Newton { operator: &mut stored, whitening: &whitening, shift_free: false, weight_sum, passes: 0 };
             let (here, up, down) = (z.clone(), at(&z, &d, e), at(&z, &d, -e));
             let [point, above, below] = [&here, &up, &down].map(|z| newton.evaluate(z).unwrap());
             let slope = (above.objective(ridge, &up) - below.objective(ridge, &down)) / (2.0 * e);
@@ -245,6 +246,23 @@ fn reaches_the_dense_newton_solution() {
             assert!(error < 1e-6, "{loss:?} {local} {error:e} {info:?}");
             assert!(info.residual < 1e-7 && info.gradient <= 1e-9);
         }
+    }
+}
+
+/// Classes of very different shares at a small ridge: the common shift of all margins, which softmax does not see, costs nothing.
+#[test]
+fn the_shift_of_all_margins_costs_nothing() {
+    let mut stored = Stored::new(22, 400, 25, LogisticLoss::Softmax { classes: 4 }, 1.0);
+    stored.labels.iter_mut().enumerate().for_each(|(i, label)| *label = if i % 3 > 0 { 0 } else { *label });
+    let params = LogisticParams { path: ridge_path(1e-8, 1e-1, 10.0), tolerance: 1e-7, ..LogisticParams::default() };
+    let (alpha, info) = stored.solve(1e-8, &params, true);
+    assert_eq!(info.stopped, Stopped::Converged, "{info:?}");
+    let inner: usize = info.steps.iter().map(|step| step.inner).sum();
+    assert!(inner < 200 && info.steps.len() < 25, "{inner} products in {} steps", info.steps.len());
+    for i in 0..alpha.nrows() {
+        let sum: f64 = (0..4).map(|k| alpha[(i, k)]).sum();
+        let largest = (0..4).map(|k| alpha[(i, k)].abs()).fold(0.0, f64::max);
+        assert!(sum.abs() < 1e-9 * largest, "{sum} of {largest}");
     }
 }
 
