@@ -209,8 +209,11 @@ pub fn shared_data() -> Option<PathBuf> {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data");
     let root = PathBuf::from(std::env::var("NYSTREAM_SHARED_DATA").unwrap_or_else(|_| beside.into()));
     if !root.is_dir() {
-        writeln!(std::io::stderr(), "skipped: no development data at {} (set NYSTREAM_SHARED_DATA)", root.display())
-            .unwrap();
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped: no development data at {} (set NYSTREAM_SHARED_DATA)",
+            root.display()
+        );
         return None;
     }
     Some(root)
@@ -220,7 +223,7 @@ pub fn shared_data() -> Option<PathBuf> {
 pub fn long_tests() -> bool {
     let asked = std::env::var("NYSTREAM_LONG_TESTS").is_ok_and(|v| v == "1");
     if !asked {
-        writeln!(std::io::stderr(), "skipped: a long test (set NYSTREAM_LONG_TESTS=1)").unwrap();
+        let _ = writeln!(std::io::stderr(), "skipped: a long test (set NYSTREAM_LONG_TESTS=1)");
     }
     asked
 }

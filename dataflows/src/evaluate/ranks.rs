@@ -228,7 +228,8 @@ mod tests {
         let key = StreamKey::new(1, "ranks", n as u64);
         let score = |i: usize| {
             let (a, b) = key.normal_pair(RowId(i as u128));
-            (centre + spread * (a + if i % 3 == 0 { 0.5 } else { 0.0 } + 0.1 * b), i % 3 == 0)
+            let member = i.is_multiple_of(3);
+            (centre + spread * (a + if member { 0.5 } else { 0.0 } + 0.1 * b), member)
         };
         (0..n).map(score).collect()
     }
