@@ -154,7 +154,7 @@ pub struct PlanRequest {
     pub effective_dimension: f64,
     /// Flops that tuning took.
     pub tuning: f64,
-    /// As many where the ridge is open: what is given must not change how many centers there are.
+    /// Sample rows that would judge the ridge if it were open: what is given must not change how many centers there are.
     pub judges_reserve: u64,
     /// Flops kept free for tuning where the number of centers is open.
     pub tuning_reserve: f64,

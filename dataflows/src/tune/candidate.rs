@@ -130,18 +130,25 @@ fn ridges() -> impl Iterator<Item = f64> {
     (-20..=0).map(|k| 10f64.powf(f64::from(k) / 2.0))
 }
 
+/// A small fit at the best ridge of the path.
+pub(super) struct Judged {
+    /// Root mean squared error over the spread of the target, averaged over targets.
+    pub error: f64,
+    /// The matrix ridge.
+    pub ridge_matrix: f64,
+    /// What each judging row adds to the mean over targets of the squared error.
+    pub squares: Vec<f64>,
+}
+
 /// Error and matrix ridge of the best ridge; infinite error when the kernel cannot be fitted.
 pub(super) fn evaluate(bench: &Bench<'_>, kernel: &Kernel, centers: usize, rows: usize) -> (f64, f64) {
     let rows = rows.min(bench.fitted.len());
-    evaluate_with(bench, kernel, bench.fitted.slice(0, centers.min(rows)), rows)
+    judge(bench, kernel, bench.fitted.slice(0, centers.min(rows)), rows)
+        .map_or((f64::INFINITY, 0.0), |judged| (judged.error, judged.ridge_matrix))
 }
 
-/// As [`evaluate`], with centers `z`.
-pub(super) fn evaluate_with(bench: &Bench<'_>, kernel: &Kernel, z: Rows<'_>, rows: usize) -> (f64, f64) {
-    fit(bench, kernel, z, rows.min(bench.fitted.len())).unwrap_or((f64::INFINITY, 0.0))
-}
-
-fn fit(bench: &Bench<'_>, kernel: &Kernel, z: Rows<'_>, rows: usize) -> Option<(f64, f64)> {
+/// Fits `kernel` with centers `z` on the first `rows` fitted rows; `None` when it cannot be fitted.
+pub(super) fn judge(bench: &Bench<'_>, kernel: &Kernel, z: Rows<'_>, rows: usize) -> Option<Judged> {
     let x = bench.fitted.slice(0, rows);
     let t = bench.width;
     let kmm = symmetric_kernel_matrix(kernel, z, &[], bench.simd).ok()?;
@@ -183,14 +190,15 @@ fn fit(bench: &Bench<'_>, kernel: &Kernel, z: Rows<'_>, rows: usize) -> Option<(
         let k = features(bench.judges.slice(start, start + count))?;
         gemm(f.as_mut().subrows_mut(start, count), false, 1.0, k.as_ref(), side.as_ref(), SEQUENTIAL);
     }
-    let mut best: Option<(f64, f64)> = None;
+    let mut best: Option<(f64, usize, f64)> = None;
     for (at, ridge) in ridges().enumerate() {
         let error = standardised_error(bench, f.as_ref().subcols(at * t, t));
-        if error.is_finite() && best.is_none_or(|(known, _)| error < known) {
-            best = Some((error, ridge * weight_sum / bench.scale));
+        if error.is_finite() && best.is_none_or(|(known, ..)| error < known) {
+            best = Some((error, at, ridge * weight_sum / bench.scale));
         }
     }
-    best
+    let (error, at, ridge_matrix) = best?;
+    Some(Judged { error, ridge_matrix, squares: squared_errors(bench, f.as_ref().subcols(at * t, t)) })
 }
 
 /// Memory of one candidate of m centers with t targets on a sample with `judges` judging rows: K_mm, the Gram, their factors, eigenvectors
@@ -206,19 +214,40 @@ fn finite(value: f64) -> f64 {
 
 /// Root mean squared error over the spread of the target, averaged over targets, weighted by row.
 fn standardised_error(bench: &Bench<'_>, f: MatRef<'_, f64>) -> f64 {
-    let t = bench.width;
-    let mut total = 0.0;
-    for j in 0..t {
-        let (mut error, mut spread) = (0.0, 0.0);
-        for i in 0..bench.judges.len() {
-            let y = bench.judge_targets[i * t + j];
-            if y.is_finite() {
-                let weight = bench.judge_weights[i] * bench.scale;
-                error += weight * (y - f[(i, j)]).powi(2);
-                spread += weight * y * y;
-            }
+    (0..bench.width).map(|j| target_error(bench, f, j).sqrt()).sum::<f64>() / bench.width as f64
+}
+
+/// Squared error over spread of target j; 0 where the target does not vary.
+fn target_error(bench: &Bench<'_>, f: MatRef<'_, f64>, j: usize) -> f64 {
+    let spread = target_spread(bench, j);
+    if spread > 0.0 { row_errors(bench, f, j).sum::<f64>() / spread } else { 0.0 }
+}
+
+/// Weighted sum of squares of target j.
+fn target_spread(bench: &Bench<'_>, j: usize) -> f64 {
+    let y = |i: usize| bench.judge_targets[i * bench.width + j];
+    (0..bench.judges.len())
+        .filter(|&i| y(i).is_finite())
+        .map(|i| bench.judge_weights[i] * bench.scale * y(i) * y(i))
+        .sum()
+}
+
+/// Weighted squared errors of target j, row by row; 0 where it is null.
+fn row_errors<'a>(bench: &'a Bench<'_>, f: MatRef<'a, f64>, j: usize) -> impl Iterator<Item = f64> + 'a {
+    (0..bench.judges.len()).map(move |i| {
+        let y = bench.judge_targets[i * bench.width + j];
+        if y.is_finite() { bench.judge_weights[i] * bench.scale * (y - f[(i, j)]).powi(2) } else { 0.0 }
+    })
+}
+
+/// What each row adds to the mean over targets of the squared error over spread.
+fn squared_errors(bench: &Bench<'_>, f: MatRef<'_, f64>) -> Vec<f64> {
+    let mut squares = vec![0.0; bench.judges.len()];
+    for j in 0..bench.width {
+        let spread = target_spread(bench, j) * bench.width as f64;
+        if spread > 0.0 {
+            squares.iter_mut().zip(row_errors(bench, f, j)).for_each(|(s, e)| *s += e / spread);
         }
-        total += if spread > 0.0 { (error / spread).sqrt() } else { 0.0 };
     }
-    total / t as f64
+    squares
 }

@@ -489,8 +489,8 @@ fn choose_centers(
         }
         let law = if trial.prefers_tempered() { "w d^1/4" } else { "w d" };
         outcome.plan.reasons.push(format!(
-            "pivots drawn by {law}: on the sample centers drawn by w d leave an error of {:.4}, by w d^1/4 {:.4}",
-            trial.papers, trial.tempered
+            "pivots drawn by {law}: on the sample centers drawn by w d leave an error of {:.4}, by w d^1/4 {:.4} (standard error of the difference {:.4})",
+            trial.papers, trial.tempered, trial.standard_error
         ));
     }
     outcome.centers = centers;

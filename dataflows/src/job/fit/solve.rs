@@ -287,12 +287,9 @@ fn gives_way(config: &FitConfig, outcome: &FitOutcome, solved: &Solved) -> Optio
     let affordable = pcg.memory <= config.memory && plan.total_flops() + pcg.flops <= config.max_flops;
     let one_ridge = solved.ridges.iter().all(|ridge| *ridge == solved.ridges[0]);
     let open = config.solver == Solver::Auto && !config.variance && affordable && one_ridge;
-    let worst = solved.residuals.iter().copied().fold(0.0, f64::max);
     (open && solved.stopped == Stopped::Stagnated).then(|| {
-        format!(
-            "pcg instead of gram, which rounding spoils at the ridge {:e} (residual {worst:.1e}): K_mm is nearly singular",
-            solved.ridges[0]
-        )
+        let ridge = solved.ridges[0];
+        format!("pcg instead of gram, whose sums rounding spoils at the ridge {ridge:e}: K_mm is nearly singular")
     })
 }
 
