@@ -15,7 +15,7 @@
 //!
 //! Errors, swept in the tests, relative to the value: [`exp2`] 1.5 2^-23 in f32 and 2 2^-52 in f64 over the normal range; [`asin`] 3 of the same.
 //! The f32 polynomial of 2^f on [-1/2, 1/2] is the minimax one of degree 5 (error 9.3e-8; one degree more would cost 7 % of the tile's rate at 10
-//! features), the others interpolate at Chebyshev nodes (those of the arc sine in s^2 on [0, 1/4]). That of 2^f is tied to 1 at f = 0, so 2^0 = 1
+//! features), on [0, 1] where the path splits numbers by their floor (8.3e-8); the others interpolate at Chebyshev nodes (those of the arc sine in s^2 on [0, 1/4]). That of 2^f is tied to 1 at f = 0, so 2^0 = 1
 //! exactly, and k(x, x) = 1 exactly.
 
 use super::entry::Real;
@@ -64,11 +64,17 @@ pub fn scale(family: Family, bandwidth: f64) -> f64 {
 }
 
 /// 2^x for x <= 0 (or small positive x): exactly 1 at 0, exactly 0 at and below [`Real::EXP2_MIN`], and a denormal or 0 in the last binade above it.
+#[inline(always)]
+pub fn exp2<T: Real, P: Lanes<T>>(p: P, x: P::V) -> P::V {
+    p.exp2(x)
+}
+
+/// [`exp2`] by plain arithmetic.
 ///
 /// Adding the magic constant rounds x to the integer n, left in the low mantissa bits of the sum; the polynomial gives 2^(x - n), and n is added to its exponent.
 /// At n = -bias the exponent field of 1.0 wraps to +0.
 #[inline(always)]
-pub fn exp2<T: Real, P: Lanes<T>>(p: P, x: P::V) -> P::V {
+pub fn exp2_by_rounding<T: Real, P: Lanes<T>>(p: P, x: P::V) -> P::V {
     let x = p.max(x, p.splat(T::EXP2_MIN));
     let magic = p.splat(T::ROUND);
     let t = p.add(x, magic);
@@ -76,8 +82,9 @@ pub fn exp2<T: Real, P: Lanes<T>>(p: P, x: P::V) -> P::V {
     p.add_exponent(horner(p, T::EXP2, f), t)
 }
 
+/// `coefficients` in ascending order.
 #[inline(always)]
-fn horner<T: Real, P: Lanes<T>>(p: P, coefficients: &[T], x: P::V) -> P::V {
+pub fn horner<T: Real, P: Lanes<T>>(p: P, coefficients: &[T], x: P::V) -> P::V {
     let mut y = p.splat(coefficients[coefficients.len() - 1]);
     for &c in coefficients.iter().rev().skip(1) {
         y = p.mul_add(y, x, p.splat(c));

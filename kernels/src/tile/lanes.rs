@@ -9,6 +9,9 @@
 //! inputs only. `mul_add` is fused on every path but the portable one, which rounds twice: a fused
 //! operation without hardware support is a slow library call.
 
+use super::entry::Real;
+use super::functions;
+
 /// Arithmetic on vectors of `N` lanes of `T`.
 pub trait Lanes<T>: Copy + Send + Sync + 'static {
     /// `[T; N]`, as it lies in memory.
@@ -59,6 +62,14 @@ pub trait Lanes<T>: Copy + Send + Sync + 'static {
     fn select(self, m: Self::M, if_true: Self::V, if_false: Self::V) -> Self::V;
     /// Adds the integer held in the low mantissa bits of `t` to the exponent of `x`, wrapping.
     fn add_exponent(self, x: Self::V, t: Self::V) -> Self::V;
+    /// 2^x as [`functions::exp2`] has it, by the instructions that the path has for it.
+    #[inline(always)]
+    fn exp2(self, x: Self::V) -> Self::V
+    where
+        T: Real,
+    {
+        functions::exp2_by_rounding(self, x)
+    }
 }
 
 /// A dispatch path for entries of type `T`: its lanes, and their exact widening to f64.

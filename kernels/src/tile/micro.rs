@@ -1,7 +1,7 @@
 //! The register tile: R rows by C vectors of centers, held in registers while the features go by.
 //!
-//! Per entry and feature one fused multiply-add, in ascending feature order (panels hold 2 z, so that the sum is 2 x.z); then the squared distance from the norm expansion, the
-//! codes, and the family. Each lane sees the same sequence of operations wherever it lies in a tile, and padding is computed like anything else, so an
+//! Per entry and feature one fused multiply-add, in ascending feature order, starting from -|x|^2 - |z|^2 (panels hold 2 z, so that the sum is minus the squared
+//! distance); then the codes, and the family. Each lane sees the same sequence of operations wherever it lies in a tile, and padding is computed like anything else, so an
 //! entry's bits depend on its row and its center only.
 //!
 //! Where r^2 comes out below NEAR (|x|^2 + |z|^2), cancellation has eaten its digits: that lane (and no other) is replaced by the
@@ -119,31 +119,32 @@ fn arguments<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8
     let zero = p.splat(T::ZERO);
     let xs = group[..width * R].as_chunks::<R>().0;
     let zs = P::arrays(&panel[..width * lanes]).as_chunks::<C>().0;
+    let (nx, nz) = (&group[at * R..][..R], P::arrays(&panel[at * lanes..][..lanes]));
     let mut sums = [[zero; C]; R];
-    for (x, z) in xs.iter().zip(zs) {
-        feature::<T, P, R, C, MODE>(p, x, z, &mut sums);
-    }
-    if MODE != EXPANDED {
-        for r in 0..R {
-            for c in 0..C {
-                arguments[r][c] = sums[r][c];
-            }
-        }
-    } else {
-        let nx = &group[at * R..][..R];
-        let nz = P::arrays(&panel[at * lanes..][..lanes]);
-        let share = p.splat(T::NEAR);
-        let mut flags = p.no_flags();
+    if MODE == EXPANDED {
         for r in 0..R {
             let nx = p.splat(nx[r]);
             for c in 0..C {
-                let norms = p.add(nx, p.load(&nz[c]));
-                arguments[r][c] = p.add(sums[r][c], norms);
-                flags = p.flag(flags, p.mul_sub(norms, share, arguments[r][c]));
+                sums[r][c] = p.add(nx, p.load(&nz[c]));
             }
         }
-        if p.any_flag(flags) {
-            near::<T, P, R, C>(p, xs, zs, nx, nz, arguments);
+    }
+    for (x, z) in xs.iter().zip(zs) {
+        feature::<T, P, R, C, MODE>(p, x, z, &mut sums);
+    }
+    if MODE == EXPANDED && any_near::<T, P, R, C>(p, group[(at + 1) * R], nz, &sums) {
+        // On a copy, whose lanes the compiler may index: the tile itself stays in registers.
+        let mut copy = sums;
+        near::<T, P, R, C>(p, xs, zs, nx, nz, &mut copy);
+        for r in 0..R {
+            for c in 0..C {
+                sums[r][c] = copy[r][c];
+            }
+        }
+    }
+    for r in 0..R {
+        for c in 0..C {
+            arguments[r][c] = sums[r][c];
         }
     }
     for k in 0..form.codes {
@@ -161,6 +162,27 @@ fn arguments<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8
             }
         }
     }
+}
+
+/// Whether a lane of a tile may be near: its greatest argument of all rows against the least norm term of the rows, which no row's own test passes if this does
+/// not. Sums that are not numbers come of infinite norms, which make the test one of infinities: it says near.
+#[inline(always)]
+fn any_near<T: Real, P: Path<T>, const R: usize, const C: usize>(
+    p: P,
+    least: T,
+    nz: &[P::Array],
+    sums: &[[P::V; C]; R],
+) -> bool {
+    let (least, share) = (p.splat(least), p.splat(T::NEAR));
+    let mut flags = p.no_flags();
+    for c in 0..C {
+        let mut greatest = sums[0][c];
+        for r in 1..R {
+            greatest = p.max(greatest, sums[r][c]);
+        }
+        flags = p.flag(flags, p.mul_sub(p.add(least, p.load(&nz[c])), share, greatest));
+    }
+    p.any_flag(flags)
 }
 
 /// One feature of a tile.

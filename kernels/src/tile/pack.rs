@@ -2,7 +2,8 @@
 //!
 //! Rows are packed in groups of R (the tile's height), centers in panels of C vectors. Both hold, feature by feature: the coordinates
 //! (offset subtracted, metric applied, scaled by [`scale`], all in f64 and rounded once), the codes as numbers, and
-//! one norm term a row. Groups and panels are padded with zeros. A row's packed values depend on that row only.
+//! one norm term a row; where distances are expanded, the least norm term of the group too, for all its rows. Groups and panels are padded with zeros. What else is
+//! packed of a row depends on that row only.
 
 use super::TileError;
 use super::entry::Real;
@@ -92,9 +93,9 @@ impl<T: Real> Form<T> {
         Ok(Form { mode, shape: Shape::of(kernel.family), width, codes, code_weights, input_width, offset, map })
     }
 
-    /// Values a packed row takes: coordinates, codes and the norm term.
+    /// Values a packed row takes: coordinates, codes, the norm term, and the least of the group's.
     pub fn depth(&self) -> usize {
-        self.width + self.codes + 1
+        self.width + self.codes + 1 + usize::from(self.mode == Mode::Expanded)
     }
 
     /// What coordinates of centers are multiplied by: 2 where the tile sums 2 x.z.
@@ -118,13 +119,16 @@ impl<T: Real> Form<T> {
             for r in 0..lanes.min(rows.len().saturating_sub(group * lanes)) {
                 self.pack_row(p, rows, group * lanes + r, lanes, factor, &mut out[r..]);
             }
+            if self.mode == Mode::Expanded {
+                let (norms, least) = out[(depth - 2) * lanes..].split_at_mut(lanes);
+                least.fill(norms.iter().copied().fold(T::ZERO, |a, b| if b < a { b } else { a }));
+            }
         }
     }
 
     #[inline(always)]
     fn pack_row<P: Lanes<T>>(&self, p: P, rows: Rows<'_>, i: usize, stride: usize, factor: T, out: &mut [T]) {
         let x = rows.numeric(i);
-        // The norm repeats the tile's own sequence of operations, so that x.z = |x|^2 exactly where z = x.
         let mut norm = T::ZERO;
         match &self.map {
             Map::Diagonal(factors) => {

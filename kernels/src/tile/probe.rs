@@ -32,13 +32,19 @@ impl<T: Entry> Task<T> for Probe {
         let y = p.splat(std::hint::black_box(T::THIRD));
         let mut sums = [[p.splat(T::ONE); C]; R];
         for _ in 0..self.0 {
-            for row in &mut sums {
-                for sum in row {
-                    *sum = p.mul_add(*sum, x, y);
+            // By index, as in the register tile: what iterators walk over the compiler keeps in memory, whose stores then are the limit.
+            for r in 0..R {
+                for c in 0..C {
+                    sums[r][c] = p.mul_add(sums[r][c], x, y);
                 }
             }
         }
-        let total = sums.iter().flatten().fold(p.splat(T::ZERO), |total, &sum| p.add(total, sum));
+        let mut total = p.splat(T::ZERO);
+        for r in 0..R {
+            for c in 0..C {
+                total = p.add(total, sums[r][c]);
+            }
+        }
         let mut lanes = [T::ZERO; 16];
         p.store(&mut P::arrays_mut(&mut lanes)[0], total);
         (self.0 * (2 * R * C * P::N) as u64, lanes[0])

@@ -106,8 +106,8 @@ impl<T: Entry> Task<T> for Fill<'_, T> {
     }
 }
 
-/// K v with sums in the entries' precision, fused into the tile: each row has C vector accumulators, which take the panels in order;
-/// then accumulators, then lanes are added in order.
+/// K v with sums in the entries' precision, fused into the tile: each row has one vector accumulator, which takes the vectors of the panels in order;
+/// then lanes are added in order.
 pub(super) struct Narrow<'a, T> {
     pub(super) form: &'a Form<T>,
     pub(super) packed: &'a [T],
@@ -120,7 +120,7 @@ pub(super) struct Narrow<'a, T> {
 struct Accumulate<'a, T, P: Lanes<T>, const C: usize> {
     p: P,
     v: &'a [[P::Array; C]],
-    sums: &'a mut [[P::Array; C]],
+    sums: &'a mut [P::Array],
     row: usize,
     panel: usize,
     entry: std::marker::PhantomData<T>,
@@ -133,11 +133,12 @@ impl<T, P: Lanes<T>, const C: usize> Sink<P::V, C> for Accumulate<'_, T, P, C> {
     }
     #[inline(always)]
     fn put(&mut self, r: usize, entries: [P::V; C]) {
-        let (sums, v) = (&mut self.sums[self.row + r], &self.v[self.panel]);
+        let (sum, v) = (&mut self.sums[self.row + r], &self.v[self.panel]);
+        let mut total = self.p.load(sum);
         for c in 0..C {
-            let total = self.p.mul_add(entries[c], self.p.load(&v[c]), self.p.load(&sums[c]));
-            self.p.store(&mut sums[c], total);
+            total = self.p.mul_add(entries[c], self.p.load(&v[c]), total);
         }
+        self.p.store(sum, total);
     }
 }
 
@@ -146,21 +147,15 @@ impl<T: Entry> Task<T> for Narrow<'_, T> {
     #[inline(always)]
     fn run<P: Path<T>, const R: usize, const C: usize>(self, p: P) {
         let rows = self.out.len().next_multiple_of(R);
-        let sums = self.sums.take(rows * C * P::N);
+        let sums = self.sums.take(rows * P::N);
         sums.fill(T::ZERO);
-        let sums = P::arrays_mut(sums).as_chunks_mut::<C>().0;
+        let sums = P::arrays_mut(sums);
         let v = P::arrays(self.v).as_chunks::<C>().0;
         let mut sink = Accumulate::<T, P, C> { p, v, sums, row: 0, panel: 0, entry: std::marker::PhantomData };
         sweep::<T, P, R, C>(p, self.form, self.packed, self.panels, &mut sink);
-        let sums = self.sums.get(rows * C * P::N);
-        for (out, sums) in self.out.iter_mut().zip(sums.chunks_exact(C * P::N)) {
-            let mut total = p.splat(T::ZERO);
-            for part in P::arrays(sums) {
-                total = p.add(total, p.load(part));
-            }
-            let mut lanes = [T::ZERO; 16];
-            p.store(&mut P::arrays_mut(&mut lanes)[0], total);
-            *out = lanes[1..P::N].iter().fold(lanes[0], |s, &x| s + x).to_f64() as f32;
+        let sums = self.sums.get(rows * P::N);
+        for (out, lanes) in self.out.iter_mut().zip(sums.chunks_exact(P::N)) {
+            *out = lanes[1..].iter().fold(lanes[0], |s, &x| s + x).to_f64() as f32;
         }
     }
 }

@@ -100,8 +100,8 @@ impl<T: Entry> Tiles<T> {
 
     /// Bytes the packed centers take, at most, on any path (for a full metric, `numeric_width` counts the rows of its map).
     pub fn memory_bytes(centers: usize, numeric_width: usize, code_width: usize) -> usize {
-        let widest = 3 * 64 / size_of::<T>();
-        (centers.next_multiple_of(widest) * (numeric_width + code_width + 1)) * size_of::<T>() + 64
+        let widest = 4 * 64 / size_of::<T>();
+        (centers.next_multiple_of(widest) * (numeric_width + code_width + 2)) * size_of::<T>() + 64
     }
 
     pub(super) fn check(&self, rows: Rows<'_>) {

@@ -3,16 +3,22 @@
 //! AVX2 goes through pulp's token, whose intrinsics are safe. pulp offers AVX-512 only behind a feature that would also
 //! recompile the dense algebra for it, so that path calls `core::arch` directly.
 
+use super::entry::Real;
+use super::functions::horner;
 use super::lanes::{Lanes, Path, Task};
 use core::arch::x86_64::*;
 use pulp::cast;
 use pulp::x86::V3;
 
+/// What a reduction takes away from its argument: the integer below, or the nearest one.
+const FLOOR: i32 = 1;
+const NEAREST: i32 = 0;
+
 /// Proof that AVX2 and FMA are present.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx2(V3);
 
-/// Proof that AVX-512 F is present (with AVX2 and FMA).
+/// Proof that AVX-512 F and DQ are present (with AVX2 and FMA).
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512(());
 
@@ -46,7 +52,8 @@ impl Avx2 {
 impl Avx512 {
     /// The token, if this processor has the instructions.
     pub fn detect() -> Option<Self> {
-        let present = is_x86_feature_detected!("avx512f") && Avx2::detect().is_some();
+        let present = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq");
+        let present = present && Avx2::detect().is_some();
         present.then_some(Avx512(()))
     }
 
@@ -55,13 +62,13 @@ impl Avx512 {
     where
         Self: Path<T>,
     {
-        #[target_feature(enable = "avx512f,avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+        #[target_feature(enable = "avx512f,avx512dq,avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
         fn compiled<T, K: Task<T>>(path: Avx512, task: K) -> K::Output
         where
             Avx512: Path<T>,
         {
-            // 24 accumulators, 3 vectors of centers, 1 broadcast: 28 of 32 registers.
-            task.run::<Avx512, 8, 3>(path)
+            // 24 accumulators, 4 vectors of centers; the broadcasts are operands in memory.
+            task.run::<Avx512, 6, 4>(path)
         }
         // SAFETY: `self` is only made by `detect`, which found every feature named above (V3 includes the bit-manipulation ones).
         unsafe { compiled(self, task) }
@@ -323,6 +330,16 @@ impl Lanes<f32> for Avx512 {
             _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), n))
         }
     }
+    // Three instructions besides the polynomial instead of six: x less its floor, and the scaling, which takes the floor of x itself. Arguments whose
+    // result would be denormal, and NaN, give 0.
+    #[inline(always)]
+    fn exp2(self, x: Self::V) -> Self::V {
+        // SAFETY: the token proves that AVX-512 F and DQ are present.
+        let f = unsafe { _mm512_reduce_ps::<FLOOR>(x) };
+        let y = horner(self, f32::EXP2_FLOOR, f);
+        // SAFETY: as above.
+        unsafe { _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask::<29>(x, _mm512_set1_ps(f32::EXP2_MIN + 1.0)), y, x) }
+    }
 }
 
 impl Lanes<f64> for Avx512 {
@@ -391,6 +408,15 @@ impl Lanes<f64> for Avx512 {
             let n = _mm512_slli_epi64::<52>(_mm512_castpd_si512(t));
             _mm512_castsi512_pd(_mm512_add_epi64(_mm512_castpd_si512(x), n))
         }
+    }
+    #[inline(always)]
+    fn exp2(self, x: Self::V) -> Self::V {
+        // SAFETY: the token proves that AVX-512 F and DQ are present.
+        let f = unsafe { _mm512_reduce_pd::<NEAREST>(x) };
+        let y = horner(self, f64::EXP2, f);
+        let n = <Self as Lanes<f64>>::sub(self, x, f);
+        // SAFETY: as above.
+        unsafe { _mm512_maskz_scalef_pd(_mm512_cmp_pd_mask::<29>(x, _mm512_set1_pd(f64::EXP2_MIN + 1.0)), y, n) }
     }
 }
 

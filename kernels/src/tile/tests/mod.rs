@@ -125,11 +125,11 @@ fn bad_input_is_refused_with_its_numbers() {
 
 #[test]
 fn packed_centers_take_what_was_promised() {
-    for (m, d, codes) in [(1, 1, 0), (17, 0, 3), (200, 11, 2)] {
+    for (m, d, codes) in [(1, 1, 0), (17, 0, 3), (200, 11, 2), (257, 30, 0)] {
         let centers = random_rows("memory", m, d, codes);
         for simd in SimdPath::available() {
             let tiles = Tiles::<f32>::new(&Kernel::new(Family::Gaussian, 1.0), centers.view(), &[], simd).unwrap();
-            let used = tiles.stride() * (d + codes + 1) * 4;
+            let used = tiles.stride() * tiles.form.depth() * 4;
             assert!(used <= Tiles::<f32>::memory_bytes(m, d, codes));
         }
     }
