@@ -115,6 +115,35 @@ fn predictions_hold_for_every_solver() {
     }
 }
 
+/// No cap ends a walk of eigenpro: one that does not hold its last epoch is refused, and what `--iterations` brings within it stays there.
+#[test]
+fn eigenpro_is_planned_to_its_last_epoch() {
+    let place = Place::new();
+    let fit = "fit --data synth:friedman1?rows=12000&d=5 --target y --kernel gaussian --bandwidth 1x --ridge 1e-6 --centers 300 --select uniform \
+               --solver eigenpro";
+    let plan = |more: &str| -> f64 {
+        let plan = place.json(&format!("{fit} --dry-run {more}"));
+        plan["flops"].as_object().unwrap().values().map(|v| v.as_f64().unwrap()).sum()
+    };
+    let (expected, last) = (plan(""), plan("--iterations 400"));
+    assert!(4.0 * expected < last, "{expected:e} {last:e}");
+    // Before the first pass where footers tell, by the plan otherwise.
+    for cap in [0.2 * last, 0.99 * last] {
+        place.fails(&format!("{fit} --out m.nys --max-flops {cap}"), 4, &["up to 400 epochs", "--iterations"]);
+    }
+    place.json(&format!("{fit} --dry-run --max-flops {}", 1.01 * last));
+    for more in ["--iterations 9", "--iterations 9 --tolerance 1e-9"] {
+        let cap = 1.001 * plan(more);
+        let report = place.solved(&format!("{fit} --out m.nys {more} --max-flops {cap}"));
+        let achieved = number(&report, "/flops/achieved");
+        assert!(0.6 * cap < achieved && achieved <= cap, "{more}: {achieved:e} of {cap:e}");
+        assert_eq!(number(&report, "/predicted/passes"), number(&report, "/passes"), "{more}");
+        // Given that it holds, the cap changes no bit.
+        let free = place.solved(&format!("{fit} --out m.nys {more}"));
+        assert_eq!(report["model_digest"], free["model_digest"]);
+    }
+}
+
 /// `--dry-run` is the plan, `--explain` the decision with it.
 #[test]
 fn explain_tells_more_than_a_dry_run() {

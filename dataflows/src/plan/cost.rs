@@ -1,6 +1,7 @@
 //! Flop counts of the stages.
 
 use crate::dictionary::LEAF_ROWS;
+use crate::solve::gram::GRID_RIDGES;
 
 /// Flop equivalents of the scalar part of a kernel entry (exponential, norms, rounding).
 pub const ENTRY_FLOPS: f64 = 20.0;
@@ -13,7 +14,7 @@ pub const GRAM_ALGEBRA: f64 = 12.0;
 pub const SHRINK_ALGEBRA: f64 = 4.0;
 /// The symmetric eigensystem of a matrix, in units of its order cubed.
 pub const EIGEN_ALGEBRA: f64 = 9.0;
-/// Ridges that leave-one-out errors are computed for, and what a tuning candidate tries.
+/// Ridges that a tuning candidate tries.
 const RIDGES: f64 = 20.0;
 /// Rows of the preconditioner's sample, in units of m.
 pub const PRECONDITIONER_ROWS: f64 = 3.0;
@@ -140,9 +141,13 @@ impl Shape {
         SolverCost { passes: 1.0, entries, flops: entries * (self.entry() + 2.0 * self.targets) + algebra }
     }
 
-    /// Leave-one-out errors of `rows` rows at all ridges of the grid.
+    /// Leave-one-out errors of `rows` rows at all ridges of the grid: their projection, products with every ridge, three times as many for the rows that are
+    /// centers (as many as among all rows); and the coefficients of every ridge once.
     pub fn leave_one_out(&self, rows: f64, m: f64) -> f64 {
-        rows * m * (self.entry() + 3.0 * m + 2.0 * RIDGES * (1.0 + self.targets))
+        let (ridges, tied) = (GRID_RIDGES as f64, (m / self.rows.max(1.0)).min(1.0));
+        let each = 2.0 * ridges * (1.0 + self.targets + tied * (2.0 + self.targets));
+        let coefficients = if rows > 0.0 { 2.0 * ridges * m * m * self.targets } else { 0.0 };
+        rows * m * (self.entry() + 2.0 * m + each) + coefficients
     }
 
     /// The certificate of m centers on `rows` sampled rows: a factor of K_mm, their features, and the eigenvalues of `few` of them.

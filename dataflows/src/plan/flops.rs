@@ -33,6 +33,17 @@ impl PlanRequest {
         flops
     }
 
+    /// Those flops with a walk of eigenpro to its last epoch: how soon it settles is not known before, and no cap ends it, since a budget changes no model.
+    pub(super) fn at_most(&self, solver: Solver, flops: &[(String, f64)], m: usize) -> Vec<(String, f64)> {
+        let mut flops = flops.to_vec();
+        if let Some((epochs, most)) = self.last_epoch(solver, m)
+            && let Some(solve) = flops.iter_mut().find(|(stage, _)| stage == "solve")
+        {
+            *solve = (format!("solve with up to {epochs} epochs (--iterations bounds them)"), most);
+        }
+        flops
+    }
+
     /// Refuses stages that together take more than `--max-flops`, naming the largest.
     pub(super) fn check_flops(&self, flops: &[(String, f64)], m: usize) -> Result<(), StageError> {
         let total: f64 = flops.iter().map(|(_, f)| f).sum();
@@ -96,7 +107,7 @@ impl PlanRequest {
         let stages = |m: usize| {
             let solve = self.cost(solver, m).flops;
             let selecting = self.selection(m, solve, &mut Vec::new()).map_or(f64::INFINITY, |(_, flops)| flops);
-            let mut flops = self.flops(solver, m, selecting);
+            let mut flops = self.at_most(solver, &self.flops(solver, m, selecting), m);
             flops[0].1 = self.tuning.max(self.tuning_reserve);
             let spared = self.judges_reserve.saturating_sub(self.judges);
             flops.push(("ridge".to_owned(), self.judging(solver, m as f64, spared)));

@@ -131,6 +131,7 @@ pub fn preflight(catalog: &Catalog, config: &FitConfig, workers: usize, processe
         workers,
         processes,
         iterations: config.iterations,
+        residual_tests: config.tolerance.is_some(),
         one_gram: true,
         nulls_differ: false,
         no_gram_reason: String::new(),
@@ -156,7 +157,7 @@ pub fn preflight(catalog: &Catalog, config: &FitConfig, workers: usize, processe
     if let Some(least) = plans.min_by_key(|plan| plan.total()).filter(|least| least.total() > config.memory) {
         enough(catalog, config, &request, solvers).unwrap_or(least).check(config.memory)?;
     }
-    let least = solvers.iter().map(|solver| request.flops(*solver, m, 0.0));
+    let least = solvers.iter().map(|solver| request.at_most(*solver, &request.flops(*solver, m, 0.0), m));
     let total = |flops: &Vec<(String, f64)>| flops.iter().map(|(_, f)| f).sum::<f64>();
     match least.min_by(|a, b| total(a).total_cmp(&total(b))) {
         Some(flops) => request.check_flops(&flops, m),

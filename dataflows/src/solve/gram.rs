@@ -1,6 +1,6 @@
 //! From the sums of one exact pass ([`exact_gram`](crate::nystrom::exact_gram)) to coefficients: the regularisation path, and the ridge.
 //!
-//! Cost: 9 m^3 for the whitening by eigenvectors and the path, m^2 for each ridge, and B m^2 for B rows that judge it.
+//! Cost: 9 m^3 for the whitening by eigenvectors and the path, 2 m^2 for each ridge, and 2 B m^2 for B rows that judge it.
 
 use crate::error::StageError;
 use crate::nystrom::row_major;
@@ -18,8 +18,11 @@ use std::sync::Arc;
 
 /// Ridges per row that the path offers to `--ridge auto`: quarter decades from 1e-11 to 10.
 fn ridge_grid() -> Vec<f64> {
-    (-44..=4).map(|k| 10f64.powf(f64::from(k) / 4.0)).collect()
+    (0..GRID_RIDGES as i32).map(|k| 10f64.powf(f64::from(k - 44) / 4.0)).collect()
 }
+
+/// How many there are.
+pub(crate) const GRID_RIDGES: usize = 49;
 
 /// Share of the root mean squared error that the rounding of entries may add before the report says so.
 const ROUNDING_MOVES: f64 = 0.005;
@@ -250,12 +253,8 @@ pub fn solve(
                 }
             }
             errors *= faer::Scale(1.0 / total);
-            for (i, lambda) in grid.iter().enumerate() {
-                let alpha = path.coefficients(*lambda).map_err(numeric)?;
-                for j in 0..t {
-                    errors[(i, j)] += rounding_error(choice.entry_error, alpha.col(j).iter().copied());
-                }
-            }
+            let squares = path.coefficient_squares(&grid).map_err(numeric)?;
+            errors += faer::Scale(choice.entry_error.powi(2)) * squares;
             let best = |score: &dyn Fn(usize) -> f64| {
                 let finite = (0..grid.len()).filter(|i| score(*i).is_finite());
                 finite.min_by(|a, b| score(*a).total_cmp(&score(*b))).map_or(grid[grid.len() - 1], |i| grid[i])

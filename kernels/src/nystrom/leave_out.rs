@@ -11,12 +11,15 @@
 //! * latent variance `k(x, x) - k^T K_mm^-1 k + L k^T A' k`, `k^T A' k = k^T A k / (1-h)`, and with the center
 //!   `1/(K_mm^-1)_cc + L (k^T A' k - (g/(1-h))^2 / A'_cc)`: the first term is the Schur complement of K_mm without c.
 //!
-//! Cost: 2 m r flops a row for its projection, then r for each ridge and row.
+//! All sums over the basis are products of a block by the inverses or the coefficients of many ridges side by side.
+//!
+//! Cost: 2 m r flops a row for its projection, then 2 r (1 + t) for each ridge and row, and 2 r (2 + t) more where the row is a center. Beside the projected
+//! block one matrix of its size, and 1 KiB for each of the r directions ([`STACKED`]).
 
+use super::path::STACKED;
 use super::{NystromError, RidgePath, expect_shape};
 use crate::dense::{fixed_parallelism, gemm};
 use faer::{ColRef, Mat, MatRef};
-use std::collections::BTreeMap;
 
 /// What leaving each row out would do, from [`RidgePath::leave_one_out`].
 #[derive(Clone, Debug, PartialEq)]
@@ -55,25 +58,40 @@ struct Projected<'a> {
     block: Block<'a>,
     /// K_bm T, B x r.
     z: Mat<f64>,
+    /// Rows that are centers, with them.
+    tied: Vec<(usize, usize)>,
+    /// The place of each row among these.
+    place: Vec<Option<usize>>,
 }
 
-/// A projected block at one ridge.
-struct AtRidge<'a> {
-    projected: &'a Projected<'a>,
-    /// k^T A k of each row.
-    images: Vec<f64>,
-    /// y - k^T alpha, B x t.
-    residuals: Mat<f64>,
-    alpha: Mat<f64>,
-    /// (c, g, A_cc) of the rows that are centers.
-    tied: BTreeMap<usize, Tied>,
-}
-
+/// One target at one ridge.
 #[derive(Clone, Copy)]
-struct Tied {
-    center: usize,
-    cross: f64,
-    own: f64,
+struct Column {
+    lambda: f64,
+    target: usize,
+}
+
+/// A projected block at several columns.
+struct AtRidges<'a> {
+    projected: &'a Projected<'a>,
+    /// The ridge of each column.
+    ridges: Vec<usize>,
+    /// k^T A k, B x ridges; then k^T K_mm^-1 k.
+    images: Mat<f64>,
+    /// y - k^T alpha, B x columns.
+    residuals: Mat<f64>,
+    /// k^T A e_c of the rows that are centers, tied x ridges.
+    crosses: Mat<f64>,
+    /// A_cc, tied x ridges; then (K_mm^-1)_cc.
+    owns: Mat<f64>,
+    /// alpha_c, tied x columns.
+    alpha: Mat<f64>,
+}
+
+fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
+    let mut out = Mat::zeros(a.nrows(), b.ncols());
+    gemm(out.as_mut(), false, 1.0, a, b, fixed_parallelism());
+    out
 }
 
 impl<'a> Projected<'a> {
@@ -81,9 +99,13 @@ impl<'a> Projected<'a> {
         let b = block.entries.nrows();
         expect_shape("kernel block", block.entries, b, path.basis.nrows())?;
         expect_shape("targets", block.targets, b, path.projections.ncols())?;
-        let mut z = Mat::zeros(b, path.values.len());
-        gemm(z.as_mut(), false, 1.0, block.entries, path.basis.as_ref(), fixed_parallelism());
-        Ok(Projected { path, block, z })
+        let z = product(block.entries, path.basis.as_ref());
+        let (mut tied, mut place) = (Vec::new(), vec![None; b]);
+        for (i, center) in block.own.iter().enumerate().filter_map(|(i, c)| c.map(|c| (i, c))) {
+            place[i] = Some(tied.len());
+            tied.push((i, center));
+        }
+        Ok(Projected { path, block, z, tied, place })
     }
 
     fn rows(&self) -> usize {
@@ -94,64 +116,91 @@ impl<'a> Projected<'a> {
         self.block.sqrt_weights.map_or(1.0, |roots| roots[i] * roots[i])
     }
 
-    fn at(&'a self, lambda: f64) -> Result<AtRidge<'a>, NystromError> {
-        let (path, z) = (self.path, &self.z);
-        let inverses = path.inverses(path.matrix_ridge(lambda))?;
-        let mut images = vec![0.0; self.rows()];
-        for (j, v) in inverses.iter().enumerate() {
-            images.iter_mut().zip(z.col_as_slice(j)).for_each(|(a, z)| *a += z * z * v);
-        }
-        let mut residuals = self.block.targets.to_owned();
-        let q = path.shrunk(lambda)?;
-        gemm(residuals.as_mut(), true, -1.0, z.as_ref(), q.as_ref(), fixed_parallelism());
-        let centers = || self.block.own.iter().enumerate().filter_map(|(i, c)| c.map(|c| (i, c)));
-        let alpha = if centers().next().is_none() { Mat::zeros(0, q.ncols()) } else { path.coefficients(lambda)? };
-        let mut tied = BTreeMap::new();
-        for (i, center) in centers() {
-            let (mut cross, mut own) = (0.0, 0.0);
-            for (j, v) in inverses.iter().enumerate() {
-                cross += z[(i, j)] * v * path.basis[(center, j)];
-                own += path.basis[(center, j)] * v * path.basis[(center, j)];
+    /// Columns with one ridge should be next to each other, and at most [`STACKED`].
+    fn at(&'a self, columns: &[Column]) -> Result<AtRidges<'a>, NystromError> {
+        let (path, z, basis) = (self.path, self.z.as_ref(), self.path.basis.as_ref());
+        let (b, rank) = (z.nrows(), z.ncols());
+        let mut lambdas: Vec<f64> = Vec::new();
+        let mut ridges = Vec::with_capacity(columns.len());
+        for column in columns {
+            if lambdas.last() != Some(&column.lambda) {
+                lambdas.push(column.lambda);
             }
-            // A center outside the span of the basis carries no weight and changes nothing.
-            if own > 0.0 {
-                tied.insert(i, Tied { center, cross, own });
-            }
+            ridges.push(lambdas.len() - 1);
         }
-        Ok(AtRidge { projected: self, images, residuals, alpha, tied })
+        // The last one is K_mm^-1 = T T^T, which has no ridge.
+        let mut inverses = Mat::from_fn(rank, lambdas.len() + 1, |_, _| 1.0);
+        for (at, lambda) in lambdas.iter().enumerate() {
+            inverses.col_as_slice_mut(at).copy_from_slice(&path.inverses(path.matrix_ridge(*lambda))?);
+        }
+        let shrunk = |i: usize, j: usize| path.projections[(i, columns[j].target)] * inverses[(i, ridges[j])];
+        let q = Mat::from_fn(rank, columns.len(), shrunk);
+        let mut residuals = Mat::from_fn(b, columns.len(), |i, j| self.block.targets[(i, columns[j].target)]);
+        gemm(residuals.as_mut(), true, -1.0, z, q.as_ref(), fixed_parallelism());
+        let mut work = Mat::from_fn(b, rank, |i, j| z[(i, j)] * z[(i, j)]);
+        let images = product(work.as_ref(), inverses.as_ref());
+        // Rows of a column-major basis: column by column, and once for all ridges, since one row at a time misses the cache at every number.
+        let mut gathered = |value: &dyn Fn(f64, f64) -> f64, by: MatRef<'_, f64>| {
+            let mut work = work.as_mut().subrows_mut(0, self.tied.len());
+            for j in 0..rank {
+                for (at, (i, center)) in self.tied.iter().enumerate() {
+                    work[(at, j)] = value(z[(*i, j)], basis[(*center, j)]);
+                }
+            }
+            product(work.as_ref(), by)
+        };
+        let crosses = gathered(&|z, t| z * t, inverses.as_ref().subcols(0, lambdas.len()));
+        let owns = gathered(&|_, t| t * t, inverses.as_ref());
+        let alpha = gathered(&|_, t| t, q.as_ref());
+        Ok(AtRidges { projected: self, ridges, images, residuals, crosses, owns, alpha })
     }
 }
 
-impl AtRidge<'_> {
+/// What ties a row to its center, at one column.
+struct Tied {
+    cross: f64,
+    own: f64,
+    alpha: f64,
+    /// (K_mm^-1)_cc.
+    precision: f64,
+}
+
+impl AtRidges<'_> {
     /// 1 - h of row i.
-    fn left(&self, i: usize) -> f64 {
-        1.0 - self.projected.weight(i) * self.images[i]
+    fn left(&self, i: usize, column: usize) -> f64 {
+        1.0 - self.projected.weight(i) * self.images[(i, self.ridges[column])]
     }
 
-    fn residual(&self, i: usize, target: usize) -> f64 {
-        let (w, left) = (self.projected.weight(i), self.left(i));
+    fn tied(&self, i: usize, column: usize) -> Option<Tied> {
+        let (at, ridge) = (self.projected.place[i]?, self.ridges[column]);
+        let (cross, own) = (self.crosses[(at, ridge)], self.owns[(at, ridge)]);
+        let precision = self.owns[(at, self.owns.ncols() - 1)];
+        // A center outside the span of the basis carries no weight and changes nothing.
+        (own > 0.0).then(|| Tied { cross, own, alpha: self.alpha[(at, column)], precision })
+    }
+
+    fn residual(&self, i: usize, column: usize) -> f64 {
+        let (w, left) = (self.projected.weight(i), self.left(i, column));
         if left <= 0.0 {
             return f64::INFINITY;
         }
-        let r = self.residuals[(i, target)] / left;
-        let more = self.tied.get(&i).map_or(0.0, |Tied { center, cross: g, own }| {
-            g / left * (self.alpha[(*center, target)] - w * g * r) / (own + w * g * g / left)
-        });
+        let r = self.residuals[(i, column)] / left;
+        let more = self
+            .tied(i, column)
+            .map_or(0.0, |Tied { cross: g, own, alpha, .. }| g / left * (alpha - w * g * r) / (own + w * g * g / left));
         r + more
     }
 
-    /// `explained` is k^T K_mm^-1 k.
-    fn latent(&self, i: usize, ridge: f64, diagonal: f64, explained: f64) -> f64 {
-        let (w, left) = (self.projected.weight(i), self.left(i));
+    /// At the matrix ridge `ridge`.
+    fn latent(&self, i: usize, column: usize, ridge: f64, diagonal: f64) -> f64 {
+        let (w, left) = (self.projected.weight(i), self.left(i, column));
         if left <= 0.0 {
             return diagonal;
         }
-        let image = self.images[i] / left;
-        let variance = match self.tied.get(&i) {
-            None => diagonal - explained + ridge * image,
-            Some(Tied { center, cross: g, own }) => {
-                let basis = &self.projected.path.basis;
-                let precision: f64 = (0..basis.ncols()).map(|j| basis[(*center, j)].powi(2)).sum();
+        let image = self.images[(i, self.ridges[column])] / left;
+        let variance = match self.tied(i, column) {
+            None => diagonal - self.images[(i, self.images.ncols() - 1)] + ridge * image,
+            Some(Tied { cross: g, own, precision, .. }) => {
                 1.0 / precision + ridge * (image - (g / left).powi(2) / (own + w * g * g / left)).max(0.0)
             }
         };
@@ -173,11 +222,17 @@ impl RidgePath {
         lambda: f64,
     ) -> Result<LeaveOneOut, NystromError> {
         let projected = Projected::new(self, Block { entries: k_bm, targets: y, sqrt_weights, own: &[] })?;
-        let rows = projected.at(lambda)?;
-        Ok(LeaveOneOut {
-            leverages: (0..projected.rows()).map(|i| projected.weight(i) * rows.images[i]).collect(),
-            residuals: Mat::from_fn(projected.rows(), y.ncols(), |i, target| rows.residual(i, target)),
-        })
+        let b = projected.rows();
+        let (mut leverages, mut residuals) = (Vec::new(), Mat::zeros(b, y.ncols()));
+        let columns: Vec<Column> = (0..y.ncols()).map(|target| Column { lambda, target }).collect();
+        for columns in columns.chunks(STACKED) {
+            let rows = projected.at(columns)?;
+            for (j, column) in columns.iter().enumerate() {
+                (0..b).for_each(|i| residuals[(i, column.target)] = rows.residual(i, j));
+            }
+            leverages = (0..b).map(|i| projected.weight(i) * rows.images[(i, 0)]).collect();
+        }
+        Ok(LeaveOneOut { leverages, residuals })
     }
 
     /// Mean squared leave-one-out errors of a block of training rows (grid x t, weighted) for every ridge of `grid`, the block projected
@@ -191,14 +246,17 @@ impl RidgePath {
         let (b, t) = (projected.rows(), self.projections.ncols());
         let total: f64 = (0..b).map(|i| projected.weight(i)).sum();
         let mut errors = Mat::zeros(grid.len(), t);
-        for (at, &lambda) in grid.iter().enumerate() {
-            let rows = projected.at(lambda)?;
-            for target in 0..t {
-                let square = |i: usize| match rows.residual(i, target) {
+        let columns: Vec<(usize, usize)> =
+            (0..grid.len()).flat_map(|at| (0..t).map(move |target| (at, target))).collect();
+        for places in columns.chunks(STACKED) {
+            let columns: Vec<Column> = places.iter().map(|&(at, target)| Column { lambda: grid[at], target }).collect();
+            let rows = projected.at(&columns)?;
+            for (j, &place) in places.iter().enumerate() {
+                let square = |i: usize| match rows.residual(i, j) {
                     r if r.is_infinite() => f64::INFINITY,
                     r => projected.weight(i) * r.powi(2),
                 };
-                errors[(at, target)] = (0..b).map(square).sum::<f64>() / total;
+                errors[place] = (0..b).map(square).sum::<f64>() / total;
             }
         }
         Ok(errors)
@@ -215,23 +273,18 @@ impl RidgePath {
         let diagonal = ColRef::from_slice(diagonal);
         expect_shape("k(x, x)", diagonal.as_mat(), b, 1)?;
         expect_shape("ridges, one a target", ColRef::from_slice(lambdas).as_mat(), self.projections.ncols(), 1)?;
-        let mut explained = vec![0.0; b];
-        for j in 0..self.values.len() {
-            explained.iter_mut().zip(projected.z.col_as_slice(j)).for_each(|(sum, z)| *sum += z * z);
-        }
-        let mut known: Option<(f64, AtRidge<'_>)> = None;
+        let columns: Vec<Column> =
+            lambdas.iter().enumerate().map(|(target, &lambda)| Column { lambda, target }).collect();
         let mut all = Vec::with_capacity(lambdas.len());
-        for (target, &lambda) in lambdas.iter().enumerate() {
-            let rows = match known.take() {
-                Some((same, rows)) if same == lambda => rows,
-                _ => projected.at(lambda)?,
-            };
-            let ridge = self.matrix_ridge(lambda);
-            all.push(LeftOut {
-                residuals: (0..b).map(|i| rows.residual(i, target)).collect(),
-                latents: (0..b).map(|i| rows.latent(i, ridge, diagonal[i], explained[i])).collect(),
-            });
-            known = Some((lambda, rows));
+        for columns in columns.chunks(STACKED) {
+            let rows = projected.at(columns)?;
+            for (j, column) in columns.iter().enumerate() {
+                let ridge = self.matrix_ridge(column.lambda);
+                all.push(LeftOut {
+                    residuals: (0..b).map(|i| rows.residual(i, j)).collect(),
+                    latents: (0..b).map(|i| rows.latent(i, j, ridge, diagonal[i])).collect(),
+                });
+            }
         }
         Ok(all)
     }

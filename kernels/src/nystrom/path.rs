@@ -15,6 +15,9 @@ use faer::{Mat, MatRef};
 /// Relative rounding of a residual sum of squares, as a share of the targets' sum of squares.
 const RSS_ROUNDING: f64 = 16.0 * f64::EPSILON;
 
+/// Pairs of ridge and target whose coefficients are held side by side: a budget of memory, not of the answer.
+pub(super) const STACKED: usize = 64;
+
 /// All ridge solutions of one problem.
 ///
 /// ```
@@ -137,6 +140,29 @@ impl RidgePath {
         let mut out = Mat::zeros(self.basis.nrows(), q.ncols());
         gemm(out.as_mut(), false, 1.0, self.basis.as_ref(), q.as_ref(), fixed_parallelism());
         Ok(out)
+    }
+
+    /// |a|^2 of every target's coefficients at every ridge of `grid` (grid x t): products of the basis with [`STACKED`] columns of coefficients, since one
+    /// column at a time reads the basis for each.
+    ///
+    /// # Errors
+    /// [`NystromError::Ridge`].
+    pub fn coefficient_squares(&self, grid: &[f64]) -> Result<Mat<f64>, NystromError> {
+        let (m, t) = (self.basis.nrows(), self.projections.ncols());
+        let mut squares = Mat::zeros(grid.len(), t);
+        let places: Vec<(usize, usize)> = (0..grid.len()).flat_map(|at| (0..t).map(move |j| (at, j))).collect();
+        let inverses: Vec<Vec<f64>> =
+            grid.iter().map(|lambda| self.inverses(self.matrix_ridge(*lambda))).collect::<Result<_, _>>()?;
+        for places in places.chunks(STACKED) {
+            let shrunk = |i: usize, c: usize| self.projections[(i, places[c].1)] * inverses[places[c].0][i];
+            let q = Mat::from_fn(self.values.len(), places.len(), shrunk);
+            let mut alpha = Mat::zeros(m, places.len());
+            gemm(alpha.as_mut(), false, 1.0, self.basis.as_ref(), q.as_ref(), fixed_parallelism());
+            for (c, &place) in places.iter().enumerate() {
+                squares[place] = alpha.col_as_slice(c).iter().map(|a| a * a).sum();
+            }
+        }
+        Ok(squares)
     }
 
     /// Effective dimension `sum s / (s + matrix_ridge)` of the approximate kernel.

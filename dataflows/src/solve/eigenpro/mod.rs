@@ -55,6 +55,8 @@ pub const EXACT_PROJECTION_CENTERS: usize = 20_000;
 const SUBSAMPLE: usize = 3000;
 /// Rows on which the preconditioned eigenvalue is measured, at most.
 const PROBES: usize = 1000;
+/// Rows of a batch at most.
+pub(crate) const LARGEST_BATCH: usize = 10_000;
 /// Rows that judge the iterates, at most.
 pub(crate) const JUDGES: usize = 4000;
 /// A walk whose objective grows to so many times that of its start has diverged; it begins again with a smaller step.
@@ -65,7 +67,7 @@ const RISEN: f64 = 1.1;
 const STEP_CUT: f64 = 4.0;
 const STEP_CUTS: usize = 3;
 /// Epochs between tests of the residual, which costs about half an epoch.
-const RESIDUAL_EVERY: usize = 4;
+pub(crate) const RESIDUAL_EVERY: usize = 4;
 /// A walk has settled when the second half of its epochs lowered the objective by no more than this share of it.
 const SETTLED_SHARE: f64 = 0.0025;
 /// Not before so many epochs and so many batches: where an epoch is a few batches, six have not gone far.
@@ -343,7 +345,7 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
         weight_sum: job.rows as f64,
         shares: &shares,
     };
-    let batch = measured.critical_batch().min(10_000).min(job.rows as usize).max(1);
+    let batch = measured.critical_batch().min(LARGEST_BATCH).min(job.rows as usize).max(1);
     let max_epochs = job.epochs.unwrap_or_else(|| most_epochs(job.rows as usize, batch));
     // A short run averages what it can.
     let from = 3.min(max_epochs.saturating_sub(1));

@@ -316,6 +316,60 @@ fn a_row_and_its_center_are_left_out_together() {
     }
 }
 
+/// More columns of ridge and target than are taken at once: those of one ridge at a time, and refits at some of them; every target at a ridge of its own.
+#[test]
+fn many_ridges_at_once_are_one_after_the_other() {
+    let (n, m) = (50, 10);
+    let p = problem(n, 2, gaussian(0.2), 9);
+    let z = p.centers(m);
+    let (k, k_mm) = (p.k(&z), kernel_matrix(&p.kernel, z.view(), z.view()));
+    let path = {
+        let total = sums(&k, &p.y, &p.all_rows(), None);
+        RidgePath::new(&total, &Whitener::new(k_mm.as_ref(), WhitenMethod::Eigen).unwrap()).unwrap()
+    };
+    let own: Vec<Option<usize>> =
+        (0..n).map(|i| (0..m).find(|&c| (0..m).all(|j| (k[(i, j)] - k_mm[(c, j)]).abs() < 1e-14))).collect();
+    let block = Block { entries: k.as_ref(), targets: p.y.as_ref(), sqrt_weights: None, own: &own };
+    let grid: Vec<f64> = (0..41).map(|i| 10f64.powf(-5.0 + 0.1 * f64::from(i))).collect();
+    let (all, squares) = (path.leave_one_out_errors(block, &grid).unwrap(), path.coefficient_squares(&grid).unwrap());
+    let diagonal = vec![1.0; n];
+    for (at, &lambda) in grid.iter().enumerate() {
+        let one = path.leave_one_out_errors(block, &[lambda]).unwrap();
+        let other = grid[grid.len() - 1 - at];
+        let (same, mixed) = (
+            path.left_out(block, &diagonal, &[lambda, lambda]).unwrap(),
+            path.left_out(block, &diagonal, &[lambda, other]).unwrap(),
+        );
+        let alpha = path.coefficients(lambda).unwrap();
+        let refit = |i: usize| {
+            let rows: Vec<usize> = (0..n).filter(|r| *r != i).collect();
+            let kept: Vec<usize> = (0..m).filter(|c| own[i] != Some(*c)).collect();
+            let part = Mat::from_fn(n - 1, kept.len(), |r, j| k[(rows[r], kept[j])]);
+            let y = Mat::from_fn(n - 1, 2, |r, j| p.y[(rows[r], j)]);
+            let gram = part.transpose() * &part;
+            let ridge = n as f64 * lambda;
+            let system = Mat::from_fn(kept.len(), kept.len(), |a, b| gram[(a, b)] + ridge * k_mm[(kept[a], kept[b])]);
+            let a = solve(&system, &(part.transpose() * y));
+            [0, 1].map(|j| p.y[(i, j)] - kept.iter().enumerate().map(|(at, c)| k[(i, *c)] * a[(at, j)]).sum::<f64>())
+        };
+        let refits: Vec<[f64; 2]> = (0..n).map(refit).collect();
+        for j in 0..2 {
+            let direct = refits.iter().map(|r| r[j].powi(2)).sum::<f64>() / n as f64;
+            for value in [all[(at, j)], one[(0, j)]] {
+                assert!((value - direct).abs() < 1e-7 * direct, "{lambda} {j}: {value} {direct}");
+            }
+            let norm: f64 = (0..m).map(|i| alpha[(i, j)].powi(2)).sum();
+            assert!((squares[(at, j)] - norm).abs() < 1e-12 * norm);
+        }
+        for (i, refit) in refits.iter().enumerate() {
+            let close = |a: f64, b: f64| (a - b).abs() < 1e-10 * (1.0 + b.abs());
+            assert!(close(mixed[0].residuals[i], same[0].residuals[i]));
+            assert!((same[1].residuals[i] - refit[1]).abs() < 1e-7);
+            assert!(close(mixed[0].latents[i], same[0].latents[i]) && close(same[0].latents[i], same[1].latents[i]));
+        }
+    }
+}
+
 /// Gram/direct (5) and the K-fold path: folds sum to the total, and their errors are those of refits.
 #[test]
 fn fold_errors_are_those_of_refits() {
