@@ -158,15 +158,16 @@ pub fn settings(line: &[OsString], environment: &Environment) -> Result<Vec<Sett
         (found, at) = (next, inner);
     }
     // Without the layers between: their values are defaults of the parser too.
-    let plain = path.iter().try_fold(&Cli::command(), |command, name| command.find_subcommand(name)).cloned();
+    let root = Cli::command();
+    let own = path.iter().try_fold(&root, |command, name| command.find_subcommand(name));
+    let plain: Vec<&Arg> = own.into_iter().chain([&root]).flat_map(Command::get_arguments).collect();
     let mut list = Vec::new();
     for arg in found.get_arguments().chain(command.get_arguments().filter(|a| a.is_global_set())) {
         let Some(flag) = arg.get_long() else { continue };
         if ["help", "version"].contains(&flag) || list.iter().any(|s: &Setting| s.name == flag) {
             continue;
         }
-        let built_in =
-            plain.iter().flat_map(Command::get_arguments).find(|a| a.get_long() == Some(flag)).unwrap_or(arg);
+        let built_in = plain.iter().find(|a| a.get_long() == Some(flag)).copied().unwrap_or(arg);
         list.push(Setting { default: default_of(built_in), ..setting(arg, flag, at, &path, &origins) });
     }
     Ok(list)

@@ -391,7 +391,7 @@ mod tests {
     fn text_ends_with_error_and_files() {
         let text = example().text();
         for line in
-            ["targets               pm", "task                  regression, squared loss", "seed                  7"]
+            ["targets              pm", "task                 regression, squared loss", "seed                 7"]
         {
             assert!(text.lines().any(|shown| shown == line), "{line} is missing from\n{text}");
         }
