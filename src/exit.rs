@@ -161,12 +161,17 @@ impl From<crate::atomic::OutputError> for Failure {
     }
 }
 
+/// Prints one line for people on stderr.
+pub fn say(line: &str) {
+    // Nothing can be done about a closed stderr.
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
 /// Prints the failure, if it has anything to say, and gives its exit code.
 pub fn report(failure: &Failure) -> ExitCode {
     let text = failure.to_string();
     if !text.is_empty() {
-        // Nothing can be done about a closed stderr.
-        let _ = writeln!(io::stderr().lock(), "error: {text}");
+        say(&format!("error: {text}"));
     }
     failure.code
 }

@@ -57,7 +57,8 @@ pub fn solver_name(solver: Solver) -> &'static str {
     }
 }
 
-fn loss_name(loss: Loss) -> &'static str {
+/// The name of a loss in models and reports.
+pub fn loss_name(loss: Loss) -> &'static str {
     match loss {
         Loss::Squared => "squared",
         Loss::Logistic => "logistic",

@@ -5,7 +5,7 @@ use crate::cli::groups::{
 };
 use crate::cli::values::{self, AllOr, AutoOr, SplitSpec};
 use crate::exit::{ExitCode, Failure};
-use crate::model::metric_file::MetricFile;
+use crate::model::metric_file::{MetricError, MetricFile};
 use crate::progress::{Pass, Progress};
 use crate::report::text::count;
 use nystream_cluster::{Communication, Hosts, JobIdentity, JoinError, join, single_process};
@@ -194,7 +194,10 @@ pub fn fit_config(
 /// matched with the columns.
 fn metric(path: Option<&Path>) -> Result<MetricRequest, Failure> {
     let Some(path) = path else { return Ok(MetricRequest::default()) };
-    let file = MetricFile::read(path).map_err(|e| Failure::caused(ExitCode::Usage, e))?;
+    let file = MetricFile::read(path).map_err(|e| {
+        let code = if matches!(e, MetricError::Read { .. }) { ExitCode::Data } else { ExitCode::Usage };
+        Failure::caused(code, e)
+    })?;
     let name = path.display().to_string();
     Ok(MetricRequest::Resolve(Arc::new(move |encoder| {
         let (numeric, categorical) = encoded_columns(encoder);

@@ -3,7 +3,8 @@
 use crate::atomic;
 use crate::cli::values::Format;
 use crate::exit::Failure;
-use crate::report::Report;
+use crate::report::{Report, SCHEMA_VERSION};
+use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -26,7 +27,7 @@ impl Output {
         }
     }
 
-    /// Prints several reports: texts with a blank line between them, or one JSON document a line.
+    /// Prints several reports: texts with a blank line between them, or one JSON document with the list `files`; one report is as [`Output::report`] prints it.
     ///
     /// # Errors
     /// As [`Output::report`].
@@ -34,7 +35,10 @@ impl Output {
         match (self.format, reports) {
             (_, [one]) => self.report(one),
             (Format::Text, _) => self.raw(&reports.iter().map(Report::text).collect::<Vec<_>>().join("\n")),
-            (Format::Json, _) => self.raw(&reports.iter().map(|r| format!("{}\n", r.json())).collect::<String>()),
+            (Format::Json, _) => {
+                let files: Vec<Value> = reports.iter().map(Report::json).collect();
+                self.raw(&format!("{:#}\n", json!({ "files": files, "schema_version": SCHEMA_VERSION })))
+            }
         }
     }
 

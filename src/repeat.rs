@@ -1,16 +1,17 @@
 //! `--config-from MODEL`: the configuration of a model, for other rows.
 //!
 //! Taken over are encoder, target centre, scale and range, the bound on weights, kernel, ridges, the number of centers and the rule that chooses them,
-//! solver with tolerance and iterations, task, loss, split, precision and seed (DESIGN section 8). The same data then gives the same model, bit for bit; new rows
-//! give one whose configuration differs in n and sum w alone. The instruction set stays the host's, budgets and `--max-bad-rows` stay those of the
-//! command line. A flag on the command line that would change what the model fixes is refused; variables and settings files, which flags
-//! overrule anyway, are not looked at.
+//! solver with tolerance and iterations, task, loss, split, precision, seed and instruction set. The same data then gives the same model, bit for bit; new rows
+//! give one whose configuration differs in n and sum w alone. Budgets and `--max-bad-rows` stay those of the command line.
+//! A flag on the command line that would change what the model fixes is refused; variables and settings files, which flags overrule anyway, are not looked at.
 
-use crate::cli::FitArgs;
-use crate::cli::values::{AllOr, AutoOr, Bandwidth, ClassWeight, KernelName, Select as SelectArg};
+use crate::cli::values::{AllOr, AutoOr, Bandwidth, ClassWeight, KernelName, Select as SelectArg, Simd};
+use crate::cli::{FitArgs, ResourceArgs};
 use crate::exit::{ExitCode, Failure};
 use crate::fitted::function_of;
 use crate::model::{Model, Precision as ModelPrecision, Selection};
+use crate::report::text;
+use clap::ValueEnum;
 use nystream_dataflows::dictionary::pool::{expected_bits, pool_bits, pool_rows};
 use nystream_dataflows::dictionary::rows_of_file;
 use nystream_dataflows::job::{
@@ -18,6 +19,7 @@ use nystream_dataflows::job::{
 };
 use nystream_datasets::{ColumnKind, Encoder, Role, Scale};
 use nystream_kernels::sampling::DictionaryMode;
+use nystream_kernels::tile::SimdPath;
 
 /// Puts the configuration of `model` into `config`, and gives the rest of what it fixes.
 ///
@@ -64,6 +66,29 @@ pub fn take_over(model: &Model, args: &FitArgs, config: &mut FitConfig) -> Resul
         kernel: function.kernel,
         kernel_log2: fixed.exact.as_ref().map(|exact| exact.kernel_log2),
     })
+}
+
+/// The machine options of a fit by the configuration of `model`: those of `args`, with the instruction set of the model, without which the same rows would
+/// give other last bits.
+///
+/// # Errors
+/// An instruction set that this machine does not have (2), and one that no nystream knows (1).
+pub fn resources_of(model: &Model, args: &FitArgs) -> Result<ResourceArgs, Failure> {
+    let name = &model.config.simd;
+    let simd = Simd::from_str(name, false).map_err(|_| unusable(format!("its instruction set `{name}` is unknown")))?;
+    let available: Vec<String> = SimdPath::available().iter().map(ToString::to_string).collect();
+    if !available.contains(name) {
+        return Err(Failure::usage(format!(
+            "--config-from fixes --simd {name}, with which the model was fitted, and this machine has {}: fit where there is {name}, or without --config-from",
+            available.join(", ")
+        )));
+    }
+    Ok(ResourceArgs { simd, ..args.resources.clone() })
+}
+
+/// The median distance that `--bandwidth 1x` of `model` was, where the file states it: encoded units.
+pub fn median_distance(model: &Model) -> Option<f64> {
+    model.info.report.get("median_distance").and_then(serde_json::Value::as_f64)
 }
 
 fn unusable(what: impl std::fmt::Display) -> Failure {
@@ -215,13 +240,17 @@ fn refuse_contradictions(model: &Model, encoder: &Encoder, args: &FitArgs, confi
     let kernel = &fixed.kernel;
     let family = args.kernel.kernel.given().is_none_or(|name| name.0 == kernel.family);
     check("kernel", family, KernelName(kernel.family).to_string());
-    // A multiple of the median is measured on the rows: it would be another number.
+    // A multiple is one of the median distance that the model was fitted with: that of the new rows would be another number.
     let sigma = match args.kernel.bandwidth {
         Bandwidth::Auto => true,
         Bandwidth::Absolute(sigma) => sigma == kernel.bandwidth,
-        Bandwidth::TimesMedian(_) => false,
+        Bandwidth::TimesMedian(times) => {
+            median_distance(model).is_some_and(|median| (times * median / kernel.bandwidth - 1.0).abs() < 1e-12)
+        }
     };
-    check("bandwidth", sigma, kernel.bandwidth.to_string());
+    let multiple = median_distance(model)
+        .map(|median| format!(", {}x the median distance", text::number(kernel.bandwidth / median)));
+    check("bandwidth", sigma, format!("{}{}", kernel.bandwidth, multiple.unwrap_or_default()));
     let ridge = args.kernel.ridge.given().is_none_or(|ridge| fixed.ridge.iter().all(|lambda| *lambda == ridge.0));
     check("ridge", ridge, format!("{:?}", fixed.ridge));
     let metric = config.metric.resolve(encoder).is_ok_and(|metric| metric == kernel.metric);
@@ -230,22 +259,26 @@ fn refuse_contradictions(model: &Model, encoder: &Encoder, args: &FitArgs, confi
     let selection = &fixed.selection;
     let centers = match args.dictionary.centers {
         AutoOr::Auto => true,
-        AutoOr::Given(count) => selection.centers == Some(count.0),
+        // More than there were rows: as many as there were.
+        AutoOr::Given(count) => selection.centers.is_some_and(|m| m == count.0 || m == fixed.rows && m < count.0),
     };
     check("centers", centers, selection.centers.map_or_else(|| "every row".into(), |m| m.to_string()));
     // Which law draws the pivots is no part of the option.
     let method = selection.method.trim_end_matches(":tempered");
+    // Where every row was to be a center there was nothing to choose.
+    let every_row = method == "uniform" && selection.centers == Some(fixed.rows);
     let select = match (&args.dictionary.select, &config.select) {
         (SelectArg::Auto, _) => true,
         (SelectArg::File(_), Select::File(catalog)) if method == "file" => {
             rows_of_file(encoder, catalog)?.0 == model.centers
         }
         (SelectArg::File(_), _) => false,
-        (other, _) => other.to_string() == method,
+        (other, _) => every_row || other.to_string() == method,
     };
     let its_own = if method == "file" { "other centers of a file" } else { method };
     check("select", select, its_own.into());
-    let pool = args.dictionary.dictionary_rows.is_none_or(|rows| same_pool(rows, model));
+    let open = args.dictionary.select == SelectArg::Auto;
+    let pool = args.dictionary.dictionary_rows.is_none_or(|rows| every_row || same_pool(rows, open, model));
     check("dictionary-rows", pool, "its own pool".into());
     let mode = selection.mode.as_deref().unwrap_or("bernoulli");
     check("dictionary-mode", args.dictionary.dictionary_mode.as_str() == mode, mode.into());
@@ -260,6 +293,7 @@ fn refuse_contradictions(model: &Model, encoder: &Encoder, args: &FitArgs, confi
         let same = args.solve.iterations.map(|count| count.0) == iterations;
         check("iterations", same, iterations.map_or_else(|| "the solver's own".into(), |count| count.to_string()));
     }
+    check("simd", ["auto", &fixed.simd].contains(&args.resources.simd.as_str()), fixed.simd.clone());
     check("seed", args.sample.seed == fixed.seed, fixed.seed.to_string());
     let precision = match fixed.precision {
         ModelPrecision::F64 => "f64",
@@ -278,8 +312,9 @@ fn refuse_contradictions(model: &Model, encoder: &Encoder, args: &FitArgs, confi
     ))
 }
 
-/// Whether `rows` of a selection by the model's method are the pool that the model records.
-fn same_pool(rows: AllOr, model: &Model) -> bool {
+/// Whether `rows` of a selection by the model's method are the pool that the model records. `open`: the method was left to `auto`, which takes a pool
+/// whether or not all rows are allowed.
+fn same_pool(rows: AllOr, open: bool, model: &Model) -> bool {
     let (fixed, fitted) = (&model.config.selection, model.config.rows);
     let bits = fixed.pool_bits.unwrap_or(0);
     match (fixed.method.trim_end_matches(":tempered"), rows) {
@@ -292,6 +327,9 @@ fn same_pool(rows: AllOr, model: &Model) -> bool {
         ("rpcholesky", AllOr::Count(count)) => {
             fixed.pool_rows.map_or(bits == 0 && count >= fitted, |rows| rows == count)
         }
+        ("rpcholesky", AllOr::All) => open,
+        // Nothing is scored.
+        ("uniform" | "file" | "all", AllOr::All) => true,
         _ => false,
     }
 }

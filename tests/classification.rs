@@ -291,7 +291,9 @@ fn a_time_limit_leaves_a_model_and_another_fit_goes_on_from_one() {
     assert!((judge("again.nys") / judge("full.nys") - 1.0).abs() < 1e-4);
     // Out of time at once, the earlier model is what is left.
     let early = place.solved(&format!("{line} --iterations 1 --out early.nys"));
-    assert_eq!(early["stopped"].as_str(), Some("iteration limit"));
+    // The steps at the ridge are those that are bounded and counted.
+    assert_eq!((early["stopped"].as_str(), number(&early, "/iterations")), (Some("iteration limit"), 1.0));
+    assert!(early["notes"].to_string().contains("logistic: 1 Newton step after 1 at larger ridges, "), "{early}");
     let late = place.solved(&format!("{line} --from early.nys --time-limit 0.000001 --out late.nys"));
     assert_eq!((late["stopped"].as_str(), number(&late, "/iterations")), (Some("time limit"), 0.0));
     assert!((judge("late.nys") / judge("early.nys") - 1.0).abs() < 1e-6);

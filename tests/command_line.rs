@@ -79,6 +79,17 @@ fn help_and_version_are_results() {
         assert!(help.contains(part), "{part} is missing from fit --help");
     }
     assert!(text(&place.run("--help").stdout).contains("Exit codes: 0 done"));
+    let help = text(&place.run("datasets make --help").stdout);
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in
+        ["Rows in all [default: 10000]", "Feature columns [default: 10]", "[default: 1 for friedman1 and twoclass"]
+    {
+        assert!(help.contains(part), "{part} is missing from {help}");
+    }
+    // These are the defaults.
+    let spec = |name: &str| format!("synth:{name}").parse::<nystream_datasets::SynthSpec>().unwrap();
+    assert_eq!((spec("sines").rows, spec("sines").d, spec("sines").noise), (10_000, 10, 0.1));
+    assert_eq!(["friedman1", "twoclass", "mixtures"].map(|name| spec(name).noise), [1.0, 1.0, 0.1]);
 }
 
 #[test]
@@ -169,7 +180,16 @@ fn inspect_describes_a_model() {
     assert_eq!(json["model_digest"], model.digest().unwrap());
     assert_eq!(json["ridge"], 0.0);
     let two = place.run("inspect m.nys m.nys --format json");
-    assert_eq!(text(&two.stdout).lines().count(), 2);
+    let two: serde_json::Value = serde_json::from_slice(&two.stdout).unwrap();
+    assert_eq!((two["files"].as_array().unwrap().len(), &two["schema_version"]), (2, &1.into()));
+    assert_eq!(two["files"][1], json, "a file is described as it is alone");
+    // What the file holds of how it was made.
+    for (key, value) in [("metric", "isotropic"), ("split", "none")] {
+        assert_eq!(json[key], value, "{key}: {json}");
+        assert!(shown.lines().any(|line| line.split_whitespace().eq([key, value])), "{key} {value}\n{shown}");
+    }
+    assert!(shown.lines().any(|line| line.split_whitespace().eq(["seed", "0"])), "{shown}");
+    assert!(json.get("validation").is_none() && !shown.contains("held-out"), "{json}");
 }
 
 #[test]
@@ -186,14 +206,20 @@ fn config_show_names_origins() {
         ("memory", "3GiB", "NYSTREAM_MEMORY"),
         ("seed", "5", "nystream.toml (seed)"),
         ("bandwidth", "auto", "default"),
+        ("split", "hash:0.1, or none with --validation", "default"),
+        ("id-column", "file and position", "default"),
+        ("target", "none", "default"),
     ] {
         let line = line(option);
         assert!(line.contains(value) && line.ends_with(origin), "{option}: `{line}` in\n{shown}");
     }
+    // No cell is left open.
+    let cells = |line: &str| line.split("  ").filter(|cell| !cell.trim().is_empty()).count();
+    assert!(shown.lines().skip(1).all(|line| cells(line) == 3), "{shown}");
     let json = place.run("config show predict --format json");
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     let variance = json["settings"].as_array().unwrap().iter().find(|s| s["name"] == "variance").unwrap();
-    assert_eq!(variance["values"], serde_json::json!(["true"]));
+    assert_eq!((&variance["values"], &variance["default"]), (&serde_json::json!(["true"]), &"false".into()));
     assert!(variance["origin"].as_str().unwrap().contains("predict.variance"));
     let wrong = place.command("config show").env("NYSTREAM_MEMORY", "lots").output().unwrap();
     fails(&wrong, 2, &["NYSTREAM_MEMORY"]);

@@ -6,6 +6,7 @@ mod common;
 use arrow_array::ArrayRef;
 use common::*;
 use nystream::model::Model;
+use nystream_kernels::tile::SimdPath;
 use serde_json::Value;
 
 const FIT: &str = "fit --data d.parquet --out m.nys";
@@ -264,6 +265,7 @@ fn the_range_of_the_kernel_holds_rows_that_the_sample_missed() {
 fn flags_that_would_change_what_is_fixed_are_refused_by_name() {
     let place = place(2000);
     place.json(&format!("{FIT} {NUMBERS} {SMALL} --select uniform --solver pcg --seed 4 --split hash:0.2"));
+    let simd = Model::load(&place.path("m.nys")).unwrap().config.simd;
     for flags in [
         "--target z",
         "--drop a",
@@ -275,7 +277,8 @@ fn flags_that_would_change_what_is_fixed_are_refused_by_name() {
         "--task classification",
         "--split none",
         "--kernel laplace",
-        "--bandwidth 1.1x",
+        "--bandwidth 1.2x",
+        "--simd portable",
         "--bandwidth 3",
         "--ridge 1e-4",
         "--centers 61",
@@ -292,6 +295,9 @@ fn flags_that_would_change_what_is_fixed_are_refused_by_name() {
         "--variance",
     ] {
         let name = flags.split(' ').next().unwrap();
+        if name == "--simd" && simd == "portable" {
+            continue;
+        }
         let line = AGAIN.replace("again.nys", "other.nys");
         place.fails(&format!("{line} {flags}"), 2, &["--config-from", name]);
     }
@@ -301,10 +307,9 @@ fn flags_that_would_change_what_is_fixed_are_refused_by_name() {
         2,
         &["--seed", "--centers", "4", "60"],
     );
-    let same = "--target y --drop z --seed 4 --centers 60 --kernel matern32 --bandwidth auto --ridge 1e-5 --select uniform --solver pcg --split hash:0.2 \
-                --scale standard --precision f32 --task regression --workers 1 --memory 2GiB --simd portable";
-    let simd = Model::load(&place.path("m.nys")).unwrap().config.simd;
-    let same = if simd == "portable" { same.to_owned() } else { same.replace(" --simd portable", "") };
+    let same = "--target y --drop z --seed 4 --centers 60 --kernel matern32 --bandwidth 1.1x --ridge 1e-5 --select uniform --solver pcg --split hash:0.2 \
+                --scale standard --precision f32 --task regression --workers 1 --memory 2GiB --simd";
+    let same = format!("{same} {simd}");
     place.json(AGAIN);
     let plain = Model::load(&place.path("again.nys")).unwrap().digest().unwrap();
     assert_eq!(digest(&place.json(&format!("{AGAIN} {same}"))), plain);
@@ -315,6 +320,7 @@ fn flags_that_would_change_what_is_fixed_are_refused_by_name() {
 fn the_options_that_made_the_model_are_accepted() {
     let place = place(4000);
     let kernel = "--kernel gaussian --bandwidth 1.3 --ridge 1e-5 --precision f64 --seed 2";
+    let few = "--kernel gaussian --bandwidth 1.3 --ridge 1e-3 --precision f64 --split hash:0.9";
     let others = "--drop z --drop k --drop two --drop id --drop w";
     place
         .json(&format!("dictionary --data d.parquet {NUMBERS} {kernel} --centers 50 --select uniform --out z.parquet"));
@@ -327,6 +333,13 @@ fn the_options_that_made_the_model_are_accepted() {
         format!("{NUMBERS} {kernel} --centers 40 --select rpcholesky --dictionary-rows 900"),
         format!("{NUMBERS} {kernel} --centers 30 --select rpcholesky:full"),
         format!("{NUMBERS} {kernel} --select file:z.parquet"),
+        // More centers than rows, and rows scored where none are or the choice is open.
+        format!("{NUMBERS} {few} --centers 9000 --select squeak"),
+        format!("{NUMBERS} {few} --centers 9000 --dictionary-rows 100"),
+        format!("{NUMBERS} {kernel} --centers 40 --dictionary-rows all"),
+        format!("{NUMBERS} {kernel} --centers 40 --select uniform --dictionary-rows all"),
+        // In units of the median distance, and on another path than the machine's best.
+        format!("{NUMBERS} --kernel gaussian --bandwidth 0.7x --ridge 1e-5 --centers 40 --simd portable"),
         format!("--target y {others} --drop g --drop when {kernel} --centers 40 --split time:when:0.2"),
         format!("--target y {others} --drop when --drop g {kernel} --centers 40 --split hash:0.2:g"),
         format!("{classes} --class-weight balanced {kernel} --centers 40"),
@@ -350,6 +363,44 @@ fn the_options_that_made_the_model_are_accepted() {
     place.json(&format!("{FIT} {NUMBERS} {kernel} --centers 40 --select rpcholesky --dictionary-rows 900"));
     place.fails(&format!("{other} --dictionary-rows 901"), 2, &["--dictionary-rows"]);
     place.fails(&format!("{other} --drop a"), 2, &["--drop", "'a'"]);
+}
+
+/// The instruction set decides last bits: it is the model's, and where the machine lacks it nothing is fitted.
+#[test]
+fn the_instruction_set_is_the_models() {
+    let place = place(2000);
+    let first = place.json(&format!("{FIT} {NUMBERS} {SMALL} --simd portable"));
+    let again = place.json(AGAIN);
+    assert_eq!((&again["simd"], digest(&again)), (&"portable".into(), digest(&first)));
+    assert_eq!(place.json(&format!("{AGAIN} --simd portable"))["simd"], "portable");
+    let other = AGAIN.replace("again", "other");
+    if let Some(best) = SimdPath::available().pop().filter(|path| *path != SimdPath::Portable) {
+        place.fails(&format!("{other} --simd {best}"), 2, &["--simd", "the model has portable"]);
+    }
+    let mut model = Model::load(&place.path("m.nys")).unwrap();
+    let lacking = if cfg!(target_arch = "x86_64") { "neon" } else { "avx2" };
+    model.config.simd = lacking.into();
+    model.save(&place.path("m.nys")).unwrap();
+    place.fails(&other, 2, &["--config-from fixes --simd", lacking, "this machine has portable"]);
+}
+
+/// A multiple of the median distance is one of that of the model, whatever the rows are now.
+#[test]
+fn a_multiple_of_the_median_is_that_of_the_model() {
+    let place = place(3000);
+    let first = place.json(&format!("{FIT} {NUMBERS} {SMALL}"));
+    assert_eq!(number(&first, "/bandwidth"), 1.1 * number(&first, "/median_distance"));
+    write(&place.path("d.parquet"), &batch(rows(40_000, 5000)));
+    let again = place.json(&format!("{AGAIN} --bandwidth 1.1x"));
+    assert_eq!(again["bandwidth"], first["bandwidth"]);
+    // And the next model's: its median is not that of its own rows.
+    assert_eq!(again["median_distance"], first["median_distance"]);
+    place.json("fit --data d.parquet --out third.nys --config-from again.nys --bandwidth 1.1x");
+    place.fails(
+        &format!("{} --bandwidth 1.11x", AGAIN.replace("again", "other")),
+        2,
+        &["--bandwidth", "1.100x the median"],
+    );
 }
 
 /// Rows may get a key that the model's rows had not: the law of online learning needs it.

@@ -114,7 +114,9 @@ fn refusals_leave_nothing() {
     place.fails("datasets make friedman1 --features 2 --out x", 2, &["d=2"]);
     place.fails("datasets make sines --rows 1e9 --out x --disk-limit 1GiB", 4, &["44000000000", "--disk-limit"]);
     place.fails("datasets make sines --rows 1e4 --out x --disk-limit 441kB", 4, &["--disk-limit"]);
-    place.fails("datasets info nonsense", 2, &["nonsense", "sines"]);
+    // What is not there is a failure of the data, for every command.
+    place.fails("inspect nonsense", 1, &["nonsense"]);
+    place.fails("datasets info nonsense", 1, &["nonsense", "sines"]);
     place.fails("datasets info absent.parquet", 1, &["absent.parquet"]);
     place.fails("inspect synth:nonsense", 2, &["nonsense"]);
     assert_eq!(std::fs::read_dir(place.folder.path()).unwrap().count(), 0);

@@ -218,6 +218,16 @@ fn reports_say_what_was_measured_and_tuned() {
     let shown = text(&place.run("inspect m.nys").stdout);
     let rmse = nystream::report::text::number(number(&fitted, "/validation/rmse"));
     assert!(shown.lines().any(|line| line.starts_with("rmse ") && line.ends_with(&rmse)), "{rmse}\n{shown}");
+    let described = place.json("inspect m.nys");
+    assert_eq!(described["validation"], fitted["validation"]);
+    assert_eq!((&described["split"], &described["metric"]), (&"hash:0.1".into(), &"isotropic".into()));
+    // What was fitted and measured is named.
+    let evaluated = place.json("evaluate --model m.nys --data d.parquet");
+    for report in [&fitted, &evaluated, &described] {
+        let named = (&report["targets"], &report["task"], digest(report));
+        assert_eq!(named, (&serde_json::json!(["y"]), &"regression".into(), digest(&fitted)), "{report}");
+    }
+    assert_eq!((&fitted["loss"], &fitted["seed"]), (&"squared".into(), &0.into()));
     let line = "dictionary --data d.parquet --target y --centers 30 --out c.parquet";
     let report = place.json(line);
     let shown = text(&place.run(line).stdout);
@@ -230,6 +240,41 @@ fn reports_say_what_was_measured_and_tuned() {
     assert!(pass.contains("4,000 in 1 row group\n"), "{pass}");
     let tune = "tune --data d.parquet --target y --kernel gaussian --bandwidth 1x --centers 2500";
     assert!(notes(&place.json(tune)).contains("a fit with 2500 centers"), "{}", place.json(tune));
+}
+
+/// A solve that ends early says so, however quiet.
+#[test]
+fn code_3_is_never_silent() {
+    let place = place();
+    let line = format!("{FIT} --ridge 1e-5 --solver pcg --tolerance 1e-12 --iterations 2 --no-config");
+    for quiet in ["-q", "--quiet --format json", "--no-progress"] {
+        let output = place.run(&format!("{line} {quiet}"));
+        assert_eq!(output.status.code(), Some(3));
+        assert_eq!(text(&output.stderr), "stopped: iteration limit; the model is saved in m.nys\n");
+    }
+    for output in place.processes(&vec![format!("{line} -q"); 2]) {
+        assert_eq!(text(&output.stderr), "stopped: iteration limit; the model is saved in m.nys\n");
+    }
+    // One that converged has nothing to say.
+    assert!(place.run(&format!("{FIT} --ridge 1e-5 -q")).stderr.is_empty());
+}
+
+/// What may be done about a row follows from what is wrong with it.
+#[test]
+fn bad_weights_are_not_to_be_dropped() {
+    let place = Place::new();
+    let mut columns = table(0, 4000);
+    columns.push(("w", numbers((0..4000).map(|i| if i == 7 { -1.0 } else { 1.0 }))));
+    write(&place.path("d.parquet"), &batch(columns));
+    let line = format!("{FIT} --ridge 1e-5 --weight w");
+    place.fails(
+        &line,
+        1,
+        &["row 7: column 'w' is a negative weight", "0 for rows that are not to count", "--max-bad-rows 1"],
+    );
+    assert!(!text(&place.run(&line).stderr).contains("--drop"));
+    // As a feature of the model it may be dropped, and has no bad rows.
+    place.json(&format!("{FIT} --ridge 1e-5"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use nystream_datasets::DataError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Why a stage ended without a result. The variants are the exit codes of DESIGN section 9.
+/// Why a stage ended without a result. The variants are the exit codes of a command.
 #[derive(Clone, Debug, Error, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum StageError {

@@ -174,14 +174,16 @@ pub enum DataError {
         first: PathBuf,
     },
     /// A column that is named by an option or the model and is not in the data.
-    #[error("no column '{column}' in the data ({role}){}", suggestion_clause(suggestions))]
+    #[error("no column '{column}' in the data ({role}){}", suggestion_clause(suggestions, columns))]
     MissingColumn {
         /// The column.
         column: String,
         /// What it was wanted for.
         role: &'static str,
-        /// Columns with similar names, or the first few.
+        /// Columns with similar names, the nearest first.
         suggestions: Vec<String>,
+        /// The columns of the data.
+        columns: Vec<String>,
     },
     /// A column of a type that its use does not allow.
     #[error("column '{column}' is {found} but {expected} is needed ({role}): convert the column")]
@@ -381,14 +383,20 @@ impl DataError {
         }
     }
 
-    /// A [`DataError::MissingColumn`] that suggests the columns of `available` nearest to `column`.
+    /// A [`DataError::MissingColumn`] that suggests the columns of `available` near to `column`: at most a third of the longer name differs, letter case
+    /// aside. Where none is, the message lists the columns.
     pub fn missing<'a>(column: &str, role: &'static str, available: impl IntoIterator<Item = &'a str>) -> Self {
         let lower = column.to_lowercase();
-        let mut scored: Vec<(usize, &str)> =
-            available.into_iter().map(|name| (edit_distance(&lower, &name.to_lowercase()), name)).collect();
+        let columns: Vec<String> = available.into_iter().map(str::to_string).collect();
+        let near = |name: &&String| {
+            let (other, length) = (name.to_lowercase(), lower.len().max(name.len()).min(COMPARED));
+            let distance = edit_distance(&lower, &other);
+            (3 * distance <= length).then_some(distance)
+        };
+        let mut scored: Vec<(usize, &String)> = columns.iter().filter_map(|n| near(&n).map(|d| (d, n))).collect();
         scored.sort();
-        let suggestions = scored.into_iter().take(3).map(|(_, name)| name.to_string()).collect();
-        DataError::MissingColumn { column: column.to_string(), role, suggestions }
+        let suggestions = scored.into_iter().take(3).map(|(_, name)| name.clone()).collect();
+        DataError::MissingColumn { column: column.to_string(), role, suggestions, columns }
     }
 }
 
@@ -413,17 +421,31 @@ fn column_clause(column: &Option<String>) -> String {
     column.as_ref().map(|name| format!(", column '{name}'")).unwrap_or_default()
 }
 
-fn suggestion_clause(suggestions: &[String]) -> String {
-    if suggestions.is_empty() {
-        return ": it has no columns".into();
+fn suggestion_clause(suggestions: &[String], columns: &[String]) -> String {
+    let quoted = |names: &[String]| names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
+    match (suggestions, columns) {
+        (_, []) => ": it has no columns".into(),
+        ([], _) => {
+            let listed = &columns[..columns.len().min(LISTED_COLUMNS)];
+            let more = match columns.len() - listed.len() {
+                0 => String::new(),
+                more => format!(" and {more} more (`nystream inspect` lists them)"),
+            };
+            format!(": the columns are {}{more}", quoted(listed))
+        }
+        _ => format!(": did you mean {}?", quoted(suggestions)),
     }
-    let quoted: Vec<String> = suggestions.iter().map(|name| format!("'{name}'")).collect();
-    format!(": did you mean {}?", quoted.join(", "))
 }
 
-/// Levenshtein distance over bytes, on the first 64 bytes of each.
+/// Bytes of names that are compared.
+const COMPARED: usize = 64;
+
+/// Columns that a message lists.
+const LISTED_COLUMNS: usize = 20;
+
+/// Levenshtein distance over bytes, on the first [`COMPARED`] of each.
 fn edit_distance(a: &str, b: &str) -> usize {
-    let (a, b) = (&a.as_bytes()[..a.len().min(64)], &b.as_bytes()[..b.len().min(64)]);
+    let (a, b) = (&a.as_bytes()[..a.len().min(COMPARED)], &b.as_bytes()[..b.len().min(COMPARED)]);
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.iter().enumerate() {
         let mut diagonal = row[0];
@@ -443,9 +465,19 @@ mod tests {
 
     #[test]
     fn suggestions_are_nearest_first() {
-        let error = DataError::missing("pm25", "target", ["TEMP", "PM2.5", "PM10"]);
-        let text = error.to_string();
-        assert!(text.contains("did you mean 'PM2.5', 'PM10'"), "{text}");
+        let error = |name: &str| DataError::missing(name, "target", ["TEMP", "PM2.55", "PM2.5", "PM10"]).to_string();
+        assert!(error("pm25").ends_with(": did you mean 'PM2.5', 'PM2.55'?"), "{}", error("pm25"));
+        assert!(error("temp").ends_with(": did you mean 'TEMP'?"), "{}", error("temp"));
+    }
+
+    #[test]
+    fn names_that_are_not_near_are_listed_not_suggested() {
+        let error = DataError::missing("price", "target", ["TEMP", "PM2.5"]).to_string();
+        assert!(error.ends_with(": the columns are 'TEMP', 'PM2.5'"), "{error}");
+        let many: Vec<String> = (0..50).map(|i| format!("feature_{i}")).collect();
+        let error = DataError::missing("y", "target", many.iter().map(String::as_str)).to_string();
+        assert!(error.contains("'feature_19' and 30 more") && !error.contains("did you mean"), "{error}");
+        assert!(DataError::missing("y", "target", []).to_string().ends_with(": it has no columns"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Kernel functions: what the user names, and the slow, obvious evaluation that every tile is tested against.
 //!
-//! With r the distance after the metric (encoded units; see [`Rows`]) and sigma the bandwidth (DESIGN section 5):
+//! With r the distance after the metric (encoded units; see [`Rows`]) and sigma the bandwidth:
 //!
 //! | name | k(x, z) |
 //! |---|---|

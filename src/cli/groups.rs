@@ -24,10 +24,10 @@ pub struct InputArgs {
     #[arg(long, value_name = "COLUMN")]
     pub categorical: Vec<String>,
     /// Column of row weights, not negative. They weigh what is minimised; errors on held-out rows and of
-    /// `evaluate` count every row once
+    /// `evaluate` count every row once [default: 1 for every row]
     #[arg(long, value_name = "COLUMN")]
     pub weight: Option<String>,
-    /// Class weights: `balanced`, or LABEL=WEIGHT,... (1 where not named)
+    /// Class weights: `balanced`, or LABEL=WEIGHT,... (1 where not named) [default: 1 for every class]
     #[arg(long, value_name = "WEIGHTS")]
     pub class_weight: Option<ClassWeight>,
     /// Column that identifies rows, unique [default: file and position]
@@ -96,6 +96,7 @@ pub struct KernelArgs {
     #[arg(long, value_name = "LAMBDA", default_value = "auto", allow_negative_numbers = true)]
     pub ridge: AutoOr<Ridge>,
     /// JSON file of per-feature length scales (list, or object by column), or of a linear map A (list of rows, any but zeros): r = |A (x - z)|
+    /// [default: r = |x - z|, encoded units]
     #[arg(long, value_name = "FILE")]
     pub metric: Option<PathBuf>,
 }
@@ -110,8 +111,8 @@ pub struct DictionaryArgs {
     /// How centers are chosen: auto, squeak, rpcholesky, rpcholesky:full, uniform, or file:PATH
     #[arg(long, value_name = "METHOD", default_value = "auto")]
     pub select: Select,
-    /// Rows whose leverage is scored: all, or N of them by hash. Left open, squeak scores all and rpcholesky takes a pool; given `all`,
-    /// rpcholesky passes over all rows instead (rpcholesky:full)
+    /// Rows whose leverage is scored: all, or N of them by hash. Given `all`, --select rpcholesky passes over all rows instead of a pool
+    /// (rpcholesky:full) [default: squeak all, rpcholesky a pool]
     #[arg(long, value_name = "ROWS")]
     pub dictionary_rows: Option<AllOr>,
     /// Sampling of the dictionary; `theorem` takes the published constants and is refused where they do not fit
@@ -134,10 +135,11 @@ pub struct SolveArgs {
     /// has settled, with --ridge 0 its held-out error]
     #[arg(long, value_name = "NUMBER")]
     pub tolerance: Option<Positive>,
-    /// Iterations (pcg), Newton steps (logistic loss) or epochs (eigenpro, blockcd) at most [default: the solver's own]
+    /// At most so many iterations (pcg), Newton steps at --ridge (logistic loss; one at each of a few larger ridges comes before and is not counted) or
+    /// epochs (eigenpro, blockcd) [default: pcg 100; logistic loss 30; eigenpro 60, or up to 400 on few rows; blockcd 100]
     #[arg(long, value_name = "N")]
     pub iterations: Option<Count>,
-    /// Stop the solve when the fit has run so long, save the model and exit with code 3: 90s, 10m, 1.5h
+    /// Stop the solve when the fit has run so long, save the model and exit with code 3: 90s, 10m, 1.5h [default: no limit]
     #[arg(long, value_name = "TIME")]
     pub time_limit: Option<Seconds>,
 }
@@ -173,10 +175,11 @@ pub struct ResourceArgs {
     /// Bytes spilled chunks may take
     #[arg(long, value_name = "SIZE", default_value = "64GiB")]
     pub disk_limit: ByteSize,
-    /// Instruction set of kernel tiles; models of different sets differ in their last bits
+    /// Instruction set of kernel tiles; models of different sets differ in their last bits. Auto is the best this machine has, with a model the model's
+    /// own
     #[arg(long, value_name = "SET", default_value = "auto")]
     pub simd: Simd,
-    /// File of host:port lines, one per process
+    /// File of host:port lines, one per process; each waits up to 60 s for the others [default: one process]
     #[arg(long, value_name = "FILE")]
     pub hosts: Option<PathBuf>,
     /// Which line of --hosts this process is, from 0

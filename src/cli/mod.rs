@@ -209,7 +209,8 @@ pub struct TuneArgs {
 /// `nystream inspect`.
 #[derive(Clone, Debug, Args)]
 pub struct InspectArgs {
-    /// Model files, or data: Parquet files, folders, globs, synth:NAME?...
+    /// Model files, or data: Parquet files, folders, globs, synth:NAME?... With --format json one path gives its document, several give one document
+    /// with the list `files`
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<String>,
 }
@@ -268,13 +269,14 @@ pub struct MakeArgs {
     /// Folder to write, made if absent
     #[arg(long, value_name = "FOLDER", required = true)]
     pub out: PathBuf,
-    /// Rows in all
+    /// Rows in all [default: 10000]
     #[arg(long, value_name = "N")]
     pub rows: Option<Count>,
-    /// Feature columns
+    /// Feature columns [default: 10]
     #[arg(long, value_name = "N")]
     pub features: Option<Count>,
-    /// Standard deviation of the noise on the target, in target units
+    /// Standard deviation of the noise on the target, in target units; of twoclass, how far labels are left to chance
+    /// [default: 1 for friedman1 and twoclass, 0.1 for sines and mixtures]
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub noise: Option<values::Noise>,
     /// Seed of the rows

@@ -19,7 +19,14 @@ struct Settings {
 impl Report for Settings {
     fn text(&self) -> String {
         let rows: Vec<Vec<String>> = (self.settings.iter())
-            .map(|s| vec![format!("--{}", s.name), s.values.join(", "), s.origin.to_string()])
+            .map(|s| {
+                let value = match (s.values.is_empty(), &s.default) {
+                    (false, _) => s.values.join(", "),
+                    (true, Some(default)) => default.clone(),
+                    (true, None) => "none".to_string(),
+                };
+                vec![format!("--{}", s.name), value, s.origin.to_string()]
+            })
             .collect();
         format!("# nystream {}\n{}", self.command, text::table(&["option", "value", "from"], &rows))
     }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// Lists, makes or describes data sets.
 ///
 /// # Errors
-/// An unknown name (2), files that cannot be read or written (1), a data set over the disk limit (4).
+/// An unknown source to make (2), a name that is neither known nor a path and files that cannot be read or written (1), a data set over the disk limit (4).
 pub fn run(args: DatasetsArgs, context: &Context) -> Result<ExitCode, Failure> {
     match args.action {
         DatasetsCommand::List => context.output.report(&SourcesReport { sources: sources() })?,
@@ -99,7 +99,7 @@ fn info(args: &DatasetInfoArgs, context: &Context) -> Result<(), Failure> {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if args.name.chars().all(word) && !Path::new(&args.name).exists() {
         let names: Vec<String> = sources().into_iter().map(|entry| entry.name).collect();
-        return Err(Failure::usage(format!(
+        return Err(Failure::data(format!(
             "'{}' is neither a known data set nor a path; known are {}",
             args.name,
             names.join(", ")

@@ -32,6 +32,8 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
     let mut model = Model::load(&args.model)?;
     let digest = model.digest()?;
     model.variance = None;
+    let targets = model.config.targets.iter().map(|t| t.name.clone()).collect();
+    let task = model.config.task.clone();
     let deviations: Vec<Option<f64>> = model.config.targets.iter().map(|t| t.deviation).collect();
     let (encoder, function) = into_function(model, simd(&args.resources)?)?;
     let catalog = open(&args.data)?;
@@ -52,6 +54,8 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
         move |session: &mut Session<'_>| evaluate_model(session, &catalog, &encoder, &function, max_bad_rows, &room);
     let Measured { evaluation, memory } = workers.run(job)?;
     let report = EvaluateReport {
+        targets,
+        task,
         rows: evaluation.rows(),
         rows_skipped_null_target: process.skipped_rows.load(Ordering::Relaxed),
         rows_bad: process.bad_rows.lock().unwrap_or_else(PoisonError::into_inner).0,

@@ -6,13 +6,13 @@ use crate::atomic::AtomicFile;
 use crate::cli::FitArgs;
 use crate::cli::checks::Check;
 use crate::cli::values::KernelName;
-use crate::exit::{ExitCode, Failure};
-use crate::fitted::{function_of, model_of, solver_name};
+use crate::exit::{self, ExitCode, Failure};
+use crate::fitted::{function_of, loss_name, model_of, solver_name};
 use crate::jobs::{Workers, fit_config, identity, open, select_file, split};
 use crate::model::Model;
 use crate::output::write_json_into;
 use crate::overwrite::Inputs;
-use crate::repeat::take_over;
+use crate::repeat::{median_distance, resources_of, take_over};
 use crate::report::{
     Certificate, ConsideredSolver, Consumer, DictionaryReport, FitReport, Flops, PerTarget, PlanReport, Predicted,
     Report, Validation,
@@ -40,6 +40,11 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
     let report_file = args.report.as_deref().filter(|_| first).map(AtomicFile::create).transpose()?;
     let from = args.from.as_deref().map(Model::load).transpose()?;
     let config_from = args.config_from.as_deref().map(Model::load).transpose()?;
+    // What a model fixes of the machine is settled first: all processes agree on it.
+    let resources = match &config_from {
+        Some(model) => resources_of(model, &args)?,
+        None => args.resources.clone(),
+    };
     let catalog = open(&args.input.data)?;
     let validation = if args.holdout.validation.is_empty() { None } else { Some(open(&args.holdout.validation)?) };
     let inputs = Inputs::default()
@@ -53,15 +58,8 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
         Inputs::default().file("--from", args.from.as_deref()).file("--config-from", args.config_from.as_deref());
     models.spared_by(&[("--report", args.report.as_deref())])?;
     let (mut split_text, split) = split(&args.holdout);
-    let mut config = fit_config(
-        &args.input,
-        split,
-        &args.kernel,
-        &args.dictionary,
-        Some(&args.solve),
-        &args.sample,
-        &args.resources,
-    )?;
+    let mut config =
+        fit_config(&args.input, split, &args.kernel, &args.dictionary, Some(&args.solve), &args.sample, &resources)?;
     config.variance = args.variance;
     let catalogs: Vec<_> = std::iter::once(&catalog).chain(&validation).collect();
     let starts = [&from, &config_from].map(|model| model.as_ref().map(Model::digest));
@@ -69,7 +67,7 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
         "fit",
         &catalogs,
         &args.input,
-        &args.resources,
+        &resources,
         &[
             ("--split", &split_text),
             ("--kernel, --bandwidth, --ridge or --metric", &args.kernel),
@@ -93,8 +91,9 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
         }
         None => None,
     };
+    let median = config_from.as_ref().map(median_distance);
     drop((from, config_from));
-    let workers = Workers::start(&args.resources, &context.progress, &identity)?;
+    let workers = Workers::start(&resources, &context.progress, &identity)?;
     let process = Arc::clone(&workers.process);
     let inputs = FitInputs { catalog, validation, config: config.clone(), frozen, plan_only };
     let outcome = workers.run(move |session| fit(session, &inputs))?;
@@ -111,7 +110,11 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
     }
     let mut model = model_of(&outcome, &config, &split_text)?;
     let digest = model.digest()?;
-    let report = fit_report(&outcome, &process, &args, &digest, begun.elapsed().as_secs_f64());
+    let total = begun.elapsed().as_secs_f64();
+    let mut report = fit_report(&outcome, &config, &process, &args, &digest, total);
+    if let Some(median) = median {
+        report.median_distance = median;
+    }
     let code = if report.stopped.is_some() { ExitCode::Stopped } else { ExitCode::Done };
     if first {
         model.info.report = report.json();
@@ -123,6 +126,11 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
             write_json_into(file, &report)?;
         }
         context.output.report(&report)?;
+    }
+    if let Some(why) = &report.stopped {
+        // No exit code but 0 is silent, however quiet.
+        let saved = args.out.as_ref().map(|out| format!("; the model is saved in {}", out.display()));
+        exit::say(&format!("stopped: {why}{}", saved.unwrap_or_default()));
     }
     Ok(code)
 }
@@ -152,7 +160,14 @@ fn stopped_name(stopped: Stopped) -> Option<String> {
     }
 }
 
-fn fit_report(outcome: &FitOutcome, process: &Process, args: &FitArgs, digest: &str, total: f64) -> FitReport {
+fn fit_report(
+    outcome: &FitOutcome,
+    config: &FitConfig,
+    process: &Process,
+    args: &FitArgs,
+    digest: &str,
+    total: f64,
+) -> FitReport {
     let solved = outcome.solved.as_ref();
     let code = outcome.function.as_ref().map(|function| &function.code);
     let ridges = solved.map(|s| s.ridges.clone()).unwrap_or_default();
@@ -164,7 +179,12 @@ fn fit_report(outcome: &FitOutcome, process: &Process, args: &FitArgs, digest: &
     notes.extend(outcome.centers.notes.iter().cloned());
     notes.extend(solved.iter().flat_map(|s| s.notes.iter().cloned()));
     let deviations: Vec<Option<f64>> = outcome.profile.targets.iter().map(|t| Some(t.sd)).collect();
+    let classes = code.is_some_and(TargetCode::is_classification);
     FitReport {
+        targets: outcome.encoder.targets.clone(),
+        task: if classes { "classification" } else { "regression" }.into(),
+        loss: loss_name(config.loss).into(),
+        seed: config.seed,
         rows: outcome.rows,
         rows_skipped_null_target: outcome.profile.skipped_null_target,
         rows_bad: outcome.profile.bad,
@@ -172,6 +192,7 @@ fn fit_report(outcome: &FitOutcome, process: &Process, args: &FitArgs, digest: &
         centers: outcome.centers.ids.len() as u64,
         kernel: KernelName(outcome.kernel.family).to_string(),
         bandwidth: outcome.kernel.bandwidth,
+        median_distance: Some(outcome.median_distance),
         ridge: by_target(&ridges, code),
         ridge_matrix: by_target(&matrix, code),
         solver: solver_name(outcome.plan.solver).into(),

@@ -73,6 +73,9 @@ pub struct Setting {
     pub name: String,
     /// Values as text; empty where unset.
     pub values: Vec<String>,
+    /// What applies where nothing is given, in words where that depends on others; absent where there is nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default: Option<String>,
     /// Where they come from.
     pub origin: Origin,
 }
@@ -154,13 +157,18 @@ pub fn settings(line: &[OsString], environment: &Environment) -> Result<Vec<Sett
         path.push(name.to_string());
         (found, at) = (next, inner);
     }
+    // Without the layers between: their values are defaults of the parser too.
+    let root = Cli::command();
+    let own = path.iter().try_fold(&root, |command, name| command.find_subcommand(name));
+    let plain: Vec<&Arg> = own.into_iter().chain([&root]).flat_map(Command::get_arguments).collect();
     let mut list = Vec::new();
     for arg in found.get_arguments().chain(command.get_arguments().filter(|a| a.is_global_set())) {
         let Some(flag) = arg.get_long() else { continue };
         if ["help", "version"].contains(&flag) || list.iter().any(|s: &Setting| s.name == flag) {
             continue;
         }
-        list.push(setting(arg, flag, at, &path, &origins));
+        let built_in = plain.iter().find(|a| a.get_long() == Some(flag)).copied().unwrap_or(arg);
+        list.push(Setting { default: default_of(built_in), ..setting(arg, flag, at, &path, &origins) });
     }
     Ok(list)
 }
@@ -181,7 +189,22 @@ fn setting(arg: &Arg, flag: &str, matches: &ArgMatches, path: &[String], origins
             layer.cloned().unwrap_or(Origin::Default)
         }
     };
-    Setting { name: flag.to_string(), values, origin }
+    Setting { name: flag.to_string(), values, default: None, origin }
+}
+
+/// The default of an option as it was written: a value, or the words that its help has for it.
+fn default_of(arg: &Arg) -> Option<String> {
+    if is_switch(arg) {
+        return Some("false".to_string());
+    }
+    let values: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+    if !values.is_empty() {
+        return Some(values.join(", "));
+    }
+    let help = arg.get_help()?.to_string();
+    let (_, words) = help.rsplit_once("[default: ")?;
+    let words = words.rsplit_once(']').map_or(words, |(words, _)| words);
+    Some(words.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 fn is_switch(arg: &Arg) -> bool {
@@ -477,6 +500,12 @@ mod tests {
         check("bandwidth", "auto", "default");
         check("target", "", "default");
         check("dry-run", "false", "default");
+        // What applies where nothing is given, whatever is given.
+        let default = |name: &str| find(name).default.as_deref();
+        assert_eq!((default("memory"), default("seed"), default("solver")), (Some("8GiB"), Some("0"), Some("auto")));
+        assert_eq!((default("format"), default("quiet")), (Some("text"), Some("false")));
+        assert_eq!(default("split"), Some("hash:0.1, or none with --validation"));
+        assert_eq!((default("id-column"), default("target")), (Some("file and position"), None));
         assert_eq!(find("solver").values, [Solver::Pcg.as_str()]);
         let names: std::collections::BTreeSet<_> = list.iter().map(|s| &s.name).collect();
         assert_eq!(names.len(), list.len(), "a setting is listed twice");

@@ -12,6 +12,18 @@ use std::collections::BTreeMap;
 /// errors) and with it one effective dimension; `residual` is the largest of theirs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FitReport {
+    /// Target columns.
+    #[serde(default)]
+    pub targets: Vec<String>,
+    /// `regression` or `classification`.
+    #[serde(default)]
+    pub task: String,
+    /// `squared` or `logistic`.
+    #[serde(default)]
+    pub loss: String,
+    /// Seed of every hashed choice.
+    #[serde(default)]
+    pub seed: u64,
     /// Rows fitted to: after `--time-limit` those that were read in time.
     pub rows: u64,
     /// Rows left out because their target is null.
@@ -26,6 +38,9 @@ pub struct FitReport {
     pub kernel: String,
     /// sigma, encoded units.
     pub bandwidth: f64,
+    /// Median distance of the sample, encoded units: what `--bandwidth 1x` is. Under `--config-from` the model's, where it states one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub median_distance: Option<f64>,
     /// lambda, per sample.
     pub ridge: PerTarget,
     /// lambda sum w.
@@ -73,7 +88,7 @@ pub struct FitReport {
     pub simd: String,
     /// Digest of the model.
     pub model_digest: String,
-    /// Iterations of an iterative solver.
+    /// Steps of an iterative solver: what `--iterations` bounds (blockcd: its block steps, many an epoch).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iterations: Option<u64>,
     /// Why the solve ended before convergence (exit code 3); absent when it converged.
@@ -192,7 +207,10 @@ pub struct Predicted {
 impl Report for FitReport {
     fn text(&self) -> String {
         let mut pairs = Pairs::default();
-        pairs.add("rows", count(self.rows));
+        pairs
+            .add("targets", self.targets.join(", "))
+            .add("task", format!("{}, {} loss", self.task, self.loss))
+            .add("rows", count(self.rows));
         if self.rows_skipped_null_target > 0 {
             pairs.add("rows without a target", count(self.rows_skipped_null_target));
         }
@@ -262,6 +280,7 @@ impl Report for FitReport {
                 "machine",
                 format!("{} x {}, {}", plural(self.workers, "worker"), plural(self.processes, "process"), self.simd),
             )
+            .add("seed", self.seed)
             .add("model digest", &self.model_digest)
             .maybe("stopped early", self.stopped.as_ref());
         self.notes.iter().for_each(|note| {
@@ -280,6 +299,10 @@ mod tests {
 
     pub(crate) fn example() -> FitReport {
         FitReport {
+            targets: vec!["pm".into()],
+            task: "regression".into(),
+            loss: "squared".into(),
+            seed: 7,
             rows: 1_000_000,
             rows_skipped_null_target: 0,
             rows_bad: 0,
@@ -287,6 +310,7 @@ mod tests {
             centers: 1000,
             kernel: "gaussian".into(),
             bandwidth: 2.5,
+            median_distance: Some(1.25),
             ridge: 1e-6.into(),
             ridge_matrix: 1.0.into(),
             solver: "gram".into(),
@@ -326,7 +350,7 @@ mod tests {
     #[test]
     fn json_has_the_contracted_names() {
         let json = example().json();
-        for name in "schema_version rows rows_skipped_null_target rows_bad features_encoded centers kernel bandwidth ridge \
+        for name in "schema_version targets task loss seed rows rows_skipped_null_target rows_bad features_encoded centers kernel bandwidth ridge \
                      ridge_matrix solver select dictionary effective_dimension certificate validation passes bytes_read \
                      kernel_entries flops seconds peak_rss_bytes workers processes simd model_digest"
             .split_whitespace()
@@ -366,6 +390,11 @@ mod tests {
     #[test]
     fn text_ends_with_error_and_files() {
         let text = example().text();
+        for line in
+            ["targets              pm", "task                 regression, squared loss", "seed                 7"]
+        {
+            assert!(text.lines().any(|shown| shown == line), "{line} is missing from\n{text}");
+        }
         for part in ["1,000,000", "held-out rows", "standardized rmse", "wrote", "air.nys", "10.5 s (profile 1.0 s"] {
             assert!(text.contains(part), "{part} is missing from\n{text}");
         }

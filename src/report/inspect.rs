@@ -5,6 +5,7 @@ use super::fit::Validation;
 use super::text::{Pairs, bytes, count, number, plural, table};
 use crate::cli::values::KernelName;
 use crate::model::{Model, ModelError, VERSION};
+use nystream_kernels::kernel::Metric;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -40,6 +41,9 @@ pub struct ModelReport {
     pub kernel: String,
     /// sigma, encoded units.
     pub bandwidth: f64,
+    /// How distances are measured: `isotropic`, `per_feature` (a length scale for each column) or `full` (a linear map).
+    #[serde(default)]
+    pub metric: String,
     /// lambda, per sample.
     pub ridge: super::PerTarget,
     /// Task.
@@ -56,6 +60,12 @@ pub struct ModelReport {
     pub simd: String,
     /// Seed.
     pub seed: u64,
+    /// Held-out rule, as on the command line; `none` too where other files were held out.
+    #[serde(default)]
+    pub split: String,
+    /// Held-out error of when it was made, where rows were held out and the file says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Validation>,
     /// Target columns.
     pub targets: Vec<String>,
     /// Class labels.
@@ -93,6 +103,7 @@ impl ModelReport {
             centers: model.centers.len() as u64,
             kernel: KernelName(config.kernel.family).to_string(),
             bandwidth: config.kernel.bandwidth,
+            metric: metric_name(&config.kernel.metric).to_string(),
             ridge: config.ridge.clone().into(),
             task: config.task.clone(),
             loss: config.loss.clone(),
@@ -101,6 +112,10 @@ impl ModelReport {
             precision: format!("{:?}", config.precision).to_lowercase(),
             simd: config.simd.clone(),
             seed: config.seed,
+            split: config.split.clone(),
+            // A model of another program may have none.
+            validation: (model.info.report.get("validation"))
+                .and_then(|found| serde_json::from_value(found.clone()).ok()),
             targets: config.targets.iter().map(|t| t.name.clone()).collect(),
             classes: config.classes.clone(),
             variance: model.variance.is_some(),
@@ -129,17 +144,27 @@ impl Report for ModelReport {
             )
             .add("centers", format!("{} by {}", count(self.centers), self.select))
             .add("kernel", format!("{}, bandwidth {}", self.kernel, number(self.bandwidth)))
+            .add("metric", self.metric.replace('_', " "))
             .add("ridge", super::text::per_target(&self.ridge))
             .add("solver", format!("{}, {} entries, {}", self.solver, self.precision, self.simd))
-            .add("variance", if self.variance { "yes" } else { "no" });
-        // Errors of when it was made; a model of another program may have none.
-        let held_out = self.report.get("validation").map(|found| serde_json::from_value::<Validation>(found.clone()));
-        if let Some(Ok(validation)) = held_out {
+            .add("variance", if self.variance { "yes" } else { "no" })
+            .add("seed", self.seed)
+            .add("split", &self.split);
+        if let Some(validation) = &self.validation {
             pairs.add("held-out rows", count(validation.rows));
             validation.metrics.pairs(&mut pairs);
         }
         pairs.add("digest", &self.model_digest);
         pairs.render()
+    }
+}
+
+/// The name of the kind of a metric.
+fn metric_name(metric: &Metric) -> &'static str {
+    match metric {
+        Metric::Isotropic => "isotropic",
+        Metric::PerFeature { .. } => "per_feature",
+        Metric::Full { .. } => "full",
     }
 }
 

@@ -62,6 +62,12 @@ impl PlannedMemory {
 /// `nystream evaluate`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EvaluateReport {
+    /// Target columns.
+    #[serde(default)]
+    pub targets: Vec<String>,
+    /// `regression` or `classification`.
+    #[serde(default)]
+    pub task: String,
     /// Rows measured on.
     pub rows: u64,
     /// Rows left out for a null target.
@@ -88,7 +94,7 @@ pub struct EvaluateReport {
 impl Report for EvaluateReport {
     fn text(&self) -> String {
         let mut pairs = Pairs::default();
-        pairs.add("rows", count(self.rows));
+        pairs.add("targets", self.targets.join(", ")).add("task", &self.task).add("rows", count(self.rows));
         if self.rows_skipped_null_target > 0 {
             pairs.add("rows without a target", count(self.rows_skipped_null_target));
         }
@@ -98,6 +104,7 @@ impl Report for EvaluateReport {
         self.metrics.pairs(&mut pairs);
         pairs.maybe("time", self.seconds.get("total").map(|s| seconds(*s)));
         self.predicted.pair(self.peak_rss_bytes, &mut pairs);
+        pairs.add("model digest", &self.model_digest);
         pairs.render()
     }
 }
@@ -149,17 +156,24 @@ mod tests {
     #[test]
     fn what_does_not_apply_is_absent() {
         let report = EvaluateReport {
+            targets: vec!["a".into(), "b".into()],
+            task: "regression".into(),
             rows: 10,
+            model_digest: "ab12".into(),
             metrics: Metrics { rmse: Some(vec![0.5, 1.0].into()), mae: Some(f64::NAN.into()), ..Metrics::default() },
             ..EvaluateReport::default()
         };
         let json = report.json();
         assert_eq!(json["schema_version"], 1);
         assert_eq!(json["rmse"], serde_json::json!([0.5, 1.0]));
+        assert_eq!((&json["targets"], &json["task"]), (&serde_json::json!(["a", "b"]), &"regression".into()));
         for absent in ["accuracy", "auc", "r2", "mae", "peak_rss_bytes"] {
             assert!(json.get(absent).is_none(), "{absent}: {json}");
         }
         let text = report.text();
+        for line in ["targets       a, b", "task          regression", "model digest  ab12"] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is missing from\n{text}");
+        }
         assert!(text.contains("0.5000, 1.000") && !text.contains("accuracy"), "{text}");
     }
 }

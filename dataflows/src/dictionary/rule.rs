@@ -1,4 +1,4 @@
-//! How centers were chosen, settled: what a model records, and what is repeated on other rows (DESIGN section 8).
+//! How centers were chosen, settled: what a model records, and what is repeated on other rows.
 //!
 //! `auto`, shares of a budget, and quantities estimated on a sample have become numbers here. With the number of centers, the kernel and the seed
 //! a rule makes the choice a function of the set of rows, whatever n is.

@@ -205,7 +205,7 @@ pub struct FitConfig {
     pub max_flops: f64,
     /// Relative residual at which iterative solvers stop; none: 1e-5, and for eigenpro when its objective has settled.
     pub tolerance: Option<f64>,
-    /// Most iterations (pcg) or epochs (eigenpro, blockcd).
+    /// Most iterations (pcg), Newton steps at the ridge (logistic loss) or epochs (eigenpro, blockcd).
     pub iterations: Option<usize>,
     /// Seconds since the start of the process after which a solve ends early.
     pub time_limit: Option<f64>,

@@ -159,5 +159,5 @@ pub(super) fn left_out(session: &mut Session<'_>, catalog: &Catalog, allowed: u6
         })?;
     }
     let (count, rows) = process.bad_rows.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    refuse_bad_rows(catalog, count, &rows, allowed, "")
+    refuse_bad_rows(catalog, count, &rows, allowed, None)
 }

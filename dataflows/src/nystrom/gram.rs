@@ -1,4 +1,4 @@
-//! One pass of the exact Gram: K_nm^T W K_nm and K_nm^T W y in integers, order-free (DESIGN section 6).
+//! One pass of the exact Gram: K_nm^T W K_nm and K_nm^T W y in integers, order-free.
 //!
 //! The workers of a process add into one shared accumulator; processes then exchange its pieces: each piece is
 //! summed by its owner and given to the first worker of every process. Cost: n m^2 flops, 16 m^2 / 2 bytes a process, and the same over the

@@ -1,7 +1,7 @@
 //! The plan of a selection: which method chooses the centers, and from how many rows.
 //!
 //! Selecting may take [`SELECT_SHARE`] of the solve's flops: `auto` takes SQUEAK over all rows where that buys it, otherwise randomly pivoted Cholesky
-//! on the largest pool it does buy, of 4 m to 50 m rows (DESIGN section 6).
+//! on the largest pool it does buy, of 4 m to 50 m rows.
 
 use super::fit::{PlanRequest, SELECT_SHARE};
 use crate::dictionary::pool::{pool_bits, pool_rows};

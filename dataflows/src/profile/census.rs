@@ -162,6 +162,6 @@ pub fn census(
     total.bad_rows.truncate(NAMED_BAD_ROWS);
     total.weight_sum = weight_sum.round();
     total.target_weights = target_weights.iter().map(ExactSum::round).collect();
-    refuse_bad_rows(catalog, total.bad, &total.bad_rows, max_bad_rows, "")?;
+    refuse_bad_rows(catalog, total.bad, &total.bad_rows, max_bad_rows, None)?;
     Ok(total)
 }

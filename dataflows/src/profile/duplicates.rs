@@ -1,6 +1,6 @@
 //! Row keys that occur twice: an error that names one of them, found exactly and in bounded memory.
 //!
-//! Ids are 128-bit hashes of the keys (DESIGN section 4), so they are spread evenly: the ids are cut into ranges that fit a share of the
+//! Ids are 128-bit hashes of the keys, so they are spread evenly: the ids are cut into ranges that fit a share of the
 //! memory budget, one pass over the key column a range. Within a pass each id has one owner among the workers, who sorts what it
 //! gets and looks for equal neighbours. The key of the least repeated id is then read once more for the message, so that it is
 //! the same for any number of workers and any budget.

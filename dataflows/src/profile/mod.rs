@@ -21,7 +21,9 @@ use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::plan::{MemoryPlan, ProfilePlan, profiled_bytes};
 use accumulate::Accumulator;
-use nystream_datasets::{BadRow, BlockReader, Catalog, ColumnPlan, ColumnSummary, EncoderOptions, ReadOptions};
+use nystream_datasets::{
+    BadReason, BadRow, BlockReader, Catalog, ColumnPlan, ColumnSummary, EncoderOptions, ReadOptions,
+};
 use std::sync::atomic::Ordering;
 
 /// Rows in the hashed sample that `auto` decisions see.
@@ -195,20 +197,21 @@ pub fn profile(
     let profile = session.try_once(|| {
         let bytes = parcels.into_iter().next().map(|p| p.bytes).unwrap_or_default();
         let totals = ProfileTotals::from_bytes(&bytes)?;
-        refuse_bad_rows(catalog, totals.bad, &totals.bad_rows, max_bad_rows, ", drop their columns with --drop,")?;
+        refuse_bad_rows(catalog, totals.bad, &totals.bad_rows, max_bad_rows, Some(plan))?;
         let memory = planned.with_levels(totals.counted / processes, totals.level_bytes());
         Ok(Profile { memory, ..totals.summarise(plan, options, cut)? })
     })?;
     Ok(Profile::clone(&profile))
 }
 
-/// Refuses more than `allowed` bad rows, naming the first of them; `or` is what else the user may do.
+/// Refuses more than `allowed` bad rows, naming the first of them, and says what to do: with the columns of `plan`, where they can still be chosen, and
+/// with weights.
 pub(crate) fn refuse_bad_rows(
     catalog: &Catalog,
     count: u64,
     rows: &[BadRow],
     allowed: u64,
-    or: &str,
+    plan: Option<&ColumnPlan>,
 ) -> Result<(), StageError> {
     if count <= allowed {
         return Ok(());
@@ -220,8 +223,15 @@ pub(crate) fn refuse_bad_rows(
             format!("  {file} {bad}")
         })
         .collect();
+    let planned: Vec<_> = (plan.iter().flat_map(|plan| &plan.columns))
+        .filter(|column| rows.iter().any(|bad| column.info.name == bad.column))
+        .collect();
+    let weights = planned.iter().any(|column| column.weight)
+        || rows.iter().any(|bad| matches!(bad.reason, BadReason::NegativeWeight | BadReason::NullWeight));
+    let zero = if weights { " (weights are numbers of at least 0, and 0 for rows that are not to count)" } else { "" };
+    let or = if planned.iter().any(|column| column.feature) { ", drop their columns with --drop," } else { "" };
     Err(StageError::Data(format!(
-        "{count} bad rows, and --max-bad-rows allows {allowed}:\n{}\nmend them{or} or allow them with --max-bad-rows {count}",
+        "{count} bad rows, and --max-bad-rows allows {allowed}:\n{}\nmend them{zero}{or} or allow them with --max-bad-rows {count}",
         shown.join("\n"),
     )))
 }

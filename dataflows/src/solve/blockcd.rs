@@ -1,7 +1,7 @@
 //! Full kernel ridge regression over the workers by block coordinate descent (ASkotch; the algebra and its source are in
 //! `nystream_kernels::solve::blockcd`).
 //!
-//! Every row is a center, so every process holds all rows: this is the one solver whose memory grows with n (DESIGN section 2, law 2), and the plan
+//! Every row is a center, so every process holds all rows: this is the one solver whose memory grows with n, and the plan
 //! counts it. Rows with equal features are one center with their weights added and their targets averaged, which is the same problem:
 //! sum_i w_i (y_i - f)^2 = (sum_i w_i) (ybar - f)^2 + a constant.
 //!
@@ -346,7 +346,7 @@ pub fn solve<T: Entry>(
     })
 }
 
-/// The residual that every solver reports (DESIGN section 5): ||K^T W (y - K alpha) - Lambda K alpha|| / ||K^T W y||, two more epochs of
+/// The residual that every solver reports: ||K^T W (y - K alpha) - Lambda K alpha|| / ||K^T W y||, two more epochs of
 /// kernel entries. With K' = W^1/2 K W^1/2 and r = y' - (K' + Lambda) v it is ||W^-1/2 K' r|| / ||W^-1/2 K' y'||.
 fn normal_residual<T: Entry>(
     operator: &mut FullOperator<'_, '_, T>,

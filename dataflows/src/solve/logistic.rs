@@ -1,8 +1,8 @@
 //! Logistic and softmax loss by Newton's method over streamed passes (the Falkon scheme): gradient and Hessian products are
 //! [`row_sums`] passes, each kernel entry evaluated once; the small algebra is replicated on every worker.
 //!
-//! Margins are K alpha plus the logarithms of the classes' shares. `--ridge` is lambda of (1/sum w) sum w l + (lambda/2) ||f||^2
-//! (DESIGN section 5); `--ridge auto` takes a quarter of the squared-loss ridge, which has the same curvature at p = 1/2.
+//! Margins are K alpha plus the logarithms of the classes' shares. `--ridge` is lambda of (1/sum w) sum w l + (lambda/2) ||f||^2;
+//! `--ridge auto` takes a quarter of the squared-loss ridge, which has the same curvature at p = 1/2.
 
 use crate::dictionary::pool::Pool;
 use crate::engine::feed::RowStore;
@@ -57,7 +57,7 @@ pub struct LogisticJob<'a, T: Entry> {
     pub sample: &'a Arc<Pool>,
     /// Bound on the gradient norm in whitened coordinates, relative to that at f = 0.
     pub tolerance: f64,
-    /// Newton steps at most.
+    /// Newton steps at most at `ridge`; those on the path to it come before.
     pub iterations: Option<usize>,
     /// Coefficients to start from, m x t row-major.
     pub warm_start: Option<Vec<f64>>,
@@ -257,6 +257,7 @@ pub fn solve<T: Entry>(
         process.count_algebra(shape.logistic_algebra(m, info.steps.len() as f64));
         process.count((curvature.weights.len() as f64 * m) as u64, 0);
     }
+    let at_ridge = info.steps_at(job.ridge);
     Ok(Solved {
         coefficients: row_major(alpha.as_ref()),
         ridges: vec![job.ridge; t],
@@ -264,14 +265,18 @@ pub fn solve<T: Entry>(
         effective_dimension: Some(info.effective_dimension.clone()),
         trace_error: None,
         variance: None,
-        iterations: Some(info.steps.len()),
+        iterations: Some(at_ridge),
         stopped: info.stopped,
         passes: operator.passes,
         notes: vec![
             estimated_on(curvature.weights.len()),
             format!(
-                "logistic: {}, {}, mean loss {:.6}, relative gradient {:.1e}",
-                plural(info.steps.len() as u64, "Newton step"),
+                "logistic: {}{}, {}, mean loss {:.6}, relative gradient {:.1e}",
+                plural(at_ridge as u64, "Newton step"),
+                match info.steps.len() - at_ridge {
+                    0 => String::new(),
+                    path => format!(" after {path} at larger ridges"),
+                },
                 plural(info.applications as u64, "pass"),
                 info.loss,
                 info.gradient

@@ -18,7 +18,7 @@ pub struct Solved {
     pub coefficients: Vec<f64>,
     /// Per-sample ridge of every target.
     pub ridges: Vec<f64>,
-    /// True relative residual of every target (DESIGN section 5).
+    /// True relative residual of every target.
     pub residuals: Vec<f64>,
     /// Degrees of freedom tr K~ (K~ + Lambda I)^-1 of the model fitted, at the ridge of every target: exact from a Gram, otherwise estimated.
     pub effective_dimension: Option<Vec<f64>>,

@@ -11,7 +11,7 @@
 //! | [`eigenpro`] | squared loss by projected, preconditioned stochastic gradients | one batch |
 //! | [`blockcd`] | (K + Lambda I) w = y with centers = data | K(B, :) z |
 //!
-//! Lambda is the matrix ridge, lambda times the sum of weights (DESIGN section 5). Blocks of vectors are column-major
+//! Lambda is the matrix ridge, lambda times the sum of weights. Blocks of vectors are column-major
 //! [`faer::Mat`], one column per output.
 
 pub mod blockcd;

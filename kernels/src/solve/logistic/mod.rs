@@ -192,6 +192,13 @@ pub struct LogisticState {
     reference: Option<(f64, f64)>,
 }
 
+impl LogisticInfo {
+    /// Newton steps at `ridge`, the target's: what [`LogisticParams::max_newton`] bounds. Those on the path are further up.
+    pub fn steps_at(&self, ridge: f64) -> usize {
+        self.steps.iter().filter(|step| step.ridge == ridge).count()
+    }
+}
+
 impl LogisticState {
     /// Starts at the target ridge from coefficients of a nearby problem (m x t).
     pub fn warm(whitening: &(impl Whitening + ?Sized), alpha: MatRef<'_, f64>) -> Self {

@@ -6,7 +6,7 @@
 //!
 //! Invariants
 //! * Columns do not mix: each has its own scalars, and the iterates of a block are those of single solves (to rounding of products).
-//! * The stopping test is the *true* relative residual of DESIGN section 5, ||b - K_nm^T W K_nm alpha - Lambda K_mm alpha|| / ||b||,
+//! * The stopping test is the *true* relative residual, ||b - K_nm^T W K_nm alpha - Lambda K_mm alpha|| / ||b||,
 //!   computed from an application of the operator to alpha itself. The recursion is only believed enough to decide when to look
 //!   (solvers.md section 2, trap 3: recursive 1e-3 while true 0.3).
 //! * The z-recursion subtracts Lambda p, not Lambda R^T K_mm R p: the round trip would lose cond(K_mm) eps.
