@@ -142,7 +142,7 @@ impl RidgePath {
         Ok(out)
     }
 
-    /// |a|^2 of every target's coefficients at every ridge of `grid` (grid x t): products of the basis with [`STACKED`] columns of coefficients, since one
+    /// |a|^2 of every target's coefficients at every ridge of `grid` (grid x t): products of the basis with 64 columns of coefficients, since one
     /// column at a time reads the basis for each.
     ///
     /// # Errors

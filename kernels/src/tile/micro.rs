@@ -176,10 +176,7 @@ fn any_near<T: Real, P: Path<T>, const R: usize, const C: usize>(
     let (least, share) = (p.splat(least), p.splat(T::NEAR));
     let mut flags = p.no_flags();
     for c in 0..C {
-        let mut greatest = sums[0][c];
-        for r in 1..R {
-            greatest = p.max(greatest, sums[r][c]);
-        }
+        let greatest = sums.iter().skip(1).fold(sums[0][c], |greatest, row| p.max(greatest, row[c]));
         flags = p.flag(flags, p.mul_sub(p.add(least, p.load(&nz[c])), share, greatest));
     }
     p.any_flag(flags)

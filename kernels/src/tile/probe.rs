@@ -25,6 +25,8 @@ struct Probe(u64);
 
 impl<T: Entry> Task<T> for Probe {
     type Output = (u64, T);
+    // By index, as in the register tile: what iterators walk over the compiler keeps in memory, whose stores then are the limit.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn run<P: Path<T>, const R: usize, const C: usize>(self, p: P) -> (u64, T) {
         // Opaque, so that the loop is not folded.
@@ -32,7 +34,6 @@ impl<T: Entry> Task<T> for Probe {
         let y = p.splat(std::hint::black_box(T::THIRD));
         let mut sums = [[p.splat(T::ONE); C]; R];
         for _ in 0..self.0 {
-            // By index, as in the register tile: what iterators walk over the compiler keeps in memory, whose stores then are the limit.
             for r in 0..R {
                 for c in 0..C {
                     sums[r][c] = p.mul_add(sums[r][c], x, y);
