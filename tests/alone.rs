@@ -73,7 +73,7 @@ fn a_metric_that_one_process_cannot_use() {
     let places = places();
     let line = format!("{FIT} --centers 40 --metric metric");
     std::fs::write(places[0].path("metric"), "[1, 1, 1]").unwrap();
-    both_fail(&places, &line, 2, &["metric"]);
+    both_fail(&places, &line, 1, &["metric"]);
     std::fs::write(places[1].path("metric"), "[1, 1]").unwrap();
     both_fail(&places, &line, 2, &["--metric metric", "2 length scales"]);
     std::fs::write(places[1].path("metric"), "[1, 1, 2]").unwrap();

@@ -1,84 +1,85 @@
 //! The tile loop: quantise, multiply exactly, accumulate.
 
+use super::product::{Side, Source, column_stride, multiply, operand_values, pack, packed_values, tile_values};
 use super::quantise::{self, TARGET_CHUNK};
 use super::{
-    DOUBLE_BITS, ExactGram, GramError, GramShape, MAX_ROWS, OPERAND_BITS, PANEL_ROWS, Precision, SLAB_ROWS, TILE,
-    cross_index, lock, tile_count, tile_index, tile_width,
+    DOUBLE_BITS, ExactGram, GramError, GramShape, MAX_ROWS, OPERAND_BITS, Precision, SLAB_ROWS, TILE, cross_index,
+    lock, tile_count, tile_index, tile_width,
 };
-use crate::dense::{self, SEQUENTIAL};
-use faer::{MatMut, MatRef};
 
-/// Row tiles whose operands are kept while the column tiles go by, so that each column tile is quantised once for all of them.
+/// Row tiles whose operands are kept while the column tiles go by, so that each column tile is packed once for all of them.
 const GROUP: usize = 2;
 
 /// Working memory of one worker: quantised operands and one tile. Grows on first use, then stays.
 #[derive(Clone, Debug, Default)]
 pub struct GramScratch {
-    left: [Vec<f64>; GROUP],
-    right: Vec<f64>,
-    turn: Vec<f64>,
+    lines: [Vec<f64>; GROUP],
+    columns: Vec<f64>,
     product: Vec<f64>,
     sums: [Vec<i64>; 3],
     targets: Vec<f64>,
     factors: Vec<f64>,
+    ones: Vec<f64>,
 }
 
 impl GramScratch {
     pub(super) fn bytes(shape: GramShape) -> usize {
         let width = shape.centers.min(TILE);
-        let operands = shape.precision.operands();
-        let tile = width * TILE.max(width);
-        let blocks = (GROUP + 1) * operands * SLAB_ROWS * width;
-        8 * (blocks
-            + quantise::turn_values(shape.precision, width)
-            + tile
-            + 3 * tile
-            + 2 * shape.targets * SLAB_ROWS
-            + SLAB_ROWS)
+        let operand = operand_values(SLAB_ROWS, width.max(cross_width(shape)));
+        let lines = GROUP * shape.precision.operands() * operand_values(SLAB_ROWS, width);
+        let tile = tile_values(width, width.max(cross_width(shape)));
+        8 * (lines + shape.precision.operands() * operand + 4 * tile + 2 * shape.targets * SLAB_ROWS + 2 * SLAB_ROWS)
     }
 
     /// Bytes held now.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
-        let blocks = self.left.iter().chain([&self.right, &self.turn, &self.product, &self.targets, &self.factors]);
+        let blocks = self.lines.iter().chain([&self.columns, &self.product, &self.targets, &self.factors, &self.ones]);
         8 * (blocks.map(Vec::capacity).sum::<usize>() + self.sums.iter().map(Vec::capacity).sum::<usize>())
     }
 
     fn prepare(&mut self, shape: GramShape) {
-        let width = shape.centers.min(TILE);
-        let block = shape.precision.operands() * SLAB_ROWS * width;
-        for buffer in self.left.iter_mut().chain([&mut self.right]) {
-            buffer.resize(block.max(buffer.len()), 0.0);
+        let (width, operands) = (shape.centers.min(TILE), shape.precision.operands());
+        let right = width.max(cross_width(shape));
+        for buffer in &mut self.lines {
+            grow(buffer, operands * operand_values(SLAB_ROWS, width));
         }
-        self.turn.resize(quantise::turn_values(shape.precision, width).max(self.turn.len()), 0.0);
-        let tile = width * TILE;
-        self.product.resize(tile.max(self.product.len()), 0.0);
+        grow(&mut self.columns, operands * operand_values(SLAB_ROWS, right));
+        grow(&mut self.product, tile_values(width, right));
         for sums in &mut self.sums {
-            sums.resize(tile.max(sums.len()), 0);
+            grow(sums, tile_values(width, right));
+        }
+        if self.ones.len() < SLAB_ROWS {
+            self.ones = vec![1.0; SLAB_ROWS];
         }
     }
 }
 
-/// The operands of one tile of one slab.
+fn grow<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() < len {
+        *buffer = vec![T::default(); len];
+    }
+}
+
+/// Columns of the widest operand of targets.
+fn cross_width(shape: GramShape) -> usize {
+    2 * shape.targets.min(TARGET_CHUNK)
+}
+
+/// A packed operand of one tile of one slab.
 #[derive(Clone, Copy)]
-struct Operands<'a> {
+struct Operand<'a> {
     values: &'a [f64],
     rows: usize,
     width: usize,
-    /// Whether each panel is column-major.
-    by_column: bool,
+    side: Side,
 }
 
-impl<'a> Operands<'a> {
-    /// Rows `start..start + len` of operand `which`, row-major.
-    fn panel(self, which: usize, start: usize, len: usize) -> MatRef<'a, f64> {
-        let from = (which * self.rows + start) * self.width;
-        let values = &self.values[from..from + len * self.width];
-        if self.by_column {
-            MatRef::from_column_major_slice(values, len, self.width)
-        } else {
-            MatRef::from_row_major_slice(values, len, self.width)
-        }
+impl<'a> Operand<'a> {
+    /// Integer operand `which` of the entries.
+    fn part(self, which: usize) -> (&'a [f64], usize) {
+        let len = packed_values(self.rows, self.width, self.side);
+        (&self.values[which * len..(which + 1) * len], self.width)
     }
 }
 
@@ -185,55 +186,52 @@ impl ExactGram {
         quantise::row_factors(self.shape, roots, rows, &mut scratch.factors);
         quantise::target_limbs(targets, count, roots, rows, &mut scratch.targets);
         self.add_scalars(rows, roots, targets, negate);
-        let GramScratch { left, right, turn, product, sums, targets, factors } = scratch;
-        let width = |tile: usize| tile_width(centers, tile);
+        let GramScratch { lines, columns, product, sums, targets, factors, ones } = scratch;
+        let source = Source { k, stride, factors };
+        let place = |tile: usize| (tile * TILE, tile_width(centers, tile));
         let tiles = tile_count(centers);
         for first in (0..tiles).step_by(GROUP) {
             let group = first..tiles.min(first + GROUP);
             for i in group.clone() {
-                let values = &mut left[i - first];
-                quantise::entries(precision, k, stride, factors, i * TILE, width(i), values);
-                let rows_of_i = Operands { values, rows, width: width(i), by_column: false };
-                self.add_cross(i, rows_of_i, targets, product, sums, negate);
+                pack(precision, source, place(i), Side::Rows, &mut lines[i - first]);
+                let line = Operand { values: &lines[i - first], rows, width: place(i).1, side: Side::Rows };
+                self.add_cross(i, line, targets, &ones[..rows], columns, product, sums, negate);
             }
             for j in 0..group.end {
-                let columns = (j * TILE, width(j));
-                quantise::entries_by_column(
-                    precision, k, stride, factors, columns.0, columns.1, PANEL_ROWS, turn, right,
-                );
-                let columns = Operands { values: right, rows, width: width(j), by_column: true };
+                pack(precision, source, place(j), Side::Columns, columns);
+                let column = Operand { values: columns, rows, width: place(j).1, side: Side::Columns };
                 for i in group.clone().filter(|&i| i >= j) {
-                    let rows_of_i = Operands { values: &left[i - first], rows, width: width(i), by_column: false };
-                    self.add_tile(i, j, rows_of_i, columns, product, sums, negate);
+                    let line = Operand { values: &lines[i - first], rows, width: place(i).1, side: Side::Rows };
+                    self.add_tile(i, j, line, column, product, sums, negate);
                 }
             }
         }
     }
 
-    /// `tile(i, j) +- left^T columns`.
+    /// `tile(i, j) +- lines^T columns`.
     #[allow(clippy::too_many_arguments)]
     fn add_tile(
         &self,
         i: usize,
         j: usize,
-        left: Operands<'_>,
-        columns: Operands<'_>,
+        line: Operand<'_>,
+        column: Operand<'_>,
         product: &mut [f64],
         sums: &mut [Vec<i64>; 3],
         negate: bool,
     ) {
-        let (height, width) = (left.width, columns.width);
+        let (height, stride) = (line.width, column_stride(line.width));
         let operands = self.shape.precision.operands();
         for (which, sums) in sums[..operands].iter_mut().enumerate() {
-            accumulate(left, which, columns, which, i == j, product, sums);
+            multiply(line.rows, column.part(which), line.part(which), i == j, product, sums);
         }
         let [high, low, both] = sums;
         let mut tile = lock(&self.buffers[tile_index(i, j)]);
-        for column in 0..width {
+        for at in 0..column.width {
             // The strict upper triangle of a diagonal tile holds nothing.
-            let from = if i == j { column } else { 0 };
-            let range = column * height + from..(column + 1) * height;
-            let tile = &mut tile[range.clone()];
+            let from = if i == j { at } else { 0 };
+            let range = at * stride + from..at * stride + height;
+            let tile = &mut tile[at * height + from..(at + 1) * height];
             match self.shape.precision {
                 Precision::Single => add_signed(tile, high[range].iter().map(|&v| i128::from(v)), negate),
                 Precision::Double => {
@@ -248,38 +246,44 @@ impl ExactGram {
         }
     }
 
-    /// `cross(i) +- left^T [targets]`, two limbs of each target against one or two of each entry.
+    /// `cross(i) +- lines^T [targets]`, two limbs of each target against one or two of each entry.
+    #[allow(clippy::too_many_arguments)]
     fn add_cross(
         &self,
         i: usize,
-        left: Operands<'_>,
+        line: Operand<'_>,
         targets: &[f64],
+        ones: &[f64],
+        columns: &mut [f64],
         product: &mut [f64],
         sums: &mut [Vec<i64>; 3],
         negate: bool,
     ) {
-        let (height, count) = (left.width, self.shape.targets);
+        let (height, stride, count) = (line.width, column_stride(line.width), self.shape.targets);
         for first in (0..count).step_by(TARGET_CHUNK) {
             let chunk = (count - first).min(TARGET_CHUNK);
-            let values = &targets[first * 2 * left.rows..];
-            let limbs = Operands { values, rows: left.rows, width: 2 * chunk, by_column: false };
+            let limbs = Source { k: &targets[first * 2 * line.rows..], stride: 2 * chunk, factors: ones };
+            pack(Precision::Single, limbs, (0, 2 * chunk), Side::Columns, columns);
+            let limbs = Operand { values: columns, rows: line.rows, width: 2 * chunk, side: Side::Columns };
             let limbs_of_entries = self.shape.precision.operands().min(2);
             for (which, sums) in sums[..limbs_of_entries].iter_mut().enumerate() {
-                accumulate(left, which, limbs, 0, false, product, sums);
+                multiply(line.rows, limbs.part(0), line.part(which), false, product, sums);
             }
             let mut block = lock(&self.buffers[cross_index(self.shape.centers, i)]);
-            let block = &mut block[first * height..(first + chunk) * height];
-            let (hy, ly) = (0..chunk * height, chunk * height..2 * chunk * height);
             let [high, low, _] = sums;
-            let pair = |h: i64, l: i64| (i128::from(h) << OPERAND_BITS) + i128::from(l);
-            let of = |entry: &[i64]| -> Vec<i128> {
-                entry[hy.clone()].iter().zip(&entry[ly.clone()]).map(|(&h, &l)| pair(h, l)).collect()
+            // The products of a limb of the entries with target `at`.
+            let of = |entries: &[i64], at: usize| {
+                let (h, l) = (&entries[at * stride..][..height], &entries[(chunk + at) * stride..][..height]);
+                h.iter().zip(l).map(|(&h, &l)| (i128::from(h) << OPERAND_BITS) + i128::from(l)).collect::<Vec<_>>()
             };
-            match self.shape.precision {
-                Precision::Single => add_signed(block, of(high).into_iter(), negate),
-                Precision::Double => {
-                    let combined = of(high).into_iter().zip(of(low)).map(|(h, l)| (h << OPERAND_BITS) + l);
-                    add_signed(block, combined, negate);
+            for at in 0..chunk {
+                let block = &mut block[(first + at) * height..(first + at + 1) * height];
+                match self.shape.precision {
+                    Precision::Single => add_signed(block, of(high, at).into_iter(), negate),
+                    Precision::Double => {
+                        let pairs = of(high, at).into_iter().zip(of(low, at));
+                        add_signed(block, pairs.map(|(h, l)| (h << OPERAND_BITS) + l), negate);
+                    }
                 }
             }
         }
@@ -310,36 +314,5 @@ fn add_signed(sums: &mut [i128], values: impl Iterator<Item = i128>, negate: boo
         sums.iter_mut().zip(values).for_each(|(sum, value)| *sum = sum.wrapping_sub(value));
     } else {
         sums.iter_mut().zip(values).for_each(|(sum, value)| *sum = sum.wrapping_add(value));
-    }
-}
-
-/// `sums = left^T columns` over a slab, by exact f64 panels; of a diagonal tile only the lower triangle is meaningful.
-fn accumulate(
-    left: Operands<'_>,
-    left_operand: usize,
-    columns: Operands<'_>,
-    column_operand: usize,
-    diagonal: bool,
-    product: &mut [f64],
-    sums: &mut [i64],
-) {
-    let (height, width) = (left.width, columns.width);
-    for start in (0..left.rows).step_by(PANEL_ROWS) {
-        let len = (left.rows - start).min(PANEL_ROWS);
-        let product = &mut product[..height * width];
-        let a = left.panel(left_operand, start, len).transpose();
-        let b = columns.panel(column_operand, start, len);
-        let out = MatMut::from_column_major_slice_mut(product, height, width);
-        if diagonal {
-            dense::gemm_lower(out, false, 1.0, a, b, SEQUENTIAL);
-        } else {
-            dense::gemm(out, false, 1.0, a, b, SEQUENTIAL);
-        }
-        let sums = &mut sums[..height * width];
-        if start == 0 {
-            sums.iter_mut().zip(&*product).for_each(|(sum, &value)| *sum = quantise::integer(value));
-        } else {
-            sums.iter_mut().zip(&*product).for_each(|(sum, &value)| *sum += quantise::integer(value));
-        }
     }
 }

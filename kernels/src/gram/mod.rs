@@ -7,7 +7,7 @@
 //! 2^-23, near that of f32 entries) or of 2^-43 ([`Precision::Double`]). From then on all is exact:
 //!
 //! * A product of two integers of at most 22 bits and sign, summed over a panel of [`PANEL_ROWS`] = 2^9 rows, is at most
-//!   2^(2 * 22 + 9) = 2^53, so an ordinary f64 GEMM forms it without rounding, in whatever order it sums.
+//!   2^(2 * 22 + 9) = 2^53, so an f64 product (`product.rs`) forms it without rounding, in whatever order it sums.
 //! * Double entries are `h 2^22 + l` with `|h|, |l| <= 2^21`, so that `h + l` has 22 bits too, and the cross terms
 //!   `h_i l_j + l_i h_j = (h + l)_i (h + l)_j - h_i h_j - l_i l_j` cost a third exact product instead of two (Karatsuba and Ofman 1962).
 //! * Panels add into a 64-bit tile in cache, and once in [`SLAB_ROWS`] rows into the shared 128-bit tile. Sums of up to
@@ -25,6 +25,7 @@
 
 mod add;
 mod pieces;
+mod product;
 mod quantise;
 #[cfg(test)]
 mod tests;
@@ -46,8 +47,8 @@ pub const SLAB_ROWS: usize = 2048;
 /// Capacity: rows (added minus subtracted) that cannot overflow the 128-bit sums.
 pub const MAX_ROWS: u64 = 1 << 40;
 
-/// Centers on a side of a tile.
-const TILE: usize = 256;
+/// Centers on a side of a tile: whole strips of every path, and a panel of two operands in a second-level cache of 2 MiB.
+const TILE: usize = 192;
 
 /// Bits of an integer operand of an exact product.
 const OPERAND_BITS: u32 = 22;

@@ -1,10 +1,10 @@
 //! Rounding of entries, targets and weights to the integers that the exact products take.
 
-use super::{DOUBLE_BITS, GramError, GramShape, OPERAND_BITS, Precision, TILE};
+use super::{DOUBLE_BITS, GramError, GramShape, OPERAND_BITS, TILE};
 
 /// The nearest integer, ties to even, of |x| < 2^51: adding 1.5 * 2^52 leaves no fraction bits (needs no SSE4.1).
 #[inline(always)]
-fn nearest(x: f64) -> f64 {
+pub(super) fn nearest(x: f64) -> f64 {
     const SHIFT: f64 = 1.5 * (1u64 << 52) as f64;
     (x + SHIFT) - SHIFT
 }
@@ -22,7 +22,7 @@ pub(super) fn integer(x: f64) -> i64 {
 
 /// The limbs (h, l) of the integer `x` = h 2^22 + l, |x| <= 2^43: |h|, |l| <= 2^21.
 #[inline(always)]
-fn limbs(x: f64) -> (f64, f64) {
+pub(super) fn limbs(x: f64) -> (f64, f64) {
     let high = nearest(x * (1.0 / (1u64 << OPERAND_BITS) as f64));
     (high, x - high * (1u64 << OPERAND_BITS) as f64)
 }
@@ -89,82 +89,6 @@ pub(super) fn validate<T: Copy + Into<f64>>(
         }
     }
     Ok(())
-}
-
-/// Writes the operands of centers `first .. first + width` of the rows of a slab: one row-major rows x width block for
-/// [`Precision::Single`]; those of h, l and h + l, one after another, for [`Precision::Double`].
-pub(super) fn entries<T: Copy + Into<f64>>(
-    precision: Precision,
-    k: &[T],
-    stride: usize,
-    factors: &[f64],
-    first: usize,
-    width: usize,
-    out: &mut [f64],
-) {
-    let block = factors.len() * width;
-    let source = |row: usize| &k[row * stride + first..row * stride + first + width];
-    match precision {
-        Precision::Single => {
-            for ((row, &factor), out) in factors.iter().enumerate().zip(out[..block].chunks_exact_mut(width)) {
-                for (q, &value) in out.iter_mut().zip(source(row)) {
-                    *q = nearest(value.into() * factor);
-                }
-            }
-        }
-        Precision::Double => {
-            let (high, rest) = out[..3 * block].split_at_mut(block);
-            let (low, sum) = rest.split_at_mut(block);
-            for (row, &factor) in factors.iter().enumerate() {
-                let range = row * width..(row + 1) * width;
-                let outs = high[range.clone()].iter_mut().zip(&mut low[range.clone()]).zip(&mut sum[range]);
-                for (((h, l), s), &value) in outs.zip(source(row)) {
-                    (*h, *l) = limbs(nearest(value.into() * factor));
-                    *s = *h + *l;
-                }
-            }
-        }
-    }
-}
-
-/// Rows that [`entries_by_column`] turns at a time: a cache line of each column.
-const TURN: usize = 8;
-
-/// Values of the `turn` buffer of [`entries_by_column`].
-pub(super) fn turn_values(precision: Precision, width: usize) -> usize {
-    precision.operands() * TURN * width
-}
-
-/// As [`entries`], but each panel of `panel` rows is column-major: the k-contiguous right operand that the GEMM packs fastest.
-#[allow(clippy::too_many_arguments)]
-pub(super) fn entries_by_column<T: Copy + Into<f64>>(
-    precision: Precision,
-    k: &[T],
-    stride: usize,
-    factors: &[f64],
-    first: usize,
-    width: usize,
-    panel: usize,
-    turn: &mut [f64],
-    out: &mut [f64],
-) {
-    let rows = factors.len();
-    for start in (0..rows).step_by(TURN) {
-        let count = (rows - start).min(TURN);
-        entries(precision, &k[start * stride..], stride, &factors[start..start + count], first, width, turn);
-        let panel_start = start / panel * panel;
-        let height = (rows - panel_start).min(panel);
-        for operand in 0..precision.operands() {
-            let source = &turn[operand * count * width..(operand + 1) * count * width];
-            let from = (operand * rows + panel_start) * width + start - panel_start;
-            // The last column ends within the panel, so the slice may start inside the first.
-            for (column, out) in out[from..from + (width - 1) * height + count].chunks_mut(height).enumerate() {
-                for (row, out) in out[..count].iter_mut().enumerate() {
-                    *out = source[row * width + column];
-                }
-            }
-        }
-    }
 }
 
 /// Targets in one chunk of the target operands: two limbs of each make a tile's width.

@@ -63,6 +63,11 @@ pub enum Token {
 }
 
 impl Token {
+    /// That of the fastest path of this processor.
+    pub fn fastest() -> Self {
+        Token::of(SimdPath::detect()).unwrap_or(Token::Portable(Arrays))
+    }
+
     /// The token of `path`, if this processor has it.
     pub fn of(path: SimdPath) -> Option<Self> {
         match path {

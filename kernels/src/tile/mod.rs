@@ -20,9 +20,9 @@
 //! (on it, exact).
 
 mod buffer;
-mod entry;
+pub(crate) mod entry;
 mod functions;
-mod lanes;
+pub(crate) mod lanes;
 mod matrix;
 mod micro;
 mod pack;
@@ -42,11 +42,16 @@ pub use matrix::{kernel_matrix, symmetric_kernel_matrix};
 pub use probe::multiply_adds;
 pub use tiles::{TileScratch, Tiles};
 
-use entry::Token;
+use entry::{Real, Token};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use thiserror::Error;
+
+/// Runs `task` on the fastest path of this processor: for work whose result no path changes.
+pub(crate) fn on_fastest_path<K: lanes::Task<f64>>(task: K) -> K::Output {
+    f64::dispatch(Token::fastest(), task)
+}
 
 /// A dispatch path: which instructions form the kernel entries. Part of what determines a model's bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
