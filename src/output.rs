@@ -27,7 +27,7 @@ impl Output {
         }
     }
 
-    /// Prints several reports: texts with a blank line between them, or one JSON document with the list `files`; one report is as [`Output::report`] prints it.
+    /// Prints several reports: texts with a blank line between them, or one JSON document with the list `documents`; one report is as [`Output::report`] prints it.
     ///
     /// # Errors
     /// As [`Output::report`].
@@ -37,7 +37,7 @@ impl Output {
             (Format::Text, _) => self.raw(&reports.iter().map(Report::text).collect::<Vec<_>>().join("\n")),
             (Format::Json, _) => {
                 let files: Vec<Value> = reports.iter().map(Report::json).collect();
-                self.raw(&format!("{:#}\n", json!({ "files": files, "schema_version": SCHEMA_VERSION })))
+                self.raw(&format!("{:#}\n", json!({ "documents": files, "schema_version": SCHEMA_VERSION })))
             }
         }
     }

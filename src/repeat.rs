@@ -273,6 +273,10 @@ fn refuse_contradictions(model: &Model, encoder: &Encoder, args: &FitArgs, confi
             rows_of_file(encoder, catalog)?.0 == model.centers
         }
         (SelectArg::File(_), _) => false,
+        // Given all rows, pivoting passes over them.
+        (SelectArg::RpCholesky { full: false }, _) if args.dictionary.dictionary_rows == Some(AllOr::All) => {
+            every_row || ["rpcholesky", "rpcholesky:full"].contains(&method)
+        }
         (other, _) => every_row || other.to_string() == method,
     };
     let its_own = if method == "file" { "other centers of a file" } else { method };
@@ -280,8 +284,9 @@ fn refuse_contradictions(model: &Model, encoder: &Encoder, args: &FitArgs, confi
     let open = args.dictionary.select == SelectArg::Auto;
     let pool = args.dictionary.dictionary_rows.is_none_or(|rows| every_row || same_pool(rows, open, model));
     check("dictionary-rows", pool, "its own pool".into());
+    // Only SQUEAK has a mode.
     let mode = selection.mode.as_deref().unwrap_or("bernoulli");
-    check("dictionary-mode", args.dictionary.dictionary_mode.as_str() == mode, mode.into());
+    check("dictionary-mode", method != "squeak" || args.dictionary.dictionary_mode.as_str() == mode, mode.into());
 
     check("solver", ["auto", &fixed.solver].contains(&args.solve.solver.as_str()), fixed.solver.clone());
     check("loss", args.solve.loss.as_str() == fixed.loss, fixed.loss.clone());

@@ -181,8 +181,8 @@ fn inspect_describes_a_model() {
     assert_eq!(json["ridge"], 0.0);
     let two = place.run("inspect m.nys m.nys --format json");
     let two: serde_json::Value = serde_json::from_slice(&two.stdout).unwrap();
-    assert_eq!((two["files"].as_array().unwrap().len(), &two["schema_version"]), (2, &1.into()));
-    assert_eq!(two["files"][1], json, "a file is described as it is alone");
+    assert_eq!((two["documents"].as_array().unwrap().len(), &two["schema_version"]), (2, &1.into()));
+    assert_eq!(two["documents"][1], json, "a file is described as it is alone");
     // What the file holds of how it was made.
     for (key, value) in [("metric", "isotropic"), ("split", "none")] {
         assert_eq!(json[key], value, "{key}: {json}");

@@ -210,7 +210,7 @@ pub struct TuneArgs {
 #[derive(Clone, Debug, Args)]
 pub struct InspectArgs {
     /// Model files, or data: Parquet files, folders, globs, synth:NAME?... With --format json one path gives its document, several give one document
-    /// with the list `files`
+    /// with the list `documents`
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<String>,
 }

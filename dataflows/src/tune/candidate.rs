@@ -136,8 +136,8 @@ pub(super) struct Judged {
     pub error: f64,
     /// The matrix ridge.
     pub ridge_matrix: f64,
-    /// What each judging row adds to the mean over targets of the squared error.
-    pub squares: Vec<f64>,
+    /// By how much the error grows, to first order, with the squared error of each judging row in parts of itself: half the error in sum.
+    pub shares: Vec<f64>,
 }
 
 /// Error and matrix ridge of the best ridge; infinite error when the kernel cannot be fitted.
@@ -198,7 +198,7 @@ pub(super) fn judge(bench: &Bench<'_>, kernel: &Kernel, z: Rows<'_>, rows: usize
         }
     }
     let (error, at, ridge_matrix) = best?;
-    Some(Judged { error, ridge_matrix, squares: squared_errors(bench, f.as_ref().subcols(at * t, t)) })
+    Some(Judged { error, ridge_matrix, shares: shares(bench, f.as_ref().subcols(at * t, t)) })
 }
 
 /// Memory of one candidate of m centers with t targets on a sample with `judges` judging rows: K_mm, the Gram, their factors, eigenvectors
@@ -240,14 +240,15 @@ fn row_errors<'a>(bench: &'a Bench<'_>, f: MatRef<'a, f64>, j: usize) -> impl It
     })
 }
 
-/// What each row adds to the mean over targets of the squared error over spread.
-fn squared_errors(bench: &Bench<'_>, f: MatRef<'_, f64>) -> Vec<f64> {
-    let mut squares = vec![0.0; bench.judges.len()];
+/// [`Judged::shares`]: of E = mean over targets j of sqrt(S_j / spread_j), S_j = sum over rows of s_ij, the terms s_ij dE / dS_j.
+fn shares(bench: &Bench<'_>, f: MatRef<'_, f64>) -> Vec<f64> {
+    let mut shares = vec![0.0; bench.judges.len()];
     for j in 0..bench.width {
-        let spread = target_spread(bench, j) * bench.width as f64;
-        if spread > 0.0 {
-            squares.iter_mut().zip(row_errors(bench, f, j)).for_each(|(s, e)| *s += e / spread);
+        let error = target_error(bench, f, j).sqrt();
+        if error > 0.0 {
+            let slope = 1.0 / (2.0 * error * target_spread(bench, j) * bench.width as f64);
+            shares.iter_mut().zip(row_errors(bench, f, j)).for_each(|(s, e)| *s += e * slope);
         }
     }
-    squares
+    shares
 }

@@ -62,10 +62,9 @@ impl LawTrial {
         let draws = sum_variance(&errors(papers)) / (papers.len() as f64).powi(2)
             + sum_variance(&errors(tempered)) / (tempered.len() as f64).powi(2);
         let (papers_mean, tempered_mean) = (mean(papers), mean(tempered));
-        let (a, b) = (mean_squares(papers), mean_squares(tempered));
+        let (a, b) = (mean_shares(papers), mean_shares(tempered));
         let differences: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
-        // An error is the root of the sum of what the rows add: d error = d sum / (2 error).
-        let rows = sum_variance(&differences) / (papers_mean + tempered_mean).powi(2);
+        let rows = sum_variance(&differences);
         LawTrial { papers: papers_mean, tempered: tempered_mean, standard_error: (rows + draws).sqrt() }
     }
 
@@ -86,11 +85,11 @@ impl LawTrial {
     }
 }
 
-/// Mean over the fits of what each row adds to the squared error; empty when all failed.
-fn mean_squares(fits: &[Option<Judged>]) -> Vec<f64> {
+/// Mean over the fits of what each row adds to the error; empty when all failed.
+fn mean_shares(fits: &[Option<Judged>]) -> Vec<f64> {
     let fits: Vec<&Judged> = fits.iter().flatten().collect();
-    let rows = fits.first().map_or(0, |fit| fit.squares.len());
-    (0..rows).map(|i| fits.iter().map(|fit| fit.squares[i]).sum::<f64>() / fits.len() as f64).collect()
+    let rows = fits.first().map_or(0, |fit| fit.shares.len());
+    (0..rows).map(|i| fits.iter().map(|fit| fit.shares[i]).sum::<f64>() / fits.len() as f64).collect()
 }
 
 /// Variance of the sum of independent values spread as these.
@@ -163,7 +162,8 @@ mod tests {
 
     /// A fit whose rows add `squares` to its squared error.
     fn fit(squares: Vec<f64>) -> Option<Judged> {
-        Some(Judged { error: squares.iter().sum::<f64>().sqrt(), ridge_matrix: 1.0, squares })
+        let error = squares.iter().sum::<f64>().sqrt();
+        Some(Judged { error, ridge_matrix: 1.0, shares: squares.iter().map(|s| s / (2.0 * error)).collect() })
     }
 
     fn trial(papers: Vec<f64>, tempered: Vec<f64>) -> LawTrial {

@@ -31,8 +31,6 @@ pub trait Real:
     const ROUND: Self;
     /// Coefficients of 2^f on [-1/2, 1/2], ascending.
     const EXP2: &'static [Self];
-    /// Coefficients of 2^f on [0, 1], ascending, where a path splits by the floor; empty where none does.
-    const EXP2_FLOOR: &'static [Self];
     /// (asin(s)/s - 1)/s^2 as a polynomial in s^2 on [0, 1/4], ascending.
     const ASIN: &'static [Self];
     /// A squared distance below this share of |x|^2 + |z|^2 is recomputed from differences.
@@ -85,7 +83,7 @@ impl Token {
 }
 
 macro_rules! real {
-    ($t:ident, min: $min:literal, round: $round:literal, near: $near:expr, exp2: $exp2:expr, floor: $floor:expr, asin: $asin:expr) => {
+    ($t:ident, min: $min:literal, round: $round:literal, near: $near:expr, exp2: $exp2:expr, asin: $asin:expr) => {
         // The minimax coefficients come near ln 2 and are not it.
         #[allow(clippy::approx_constant)]
         impl Real for $t {
@@ -100,7 +98,6 @@ macro_rules! real {
             const EXP2_MIN: Self = $min;
             const ROUND: Self = $round;
             const EXP2: &'static [Self] = &$exp2;
-            const EXP2_FLOOR: &'static [Self] = &$floor;
             const ASIN: &'static [Self] = &$asin;
             const NEAR: Self = $near;
 
@@ -134,7 +131,6 @@ real!(
     round: 12_582_912.0,
     near: 1.0 / 256.0,
     exp2: [1.0, 0.693_147, 0.240_222_47, 0.055_507_112, 0.009_671_298, 0.001_326_946_4],
-    floor: [1.0, 0.693_151_3, 0.240_164_44, 0.055_799_916, 0.009_017_022, 0.001_867_134_8],
     asin: [0.166_666_73, 0.074_988_55, 0.045_001_38, 0.026_554_542, 0.038_085_025]
 );
 
@@ -157,7 +153,6 @@ real!(
         7.072585949269223e-09,
         4.4549605981865186e-10
     ],
-    floor: [],
     asin: [
         0.16666666666666669,
         0.07499999999998433,

@@ -15,7 +15,7 @@
 //!
 //! Errors, swept in the tests, relative to the value: [`exp2`] 1.5 2^-23 in f32 and 2 2^-52 in f64 over the normal range; [`asin`] 3 of the same.
 //! The f32 polynomial of 2^f on [-1/2, 1/2] is the minimax one of degree 5 (error 9.3e-8; one degree more would cost 7 % of the tile's rate at 10
-//! features), on [0, 1] where the path splits numbers by their floor (8.3e-8); the others interpolate at Chebyshev nodes (those of the arc sine in s^2 on [0, 1/4]). That of 2^f is tied to 1 at f = 0, so 2^0 = 1
+//! features), the others interpolate at Chebyshev nodes (those of the arc sine in s^2 on [0, 1/4]). That of 2^f is tied to 1 at f = 0, so 2^0 = 1
 //! exactly, and k(x, x) = 1 exactly.
 
 use super::entry::Real;

@@ -11,9 +11,9 @@
 //! tile; `functions.rs` has the exponential, the arc sine and the families; `lanes.rs` and `x86.rs` hide the instruction sets; `products.rs` multiplies
 //! blocks with vectors.
 //!
-//! **Cost** per entry: d multiply-adds and about 20 other operations for a radial family (gaussian on AVX-512: 11, of which 7 are the exponential), in lanes of 8 (AVX2, f32)
-//! or 16. Vector operations of every kind share the ports of multiply-adds, so an entry of d + 11 operations cannot exceed 1 / (2 (d + 11)) of the peak in flop/s: 0.0238 at d = 10,
-//! 0.0116 at 32, 0.0050 at 90. Memory: the packed centers, m (d + codes + 2) entries; a scratch of about 0.5 MB a thread and the padded blocks of vectors.
+//! **Cost** per entry: d multiply-adds and about 20 other operations for a radial family (gaussian on AVX-512: 12, of which 9 are the exponential), in lanes of 8 (AVX2, f32)
+//! or 16. Vector operations of every kind share the ports of multiply-adds, so an entry of d + 12 operations cannot exceed 1 / (2 (d + 12)) of the peak in flop/s: 0.0227 at d = 10,
+//! 0.0114 at 32, 0.0049 at 90. Memory: the packed centers, m (d + codes + 2) entries; a scratch of about 0.5 MB a thread and the padded blocks of vectors.
 //!
 //! **Accuracy.** f32 radial entries: the argument has an absolute error of about (d + 4) 2^-24 (|x|^2 + |z|^2) (scaled, offset subtracted) where it is expanded, and a relative
 //! error of that kind where the rows are near; the functions add 2 ulp. The tangent kernel has an infinite slope at angle 0: its f32 entries near the diagonal are good to 2^-12 |x||z| per layer
@@ -61,7 +61,7 @@ pub enum SimdPath {
     Portable,
     /// AVX2 and FMA (x86-64).
     Avx2,
-    /// AVX-512 F (x86-64).
+    /// AVX-512 F and DQ (x86-64).
     Avx512,
     /// 128-bit vectors with fused operations (aarch64).
     Neon,
