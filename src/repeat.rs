@@ -284,9 +284,8 @@ fn refuse_contradictions(model: &Model, encoder: &Encoder, args: &FitArgs, confi
     let open = args.dictionary.select == SelectArg::Auto;
     let pool = args.dictionary.dictionary_rows.is_none_or(|rows| every_row || same_pool(rows, open, model));
     check("dictionary-rows", pool, "its own pool".into());
-    // Only SQUEAK has a mode.
     let mode = selection.mode.as_deref().unwrap_or("bernoulli");
-    check("dictionary-mode", method != "squeak" || args.dictionary.dictionary_mode.as_str() == mode, mode.into());
+    check("dictionary-mode", args.dictionary.dictionary_mode.as_str() == mode, mode.into());
 
     check("solver", ["auto", &fixed.solver].contains(&args.solve.solver.as_str()), fixed.solver.clone());
     check("loss", args.solve.loss.as_str() == fixed.loss, fixed.loss.clone());

@@ -333,7 +333,6 @@ fn the_options_that_made_the_model_are_accepted() {
         format!("{NUMBERS} {kernel} --centers 40 --select rpcholesky --dictionary-rows 900"),
         format!("{NUMBERS} {kernel} --centers 30 --select rpcholesky:full"),
         format!("{NUMBERS} {kernel} --centers 30 --select rpcholesky --dictionary-rows all"),
-        format!("{NUMBERS} {kernel} --centers 40 --select uniform --dictionary-mode theorem"),
         format!("{NUMBERS} {kernel} --select file:z.parquet"),
         // More centers than rows, and rows scored where none are or the choice is open.
         format!("{NUMBERS} {few} --centers 9000 --select squeak"),
