@@ -220,7 +220,8 @@ def main():
             run.probe()
         run.finish()
     load = os.getloadavg()
-    document = {"date": str(date.today()), "options": vars(options), "versions": versions(), "load": load, "limits": run.limits, "rows": run.rows}
+    machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "load": load}
+    document = {"date": str(date.today()), "machine": machine, "options": vars(options), "versions": versions(), "limits": run.limits, "rows": run.rows}
     Path(options.out).write_text(json.dumps(document, indent=1) + "\n")
     units = {"f32": "flop/s f32", "f64": "flop/s f64", "memory": "B/s memory", "disk": "B/s disk"}
     print("\nlimits: " + ", ".join(f"{limit / 1e9:.3g} G{units[name]}" for name, limit in run.limits.items()) + f"; load {load[0]:.1f}\n")

@@ -59,7 +59,7 @@ def tiles(threads, repeats, d=0, rows=0, centers=0, folder=None):
     """Multiply-add peaks and, where d > 0, seconds of a kernel product; or {"skipped": why}."""
     words = ["--threads", threads, "--repeats", repeats, "--rows", rows, "--centers", centers, "--d", d]
     words += ["--data", folder] if folder else []
-    built = os.environ.get("NYSTREAM_THREADS_BENCH")
+    built = os.environ.get("THREADS_BENCH")
     command = [built] if built else ["cargo", "bench", "--locked", "-q", "-p", "nystream-kernels", "--bench", "threads", "--"]
     try:
         done = subprocess.run(command + [str(word) for word in words], capture_output=True, text=True, cwd=HERE.parents[1])
