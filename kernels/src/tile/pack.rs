@@ -164,6 +164,12 @@ impl<T: Real> Form<T> {
 fn check_family(family: Family) -> Result<(), TileError> {
     let bad = |parameter, value| Err(TileError::Family { parameter, value });
     match family {
+        Family::Wendland { smoothness, .. } if smoothness != 2 && smoothness != 4 => {
+            bad("smoothness", f64::from(smoothness))
+        }
+        Family::Wendland { dimension, .. } if !(1..=1000).contains(&dimension) => {
+            bad("dimension", f64::from(dimension))
+        }
         Family::Polynomial { degree: 0, .. } => bad("degree", 0.0),
         Family::Polynomial { offset, .. } if !(offset >= 0.0 && offset.is_finite()) => bad("offset", offset),
         Family::ArcCosine { depth: 0 } | Family::Ntk { depth: 0 } => bad("depth", 0.0),
