@@ -3,6 +3,7 @@
 mod entries;
 mod functions;
 mod products;
+mod sparse;
 
 use super::*;
 use crate::kernel::{Family, Kernel, Metric};
