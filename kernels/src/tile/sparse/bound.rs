@@ -39,6 +39,11 @@ impl Decay {
         Decay { radius, first, bounds }
     }
 
+    /// Bytes of the intervals.
+    pub fn memory_bytes() -> usize {
+        INTERVALS * size_of::<f64>()
+    }
+
     /// At least every entry at the squared distance `a` or more, for `a` above the radius; at most the cutoff.
     #[inline(always)]
     pub fn bound(&self, a: f64) -> f64 {

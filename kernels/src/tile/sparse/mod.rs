@@ -119,6 +119,27 @@ impl<T: Entry> SparseTiles<T> {
         self.tiles.centers()
     }
 
+    /// Bytes the packed centers and their tree take, at most, on any path, with what is held while they are made (for a full metric, `numeric_width` counts the rows of its
+    /// map, or the columns, whichever are more).
+    ///
+    /// ```
+    /// use nystream_kernels::tile::{SparseTiles, Tiles};
+    /// let (sparse, dense) = (SparseTiles::<f32>::memory_bytes(100_000, 3, 0), Tiles::<f32>::memory_bytes(100_000, 3, 0));
+    /// assert!(sparse > dense && sparse < 5 * dense);
+    /// ```
+    pub fn memory_bytes(centers: usize, numeric_width: usize, code_width: usize) -> usize {
+        let ordered = 4 * numeric_width + 2 * code_width;
+        let coordinates = 8 * (numeric_width + 1);
+        let held = Tiles::<T>::memory_bytes(centers, numeric_width, code_width) + Decay::memory_bytes();
+        held + Tree::memory_bytes(centers, numeric_width, code_width) + centers * (ordered + coordinates)
+    }
+
+    /// Bytes that these tiles hold.
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.tree.held_bytes() + self.tiles.panel_len() * size_of::<T>() + Decay::memory_bytes()
+    }
+
     /// The kernel.
     pub fn kernel(&self) -> &Kernel {
         self.tiles.kernel()

@@ -66,6 +66,10 @@ impl Tree {
         let c = super::super::functions::scale(kernel.family, kernel.bandwidth);
         let mut tree = Tree { order: (0..centers.len()).collect(), width: form.width, ..Tree::default() };
         tree.codes = form.codes;
+        let nodes = Self::most_nodes(centers.len());
+        tree.nodes.reserve_exact(nodes);
+        tree.boxes.reserve_exact(nodes * tree.width);
+        tree.levels.reserve_exact(nodes * tree.codes);
         tree.weights = (0..form.codes).map(|k| kernel.code_weight(k) * c * c).collect();
         let mut points = Located::default();
         points.locate(form, centers);
@@ -124,12 +128,10 @@ impl Tree {
     pub fn squared_distance(&self, node: usize, x: &[f64], error: f64, codes: &[u16], enough: f64) -> f64 {
         let mut sum = 0.0;
         let boxes = &self.boxes[node * self.width..(node + 1) * self.width];
-        for (x, boxes) in x.chunks(8).zip(boxes.chunks(8)) {
-            for (x, [low, high]) in x.iter().zip(boxes) {
-                let beyond = larger(larger(low - x, x - high) - error, 0.0);
-                sum += beyond * beyond;
-            }
-            if sum > enough {
+        for (k, (x, [low, high])) in x.iter().zip(boxes).enumerate() {
+            let beyond = larger(larger(low - x, x - high) - error, 0.0);
+            sum += beyond * beyond;
+            if k % 8 == 7 && sum > enough {
                 return sum;
             }
         }
@@ -140,6 +142,25 @@ impl Tree {
             }
         }
         sum
+    }
+
+    /// Nodes of a tree over so many centers, at most.
+    fn most_nodes(centers: usize) -> usize {
+        2 * centers.div_ceil(SPARSE_BLOCK)
+    }
+
+    /// Bytes that a tree takes at most, coordinates apart, which are there while it is made.
+    pub fn memory_bytes(centers: usize, width: usize, codes: usize) -> usize {
+        let node = size_of::<Node>() + width * size_of::<[f64; 2]>() + codes * size_of::<u32>();
+        centers * size_of::<usize>() + Self::most_nodes(centers) * node + codes * size_of::<f64>()
+    }
+
+    /// Bytes that this tree takes.
+    #[cfg(test)]
+    pub fn held_bytes(&self) -> usize {
+        let lists = self.boxes.capacity() * size_of::<[f64; 2]>() + self.levels.capacity() * size_of::<u32>();
+        let nodes = self.nodes.capacity() * size_of::<Node>() + self.weights.capacity() * size_of::<f64>();
+        lists + nodes + self.order.capacity() * size_of::<usize>()
     }
 
     /// Places that `node` covers, of `centers`.

@@ -29,7 +29,7 @@ fn matrix<T: Entry>(tiles: &SparseTiles<T>, x: Rows<'_>) -> (Vec<f64>, Vec<f64>)
 }
 
 fn check_what_is_left_out<T: Entry + std::fmt::Debug>(cutoff: f64) {
-    for (d, codes, m) in [(1, 0, 300), (3, 0, 517), (2, 1, 400), (6, 2, 450), (0, 2, 200), (3, 0, 40)] {
+    for (d, codes, m) in [(1, 0, 300), (3, 0, 517), (2, 1, 400), (6, 2, 450), (0, 2, 200), (3, 0, 40), (11, 1, 300)] {
         let (x, z) = (random_rows("x", 12, d, codes), random_rows("z", m, d, codes));
         for (family, bandwidth) in NARROW {
             for metric in metrics(d, codes) {
@@ -213,6 +213,27 @@ fn blocks_hold_every_center_once_and_are_compact() {
     assert!(mean < 0.4 * usual, "{mean} {usual}");
     order.sort_unstable();
     assert!(order.into_iter().eq(0..64 * 37 + 5));
+    // Equal centers stay in their order, and a row keeps all or none.
+    let same = Rows::new(&[0.5; 1000], 1, &[], 0);
+    let tiles = SparseTiles::<f32>::new(&kernel, same, &[], SimdPath::detect(), 1e-6).unwrap();
+    assert!(tiles.order().iter().copied().eq(0..1000));
+    let (v, mut kv, mut bounds) = (tiles.vectors(&[1.0; 1000], 1), [0.0; 2], [0.0; 2]);
+    let x = Rows::new(&[0.5, 9.0], 1, &[], 0);
+    assert_eq!(tiles.k_v(x, &v, &mut SparseScratch::new(), &mut kv, &mut bounds), 1000);
+    assert!(kv == [1000.0, 0.0] && bounds[0] == 0.0 && bounds[1] > 0.0 && bounds[1] < 1e-3);
+}
+
+#[test]
+fn sparse_tiles_take_what_was_promised() {
+    for (m, d, codes) in [(1, 1, 0), (64, 0, 3), (200, 11, 2), (4097, 3, 1)] {
+        let centers = random_rows("memory", m, d, codes);
+        let kernel = Kernel::new(Family::Gaussian, 1.0);
+        for simd in SimdPath::available() {
+            let tiles = SparseTiles::<f32>::new(&kernel, centers.view(), &[], simd, 1e-6).unwrap();
+            let (held, promised) = (tiles.held_bytes(), SparseTiles::<f32>::memory_bytes(m, d, codes));
+            assert!(held <= promised, "{simd} {m} {d} {codes}: {held} of {promised}");
+        }
+    }
 }
 
 #[test]
