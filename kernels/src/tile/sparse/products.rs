@@ -123,8 +123,7 @@ impl<T: Entry> SparseTiles<T> {
         self.tiles.check(rows);
         assert_eq!(acc.len(), self.centers() * s, "acc must be centers x s");
         let (v, t) = (v.filter(|v| v.t > 0), v.map_or(0, |v| v.t));
-        let fits = v.is_none_or(|v| v.sizes.len() == self.tree.nodes.len() * t);
-        assert!(fits, "v must be of these tiles");
+        assert!(v.is_none_or(|v| v.mark == self.tree.mark), "v must be of these tiles");
         let (tp, sp) = (self.columns(t), self.columns(s));
         let hold = t > 0 && s > 0;
         let (mut start, mut step, mut evaluated) = (0, SPARSE_ROWS, 0);

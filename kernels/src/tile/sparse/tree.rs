@@ -30,6 +30,8 @@ pub struct Node {
 pub struct Tree {
     /// The center at each place.
     pub order: Vec<usize>,
+    /// A hash of that order.
+    pub mark: u64,
     /// In preorder.
     pub nodes: Vec<Node>,
     pub width: usize,
@@ -75,6 +77,8 @@ impl Tree {
         points.locate(form, centers);
         let mut members = std::mem::take(&mut tree.order);
         tree.grow(&points, centers, &mut members, 0);
+        // FNV-1a.
+        tree.mark = members.iter().fold(0xcbf2_9ce4_8422_2325, |h, &j| (h ^ j as u64).wrapping_mul(0x100_0000_01b3));
         tree.order = members;
         tree
     }

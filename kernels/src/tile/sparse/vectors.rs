@@ -13,6 +13,8 @@ use crate::tile::tasks::Columns;
 #[derive(Clone, Debug)]
 pub struct SparseVectors {
     pub(super) t: usize,
+    /// Of the tree whose order they are in.
+    pub(super) mark: u64,
     /// Values of a block: `SPARSE_BLOCK` times the padded columns.
     pub(super) packed: Vec<f64>,
     /// nodes x t: at least the sum of |v| inside.
@@ -67,7 +69,7 @@ impl<T: Entry> SparseTiles<T> {
                 sizes[node * t + c] = size;
             }
         }
-        SparseVectors { t, packed, sizes }
+        SparseVectors { t, mark: self.tree.mark, packed, sizes }
     }
 
     /// Row length of a padded block of `t` columns: one column is not padded.

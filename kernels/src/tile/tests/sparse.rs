@@ -265,3 +265,15 @@ fn far_rows_and_none_are_sparse_products_too() {
     let error = SparseTiles::<f32>::new(&kernel, z.view(), &[], simd, 0.0).unwrap_err();
     assert!(matches!(error, TileError::NonFiniteCenter { row: 70, column: 1, .. }), "{error:?}");
 }
+
+#[test]
+#[should_panic(expected = "v must be of these tiles")]
+fn vectors_of_other_tiles_are_refused() {
+    let tiles = |stage| {
+        let z = random_rows(stage, 300, 2, 0);
+        SparseTiles::<f32>::new(&Kernel::new(Family::Gaussian, 1.0), z.view(), &[], SimdPath::detect(), 0.0).unwrap()
+    };
+    let (mut kv, mut bounds) = ([0.0], [0.0]);
+    let v = tiles("others").vectors(&[1.0; 300], 1);
+    tiles("these").k_v(Rows::new(&[0.0; 2], 2, &[], 0), &v, &mut SparseScratch::new(), &mut kv, &mut bounds);
+}
