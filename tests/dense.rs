@@ -169,3 +169,43 @@ fn the_effective_dimension_is_that_of_the_weighted_problem() {
     let (logistic, rows) = (number(&place.solved(&line), "/effective_dimension"), counted.len() as f64);
     assert!(logistic > 1.0 && logistic < dense, "{logistic} {dense} {rows}");
 }
+
+/// Wendland's C4 function in nine dimensions: l = 4 + 3.
+#[test]
+fn a_kernel_of_compact_support_fits_up_to_its_dimension() {
+    let place = Place::new();
+    let x: Vec<Vec<f64>> = (0..COLUMNS).map(column).collect();
+    let y = |i: usize| (x[0][i] * x[1][i]).sin() + x[2][i] + 0.3 * uniform("noise", i);
+    let mut columns: Vec<(String, arrow_array::ArrayRef)> =
+        (0..COLUMNS).map(|c| (format!("x{c}"), numbers(x[c].iter().copied()))).collect();
+    columns.push(("y".into(), numbers((0..ROWS).map(y))));
+    columns.push(("i".into(), numbers((0..ROWS).map(|i| i as f64))));
+    columns.push(("k".into(), texts((0..ROWS).map(|i| ["red", "green", "blue"][i % 3].into()))));
+    write(&place.path("d.parquet"), &batch(columns.iter().map(|(n, a)| (n.as_str(), a.clone())).collect()));
+
+    let radius = 5.0;
+    let kernel = |i: usize, j: usize| {
+        let s = (0..COLUMNS).map(|c| (x[c][i] - x[c][j]).powi(2)).sum::<f64>().sqrt() / radius;
+        if s < 1.0 { (1.0 - s).powi(9) * (1.0 + 9.0 * s + 80.0 / 3.0 * s * s) } else { 0.0 }
+    };
+    let k: Vec<Vec<f64>> = (0..ROWS).map(|i| (0..ROWS).map(|j| kernel(i, j)).collect()).collect();
+    assert!(k.iter().flatten().any(|k| *k == 0.0));
+    let mean = (0..ROWS).map(y).sum::<f64>() / ROWS as f64;
+    let mut a = k.clone();
+    (0..ROWS).for_each(|i| a[i][i] += RIDGE * ROWS as f64);
+    let alpha = solve(a, (0..ROWS).map(|i| y(i) - mean).collect());
+    let dense: Vec<f64> = (0..ROWS).map(|i| mean + (0..ROWS).map(|j| k[i][j] * alpha[j]).sum::<f64>()).collect();
+    let line = format!("--bandwidth {radius} --ridge {RIDGE} --split none --centers {ROWS} --select uniform");
+    let fit = format!("--kernel wendland4:9 --precision f64 --solver gram --drop i --drop k {line}");
+    let found = predictions(&place, &fit);
+    let worst = found.iter().zip(&dense).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(worst < 1e-8, "{worst:.3e}");
+
+    let refused = |drop: &str, needed: &str| {
+        let line = format!("fit --data d.parquet --target y --out n.nys --kernel wendland2 --drop i {drop} {line}");
+        place.fails(&line, 2, &["wendland2:3", needed]);
+    };
+    refused("--drop k", "wendland2:9");
+    // Three levels and the pooled one are four corners of a simplex.
+    refused("", "wendland2:12");
+}

@@ -254,8 +254,16 @@ fn a_page_of_python_predicts() {
         "codes": (0..n).map(|i| rows.view().codes(i).to_vec()).collect::<Vec<_>>(),
     })
     .to_string();
-    let radial =
-        [Family::Gaussian, Family::Laplace, Family::Matern12, Family::Matern32, Family::Matern52, Family::Cauchy];
+    let radial = [
+        Family::Gaussian,
+        Family::Laplace,
+        Family::Matern12,
+        Family::Matern32,
+        Family::Matern52,
+        Family::Cauchy,
+        Family::Wendland { smoothness: 2, dimension: 5 },
+        Family::Wendland { smoothness: 4, dimension: 5 },
+    ];
     for family in radial {
         let (model, out) = python(family, &json);
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));

@@ -12,12 +12,25 @@ RADIAL = {
     "cauchy": lambda r: 1 / (1 + r**2),
 }
 
+
+def radial(family):
+    """The function of r / sigma that `family` stands for, None for other kernels."""
+    if isinstance(family, str):
+        return RADIAL.get(family)
+    if "wendland" not in family:
+        return None
+    smoothness, dimension = family["wendland"]["smoothness"], family["wendland"]["dimension"]
+    l = dimension // 2 + smoothness // 2 + 1
+    power, first, second = (l + 1, l + 1, 0) if smoothness == 2 else (l + 2, l + 2, (l + 1) * (l + 3) / 3)
+    return lambda r: np.maximum(1 - r, 0) ** power * (1 + first * r + second * r**2)
+
+
 with safe_open(sys.argv[1], "np") as file:
     config = json.loads(file.metadata()["nystream"])["config"]
     tensor = {name: file.get_tensor(name) for name in file.keys()}
 kernel = config["kernel"]
-if not isinstance(kernel["family"], str) or kernel["family"] not in RADIAL:
-    sys.exit(f"this script knows functions of the distance ({', '.join(RADIAL)}), not the kernel {kernel['family']}")
+if radial(kernel["family"]) is None:
+    sys.exit(f"this script knows functions of the distance ({', '.join(RADIAL)}, wendland), not the kernel {kernel['family']}")
 if kernel["metric"] != "isotropic":
     sys.exit("this script knows no --metric")
 if config["loss"] != "squared":
@@ -27,5 +40,5 @@ x, z = np.array(rows["x"]), tensor["centers"].astype(float)
 r2 = ((x[:, None, :] - z[None, :, :]) ** 2).sum(axis=2)
 if "center_codes" in tensor:
     r2 += (np.array(rows["codes"])[:, None, :] != tensor["center_codes"][None, :, :]).sum(axis=2)
-k = RADIAL[kernel["family"]](np.sqrt(r2) / kernel["bandwidth"])
+k = radial(kernel["family"])(np.sqrt(r2) / kernel["bandwidth"])
 json.dump((tensor["intercepts"] + k @ tensor["coefficients"]).tolist(), sys.stdout)

@@ -23,5 +23,14 @@ pub const TILE_BLOCK_ROWS: usize = 96;
 /// of a preconditioner (m = 4,096: 17 MB; Xeon, AVX-512, November 2026).
 pub const GRAM_BLOCK: usize = 512;
 
+/// *Shape.* Centers of a block that a row keeps or leaves out as one: whole panels on every path (the widest has 64; 3-D points, November 2026).
+pub const SPARSE_BLOCK: usize = 64;
+
+/// Bytes of kept entries that a thread holds at most, for both products of one evaluation. Shapes no sum.
+pub const SPARSE_BYTES: usize = 8 << 20;
+
+/// Rows whose blocks are found together, at most: the more, the fuller the tiles of rows that share a block. Shapes no sum.
+pub const SPARSE_ROWS: usize = 8192;
+
 /// Centers whose entries are widened to f64 at once for products with several columns.
 pub const WIDE_CHUNK: usize = 256;

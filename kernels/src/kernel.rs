@@ -9,6 +9,8 @@
 //! | matern32 | (1 + s) exp(-s), s = sqrt(3) r / sigma |
 //! | matern52 | (1 + s + s^2/3) exp(-s), s = sqrt(5) r / sigma |
 //! | cauchy | 1 / (1 + r^2 / sigma^2) |
+//! | wendland2 | (1 - s)^(l + 1) (1 + (l + 1) s) for s < 1 and 0 beyond, s = r / sigma, l = floor(dimension / 2) + 2 |
+//! | wendland4 | (1 - s)^(l + 2) (1 + (l + 2) s + (l + 1) (l + 3) s^2 / 3) for s < 1 and 0 beyond, l = floor(dimension / 2) + 3 |
 //! | polynomial | (x.z / sigma^2 + offset)^degree |
 //! | arccosine | order 1 arc-cosine kernel, composed `depth` times (Cho and Saul, NIPS 2009) |
 //! | ntk | the tangent kernel of a ReLU network with `depth` hidden layers (Jacot et al., NeurIPS 2018) |
@@ -35,6 +37,14 @@ pub enum Family {
     Matern52,
     /// 1 / (1 + r^2 / sigma^2).
     Cauchy,
+    /// Wendland's function of compact support (Advances in Computational Mathematics 4, 1995): a polynomial in s = r / sigma, and 0 from s = 1 on. It is positive
+    /// definite for points of at most `dimension` dimensions, of which a categorical column of L levels takes L - 1.
+    Wendland {
+        /// Continuous derivatives: 2 or 4.
+        smoothness: u32,
+        /// Dimensions, from 1 to 1,000.
+        dimension: u32,
+    },
     /// (x.z / sigma^2 + offset)^degree.
     Polynomial {
         /// Power, at least 1.
@@ -186,7 +196,25 @@ impl Family {
                 (1.0 + s + s * s / 3.0) * (-s).exp()
             }
             Family::Cauchy => 1.0 / (1.0 + r * r),
+            &Family::Wendland { smoothness, dimension } => {
+                let (power, [first, second]) = wendland(smoothness, dimension);
+                if r < 1.0 { (1.0 - r).powi(power as i32) * (1.0 + (first + second * r) * r) } else { 0.0 }
+            }
             other => panic!("{other:?} is not a function of the distance"),
+        }
+    }
+
+    /// Dimensions of points up to which the family is positive definite, where there is such a limit.
+    ///
+    /// ```
+    /// use nystream_kernels::kernel::Family;
+    /// assert_eq!(Family::Wendland { smoothness: 2, dimension: 3 }.most_dimensions(), Some(3));
+    /// assert_eq!(Family::Gaussian.most_dimensions(), None);
+    /// ```
+    pub fn most_dimensions(&self) -> Option<u32> {
+        match self {
+            Family::Wendland { dimension, .. } => Some(*dimension),
+            _ => None,
         }
     }
 
@@ -213,6 +241,16 @@ impl Family {
             }
             other => panic!("{other:?} is a function of the distance"),
         }
+    }
+}
+
+/// Wendland's function of 2 or 4 continuous derivatives as (1 - s)^power (1 + first s + second s^2).
+pub(crate) fn wendland(smoothness: u32, dimension: u32) -> (u32, [f64; 2]) {
+    let l = dimension / 2 + smoothness / 2 + 1;
+    let real = f64::from(l);
+    match smoothness {
+        2 => (l + 1, [real + 1.0, 0.0]),
+        _ => (l + 2, [real + 2.0, (real + 1.0) * (real + 3.0) / 3.0]),
     }
 }
 

@@ -80,7 +80,7 @@ impl HoldoutArgs {
 }
 
 const KERNEL_HELP: &str = "Kernel: gaussian, laplace, matern12, matern32, matern52, cauchy, \
-polynomial[:DEGREE[:OFFSET]], arccosine[:DEPTH], ntk[:DEPTH], or auto";
+wendland2[:DIMENSION], wendland4[:DIMENSION], polynomial[:DEGREE[:OFFSET]], arccosine[:DEPTH], ntk[:DEPTH], or auto";
 
 /// Kernel, bandwidth, metric, ridge.
 #[derive(Clone, Debug, Args)]

@@ -21,6 +21,16 @@ impl<T: Copy + Default> Buffer<T> {
         &mut self.data[self.start..self.start + len]
     }
 
+    /// `len` values from `start` on of those that were taken last.
+    pub fn part(&self, start: usize, len: usize) -> &[T] {
+        &self.data[self.start + start..][..len]
+    }
+
+    /// `len` values from `start` on of those that were taken last.
+    pub fn held(&mut self, start: usize, len: usize) -> &mut [T] {
+        &mut self.data[self.start + start..][..len]
+    }
+
     /// The first `len` values.
     pub fn get(&self, len: usize) -> &[T] {
         &self.data[self.start..self.start + len]

@@ -10,6 +10,7 @@
 //! | matern32 | sqrt(3) log2(e) / sigma | (1 + s ln 2) 2^-s |
 //! | matern52 | sqrt(5) log2(e) / sigma | (1 + q + q^2 / 3) 2^-s, q = s ln 2 |
 //! | cauchy | 1 / sigma | 1 / (1 - a) |
+//! | wendland | 1 / sigma | (1 - s)^p (1 + (b + c s) s), s = min(sqrt(-a), 1) |
 //!
 //! To add a radial family: a variant of [`Shape`], its scale, and its value in [`radial`].
 //!
@@ -20,7 +21,7 @@
 
 use super::entry::Real;
 use super::lanes::Lanes;
-use crate::kernel::Family;
+use crate::kernel::{Family, wendland};
 
 /// A family with its parameters in the precision of the entries.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +31,7 @@ pub enum Shape<T> {
     Matern32,
     Matern52,
     Cauchy,
+    Wendland { power: u32, first: T, second: T },
     Polynomial { degree: u32, offset: T },
     ArcCosine { depth: u32 },
     Ntk { depth: u32 },
@@ -43,6 +45,10 @@ impl<T: Real> Shape<T> {
             Family::Matern32 => Shape::Matern32,
             Family::Matern52 => Shape::Matern52,
             Family::Cauchy => Shape::Cauchy,
+            Family::Wendland { smoothness, dimension } => {
+                let (power, [first, second]) = wendland(smoothness, dimension);
+                Shape::Wendland { power, first: T::from_f64(first), second: T::from_f64(second) }
+            }
             Family::Polynomial { degree, offset } => Shape::Polynomial { degree, offset: T::from_f64(offset) },
             Family::ArcCosine { depth } => Shape::ArcCosine { depth },
             Family::Ntk { depth } => Shape::Ntk { depth },
@@ -128,27 +134,35 @@ pub fn radial<T: Real, P: Lanes<T>>(p: P, shape: Shape<T>, a: P::V) -> P::V {
             let factor = p.mul_add(p.mul_add(q, p.splat(T::THIRD), one), q, one);
             p.mul(factor, exp2(p, p.sub(zero, s)))
         }
+        Shape::Wendland { power: exponent, first, second } => {
+            // At 1 and beyond, NaN included, the factor below is exactly 0.
+            let s = p.min(p.sqrt(p.sub(zero, a)), one);
+            let factor = p.mul_add(p.mul_add(s, p.splat(second), p.splat(first)), s, one);
+            p.mul(power(p, p.sub(one, s), exponent), factor)
+        }
         _ => p.div(one, p.sub(one, a)),
     }
+}
+
+/// x^exponent by squaring.
+#[inline(always)]
+fn power<T: Real, P: Lanes<T>>(p: P, x: P::V, exponent: u32) -> P::V {
+    let (mut square, mut power, mut left) = (x, p.splat(T::ONE), exponent);
+    while left > 0 {
+        if left & 1 == 1 {
+            power = p.mul(power, square);
+        }
+        square = p.mul(square, square);
+        left >>= 1;
+    }
+    power
 }
 
 /// A dot-product family at inner product `xz`, given the squared norms (all over sigma^2).
 #[inline(always)]
 pub fn of_inner<T: Real, P: Lanes<T>>(p: P, shape: Shape<T>, xz: P::V, xx: P::V, zz: P::V) -> P::V {
     match shape {
-        Shape::Polynomial { degree, offset } => {
-            let mut square = p.add(xz, p.splat(offset));
-            let mut power = p.splat(T::ONE);
-            let mut left = degree;
-            while left > 0 {
-                if left & 1 == 1 {
-                    power = p.mul(power, square);
-                }
-                square = p.mul(square, square);
-                left >>= 1;
-            }
-            power
-        }
+        Shape::Polynomial { degree, offset } => power(p, p.add(xz, p.splat(offset)), degree),
         Shape::ArcCosine { depth } => {
             let (norms, mut c) = cosine(p, xz, xx, zz);
             for _ in 0..depth {

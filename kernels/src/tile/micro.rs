@@ -100,6 +100,7 @@ fn finish<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8>(
             Shape::Laplace => each!(|_r, _c, a| radial(p, Shape::Laplace, a)),
             Shape::Matern32 => each!(|_r, _c, a| radial(p, Shape::Matern32, a)),
             Shape::Matern52 => each!(|_r, _c, a| radial(p, Shape::Matern52, a)),
+            shape @ Shape::Wendland { .. } => each!(|_r, _c, a| radial(p, shape, a)),
             _ => each!(|_r, _c, a| radial(p, Shape::Cauchy, a)),
         }
     }

@@ -9,7 +9,7 @@
 //!
 //! **Parts.** [`Tiles`] packs centers once (`pack.rs`) and walks rows in blocks that fit the second-level cache (`vectors.rs`); `micro.rs` is the register
 //! tile; `functions.rs` has the exponential, the arc sine and the families; `lanes.rs` and `x86.rs` hide the instruction sets; `products.rs` multiplies
-//! blocks with vectors.
+//! blocks with vectors. [`SparseTiles`] leaves out blocks of centers that are too far to matter (`sparse/`).
 //!
 //! **Cost** per entry: d multiply-adds and about 20 other operations for a radial family (gaussian on AVX-512: 12, of which 9 are the exponential), in lanes of 8 (AVX2, f32)
 //! or 16. Vector operations of every kind share the ports of multiply-adds, so an entry of d + 12 operations cannot exceed 1 / (2 (d + 12)) of the peak in flop/s: 0.0227 at d = 10,
@@ -28,6 +28,7 @@ mod micro;
 mod pack;
 mod probe;
 mod products;
+mod sparse;
 mod tasks;
 mod tiles;
 mod vectors;
@@ -40,6 +41,7 @@ mod tests;
 pub use entry::Entry;
 pub use matrix::{kernel_matrix, symmetric_kernel_matrix};
 pub use probe::multiply_adds;
+pub use sparse::{SparseScratch, SparseTiles, SparseVectors, norm_cutoff};
 pub use tiles::{TileScratch, Tiles};
 
 use entry::{Real, Token};
@@ -190,6 +192,15 @@ pub enum TileError {
         /// The value.
         value: f32,
     },
+    /// A cutoff outside [0, 1).
+    #[error("the cutoff of kernel entries is {cutoff}: it must be at least 0 and below 1")]
+    Cutoff {
+        /// The cutoff.
+        cutoff: f64,
+    },
+    /// A kernel that is no function of the distance has no far blocks.
+    #[error("entries can only be left out of a kernel that is a function of the distance")]
+    NotRadial,
     /// This processor lacks the path.
     #[error("this processor cannot run the {simd} path; the best it has is {best}")]
     Unavailable {

@@ -108,6 +108,33 @@ impl<T: Real> Form<T> {
         rows.numeric_width() == self.input_width && rows.code_width() == self.codes
     }
 
+    /// The coordinates of row `i` in f64, and a bound on the rounding error of each.
+    pub fn coordinates(&self, rows: Rows<'_>, i: usize, out: &mut [f64]) -> f64 {
+        let x = rows.numeric(i);
+        let mut largest = 0.0f64;
+        match &self.map {
+            Map::Diagonal(factors) => {
+                for (((out, &x), &o), &scale) in out.iter_mut().zip(x).zip(&self.offset).zip(factors) {
+                    *out = (f64::from(x) - o) * scale;
+                    largest = largest.max(out.abs());
+                }
+            }
+            Map::Full(map) => {
+                for (out, row) in out.iter_mut().zip(map.chunks_exact(self.input_width.max(1))) {
+                    let (mut sum, mut size) = (0.0, 0.0);
+                    for ((&x, &o), &a) in x.iter().zip(&self.offset).zip(row) {
+                        let product = a * (f64::from(x) - o);
+                        (sum, size) = (sum + product, size + product.abs());
+                    }
+                    *out = sum;
+                    largest = largest.max(size);
+                }
+            }
+        }
+        // Of a difference, a product and the sum one rounding each a term, and as many again for the box or distance that is made of it.
+        largest * f64::EPSILON * (self.input_width + 4) as f64
+    }
+
     /// Packs `rows` into groups of `lanes` rows each: value k of row r of group g is at `out[(g depth + k) lanes + r]`.
     /// `out` must hold the groups that `rows` need; what they do not fill is zero. `factor` (a power of two) multiplies the
     /// coordinates, not the norms.
@@ -164,6 +191,12 @@ impl<T: Real> Form<T> {
 fn check_family(family: Family) -> Result<(), TileError> {
     let bad = |parameter, value| Err(TileError::Family { parameter, value });
     match family {
+        Family::Wendland { smoothness, .. } if smoothness != 2 && smoothness != 4 => {
+            bad("smoothness", f64::from(smoothness))
+        }
+        Family::Wendland { dimension, .. } if !(1..=1000).contains(&dimension) => {
+            bad("dimension", f64::from(dimension))
+        }
         Family::Polynomial { degree: 0, .. } => bad("degree", 0.0),
         Family::Polynomial { offset, .. } if !(offset >= 0.0 && offset.is_finite()) => bad("offset", offset),
         Family::ArcCosine { depth: 0 } | Family::Ntk { depth: 0 } => bad("depth", 0.0),

@@ -52,6 +52,21 @@ impl<T: Entry> Task<T> for PackRows<'_, T> {
     }
 }
 
+/// Rows one by one, each whole.
+pub(super) struct PackEach<'a, T> {
+    pub(super) form: &'a Form<T>,
+    pub(super) rows: Rows<'a>,
+    pub(super) out: &'a mut [T],
+}
+
+impl<T: Entry> Task<T> for PackEach<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<P: Path<T>, const R: usize, const C: usize>(self, p: P) {
+        self.form.pack(p, self.rows, 1, T::ONE, self.out);
+    }
+}
+
 /// Kernel entries into memory.
 pub(super) struct Fill<'a, T> {
     pub(super) form: &'a Form<T>,

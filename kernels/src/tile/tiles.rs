@@ -28,7 +28,7 @@ pub struct Tiles<T: Entry> {
     pub(super) token: Token,
     simd: SimdPath,
     /// Rows of a register tile.
-    height: usize,
+    pub(super) height: usize,
     pub(super) centers: usize,
     pub(super) stride: usize,
     pub(super) panels: Buffer<T>,

@@ -74,12 +74,14 @@ impl fmt::Display for Ridge {
     }
 }
 
-/// A kernel's name on the command line: `gaussian`, `polynomial[:DEGREE[:OFFSET]]`, `ntk[:DEPTH]`, ...
+/// A kernel's name on the command line: `gaussian`, `wendland2[:DIMENSION]`, `polynomial[:DEGREE[:OFFSET]]`, `ntk[:DEPTH]`, ...
 ///
 /// ```
 /// use nystream::cli::values::KernelName;
 /// use nystream_kernels::kernel::Family;
 /// assert_eq!("matern32".parse::<KernelName>().unwrap().0, Family::Matern32);
+/// let compact = Family::Wendland { smoothness: 2, dimension: 3 };
+/// assert_eq!("wendland2".parse::<KernelName>().unwrap().0, compact);
 /// assert_eq!("ntk:3".parse::<KernelName>().unwrap().0, Family::Ntk { depth: 3 });
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -97,6 +99,10 @@ impl FromStr for KernelName {
             "matern32" => Family::Matern32,
             "matern52" => Family::Matern52,
             "cauchy" => Family::Cauchy,
+            "wendland2" | "wendland4" => {
+                let dimension = shape_parameter(parts.next(), 3, "dimension", MOST_DIMENSION)?;
+                Family::Wendland { smoothness: if name == "wendland2" { 2 } else { 4 }, dimension }
+            }
             "polynomial" => {
                 let degree = shape_parameter(parts.next(), 3, "degree", MOST_DEGREE)?;
                 let offset = match parts.next() {
@@ -112,7 +118,7 @@ impl FromStr for KernelName {
             "ntk" => Family::Ntk { depth: shape_parameter(parts.next(), 1, "depth", MOST_DEPTH)? },
             _ => {
                 return Err("expected gaussian, laplace, matern12, matern32, matern52, cauchy, \
-                            polynomial[:DEGREE[:OFFSET]], arccosine[:DEPTH] or ntk[:DEPTH]"
+                            wendland2[:DIMENSION], wendland4[:DIMENSION], polynomial[:DEGREE[:OFFSET]], arccosine[:DEPTH] or ntk[:DEPTH]"
                     .to_string());
             }
         };
@@ -127,6 +133,8 @@ impl FromStr for KernelName {
 const MOST_DEGREE: u32 = 16;
 /// Greatest depth.
 const MOST_DEPTH: u32 = 64;
+/// Greatest dimension: the tiles take no more.
+const MOST_DIMENSION: u32 = 1000;
 
 fn shape_parameter(text: Option<&str>, default: u32, what: &str, most: u32) -> Result<u32, String> {
     match text.map(str::parse::<u32>) {
@@ -145,6 +153,7 @@ impl fmt::Display for KernelName {
             Family::Matern32 => f.write_str("matern32"),
             Family::Matern52 => f.write_str("matern52"),
             Family::Cauchy => f.write_str("cauchy"),
+            Family::Wendland { smoothness, dimension } => write!(f, "wendland{smoothness}:{dimension}"),
             Family::Polynomial { degree, offset } => write!(f, "polynomial:{degree}:{offset}"),
             Family::ArcCosine { depth } => write!(f, "arccosine:{depth}"),
             Family::Ntk { depth } => write!(f, "ntk:{depth}"),

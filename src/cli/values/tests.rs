@@ -25,6 +25,7 @@ fn values_print_to_what_they_parse_from() {
     round_trip::<Bandwidth>(&["auto", "2.0x", "0.1", "1e-3x", "1e15"]);
     round_trip::<Ridge>(&["0", "1e-6", "3.25"]);
     round_trip::<KernelName>(&["gaussian", "laplace", "matern12", "matern32", "matern52", "cauchy"]);
+    round_trip::<KernelName>(&["wendland2", "wendland4:25"]);
     round_trip::<KernelName>(&["polynomial", "polynomial:2", "polynomial:2:0.5", "arccosine:2", "ntk:3"]);
     round_trip::<SplitSpec>(&["none", "hash:0.1", "hash:0.25:a:b", "time:a:b:0.1"]);
     round_trip::<Select>(&["auto", "squeak", "rpcholesky", "rpcholesky:full", "uniform", "file:a:b"]);
@@ -42,6 +43,7 @@ fn nonsense_is_refused() {
     refused::<Bandwidth>(&["", "0", "0x", "-1", "NaN", "inf", "x", "2xx"]);
     refused::<Ridge>(&["", "-1e-9", "NaN", "inf"]);
     refused::<KernelName>(&["", "gauss", "gaussian:2", "polynomial:0", "ntk:0", "ntk:65", "polynomial:2:-1"]);
+    refused::<KernelName>(&["wendland", "wendland3", "wendland2:0", "wendland2:1001", "wendland2:3:1"]);
     refused::<SplitSpec>(&["", "hash", "hash:", "hash:0", "hash:1", "hash:0.1:", "time:0.1", "time::0.1", "x:0.1"]);
     refused::<Select>(&["", "file:", "rpc"]);
     refused::<ClassWeight>(&["", "a", "a=0", "a=-1", "a=1,a=2", "a=NaN"]);

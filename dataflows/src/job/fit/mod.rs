@@ -34,7 +34,9 @@ use nystream_hashing::StreamKey;
 use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::Kernel;
 use rows::{keep_on_disk, keep_rows, row_bytes};
-use settings::{check_task, effective_dimension, given_centers, kernel, ridges, tune_if_asked, tune_reserve};
+use settings::{
+    check_dimensions, check_task, effective_dimension, given_centers, kernel, ridges, tune_if_asked, tune_reserve,
+};
 use solve::rest;
 use start::{Start, decoding, start};
 use std::collections::BTreeMap;
@@ -217,6 +219,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     check_task(config, &code)?;
     let metric = agree(session, config.metric.resolve(&encoder))?;
     same_everywhere(session, "the file of --metric", &metric)?;
+    check_dimensions(config, &encoder, &metric)?;
     let bytes_per_pass = counters(session)?.bytes_read / passes.max(1);
     clock.lap("profile");
 

@@ -9,6 +9,7 @@ use crate::job::{Bandwidth, FitConfig, Loss, Select, Task};
 use crate::plan::Shape;
 use crate::targets::TargetCode;
 use crate::tune::{TUNE_FLOOR, TUNE_SHARE, TuneBudget, TuneRequest, Tuned, tune};
+use nystream_datasets::Encoder;
 use nystream_kernels::kernel::{Family, Kernel, Metric};
 use nystream_kernels::rows::RowBuf;
 use nystream_kernels::sampling::RidgeFactor;
@@ -34,6 +35,23 @@ pub(super) fn check_task(config: &FitConfig, code: &TargetCode) -> Result<(), St
         )));
     }
     Ok(())
+}
+
+/// Refuses a family that is not positive definite in as many dimensions as encoded rows have: a categorical column of L codes takes L - 1.
+pub(super) fn check_dimensions(config: &FitConfig, encoder: &Encoder, metric: &Metric) -> Result<(), StageError> {
+    let Some(Family::Wendland { smoothness, dimension }) = config.family else { return Ok(()) };
+    let numeric = match metric {
+        Metric::Full { rows, .. } => encoder.numeric_width().min(*rows),
+        _ => encoder.numeric_width(),
+    };
+    let needed = numeric + encoder.one_hot_width() - encoder.numeric_width() - encoder.code_width();
+    if needed <= dimension as usize {
+        return Ok(());
+    }
+    Err(StageError::Usage(format!(
+        "--kernel wendland{smoothness}:{dimension} is a kernel in up to {dimension} dimensions, and the encoded rows have {needed} (a category of L levels, the pooled \
+         and the null one included, takes L - 1): give --kernel wendland{smoothness}:{needed}, drop columns, or choose another kernel"
+    )))
 }
 
 /// The ridges of a fit: lambda of its objective, and the matrix ridge by which centers are selected and measured. There every row of the kernel counts

@@ -3,6 +3,9 @@
 use super::super::functions::scale;
 use super::*;
 use crate::checks::larger;
+use crate::dense::symmetric_eigen;
+use crate::kernel::wendland;
+use faer::Par;
 
 /// A bound on the error of an entry, from the worst case of its sums: `unit` is the rounding unit, `near` the threshold under which distances
 /// are recomputed.
@@ -32,6 +35,10 @@ fn error_bound(kernel: &Kernel, x: Rows<'_>, i: usize, z: Rows<'_>, j: usize, un
             let size = c * c * (xx + zz);
             let slope = match radial {
                 Family::Gaussian | Family::Cauchy => size,
+                // As below; the steepest slope of (1 - s)^p (1 + b s + c s^2) is less than p / 2.
+                Family::Wendland { smoothness, dimension } => {
+                    f64::from(wendland(smoothness, dimension).0) / 4.0 * (size / near).sqrt() + 2.0
+                }
                 // d sqrt(a) = da / (2 sqrt(a)), with a at least near times size.
                 _ => 0.5 * (size / near).sqrt(),
             };
@@ -278,5 +285,35 @@ fn the_diagonal_is_the_definition() {
         for (i, &out) in out.iter().enumerate() {
             assert!((out - kernel.evaluate(x.view(), i, x.view(), i)).abs() < 1e-12);
         }
+    }
+}
+
+#[test]
+fn kernels_of_compact_support_are_positive_definite_and_smooth() {
+    for smoothness in [2, 4] {
+        for dimension in [1u32, 2, 3, 5, 8, 25] {
+            let family = Family::Wendland { smoothness, dimension };
+            let x = random_rows("x", 150, dimension as usize, 0);
+            // Wide and narrow.
+            for bandwidth in [0.5, 3.0, 30.0] {
+                let bandwidth = bandwidth * f64::from(dimension).sqrt();
+                let kernel = Kernel::new(family, bandwidth);
+                let k = symmetric_kernel_matrix(&kernel, x.view(), &[], SimdPath::detect()).unwrap();
+                let (values, _) = symmetric_eigen(k.as_ref(), Par::Seq).unwrap();
+                let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+                assert!(least > -1e-12, "{family:?} bandwidth {bandwidth}: eigenvalue {least:e}");
+            }
+            // Even about 0 up to the derivatives that are continuous, and as flat at the end of the support.
+            let k = |s: f64| family.of_squared_distance(s * s, 1.0);
+            let h = 1e-3;
+            let odd = (1.0 - k(h)) / h.powi(2) - (1.0 - k(h / 2.0)) / (h / 2.0).powi(2);
+            assert!(odd.abs() < 0.5 * f64::from(dimension + 8).powi(3) * h, "{family:?}: {odd}");
+            assert!(k(1.0 - h) < 1e4 * h.powi(smoothness as i32 + 1) && k(1.0) == 0.0 && k(2.0) == 0.0);
+        }
+    }
+    let value = |smoothness, s: f64| Family::Wendland { smoothness, dimension: 3 }.of_squared_distance(s * s, 1.0);
+    for s in [0.0, 0.2, 0.9] {
+        assert!((value(2, s) - (1.0f64 - s).powi(4) * (4.0 * s + 1.0)).abs() < 1e-15);
+        assert!((value(4, s) - (1.0f64 - s).powi(6) * (35.0 * s * s + 18.0 * s + 3.0) / 3.0).abs() < 1e-15);
     }
 }

@@ -3,19 +3,23 @@
 mod entries;
 mod functions;
 mod products;
+mod sparse;
 
 use super::*;
 use crate::kernel::{Family, Kernel, Metric};
 use crate::rows::{RowBuf, Rows};
 use nystream_hashing::{RowId, StreamKey};
 
-const FAMILIES: [Family; 12] = [
+const FAMILIES: [Family; 15] = [
     Family::Gaussian,
     Family::Laplace,
     Family::Matern12,
     Family::Matern32,
     Family::Matern52,
     Family::Cauchy,
+    Family::Wendland { smoothness: 2, dimension: 3 },
+    Family::Wendland { smoothness: 4, dimension: 3 },
+    Family::Wendland { smoothness: 4, dimension: 25 },
     Family::Polynomial { degree: 1, offset: 0.0 },
     Family::Polynomial { degree: 3, offset: 0.5 },
     Family::ArcCosine { depth: 1 },
@@ -115,6 +119,10 @@ fn bad_input_is_refused_with_its_numbers() {
     assert_eq!(new(&map, &[]), TileError::MapValue { index: 1, value: f64::INFINITY });
     let power = Kernel::new(Family::Polynomial { degree: 2, offset: -1.0 }, 1.0);
     assert_eq!(new(&power, &[]), TileError::Family { parameter: "offset", value: -1.0 });
+    for (smoothness, dimension, parameter, value) in [(3, 3, "smoothness", 3.0), (2, 0, "dimension", 0.0)] {
+        let compact = Kernel::new(Family::Wendland { smoothness, dimension }, 1.0);
+        assert_eq!(new(&compact, &[]), TileError::Family { parameter, value });
+    }
     let shallow = Kernel::new(Family::Ntk { depth: 0 }, 1.0);
     assert_eq!(new(&shallow, &[]), TileError::Family { parameter: "depth", value: 0.0 });
     let mut centers = rows.clone();

@@ -1,0 +1,111 @@
+//! Sparse against dense products: 3-D points uniform in a cube, a bandwidth of 1 % of the extent.
+//!
+//! `cargo bench -p nystream-kernels --bench sparse [-- ROWS CENTERS]` (1,000,000 and 100,000): seconds for K v and K^T(K v) over all rows on one core, in calls of 2,048 rows, beside the
+//! dense products, of which a few calls are measured and scaled up; the certified bound, and the true error in f64 on the rows of one call.
+#![allow(clippy::print_stdout, missing_docs)]
+
+use nystream_hashing::{RowId, StreamKey};
+use nystream_kernels::constants::SUM_BLOCK_ROWS;
+use nystream_kernels::kernel::{Family, Kernel};
+use nystream_kernels::rows::RowBuf;
+use nystream_kernels::tile::{Entry, SimdPath, SparseScratch, SparseTiles, TileError, TileScratch, Tiles, norm_cutoff};
+use std::time::Instant;
+
+/// |K v - y|_2 over |v|_2 that is asked for.
+const EPSILON: f64 = 1e-3;
+const BANDWIDTH: f64 = 0.01;
+/// Dense calls that are measured; the least counts.
+const DENSE_CALLS: usize = 3;
+
+fn main() -> Result<(), TileError> {
+    let sizes: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
+    let (n, m) = (sizes.first().copied().unwrap_or(1_000_000), sizes.get(1).copied().unwrap_or(100_000));
+    let (x, z) = (cube("x", n), cube("z", m));
+    let key = StreamKey::new(1, "values", 0);
+    let v: Vec<f64> = (0..m).map(|i| key.normal_pair(RowId(i as u128)).0).collect();
+    println!("{n} rows, {m} centers, {}, one core; f32 entries, f64 sums", SimdPath::detect());
+    let gaussian = norm_cutoff(EPSILON, n as u64, m);
+    run::<f32>("gaussian", Family::Gaussian, BANDWIDTH, gaussian, &x, &z, &v)?;
+    // A support in which the gaussian has fallen to 1e-2.
+    run::<f32>("wendland2", Family::Wendland { smoothness: 2, dimension: 3 }, 3.0 * BANDWIDTH, 0.0, &x, &z, &v)
+}
+
+fn run<T: Entry>(
+    name: &str,
+    family: Family,
+    bandwidth: f64,
+    cutoff: f64,
+    x: &RowBuf,
+    z: &RowBuf,
+    v: &[f64],
+) -> Result<(), TileError> {
+    let (kernel, simd, n) = (Kernel::new(family, bandwidth), SimdPath::detect(), x.len());
+    let calls = || (0..n).step_by(SUM_BLOCK_ROWS).map(|start| (start, (start + SUM_BLOCK_ROWS).min(n)));
+    let clock = Instant::now();
+    let sparse = SparseTiles::<T>::new(&kernel, z.view(), &[], simd, cutoff)?;
+    let vectors = sparse.vectors(v, 1);
+    let setup = clock.elapsed().as_secs_f64();
+    let mut scratch = SparseScratch::new();
+    let (mut y, mut bounds, mut acc) = (vec![0.0; n], vec![0.0; n], vec![0.0; z.len()]);
+    let clock = Instant::now();
+    let mut entries = 0;
+    for (start, end) in calls() {
+        let rows = x.view().slice(start, end);
+        entries += sparse.k_v(rows, &vectors, &mut scratch, &mut y[start..end], &mut bounds[start..end]);
+    }
+    let forward = clock.elapsed().as_secs_f64();
+    let clock = Instant::now();
+    for (start, end) in calls() {
+        let rows = x.view().slice(start, end);
+        sparse.map_rows(rows, Some(&vectors), 1, &mut scratch, &mut acc, |_, kv, _, u| u[0] = kv[0]);
+    }
+    let both = clock.elapsed().as_secs_f64();
+
+    let dense = Tiles::<T>::new(&kernel, z.view(), &[], simd)?;
+    let mut dense_scratch = TileScratch::new();
+    let mut part = vec![0.0; SUM_BLOCK_ROWS.min(n)];
+    let (mut dense_forward, mut dense_both) = (f64::INFINITY, f64::INFINITY);
+    for (start, end) in calls().take(DENSE_CALLS) {
+        let (rows, part, scale) =
+            (x.view().slice(start, end), &mut part[..end - start], n as f64 / (end - start) as f64);
+        let clock = Instant::now();
+        dense.k_v(rows, v, 1, &mut dense_scratch, part);
+        dense_forward = dense_forward.min(clock.elapsed().as_secs_f64() * scale);
+        let clock = Instant::now();
+        dense.kt_kv(rows, None, v, 1, &mut dense_scratch, &mut acc);
+        dense_both = dense_both.min(clock.elapsed().as_secs_f64() * scale);
+    }
+    println!("{name}, bandwidth {bandwidth}, cutoff {cutoff:.1e}: order and pack {setup:.2} s");
+    println!("  {:.1} entries kept of {} a row", entries as f64 / n as f64, z.len());
+    println!("  K v       {forward:8.2} s, dense {dense_forward:8.1} s: {:6.1} times", dense_forward / forward);
+    println!("  K^T(K v)  {both:8.2} s, dense {dense_both:8.1} s: {:6.1} times", dense_both / both);
+    let norm = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>().sqrt();
+    let certified = norm(&bounds) / norm(v);
+    println!("  certified |K v - y| <= {certified:.2e} |v|, asked for {EPSILON:.0e} |v|");
+
+    // The truth, of the rows of one call.
+    let rows = x.view().slice(0, SUM_BLOCK_ROWS.min(n));
+    let exact = Tiles::<f64>::new(&kernel, z.view(), &[], simd)?;
+    let wide = SparseTiles::<f64>::new(&kernel, z.view(), &[], simd, cutoff)?;
+    let (mut truth, mut found, mut bound) = (part.clone(), part.clone(), part);
+    exact.k_v(rows, v, 1, &mut TileScratch::new(), &mut truth);
+    wide.k_v(rows, &wide.vectors(v, 1), &mut SparseScratch::new(), &mut found, &mut bound);
+    let errors: Vec<f64> = truth.iter().zip(&found).map(|(a, b)| (a - b).abs()).collect();
+    // Besides what is left out, sums of some hundred terms are rounded.
+    let rounding = 1e-13;
+    let within = errors.iter().zip(&bound).filter(|(error, bound)| **error <= **bound + rounding).count();
+    println!(
+        "  {within} of {} rows within their bounds; error {:.2e}, bound {:.2e} (norms over these rows)",
+        rows.len(),
+        norm(&errors),
+        norm(&bound)
+    );
+    Ok(())
+}
+
+/// Points uniform in the unit cube.
+fn cube(stage: &str, len: usize) -> RowBuf {
+    let key = StreamKey::new(1, stage, 0);
+    let numeric = (0..len * 3).map(|i| key.uniform(RowId(i as u128)) as f32).collect();
+    RowBuf { numeric, numeric_width: 3, codes: Vec::new(), code_width: 0 }
+}
