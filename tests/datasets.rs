@@ -131,7 +131,7 @@ fn refusals_leave_nothing() {
 fn an_interrupt_leaves_no_files() {
     let place = Place::new();
     let mut command =
-        place.command("datasets make sines --rows 1e9 --features 20 --files 2000 --out d --disk-limit 1TB");
+        place.command("datasets make sines --rows 1e9 --features 20 --files 20000 --out d --disk-limit 1TB");
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let begun = std::time::Instant::now();
     // Until one file at least is complete and waits for the others.
