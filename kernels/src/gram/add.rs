@@ -24,11 +24,12 @@ pub struct GramScratch {
 
 impl GramScratch {
     pub(super) fn bytes(shape: GramShape) -> usize {
-        let width = shape.centers.min(TILE);
-        let operand = operand_values(SLAB_ROWS, width.max(cross_width(shape)));
-        let lines = GROUP * shape.precision.operands() * operand_values(SLAB_ROWS, width);
-        let tile = tile_values(width, width.max(cross_width(shape)));
-        8 * (lines + shape.precision.operands() * operand + 4 * tile + 2 * shape.targets * SLAB_ROWS + 2 * SLAB_ROWS)
+        let (width, operands) = (shape.centers.min(TILE), shape.precision.operands());
+        let across = width.max(cross_width(shape));
+        let lines = held_lines(shape) * operand_values(SLAB_ROWS, width, Side::Rows);
+        let columns = operand_values(SLAB_ROWS, across, Side::Columns);
+        let tiles = (1 + operands) * tile_values(width, across);
+        8 * (operands * (lines + columns) + tiles + 2 * shape.targets * SLAB_ROWS + 2 * SLAB_ROWS)
     }
 
     /// Bytes held now.
@@ -40,19 +41,24 @@ impl GramScratch {
 
     fn prepare(&mut self, shape: GramShape) {
         let (width, operands) = (shape.centers.min(TILE), shape.precision.operands());
-        let right = width.max(cross_width(shape));
-        for buffer in &mut self.lines {
-            grow(buffer, operands * operand_values(SLAB_ROWS, width));
+        let across = width.max(cross_width(shape));
+        for buffer in self.lines.iter_mut().take(held_lines(shape)) {
+            grow(buffer, operands * operand_values(SLAB_ROWS, width, Side::Rows));
         }
-        grow(&mut self.columns, operands * operand_values(SLAB_ROWS, right));
-        grow(&mut self.product, tile_values(width, right));
-        for sums in &mut self.sums {
-            grow(sums, tile_values(width, right));
+        grow(&mut self.columns, operands * operand_values(SLAB_ROWS, across, Side::Columns));
+        grow(&mut self.product, tile_values(width, across));
+        for sums in self.sums.iter_mut().take(operands) {
+            grow(sums, tile_values(width, across));
         }
         if self.ones.len() < SLAB_ROWS {
             self.ones = vec![1.0; SLAB_ROWS];
         }
     }
+}
+
+/// Row tiles that are held at a time.
+fn held_lines(shape: GramShape) -> usize {
+    GROUP.min(tile_count(shape.centers))
 }
 
 fn grow<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {

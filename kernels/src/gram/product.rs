@@ -19,8 +19,9 @@ use crate::tile::on_fastest_path;
 /// Rows of a block: a wide strip of it takes 32 KiB at most.
 const DEPTH: usize = 128;
 
-/// Centers of a strip at most, on any path.
-pub(super) const WIDEST_STRIP: usize = 32;
+/// Centers of the widest strip of rows, a multiple of that of every path, and of the widest strip of columns.
+const WIDEST: usize = 32;
+const TALLEST: usize = 6;
 
 /// How an operand lies in a tile.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,14 +32,17 @@ pub(super) enum Side {
     Rows,
 }
 
-/// Values that an operand of `width` centers takes over `rows` rows, at most.
-pub(super) fn operand_values(rows: usize, width: usize) -> usize {
-    rows * (width + WIDEST_STRIP - 1)
+/// Values that an operand of `width` centers takes over `rows` rows, at most, on any path.
+pub(super) fn operand_values(rows: usize, width: usize, side: Side) -> usize {
+    match side {
+        Side::Columns => rows * (width + TALLEST - 1),
+        Side::Rows => rows * width.next_multiple_of(WIDEST),
+    }
 }
 
 /// Sums that a tile takes, at most.
 pub(super) fn tile_values(height: usize, width: usize) -> usize {
-    (height + WIDEST_STRIP - 1) * (width + WIDEST_STRIP - 1)
+    operand_values(height.next_multiple_of(WIDEST), width, Side::Columns)
 }
 
 /// Entries of a slab: row i of `rows` starts at `k[i stride]`.
@@ -266,8 +270,8 @@ mod tests {
             for path in SimdPath::available() {
                 let token = Token::of(path).unwrap();
                 for lower in [false, true] {
-                    let mut columns = vec![f64::NAN; operand_values(rows, width)];
-                    let mut lines = vec![f64::NAN; operand_values(rows, height)];
+                    let mut columns = vec![f64::NAN; operand_values(rows, width, Side::Columns)];
+                    let mut lines = vec![f64::NAN; operand_values(rows, height, Side::Rows)];
                     let precision = Precision::Single;
                     for (first, width, side, out) in
                         [(0, width, Side::Columns, &mut columns), (width, height, Side::Rows, &mut lines)]
