@@ -12,7 +12,7 @@
 //! blocks with vectors. [`SparseTiles`] leaves out blocks of centers that are too far to matter (`sparse/`).
 //!
 //! **Cost** per entry: d multiply-adds and about 20 other operations for a radial family (gaussian on AVX-512: 12, of which 9 are the exponential), in lanes of 8 (AVX2, f32)
-//! or 16. Vector operations of every kind share the ports of multiply-adds, so an entry of d + 12 operations cannot exceed 1 / (2 (d + 12)) of the peak in flop/s: 0.0227 at d = 10,
+//! or 16. Vector operations of every kind share the ports of multiply-adds, so an entry of d + 12 operations runs at 1 / (2 (d + 12)) of the peak in flop/s at best: about 0.0227 at d = 10,
 //! 0.0114 at 32, 0.0049 at 90. Memory: the packed centers, m (d + codes + 2) entries; a scratch of about 0.5 MB a thread and the padded blocks of vectors.
 //!
 //! **Accuracy.** f32 radial entries: the argument has an absolute error of about (d + 4) 2^-24 (|x|^2 + |z|^2) (scaled, offset subtracted) where it is expanded, and a relative
