@@ -146,10 +146,16 @@ impl<T: Real> Form<T> {
             for r in 0..lanes.min(rows.len().saturating_sub(group * lanes)) {
                 self.pack_row(p, rows, group * lanes + r, lanes, factor, &mut out[r..]);
             }
-            if self.mode == Mode::Expanded {
-                let (norms, least) = out[(depth - 2) * lanes..].split_at_mut(lanes);
-                least.fill(norms.iter().copied().fold(T::ZERO, |a, b| if b < a { b } else { a }));
-            }
+            self.set_least_norm(lanes, out);
+        }
+    }
+
+    /// Completes a packed group: the least norm term of its rows, where distances are expanded.
+    #[inline(always)]
+    pub fn set_least_norm(&self, lanes: usize, group: &mut [T]) {
+        if self.mode == Mode::Expanded {
+            let (norms, least) = group[(self.depth() - 2) * lanes..].split_at_mut(lanes);
+            least.fill(norms.iter().copied().fold(T::ZERO, |a, b| if b < a { b } else { a }));
         }
     }
 

@@ -7,7 +7,6 @@ use super::{SparseScratch, SparseTiles, SparseVectors};
 use crate::constants::{SPARSE_BLOCK, TILE_BLOCK_ROWS, WIDE_CHUNK};
 use crate::tile::Entry;
 use crate::tile::buffer::Buffer;
-use crate::tile::pack::Mode;
 use crate::tile::products::{Direction, Dot, Entries, Many, Scatter};
 use crate::tile::tasks::Fill;
 
@@ -105,10 +104,7 @@ impl<T: Entry> SparseTiles<T> {
                 let values = packed.part(row as usize * depth, depth);
                 values.iter().enumerate().for_each(|(k, value)| group[k * height + r] = *value);
             }
-            if form.mode == Mode::Expanded {
-                let (norms, least) = group[(depth - 2) * height..].split_at_mut(height);
-                least.fill(norms.iter().copied().fold(T::ZERO, |a, b| if b < a { b } else { a }));
-            }
+            form.set_least_norm(height, group);
         }
         let (stride, centers) = (self.block_stride(block), self.places(block).len());
         let panels = self.tiles.panels.part(block * SPARSE_BLOCK * depth, stride * depth);
