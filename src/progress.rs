@@ -5,7 +5,8 @@
 
 use crate::exit;
 use crate::report::text::{count, number, seconds};
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -67,7 +68,16 @@ impl Progress {
             Mode::Bars(bars) => {
                 let bar = bars.add(ProgressBar::new_spinner());
                 if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}  {elapsed}") {
-                    bar.set_style(style);
+                    // Whole rows, and no time left once all have gone by: the algebra that follows counts none.
+                    let rate = |state: &ProgressState, w: &mut dyn fmt::Write| {
+                        let _ = write!(w, "{:.0}/s", state.per_sec());
+                    };
+                    let left = |state: &ProgressState, w: &mut dyn fmt::Write| {
+                        if state.len().is_some_and(|len| state.pos() < len) {
+                            let _ = write!(w, " eta {:.0}s", state.eta().as_secs_f64());
+                        }
+                    };
+                    bar.set_style(style.with_key("rate", rate).with_key("left", left));
                 }
                 Some(started(bar, what))
             }
@@ -115,8 +125,8 @@ impl Progress {
 }
 
 fn bar(name: &str, total: Option<u64>, unit: &str) -> ProgressBar {
-    let known = "{prefix:<12} {bar:30} {percent:>3}%  {human_pos}/{human_len} UNIT  {per_sec} eta {eta}  {msg}";
-    let unknown = "{prefix:<12} {spinner} {human_pos} UNIT  {per_sec} {elapsed}  {msg}";
+    let known = "{prefix:<12} {bar:30} {percent:>3}%  {human_pos}/{human_len} UNIT  {rate}{left}  {msg}";
+    let unknown = "{prefix:<12} {spinner} {human_pos} UNIT  {rate} {elapsed}  {msg}";
     let (bar, template) = match total {
         Some(total) => (ProgressBar::new(total), known),
         None => (ProgressBar::new_spinner(), unknown),

@@ -19,9 +19,13 @@ pub const TILE_BLOCK_BYTES: usize = 256 << 10;
 /// Most rows of such a block (their packed features share the first-level cache with a panel of centers).
 pub const TILE_BLOCK_ROWS: usize = 96;
 
-/// *Shape.* Rows that a weighted Gram of whitened features takes at once: long enough for the products' rate, short beside the 3 m rows
+/// *Shape.* Rows that a weighted Gram of whitened features takes at once: long enough for the products' rate, short beside the m rows
 /// of a preconditioner (m = 4,096: 17 MB; Xeon, AVX-512, November 2026).
 pub const GRAM_BLOCK: usize = 512;
+
+/// *Shape.* Weight of the centers' estimate in a preconditioner of centers and sampled rows, as many of each (0.5 to 0.9 differ by a sixth in iterations; kin40k and protein, m = 1,200,
+/// November 2026).
+pub const CENTER_SHARE: f64 = 0.7;
 
 /// *Shape.* Centers of a block that a row keeps or leaves out as one: whole panels on every path (the widest has 64; 3-D points, November 2026).
 pub const SPARSE_BLOCK: usize = 64;

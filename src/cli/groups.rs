@@ -108,7 +108,7 @@ pub struct DictionaryArgs {
     /// Number of centers m, or auto (from memory, flops and the effective dimension)
     #[arg(long, value_name = "M", default_value = "auto")]
     pub centers: AutoOr<Count>,
-    /// How centers are chosen: auto, squeak, rpcholesky, rpcholesky:full, uniform, or file:PATH
+    /// How centers are chosen: auto, squeak, rpcholesky, rpcholesky:full, uniform, or file:PATH (rows of a Parquet file, as `dictionary --out` writes them)
     #[arg(long, value_name = "METHOD", default_value = "auto")]
     pub select: Select,
     /// Rows whose leverage is scored: all, or N of them by hash. Given `all`, --select rpcholesky passes over all rows instead of a pool
@@ -139,7 +139,8 @@ pub struct SolveArgs {
     /// epochs (eigenpro, blockcd) [default: pcg 100; logistic loss 30; eigenpro 60, or up to 400 on few rows; blockcd 100]
     #[arg(long, value_name = "N")]
     pub iterations: Option<Count>,
-    /// Stop the solve when the fit has run so long, save the model and exit with code 3: 90s, 10m, 1.5h [default: no limit]
+    /// Stop the solve when the fit has run so long, save the model and exit with code 3: 90s, 10m, 1.5h. Iterations stop; gram takes no more rows and solves with those it has. What
+    /// comes before the solve, and the algebra after a Gram, are not stopped [default: no limit]
     #[arg(long, value_name = "TIME")]
     pub time_limit: Option<Seconds>,
 }

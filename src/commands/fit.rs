@@ -129,7 +129,14 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
     }
     if let Some(why) = &report.stopped {
         // No exit code but 0 is silent, however quiet.
-        let saved = args.out.as_ref().filter(|_| first).map(|out| format!("; the model is saved in {}", out.display()));
+        let saved = args.out.as_ref().filter(|_| first).map(|out| {
+            let out = out.display();
+            let on = match report.iterations {
+                Some(_) => format!(" (--config-from {out} --from {out} goes on from there)"),
+                None => String::new(),
+            };
+            format!("; the model is saved in {out}{on}")
+        });
         exit::say(&format!("stopped: {why}{}", saved.unwrap_or_default()));
     }
     Ok(code)

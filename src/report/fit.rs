@@ -269,7 +269,7 @@ impl Report for FitReport {
             .collect();
         let total = self.seconds.get("total").map(|time| seconds(*time)).unwrap_or_default();
         pairs.add("time", format!("{total} ({})", stages.join(", ")));
-        pairs.add("predicted time", seconds(self.predicted.seconds));
+        pairs.add("predicted time", format!("{} (without tuning and certificates)", seconds(self.predicted.seconds)));
         pairs.maybe(
             "peak memory",
             self.peak_rss_bytes

@@ -16,10 +16,10 @@ pub use pencil::{Basis, PencilCertificate, exact_pencil};
 use crate::dictionary::Atoms;
 use crate::dictionary::pool::{Pool, feature_key};
 use crate::error::StageError;
-use faer::Mat;
+use faer::MatRef;
 use nystream_hashing::RowId;
 use nystream_kernels::nystrom::{HeldOut, WhitenMethod, Whitener, residual_diagonal};
-use nystream_kernels::rows::{RowBuf, Rows};
+use nystream_kernels::rows::RowBuf;
 use nystream_kernels::tile::{kernel_matrix, symmetric_kernel_matrix};
 use std::collections::BTreeSet;
 
@@ -100,18 +100,15 @@ pub fn certify(
     let held = RowBuf::gather(sample.rows.view(), &free);
     let kmm = symmetric_kernel_matrix(kernel, centers, &[], simd).map_err(numeric)?;
     let whitener = Whitener::new(kmm.as_ref(), WhitenMethod::Cholesky).map_err(numeric)?;
-    let block = |x: Rows<'_>| -> Result<Mat<f64>, StageError> {
-        let k = kernel_matrix::<f64>(kernel, x, centers, &[], simd).map_err(numeric)?;
-        Ok(Mat::from_fn(x.len(), centers.len(), |i, j| k[i * centers.len() + j]))
-    };
-    let k = block(held.view())?;
+    let k = kernel_matrix::<f64>(kernel, held.view(), centers, &[], simd).map_err(numeric)?;
+    let k = MatRef::from_row_major_slice(&k, held.len(), centers.len());
     let diagonal: Vec<f64> = (0..held.len()).map(|i| kernel.diagonal(held.view(), i)).collect();
-    let residual = residual_diagonal(&whitener, k.as_ref(), &diagonal).map_err(numeric)?;
+    let residual = residual_diagonal(&whitener, k, &diagonal).map_err(numeric)?;
     let few = held.len().min(HELD_OUT_ROWS);
     let krr = symmetric_kernel_matrix(kernel, held.view().slice(0, few), &[], simd).map_err(numeric)?;
     let scaled = gamma * few as f64 / rows.max(1) as f64;
     let population = rows.saturating_sub(center_ids.len() as u64);
-    let held_out = HeldOut::new(&whitener, krr.as_ref(), k.as_ref().subrows(0, few), population).map_err(numeric)?;
+    let held_out = HeldOut::new(&whitener, krr.as_ref(), k.subrows(0, few), population).map_err(numeric)?;
     // At ridge 0 there is no such accuracy, and none can be measured where the ridge does not make the matrix positive definite to working precision.
     let epsilon = if scaled > 0.0 { held_out.lower_accuracy(scaled).ok() } else { None };
     let total: f64 = diagonal.iter().sum();

@@ -2,10 +2,12 @@
 
 use super::pencil::sampled_pencil;
 use super::*;
+use faer::Mat;
 use nystream_hashing::StreamKey;
 use nystream_kernels::kernel::{Family, Kernel};
 use nystream_kernels::nystrom::pencil as dense_pencil;
 use nystream_kernels::rows::RowBuf;
+use nystream_kernels::rows::Rows;
 use nystream_kernels::tile::SimdPath;
 
 fn rows(count: usize) -> (RowBuf, Vec<RowId>) {

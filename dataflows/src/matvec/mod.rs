@@ -6,7 +6,7 @@
 //!   sum_x k(x, Z)^T u(x)   (m x s)      and      sum_x e(x)   (extras)
 //! ```
 //!
-//! where u and e are functions of the row and of K(x, Z) V (t values). K^T (K V), K^T Y, residuals, gradients
+//! where u and e are functions of the row and of K(x, Z) V (t values) or its nearest center ([`Reads`]). K^T (K V), K^T Y, residuals, gradients
 //! and Hessian products of every loss are this one loop with different u; an entry is evaluated once a pass.
 //! Sums run in f64, inside a sum block in row order and across blocks over the fixed tree.
 //! Cost: n m entries, 2 n m (t + s) flops, (m s + extras) log(blocks) values exchanged by each worker.
@@ -15,12 +15,12 @@ pub mod blocks;
 
 use crate::engine::Outgoing;
 use crate::engine::exchange::{Audience, Scan, Step, pass};
-use crate::engine::feed::Feed;
+use crate::engine::feed::{Feed, view};
 use crate::engine::session::Session;
 use crate::engine::sums::{TreeReducer, assemble, node_parcels};
 use crate::error::StageError;
 use nystream_datasets::Chunk;
-use nystream_kernels::tile::{Entry, TileScratch, Tiles};
+use nystream_kernels::tile::{Entry, Nearest, TileScratch, Tiles};
 use nystream_kernels::tree::SumTree;
 use std::sync::Arc;
 
@@ -30,14 +30,25 @@ pub struct RowView<'a> {
     pub chunk: &'a Chunk,
     /// Index of the row within the chunk.
     pub row: usize,
-    /// K(x, Z) V: t values, in the units of V.
+    /// K(x, Z) V: t values, in the units of V ([`Reads::Product`]).
     pub values: &'a [f64],
+    /// Its nearest center ([`Reads::Nearest`]).
+    pub nearest: Nearest,
+}
+
+/// What a [`row_sums`] pass shows of a row's kernel entries.
+#[derive(Clone, Debug)]
+pub enum Reads {
+    /// Products with V, m x t row-major; nothing where t = 0.
+    Product(Arc<Vec<f64>>),
+    /// The nearest center.
+    Nearest,
 }
 
 /// Shape of a [`row_sums`] pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Widths {
-    /// Columns of V.
+    /// Columns of V: 0 for [`Reads::Nearest`].
     pub input: usize,
     /// Values of u.
     pub output: usize,
@@ -49,7 +60,7 @@ struct RowSums<T: Entry, F> {
     feed: Feed,
     chunk: Chunk,
     tiles: Arc<Tiles<T>>,
-    v: Arc<Vec<f64>>,
+    reads: Reads,
     widths: Widths,
     scratch: TileScratch<T>,
     tree: SumTree,
@@ -79,15 +90,17 @@ where
             let mut sums = vec![0.0; m * output + extras];
             let (products, extra) = sums.split_at_mut(m * output);
             let (chunk, function, start) = (&self.chunk, &mut self.function, range.start);
-            self.tiles.map_rows(
-                crate::engine::feed::view(&self.chunk).slice(range.start, range.end),
-                &self.v,
-                input,
-                output,
-                &mut self.scratch,
-                products,
-                |i, values, u| function(RowView { chunk, row: start + i, values }, u, extra),
-            );
+            let (view, scratch) = (view(&self.chunk).slice(range.start, range.end), &mut self.scratch);
+            match &self.reads {
+                Reads::Product(v) => {
+                    self.tiles.map_rows(view, v, input, output, scratch, products, |i, values, u| {
+                        function(RowView { chunk, row: start + i, values, nearest: Nearest::default() }, u, extra);
+                    });
+                }
+                Reads::Nearest => self.tiles.map_nearest(view, output, scratch, products, |i, nearest, u| {
+                    function(RowView { chunk, row: start + i, values: &[], nearest }, u, extra);
+                }),
+            }
             self.tree.insert(0, index, sums).map_err(internal)?;
         }
         let entries = (rows * m) as u64;
@@ -107,14 +120,14 @@ fn internal(error: impl std::fmt::Display) -> StageError {
 
 /// Runs one pass; returns the m x s products (row-major) followed by the extra sums, on every worker.
 ///
-/// `v` is m x t row-major; empty where t = 0, and then no product is formed. `function` sees the rows of a block in their order; it must
+/// `reads` says what is formed of a row's entries. `function` sees the rows of a block in their order; it must
 /// write all s values of u, and adds to the extras, which start at zero in every block. t, s and the number of extras are [`Widths::input`],
 /// [`Widths::output`] and [`Widths::extras`].
 ///
-/// Panics where `v` or the rows do not fit the tiles.
+/// Panics where V or the rows do not fit the tiles.
 ///
 /// ```
-/// use nystream_dataflows::matvec::{RowView, Widths, row_sums};
+/// use nystream_dataflows::matvec::{Reads, RowView, Widths, row_sums};
 /// use nystream_kernels::{kernel::{Family, Kernel}, rows::RowBuf, tile::{SimdPath, Tiles}};
 /// # use nystream_dataflows::engine::{Process, SilentProgress, feed::RowStore, run};
 /// # use nystream_datasets::{Catalog, ColumnSummary, Encoder, EncoderOptions, Role, Sources};
@@ -135,7 +148,7 @@ fn internal(error: impl std::fmt::Display) -> StageError {
 ///     // The sum of k(x, z) over the rows for each of three centers z, and then the number of rows.
 ///     let widths = Widths { input: 0, output: 1, extras: 1 };
 ///     let feed = store.feed(Role::Training);
-///     row_sums(session, "density", feed, &tiles, Arc::default(), widths, |_: RowView<'_>, u, extras| {
+///     row_sums(session, "density", feed, &tiles, Reads::Product(Arc::default()), widths, |_: RowView<'_>, u, extras| {
 ///         u[0] = 1.0;
 ///         extras[0] += 1.0;
 ///     })
@@ -154,7 +167,7 @@ pub fn row_sums<T, F>(
     name: &str,
     feed: Feed,
     tiles: &Arc<Tiles<T>>,
-    v: Arc<Vec<f64>>,
+    reads: Reads,
     widths: Widths,
     function: F,
 ) -> Result<Vec<f64>, StageError>
@@ -171,7 +184,7 @@ where
         process: Arc::clone(&session.process),
         tiles: Arc::clone(tiles),
         feed,
-        v,
+        reads,
         widths,
         function,
     };

@@ -5,10 +5,10 @@
 //! works. Solvers that never form the Gram stream its products instead ([`crate::matvec`]).
 
 mod basis;
-mod center_weights;
 pub mod gram;
+mod masses;
 pub(crate) mod range;
 
 pub(crate) use basis::{Basis, StratifiedSample, from_row_major, numeric, row_major};
-pub(crate) use center_weights::{CenterWeights, center_weights, weight_scale};
 pub use gram::{GramJob, exact_gram};
+pub(crate) use masses::{MassLayout, Masses, center_masses, weight_scale};

@@ -17,7 +17,7 @@ pub const EIGEN_ALGEBRA: f64 = 9.0;
 /// Ridges that a tuning candidate tries.
 const RIDGES: f64 = 20.0;
 /// Rows of the preconditioner's sample, in units of m.
-pub const PRECONDITIONER_ROWS: f64 = 3.0;
+pub const PRECONDITIONER_ROWS: f64 = 1.0;
 
 /// Passes of EigenPro beside its epochs: the hashed order, the worst row, the judges and the residual.
 pub const EIGENPRO_PASSES: f64 = 4.0;
@@ -88,21 +88,20 @@ impl Shape {
     }
 
     /// `iterations` conjugate-gradient steps: one pass for the right-hand side, one each, one for the final residual,
-    /// with a sampled preconditioner of 3 m rows.
+    /// with a preconditioner of the centers and m sampled rows, its own factor and that of K_mm, and the degrees of freedom twice.
     pub fn pcg(&self, m: f64, iterations: f64) -> SolverCost {
         let passes = iterations + 2.0;
         let sample = PRECONDITIONER_ROWS * m;
         let entries = self.rows * m * passes + sample * m;
-        let algebra = m.powi(3) * 2.0 / 3.0 + sample * m * m * 2.0 + iterations * 4.0 * m * m * self.targets;
+        let algebra = m.powi(3) * 3.0 + sample * m * m * 2.0 + iterations * 6.0 * m * m * self.targets;
         let flops = entries * (self.entry() + 4.0 * self.targets) + algebra;
         SolverCost { passes, entries, flops }
     }
 
-    /// `steps` Newton steps of logistic loss in `passes` passes, margins and directions side by side, each step with a preconditioner of 4 m rows for every
+    /// `steps` Newton steps of logistic loss in `passes` passes, margins and directions side by side, each step with a preconditioner of the centers and m sampled rows for every
     /// margin.
     pub fn logistic(&self, m: f64, steps: f64, passes: f64) -> SolverCost {
-        let rows = PRECONDITIONER_ROWS + 1.0;
-        let entries = self.rows * m * passes + rows * m * m;
+        let entries = self.rows * m * passes + PRECONDITIONER_ROWS * m * m;
         let flops = entries * (self.entry() + 6.0 * self.targets) + self.logistic_algebra(m, steps);
         SolverCost { passes, entries, flops }
     }
@@ -110,7 +109,7 @@ impl Shape {
     /// The m x m algebra of `steps` Newton steps and of the features that they share.
     pub fn logistic_algebra(&self, m: f64, steps: f64) -> f64 {
         let rows = PRECONDITIONER_ROWS + 1.0;
-        m.powi(3) * (1.0 / 3.0 + rows + self.targets * (steps + 1.0) * (rows + 1.0 / 3.0))
+        m.powi(3) * (1.0 / 3.0 + PRECONDITIONER_ROWS + self.targets * (steps + 1.0) * (rows + 1.0 / 3.0))
     }
 
     /// `epochs` of EigenPro with delayed projection and a subsample of s rows: n (m + s) entries an epoch and n m / 2 for the batches since the last

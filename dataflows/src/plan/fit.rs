@@ -24,8 +24,8 @@ const ENTRY_SECONDS: f64 = 1.0 / 3.5e10;
 const PRODUCT_SECONDS: f64 = 1.0 / 4.0e10;
 /// Seconds to read, decode and encode one value, on one core of the reference machine.
 const DECODE_SECONDS: f64 = 8e-9;
-/// Matrices of m x m that conjugate gradients hold at their largest: K_mm, its factor, and the factor being copied or the preconditioner.
-const PCG_SQUARES: u64 = 3;
+/// Matrices of m x m that conjugate gradients hold at their largest: K_mm, its factor, the sampled rows' Gram and the one that gives the degrees of freedom.
+const PCG_SQUARES: u64 = 4;
 /// Blocks of [`GRAM_BLOCK`] rows by m beside them: entries, their transpose, features, their transpose, and weighted.
 const PCG_BLOCKS: u64 = 6;
 /// Most of what earlier stages have given back that is still resident when the algebra begins: allocators return blocks of more than 32 MiB at once, smaller
@@ -258,9 +258,9 @@ impl PlanRequest {
                     GramShape { centers: m, targets: s.targets as usize, precision: self.precision, scale_log2: 0 };
                 let accumulate = ExactGram::memory_bytes(shape) as u64
                     + workers as u64 * (ExactGram::scratch_bytes(shape) as u64 + panel_bytes(m, self.precision));
-                // Afterwards: the Gram in f64, K_mm, its factor, the whitened Gram, its eigenvectors and the solver's workspace; the entries
-                // of the rows that judge the ridge or the rounding, twice while they are copied, and projected.
-                let algebra = 6 * square + 48 * (JUDGE_BLOCK * m) as u64 + (6 * square).min(RETAINED);
+                // Afterwards: the Gram in f64, K_mm, its factor, the whitened Gram, its eigenvectors and the solver's workspace, which keeps up to two (m = 6,058: 2.61 GiB
+                // where six matrices in all made 2.40); the entries of the rows that judge the ridge or the rounding, twice while they are copied, and projected.
+                let algebra = 7 * square + 48 * (JUDGE_BLOCK * m) as u64 + (6 * square).min(RETAINED);
                 let copies = if self.processes > 1 { 2 } else { 1 };
                 if self.variance {
                     plan.add(format!("predictive variances of {m} centers"), 2 * square);

@@ -334,6 +334,7 @@ pub fn solve<T: Entry>(
         // Every row is a center: nothing is approximated.
         trace_error: Some(0.0),
         variance: None,
+        rounding: 0.0,
         iterations: Some(info.iterations),
         stopped: info.stopped,
         passes: 1,

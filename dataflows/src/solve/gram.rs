@@ -25,7 +25,7 @@ fn ridge_grid() -> Vec<f64> {
 pub(crate) const GRID_RIDGES: usize = 49;
 
 /// Share of the root mean squared error that the rounding of entries may add before the report says so.
-const ROUNDING_MOVES: f64 = 0.005;
+pub(crate) const ROUNDING_MOVES: f64 = 0.005;
 
 /// Share of the degrees of freedom that rounding may add before they are estimated from sampled rows. (protein, m = 400, four times the median distance,
 /// ridge 1e-7: 73.4 by numpy from rows and K_mm; the eigenvalues of the whitened Gram give 143 with f64 entries and 239 with f32.)
@@ -273,6 +273,7 @@ pub fn solve(
         ));
     }
     let mut coefficients = vec![0.0; m * t];
+    let mut worst: f64 = 0.0;
     let (mut residuals, mut dimensions, mut squares) = (vec![0.0; t], vec![0.0; t], vec![0.0; t]);
     for j in 0..t {
         let alpha = path.coefficients(ridges[j]).map_err(numeric)?;
@@ -283,6 +284,7 @@ pub fn solve(
         squares[j] = mean_squared_residual;
         let rounding = rounding_error(choice.entry_error, alpha.col(j).iter().copied());
         let moved = (1.0 + rounding / mean_squared_residual.max(f64::MIN_POSITIVE)).sqrt() - 1.0;
+        worst = worst.max(moved);
         if moved > ROUNDING_MOVES {
             let share = if moved < 1.0 { format!("about {:.1} %", 100.0 * moved) } else { "more than 100 %".into() };
             let name = choice.names.get(j).cloned().unwrap_or_else(|| format!("column {j}"));
@@ -349,6 +351,7 @@ pub fn solve(
         effective_dimension: Some(dimensions),
         trace_error: kernel_trace.map(|trace| trace.error(&whitener, &path)).transpose()?,
         variance,
+        rounding: worst,
         iterations: None,
         stopped: if solved { Stopped::Converged } else { Stopped::Stagnated },
         passes: 1,

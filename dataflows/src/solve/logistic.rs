@@ -8,8 +8,8 @@ use crate::dictionary::pool::Pool;
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
-use crate::matvec::{RowView, Widths, row_sums};
-use crate::nystrom::{Basis, StratifiedSample, center_weights, from_row_major, row_major};
+use crate::matvec::{Reads, RowView, Widths, row_sums};
+use crate::nystrom::{Basis, MassLayout, StratifiedSample, center_masses, from_row_major, row_major};
 use crate::plan::{Shape, plural};
 use crate::predict::prior_margin;
 use crate::solve::pcg::{over_time, solve_error};
@@ -49,8 +49,6 @@ pub struct LogisticJob<'a, T: Entry> {
     pub ridge: f64,
     /// By what the rows' weights are multiplied, a power of two; 1 but for extreme ones.
     pub weight_scale: f64,
-    /// Whether rows carry weights other than one.
-    pub weighted: bool,
     /// Sum of the weights of all training rows, times the scale.
     pub weight_sum: f64,
     /// The hashed sample with its weights, from which the preconditioner is made.
@@ -105,7 +103,7 @@ impl<T: Entry> LogisticOperator for Passes<'_, '_, '_, T> {
             "gradient",
             self.store.feed(Role::Training),
             self.tiles,
-            Arc::new(row_major(alpha)),
+            Reads::Product(Arc::new(row_major(alpha))),
             Widths { input: t, output: t, extras: 1 },
             move |row: RowView<'_>, u: &mut [f64], extra: &mut [f64]| {
                 margins.iter_mut().zip(row.values).zip(&offset).for_each(|((m, v), o)| *m = v + o);
@@ -130,7 +128,7 @@ impl<T: Entry> LogisticOperator for Passes<'_, '_, '_, T> {
             "Newton step",
             self.store.feed(Role::Training),
             self.tiles,
-            Arc::new(row_major(both.as_ref())),
+            Reads::Product(Arc::new(row_major(both.as_ref()))),
             Widths { input: 2 * t, output: t, extras: 0 },
             move |row: RowView<'_>, u: &mut [f64], _: &mut [f64]| {
                 margins.iter_mut().zip(row.values).zip(&offset).for_each(|((m, v), o)| *m = v + o);
@@ -186,7 +184,6 @@ impl<T: Entry> LogisticOperator for Passes<'_, '_, '_, T> {
 ///         code: &TargetCode { names: vec!["y".into()], classes, centres: vec![0.5], exponents: vec![0] },
 ///         ridge: 1e-4,
 ///         weight_scale: 1.0,
-///         weighted: false,
 ///         weight_sum: 5000.0,
 ///         sample: &sample,
 ///         tolerance: 1e-6,
@@ -212,14 +209,17 @@ pub fn solve<T: Entry>(
 ) -> Result<Solved, StageError> {
     let classes = job.code.classes.len();
     let (loss, offset) = margins_of(job.code);
+    let masses = center_masses(session, store, job.tiles, job.weight_scale)?;
+    session.step("preconditioner", job.tiles.centers());
     let basis = session.try_once(|| Basis::new(job.kernel, job.centers, job.simd))?;
-    // Where rows differ in what they count, so do the centers among them.
-    let known = if job.weighted { Some(center_weights(session, store, job.centers)?) } else { None };
     let curvature = session.try_once(|| {
-        let sample = StratifiedSample::new(job.centers, known.as_ref(), job.sample, job.weight_scale, job.weight_sum);
+        let parts = (&*basis, job.kernel, job.simd);
+        let masses = MassLayout::new(job.tiles.centers(), 0).of(&masses, None);
+        let weight = |i: usize| job.weight_scale * job.sample.weights[i];
+        let sample = StratifiedSample::new(parts, job.centers, masses, job.sample, job.weight_sum, weight);
         let (mut features, mut weights) = (Mat::zeros(sample.len(), basis.rank()), Vec::with_capacity(sample.len()));
-        sample.each_block(&basis, job.kernel, job.simd, |block, more| {
-            features.as_mut().subrows_mut(weights.len(), more.len()).copy_from(block);
+        sample.each_block(|block, more| {
+            features.as_mut().submatrix_mut(weights.len(), 0, more.len(), block.ncols()).copy_from(block);
             weights.extend_from_slice(more);
         })?;
         Ok(SampleCurvature { features, weights, offset: offset.clone(), loss, local: classes <= LOCAL_CLASSES })
@@ -243,7 +243,7 @@ pub fn solve<T: Entry>(
         offset,
         weight_scale: job.weight_scale,
         time_limit: job.time_limit,
-        passes: u64::from(job.weighted),
+        passes: 1,
     };
     let (alpha, info) =
         logistic(&mut operator, &*basis, &curvature, job.weight_sum, job.ridge, &params, start, |_, _| {
@@ -255,7 +255,7 @@ pub fn solve<T: Entry>(
         let shape = Shape { rows: 0.0, numeric: 0.0, codes: 0.0, targets: t as f64 };
         let process = &operator.session.process;
         process.count_algebra(shape.logistic_algebra(m, info.steps.len() as f64));
-        process.count((curvature.weights.len() as f64 * m) as u64, 0);
+        process.count((curvature.weights.len() as f64 * m - m * m) as u64, 0);
     }
     let at_ridge = info.steps_at(job.ridge);
     Ok(Solved {
@@ -265,6 +265,7 @@ pub fn solve<T: Entry>(
         effective_dimension: Some(info.effective_dimension.clone()),
         trace_error: None,
         variance: None,
+        rounding: 0.0,
         iterations: Some(at_ridge),
         stopped: info.stopped,
         passes: operator.passes,

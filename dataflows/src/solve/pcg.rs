@@ -5,8 +5,8 @@ use crate::dictionary::pool::Pool;
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
-use crate::matvec::{RowView, Widths, row_sums};
-use crate::nystrom::{Basis, CenterWeights, StratifiedSample, center_weights, from_row_major, numeric, row_major};
+use crate::matvec::{Reads, RowView, Widths, row_sums};
+use crate::nystrom::{Basis, MassLayout, StratifiedSample, from_row_major, numeric, row_major};
 use crate::plan::plural;
 use crate::solve::{Solved, estimated_on};
 use crate::targets::TargetCode;
@@ -14,8 +14,8 @@ use faer::MatRef;
 use nystream_datasets::Role;
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::rows::Rows;
+use nystream_kernels::solve::SolveError;
 use nystream_kernels::solve::pcg::{Pcg, PcgParams};
-use nystream_kernels::solve::{Preconditioner, SolveError, WeightedGram, Whitening};
 use nystream_kernels::tile::{Entry, SimdPath, Tiles};
 use std::sync::Arc;
 
@@ -35,8 +35,6 @@ pub struct PcgJob<'a, T: Entry> {
     pub ridge: f64,
     /// By what the rows' weights are multiplied, a power of two; 1 but for extreme ones.
     pub weight_scale: f64,
-    /// Whether rows carry weights other than one.
-    pub weighted: bool,
     /// Sum of the weights of all training rows, times the scale.
     pub weight_sum: f64,
     /// Sum of the weights of the rows that have each target, times the scale: its ridge is per such row.
@@ -87,7 +85,6 @@ pub struct PcgJob<'a, T: Entry> {
 ///         code: &TargetCode { names: vec!["y".into()], classes: vec![], centres: vec![0.0], exponents: vec![3] },
 ///         ridge: 1e-6,
 ///         weight_scale: 1.0,
-///         weighted: false,
 ///         weight_sum: 5000.0,
 ///         target_weights: &[5000.0],
 ///         sample: &sample,
@@ -111,40 +108,55 @@ pub struct PcgJob<'a, T: Entry> {
 pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob<'_, T>) -> Result<Solved, StageError> {
     let (m, t) = (job.tiles.centers(), job.code.width());
     let ridge_matrix = job.ridge * job.weight_sum;
-    let basis = session.try_once(|| Basis::new(job.kernel, job.centers, job.simd))?;
-    let mut passes = 0;
-    // Where rows differ in what they count, so do the centers among them.
-    let known = if job.weighted || job.target_weights.iter().any(|own| *own != job.weight_sum) {
-        passes += 1;
-        Some(center_weights(session, store, job.centers)?)
-    } else {
-        None
-    };
-    let known = known.as_ref();
-    let made = session.try_once(|| preconditioner(job, known, &basis, ridge_matrix))?;
-    let (preconditioner, sampled) = &*made;
-
-    // K_nm^T W y: nulls of one target leave that column's rows out, and the others stand for all.
+    // K_nm^T W y: nulls of one target leave that column's rows out, and the others stand for all. The same entries tell what the centers stand for.
     let (shares, scale) = (shares(job), job.weight_scale);
     let code = job.code.clone();
     let mut y = vec![0.0; t];
+    let layout = MassLayout::new(m, if job.target_weights.iter().any(|own| *own != job.weight_sum) { t } else { 0 });
     let rhs = row_sums(
         session,
         "right-hand side",
         store.feed(Role::Training),
         job.tiles,
-        Arc::new(Vec::new()),
-        Widths { input: 0, output: t, extras: 0 },
-        move |row: RowView<'_>, u: &mut [f64], _: &mut [f64]| {
+        Reads::Nearest,
+        Widths { input: 0, output: t, extras: layout.len() },
+        move |row: RowView<'_>, u: &mut [f64], masses: &mut [f64]| {
             let raw = row.chunk.target_width;
             code.encode(&row.chunk.targets[row.row * raw..(row.row + 1) * raw], &mut y);
             let weight = scale * row.chunk.weights[row.row];
             for ((u, y), share) in u.iter_mut().zip(&y).zip(&shares) {
                 *u = if y.is_nan() { 0.0 } else { share * weight * y };
             }
+            layout.add(masses, row.nearest, weight, &y);
         },
     )?;
-    let rhs = from_row_major(&rhs, m, t);
+    let (rhs, masses) = rhs.split_at(m * t);
+    let masses = |target: Option<usize>| layout.of(masses, target);
+    let rhs = from_row_major(rhs, m, t);
+    let mut passes = 1;
+    session.step("preconditioner", m);
+    let basis = session.try_once(|| Basis::new(job.kernel, job.centers, job.simd))?;
+    let parts = (&*basis, job.kernel, job.simd);
+    let made = session.try_once(|| {
+        let weight = |i: usize| scale * job.sample.weights[i];
+        let rows = StratifiedSample::new(parts, job.centers, masses(None), job.sample, job.weight_sum, weight);
+        let (preconditioner, dimension) = rows.estimates(ridge_matrix)?;
+        let own = |(k, own): (usize, &f64)| match *own {
+            own if own == job.weight_sum => Ok(dimension),
+            // No row, no model.
+            own if own <= 0.0 => Ok(0.0),
+            own => {
+                let (width, targets) = (job.sample.target_width, &job.sample.targets);
+                let has = |i: usize| !targets[i * width + k].is_nan();
+                let weight = |i: usize| if has(i) { weight(i) } else { 0.0 };
+                let rows = StratifiedSample::new(parts, job.centers, masses(Some(k)), job.sample, own, weight);
+                Ok::<_, StageError>(rows.estimates(job.ridge * own)?.1)
+            }
+        };
+        let dimensions = job.target_weights.iter().enumerate().map(own).collect::<Result<Vec<f64>, _>>()?;
+        Ok((preconditioner, dimensions, rows.len()))
+    })?;
+    let (preconditioner, dimensions, sampled) = &*made;
     let warm = job.warm_start.as_ref().map(|w| from_row_major(w, m, t));
 
     // The state machine lives on the first worker of the process; the others see the blocks it hands out.
@@ -155,7 +167,6 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
         machine = Some(pcg.map_err(solve_error)?);
         Ok(())
     })?;
-    passes += 1;
     loop {
         let over_time = over_time(session, job.time_limit)?;
         if let Some(machine) = machine.as_mut().filter(|_| over_time) {
@@ -174,16 +185,15 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
     }
     let result = session.try_once(|| {
         let machine = machine.as_ref().ok_or_else(|| StageError::Internal("the solver has no state".into()))?;
-        let dimensions = dimensions(job, known, &basis, preconditioner)?;
-        Ok((row_major(machine.alpha().as_ref()), machine.info(), dimensions))
+        Ok((row_major(machine.alpha().as_ref()), machine.info()))
     })?;
-    let (coefficients, info, dimensions) = &*result;
+    let (coefficients, info) = &*result;
     if session.is_first() {
         let (m, t) = (m as f64, t as f64);
-        let sample = crate::plan::PRECONDITIONER_ROWS * m;
+        let sample = *sampled as f64 - m;
         let with_nulls = job.target_weights.iter().filter(|own| **own != job.weight_sum).count() as f64;
-        let grams = (1.0 + with_nulls) * (2.0 * sample * m * m + m.powi(3) * 2.0 / 3.0);
-        session.process.count_algebra(grams + 4.0 * info.iterations as f64 * m * m * t);
+        let grams = (1.0 + with_nulls) * (2.0 * sample * m * m + m.powi(3) * 8.0 / 3.0) + m.powi(3) / 3.0;
+        session.process.count_algebra(grams + 6.0 * info.iterations as f64 * m * m * t);
         session.process.count(sample as u64 * m as u64, 0);
     }
     Ok(Solved {
@@ -193,6 +203,7 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
         effective_dimension: Some(dimensions.clone()),
         trace_error: None,
         variance: None,
+        rounding: 0.0,
         iterations: Some(info.iterations),
         stopped: info.stopped,
         passes,
@@ -239,7 +250,7 @@ fn apply<T: Entry>(
         "conjugate gradients",
         store.feed(Role::Training),
         job.tiles,
-        Arc::new(row_major(v)),
+        Reads::Product(Arc::new(row_major(v))),
         Widths { input: columns, output: columns, extras: 0 },
         move |row: RowView<'_>, u: &mut [f64], _: &mut [f64]| {
             let raw = row.chunk.target_width;
@@ -264,46 +275,4 @@ pub(super) fn over_time(session: &mut Session<'_>, limit: Option<f64>) -> Result
     };
     let parcels = pass(session, "clock", outgoing, Gather::default(), Audience::Everyone)?;
     Ok(parcels.first().is_some_and(|p| p.bytes == [1]))
-}
-
-/// The whitened Gram of a stratified sample of the rows, plus the ridge; and how many rows that are.
-fn preconditioner<T: Entry>(
-    job: &PcgJob<'_, T>,
-    known: Option<&CenterWeights>,
-    basis: &Basis,
-    ridge_matrix: f64,
-) -> Result<(Preconditioner, usize), StageError> {
-    let sample = StratifiedSample::new(job.centers, known, job.sample, job.weight_scale, job.weight_sum);
-    Ok((of_sample(job, &sample, basis, ridge_matrix)?, sample.len()))
-}
-
-fn of_sample<T: Entry>(
-    job: &PcgJob<'_, T>,
-    sample: &StratifiedSample<'_>,
-    basis: &Basis,
-    ridge_matrix: f64,
-) -> Result<Preconditioner, StageError> {
-    let mut gram = WeightedGram::new(basis.rank());
-    sample.each_block(basis, job.kernel, job.simd, |features, weights| gram.add(features, weights))?;
-    Preconditioner::from_gram(gram.into_lower(), ridge_matrix).map_err(numeric)
-}
-
-/// Degrees of freedom of the model of each target: those of the rows that have it, at its own ridge.
-fn dimensions<T: Entry>(
-    job: &PcgJob<'_, T>,
-    known: Option<&CenterWeights>,
-    basis: &Basis,
-    common: &Preconditioner,
-) -> Result<Vec<f64>, StageError> {
-    let all = common.effective_dimension().unwrap_or_default();
-    let of = |(k, own): (usize, &f64)| match known.filter(|_| *own != job.weight_sum) {
-        None => Ok(all),
-        // No row, no model.
-        Some(_) if *own <= 0.0 => Ok(0.0),
-        Some(known) => {
-            let sample = StratifiedSample::of_target(job.centers, known, job.sample, k, job.weight_scale, *own);
-            Ok(of_sample(job, &sample, basis, job.ridge * own)?.effective_dimension().unwrap_or_default())
-        }
-    };
-    job.target_weights.iter().enumerate().map(of).collect()
 }

@@ -11,6 +11,9 @@ use crate::{
 };
 use std::collections::HashMap;
 
+/// Distinct integers of a target up to which a note says that they are taken for numbers.
+const NOTED_INTEGERS: usize = 20;
+
 /// Classes up to which a target of whatever values may have them.
 const FEW_CLASSES: usize = 1024;
 /// Interquartile range of a standard normal.
@@ -219,6 +222,12 @@ fn targets(
                 false => summary.min.to_string(),
             };
             return Err(DataError::TargetConstant { column: name.clone(), value, rows: summary.count });
+        } else if options.task == Task::Auto && summary.integer && options.targets.len() == 1 {
+            let few = summary.levels.as_ref().map_or(0, |levels| levels.len());
+            if (3..=NOTED_INTEGERS).contains(&few) {
+                notes
+                    .push(format!("target '{name}' takes {few} integers: numbers (--task classification for classes)"));
+            }
         }
     }
     Ok(kind)

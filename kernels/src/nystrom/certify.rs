@@ -24,7 +24,7 @@ pub fn trace_error(kernel_trace: f64, approximate_trace: f64) -> TraceError {
 }
 
 /// `k_ii - |f_i|^2` of a block of rows, given `K_Bm` (B x m) and k(x, x); about -1e-12 at worst by rounding, not clamped so that sums stay
-/// unbiased. Sequential, for use inside workers.
+/// unbiased.
 ///
 /// # Errors
 /// [`NystromError::Shape`].
@@ -35,7 +35,7 @@ pub fn residual_diagonal(
 ) -> Result<Vec<f64>, NystromError> {
     expect_shape("kernel block", k_bm, diagonal.len(), whitener.centers())?;
     let features = whitener.features(k_bm)?;
-    let norm = |i: usize| -> f64 { (0..features.nrows()).map(|j| features[(j, i)] * features[(j, i)]).sum() };
+    let norm = |i: usize| -> f64 { features.col_as_slice(i).iter().map(|f| f * f).sum() };
     Ok(diagonal.iter().enumerate().map(|(i, k)| k - norm(i)).collect())
 }
 

@@ -1,7 +1,7 @@
 //! Whitening: a basis in which the kernel matrix of the centers is the identity.
 
 use super::{NystromError, expect_finite, expect_shape};
-use crate::dense::{self, SEQUENTIAL, fixed_parallelism, gemm};
+use crate::dense::{self, fixed_parallelism, gemm};
 use faer::{Mat, MatRef, Par};
 use serde::{Deserialize, Serialize};
 
@@ -65,7 +65,8 @@ impl Whitener {
                 (basis.0, Vec::new(), largest)
             }
             WhitenMethod::Cholesky => {
-                let (factor, kept, dropped) = cholesky_with_drops(k_mm);
+                let whole = cholesky_of_all(k_mm).map(|factor| (factor, (0..centers).collect(), Vec::new()));
+                let (factor, kept, dropped) = whole.unwrap_or_else(|| cholesky_with_drops(k_mm));
                 let largest = (0..centers).map(|i| k_mm[(i, i)]).fold(f64::NEG_INFINITY, f64::max);
                 (Basis::Cholesky { factor, kept }, dropped, largest)
             }
@@ -90,6 +91,26 @@ impl Whitener {
     /// Centers outside the basis, ascending ([`WhitenMethod::Cholesky`]; the eigenvalue form drops directions, not centers).
     pub fn dropped(&self) -> &[usize] {
         &self.dropped
+    }
+
+    /// L (r x r, lower triangular) of the centers in the basis, K[kept, kept] = L L^T, and which centers those are ([`WhitenMethod::Cholesky`] only). Row i of L is
+    /// the features of center `kept[i]`: they need no solve.
+    ///
+    /// ```
+    /// use faer::mat;
+    /// use nystream_kernels::nystrom::{WhitenMethod, Whitener};
+    /// let k = mat![[4.0, 4.0, 2.0], [4.0, 4.0, 2.0], [2.0, 2.0, 5.0]]; // the second center repeats the first
+    /// let whitener = Whitener::new(k.as_ref(), WhitenMethod::Cholesky).unwrap();
+    /// let (factor, kept) = whitener.factor().unwrap();
+    /// assert_eq!((factor.to_owned(), kept), (mat![[2.0, 0.0], [1.0, 2.0]], &[0, 2][..]));
+    /// let features = whitener.features(k.as_ref()).unwrap(); // a column for each center
+    /// assert_eq!(features.col(2).to_owned(), factor.row(1).transpose().to_owned());
+    /// ```
+    pub fn factor(&self) -> Option<(MatRef<'_, f64>, &[usize])> {
+        match &self.basis {
+            Basis::Eigen { .. } => None,
+            Basis::Cholesky { factor, kept } => Some((factor.as_ref(), kept)),
+        }
     }
 
     /// Eigenvalues of `K_mm`, falling ([`WhitenMethod::Eigen`] only).
@@ -132,13 +153,12 @@ impl Whitener {
     }
 
     /// The features of a block of rows: `R^T K_Bm^T` (r x B, a column for each row) for their kernel entries `K_Bm` (B x m).
-    /// Sequential, for use inside workers.
     ///
     /// # Errors
     /// [`NystromError::Shape`].
     pub fn features(&self, k_bm: MatRef<'_, f64>) -> Result<Mat<f64>, NystromError> {
         expect_shape("kernel block", k_bm, k_bm.nrows(), self.centers)?;
-        Ok(self.transpose_times(k_bm.transpose(), SEQUENTIAL))
+        Ok(self.transpose_times(k_bm.transpose(), fixed_parallelism()))
     }
 
     /// `R^T G R` (r x r, symmetric) of a symmetric `G` (m x m).
@@ -176,7 +196,10 @@ impl Whitener {
                 out
             }
             Basis::Cholesky { factor, kept } => {
-                let mut out = Mat::from_fn(kept.len(), v.ncols(), |i, j| v[(kept[i], j)]);
+                let mut out = match self.dropped.is_empty() {
+                    true => v.to_owned(),
+                    false => Mat::from_fn(kept.len(), v.ncols(), |i, j| v[(kept[i], j)]),
+                };
                 dense::solve_lower(factor.as_ref(), out.as_mut(), par);
                 out
             }
@@ -194,6 +217,14 @@ fn eigen_basis(k_mm: MatRef<'_, f64>) -> Result<(Basis, f64), NystromError> {
     let scale: Vec<f64> = rising.iter().rev().take(rank).map(|mu| 1.0 / mu.sqrt()).collect();
     let map = Mat::from_fn(centers, rank, |i, j| vectors[(i, centers - 1 - j)] * scale[j]);
     Ok((Basis::Eigen { map, values: rising.into_iter().rev().collect() }, largest))
+}
+
+/// The factor where every pivot counts: in place and several times as fast as looking for those that do not.
+fn cholesky_of_all(k: MatRef<'_, f64>) -> Option<Mat<f64>> {
+    let m = k.nrows();
+    let mut factor = k.to_owned();
+    dense::cholesky(factor.as_mut(), fixed_parallelism()).ok()?;
+    (0..m).all(|j| factor[(j, j)].powi(2) > PIVOT_THRESHOLD * m as f64 * k[(j, j)]).then_some(factor)
 }
 
 /// Left-looking blocked Cholesky in the given order; returns the factor, the centers kept and those dropped.

@@ -9,11 +9,11 @@
 //!
 //! **Parts.** [`Tiles`] packs centers once (`pack.rs`) and walks rows in blocks that fit the second-level cache (`vectors.rs`); `micro.rs` is the register
 //! tile; `functions.rs` has the exponential, the arc sine and the families; `lanes.rs` and `x86.rs` hide the instruction sets; `products.rs` multiplies
-//! blocks with vectors. [`SparseTiles`] leaves out blocks of centers that are too far to matter (`sparse/`).
+//! blocks with vectors, `nearest.rs` finds the center nearest to a row. [`SparseTiles`] leaves out blocks of centers that are too far to matter (`sparse/`).
 //!
 //! **Cost** per entry: d multiply-adds and about 20 other operations for a radial family (gaussian on AVX-512: 12, of which 9 are the exponential), in lanes of 8 (AVX2, f32)
 //! or 16. Vector operations of every kind share the ports of multiply-adds, so an entry of d + 12 operations runs at 1 / (2 (d + 12)) of the peak in flop/s at best: about 0.0227 at d = 10,
-//! 0.0114 at 32, 0.0049 at 90. Memory: the packed centers, m (d + codes + 2) entries; a scratch of about 0.5 MB a thread and the padded blocks of vectors.
+//! 0.0114 at 32, 0.0049 at 90. Memory: the packed centers, m (d + codes + 3) entries; a scratch of about 0.5 MB a thread and the padded blocks of vectors.
 //!
 //! **Accuracy.** f32 radial entries: the argument has an absolute error of about (d + 4) 2^-24 (|x|^2 + |z|^2) (scaled, offset subtracted) where it is expanded, and a relative
 //! error of that kind where the rows are near; the functions add 2 ulp. The tangent kernel has an infinite slope at angle 0: its f32 entries near the diagonal are good to 2^-12 |x||z| per layer
@@ -25,6 +25,7 @@ mod functions;
 pub(crate) mod lanes;
 mod matrix;
 mod micro;
+mod nearest;
 mod pack;
 mod probe;
 mod products;
@@ -40,6 +41,7 @@ mod tests;
 
 pub use entry::Entry;
 pub use matrix::{kernel_matrix, symmetric_kernel_matrix};
+pub use nearest::Nearest;
 pub use probe::multiply_adds;
 pub use sparse::{SparseScratch, SparseTiles, SparseVectors, norm_cutoff};
 pub use tiles::{TileScratch, Tiles};

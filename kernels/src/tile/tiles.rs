@@ -32,6 +32,8 @@ pub struct Tiles<T: Entry> {
     pub(super) centers: usize,
     pub(super) stride: usize,
     pub(super) panels: Buffer<T>,
+    /// k(z, z)^-1/2 of every center, 0 beyond them and where k(z, z) is 0.
+    pub(super) roots: Buffer<T>,
 }
 
 /// Working memory of one thread: reused, grown when needed; its contents mean nothing between calls.
@@ -74,8 +76,15 @@ impl<T: Entry> Tiles<T> {
         let mut panels = Buffer::default();
         let (height, lanes) = T::dispatch(token, PackCenters { form: &form, centers, panels: &mut panels });
         let stride = centers.len().next_multiple_of(lanes);
+        let mut roots = Buffer::default();
+        let places = roots.take(stride);
+        places.fill(T::ZERO);
+        for (j, root) in places[..centers.len()].iter_mut().enumerate() {
+            let norm = kernel.diagonal(centers, j);
+            *root = if norm > 0.0 { T::from_f64(1.0 / norm.sqrt()) } else { T::ZERO };
+        }
         let centers = centers.len();
-        Ok(Tiles { kernel: kernel.clone(), form, token, simd, height, centers, stride, panels })
+        Ok(Tiles { kernel: kernel.clone(), form, token, simd, height, centers, stride, panels, roots })
     }
 
     /// Number of centers, m.
@@ -101,7 +110,7 @@ impl<T: Entry> Tiles<T> {
     /// Bytes the packed centers take, at most, on any path (for a full metric, `numeric_width` counts the rows of its map).
     pub fn memory_bytes(centers: usize, numeric_width: usize, code_width: usize) -> usize {
         let widest = 4 * 64 / size_of::<T>();
-        (centers.next_multiple_of(widest) * (numeric_width + code_width + 2)) * size_of::<T>() + 64
+        (centers.next_multiple_of(widest) * (numeric_width + code_width + 3)) * size_of::<T>() + 128
     }
 
     pub(super) fn check(&self, rows: Rows<'_>) {

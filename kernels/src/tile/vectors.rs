@@ -1,11 +1,21 @@
 //! Products of kernel blocks with vectors: one loop in which each entry is evaluated once.
 
 use super::entry::Entry;
+use super::nearest::{self, Find};
 use super::products::{Direction, Dot, Entries, Many, PackColumns, Scatter};
 use super::tasks::{Columns, Narrow};
 use super::{TileScratch, Tiles};
 use crate::constants::{TILE_BLOCK_ROWS, WIDE_CHUNK};
 use crate::rows::Rows;
+
+/// What a pass shows of a row's entries.
+pub(super) enum Reads<'a> {
+    Nothing,
+    /// Products with v, m x t.
+    Product(&'a [f64], usize),
+    /// The nearest center.
+    Nearest,
+}
 
 impl<T: Entry> Tiles<T> {
     /// `out` (n x t) = K v with `v` (m x t), both row-major; sums in f64.
@@ -27,7 +37,9 @@ impl<T: Entry> Tiles<T> {
     /// ```
     pub fn k_v(&self, rows: Rows<'_>, v: &[f64], t: usize, scratch: &mut TileScratch<T>, out: &mut [f64]) {
         assert_eq!(out.len(), rows.len() * t, "out must be rows x t");
-        self.pass(rows, v, t, 0, scratch, &mut [], |i, kv, _| out[i * t..(i + 1) * t].copy_from_slice(kv));
+        self.pass(rows, Reads::Product(v, t), 0, scratch, &mut [], |i, kv, _| {
+            out[i * t..(i + 1) * t].copy_from_slice(kv)
+        });
     }
 
     /// `acc` (m x t) += K^T u with `u` (n x t), both row-major; sums in f64, rows in ascending order.
@@ -49,7 +61,7 @@ impl<T: Entry> Tiles<T> {
     /// ```
     pub fn kt_u(&self, rows: Rows<'_>, u: &[f64], t: usize, scratch: &mut TileScratch<T>, acc: &mut [f64]) {
         assert_eq!(u.len(), rows.len() * t, "u must be rows x t");
-        self.pass(rows, &[], 0, t, scratch, acc, |i, _, out| out.copy_from_slice(&u[i * t..(i + 1) * t]));
+        self.pass(rows, Reads::Nothing, t, scratch, acc, |i, _, out| out.copy_from_slice(&u[i * t..(i + 1) * t]));
     }
 
     /// For every row i: `f(i, kv, u)` reads (K v)_i (t values) and writes u_i (s values); then `acc` (m x s) += K^T u.
@@ -86,7 +98,7 @@ impl<T: Entry> Tiles<T> {
         acc: &mut [f64],
         f: F,
     ) {
-        self.pass(rows, v, t, s, scratch, acc, f);
+        self.pass(rows, Reads::Product(v, t), s, scratch, acc, f);
     }
 
     /// `acc` (m x t) += K^T W (K v): [`Tiles::map_rows`] with row weights `weights` (or ones).
@@ -119,19 +131,17 @@ impl<T: Entry> Tiles<T> {
         if let Some(weights) = weights {
             assert_eq!(weights.len(), rows.len(), "one weight a row");
         }
-        self.pass(rows, v, t, t, scratch, acc, |i, kv, u| match weights {
+        self.pass(rows, Reads::Product(v, t), t, scratch, acc, |i, kv, u| match weights {
             Some(weights) => u.iter_mut().zip(kv).for_each(|(u, kv)| *u = weights[i] * kv),
             None => u.copy_from_slice(kv),
         });
     }
 
-    /// The one loop behind every f64 product. t = 0 leaves out K v, s = 0 leaves out K^T u.
-    #[allow(clippy::too_many_arguments)]
-    fn pass<F: FnMut(usize, &[f64], &mut [f64])>(
+    /// The one loop behind every f64 product. `f` is shown what `reads` says; s = 0 leaves out K^T u.
+    pub(super) fn pass<F: FnMut(usize, &[f64], &mut [f64])>(
         &self,
         rows: Rows<'_>,
-        v: &[f64],
-        t: usize,
+        reads: Reads<'_>,
         s: usize,
         scratch: &mut TileScratch<T>,
         acc: &mut [f64],
@@ -139,10 +149,14 @@ impl<T: Entry> Tiles<T> {
     ) {
         self.check(rows);
         let (m, stride) = (self.centers, self.stride);
+        let (v, t) = match reads {
+            Reads::Product(v, t) => (v, t),
+            Reads::Nothing | Reads::Nearest => (&[][..], 0),
+        };
         assert_eq!(v.len(), m * t, "v must be centers x t");
         assert_eq!(acc.len(), m * s, "acc must be centers x s");
         let TileScratch { rows: packed, entries, v: packed_v, u: packed_u, kv, acc: packed_acc, wide, .. } = scratch;
-        let (tp, sp) = (self.columns(t), self.columns(s));
+        let (t_padded, sp) = (self.columns(t), self.columns(s));
         let packed_v = match t {
             0 => &[][..],
             1 => {
@@ -152,7 +166,7 @@ impl<T: Entry> Tiles<T> {
                 out
             }
             _ => {
-                let out = packed_v.take(m * tp);
+                let out = packed_v.take(m * t_padded);
                 T::dispatch(self.token, PackColumns { v, columns: t, out: &mut *out });
                 out
             }
@@ -160,6 +174,11 @@ impl<T: Entry> Tiles<T> {
         let packed_acc = packed_acc.take(if s == 1 { stride } else { m * sp });
         packed_acc.fill(0.0);
         copy_columns(acc, s, packed_acc, if s == 1 { 1 } else { sp });
+        // Values of a row that `f` reads, and their places.
+        let (shown, tp) = match reads {
+            Reads::Nearest => (nearest::COLUMNS, nearest::COLUMNS),
+            _ => (t, t_padded),
+        };
         let step = self.block_rows();
         for start in (0..rows.len()).step_by(step) {
             let end = (start + step).min(rows.len());
@@ -168,9 +187,12 @@ impl<T: Entry> Tiles<T> {
             self.fill(rows.slice(start, end), m, packed, k);
             let block = Entries { k: &*k, stride, centers: m };
             let kv = kv.take(n * tp);
-            match t {
-                0 => {}
-                1 => T::dispatch(self.token, Dot { entries: block, v: packed_v, out: &mut *kv }),
+            match (&reads, t) {
+                (Reads::Nearest, _) => {
+                    T::dispatch(self.token, Find { entries: block, roots: self.roots.get(stride), out: &mut *kv });
+                }
+                (_, 0) => {}
+                (_, 1) => T::dispatch(self.token, Dot { entries: block, v: packed_v, out: &mut *kv }),
                 _ => {
                     kv.fill(0.0);
                     let wide = wide.take(n * WIDE_CHUNK);
@@ -183,7 +205,7 @@ impl<T: Entry> Tiles<T> {
             let u = packed_u.take(n * sp);
             u.fill(0.0);
             for i in 0..n {
-                f(start + i, &kv[i * tp..][..t], &mut u[i * sp..][..s]);
+                f(start + i, &kv[i * tp..][..shown], &mut u[i * sp..][..s]);
             }
             match s {
                 0 => {}

@@ -62,7 +62,7 @@ named_values! {
 named_values! {
     /// What is predicted.
     Task {
-        /// Text, boolean and few-valued integer targets are classes.
+        /// Text, booleans and a target of two integers are classes.
         Auto = "auto",
         /// Numbers.
         Regression = "regression",

@@ -40,13 +40,13 @@ fn effective_dimension<T: Entry>(
     weights: &[f64],
     weight_sum: f64,
 ) -> Result<f64, StageError> {
-    let (s, m) = (weights.len(), job.centers.len());
+    let s = weights.len();
     let mut features = Mat::zeros(s, basis.rank());
     for start in (0..s).step_by(GRAM_BLOCK) {
         let rows = job.sample.rows.view().slice(start, (start + GRAM_BLOCK).min(s));
         let k = kernel_matrix::<f64>(job.kernel, rows, job.centers.view(), &[], job.simd).map_err(numeric)?;
-        let phi = basis.features(&k, rows.len(), m)?;
-        let weighted = Mat::from_fn(rows.len(), basis.rank(), |i, j| weights[start + i].sqrt() * phi[(i, j)]);
+        let phi = basis.features(&k, rows.len())?;
+        let weighted = Mat::from_fn(rows.len(), basis.rank(), |i, j| weights[start + i].sqrt() * phi[(j, i)]);
         features.as_mut().subrows_mut(start, rows.len()).copy_from(&weighted);
     }
     let fraction = (weights.iter().sum::<f64>() / weight_sum).min(1.0);

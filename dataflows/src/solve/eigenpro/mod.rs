@@ -510,6 +510,7 @@ fn solved<T: Entry>(
         effective_dimension: None,
         trace_error: None,
         variance: None,
+        rounding: 0.0,
         iterations: Some(info.epochs),
         // The objective has settled: that is the end that was asked for.
         stopped: match info.stopped {

@@ -12,7 +12,7 @@ use crate::engine::feed::{Feed, RowStore, view};
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
 use crate::matvec::blocks::block_sums;
-use crate::matvec::{RowView, Widths, row_sums};
+use crate::matvec::{Reads, RowView, Widths, row_sums};
 use crate::nystrom::{from_row_major, numeric, row_major};
 use crate::targets::TargetCode;
 use faer::{Mat, MatRef};
@@ -153,7 +153,7 @@ impl<T: Entry> EigenProOperator for RowOperator<'_, '_, '_, T> {
             "residual",
             self.store.feed(Role::Training),
             &self.centers,
-            Arc::new(row_major(alpha)),
+            Reads::Product(Arc::new(row_major(alpha))),
             Widths { input: t, output: 2 * t, extras: 0 },
             move |row: RowView<'_>, u: &mut [f64], _: &mut [f64]| {
                 let raw = row.chunk.target_width;

@@ -63,7 +63,6 @@ fn solved((source, target): (&'static str, &'static str), workers: usize, ends: 
             code: &code,
             ridge: RIDGE,
             weight_scale: 1.0,
-            weighted: false,
             weight_sum: profile.weight_sum,
             sample: &all,
             tolerance: 1e-9,

@@ -50,20 +50,69 @@ fn a_weighted_gram_is_its_sum() {
     }
 }
 
-/// As the fits make it: the centers (the first m rows) for themselves, three times as many others for the rest.
-fn stratified_sample(problem: &Problem, whitening: &CholeskyWhitening, ridge: f64) -> Preconditioner {
+/// What each center (the first m rows) stands for: the rows nearest to it, by weight and share.
+fn masses(problem: &Problem) -> Vec<f64> {
+    let mut masses = vec![0.0; problem.m()];
+    for i in 0..problem.n() {
+        let larger = |best: usize, j: usize| if problem.knm[(i, j)] > problem.knm[(i, best)] { j } else { best };
+        let nearest = (0..problem.m()).fold(0, larger);
+        masses[nearest] += problem.weights[i] * problem.knm[(i, nearest)].powi(2);
+    }
+    masses
+}
+
+/// As the fits make it: the centers for the rows around them, and `rows` sampled rows.
+fn mixture(
+    problem: &Problem,
+    whitening: &CholeskyWhitening,
+    ridge: f64,
+    masses: &[f64],
+    rows: usize,
+) -> Preconditioner {
     let (n, m) = (problem.n(), problem.m());
-    let others: Vec<usize> = (m..n).step_by(((n - m) / (3 * m)).max(1)).take(3 * m).collect();
-    let k = Mat::from_fn(others.len(), m, |i, j| problem.knm[(others[i], j)]);
-    let w: Vec<f64> = others.iter().map(|&i| problem.weights[i]).collect();
-    let mean = w.iter().sum::<f64>() / w.len() as f64;
-    let (own, weights) = strata_weights(&vec![mean; m], &w, problem.weight_sum());
-    let both = own.iter().chain(&weights).sum::<f64>();
-    assert!((both - problem.weight_sum()).abs() < 1e-9 * problem.weight_sum());
+    let sample: Vec<usize> = (m..n).step_by(((n - m) / rows.max(1)).max(1)).take(rows).collect();
+    let k = Mat::from_fn(sample.len(), m, |i, j| problem.knm[(sample[i], j)]);
+    let w: Vec<f64> = sample.iter().map(|&i| problem.weights[i]).collect();
+    let (own, weights) = strata_weights(masses, &w, problem.weight_sum());
     let mut gram = WeightedGram::new(m);
     gram.add(whitening.features(&problem.kmm).as_ref(), &own);
     gram.add(whitening.features(&k).as_ref(), &weights);
     Preconditioner::from_gram(gram.into_lower(), ridge).unwrap()
+}
+
+fn stratified_sample(problem: &Problem, whitening: &CholeskyWhitening, ridge: f64) -> Preconditioner {
+    mixture(problem, whitening, ridge, &masses(problem), problem.m())
+}
+
+/// Where many directions count, centers with their masses and a sample do better together than either, and than three times as large a sample alone nearly as well.
+#[test]
+fn centers_and_a_sample_do_better_than_either() {
+    let mut problem = Problem::new(21, 1500, 120, 3, 1, 0.8, 0.1);
+    let (whitening, ridge) = (CholeskyWhitening::new(&problem.kmm), 1500.0 * 1e-6);
+    let masses = masses(&problem);
+    let none = vec![0.0; 120];
+    let mut iterations = |masses: &[f64], rows: usize| {
+        let p = mixture(&problem, &whitening, ridge, masses, rows);
+        let (_, info) = solve(&mut problem, &whitening, &p, ridge, params(1e-7, 500));
+        assert_eq!(info.stopped, Stopped::Converged);
+        info.iterations
+    };
+    let [both, centers, sample, large] =
+        [iterations(&masses, 120), iterations(&masses, 0), iterations(&none, 120), iterations(&none, 360)];
+    assert!(both < centers && 2 * both < sample, "{both} {centers} {sample} {large}");
+    assert!(3 * both < 4 * large, "{both} {centers} {sample} {large}");
+}
+
+/// Features of which the last are 0 may leave them out.
+#[test]
+fn leading_features_are_enough() {
+    let features = Mat::from_fn(700, 5, |i, j| if j < 3 { ((i * 7 + j * 3) % 11) as f64 - 5.0 } else { 0.0 });
+    let weights: Vec<f64> = (0..700).map(|i| (i % 3) as f64).collect();
+    let (mut whole, mut leading) = (WeightedGram::new(5), WeightedGram::new(5));
+    whole.add(features.as_ref(), &weights);
+    leading.add(features.subcols(0, 3), &weights);
+    // Whole numbers: no rounding.
+    assert_eq!(whole.into_lower(), leading.into_lower());
 }
 
 fn solve(

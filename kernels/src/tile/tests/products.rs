@@ -172,3 +172,70 @@ fn no_centers_and_no_rows_are_products_too() {
     tiles.kt_kv(none.view(), None, &[1.0; 3], 1, &mut scratch, &mut acc);
     assert_eq!(acc, [2.0; 3]);
 }
+
+/// The first center of largest k^2 / k(z, z), by a loop over the entries; its share to f64's rounding; and the transposed product beside it.
+fn nearest_is_the_first_largest<T: Entry + Into<f64> + std::fmt::Debug>() {
+    for (family, simd) in FAMILIES.into_iter().flat_map(|f| SimdPath::available().into_iter().map(move |s| (f, s))) {
+        for m in [1, 2, 15, 16, 17, 64, 131] {
+            let (d, codes) = (3, usize::from(m % 2 == 0));
+            let mut centers = random_rows("nearest centers", m, d, codes);
+            let rows = random_rows("nearest rows", 37, d, codes);
+            if m > 20 {
+                // The same center at three places of different lanes: the first of them counts.
+                let copy: Vec<f32> = centers.numeric[20 * d..21 * d].to_vec();
+                centers.numeric[5 * d..6 * d].copy_from_slice(&copy);
+                centers.numeric[18 * d..19 * d].copy_from_slice(&copy);
+                let code: Vec<u16> = centers.codes[20 * codes..21 * codes].to_vec();
+                centers.codes[5 * codes..6 * codes].copy_from_slice(&code);
+                centers.codes[18 * codes..19 * codes].copy_from_slice(&code);
+            }
+            let kernel = Kernel::new(family, bandwidth(family, d, codes));
+            let tiles = Tiles::<T>::new(&kernel, centers.view(), &[], simd).unwrap();
+            let (entries, mut scratch) = (block(&tiles, rows.view()), TileScratch::new());
+            let mut found = Vec::new();
+            let mut acc = random_values("nearest acc", 2 * m);
+            let mut expected = acc.clone();
+            let value = |i: usize| [1.0 + i as f64, 0.5 - i as f64];
+            tiles.map_nearest(rows.view(), 2, &mut scratch, &mut acc, |i, nearest, u| {
+                found.push(nearest);
+                u.copy_from_slice(&value(i));
+            });
+            let u: Vec<f64> = (0..37).flat_map(value).collect();
+            tiles.kt_u(rows.view(), &u, 2, &mut scratch, &mut expected);
+            assert_eq!(acc, expected, "{family:?} {simd} {m}");
+            for (i, nearest) in found.iter().enumerate() {
+                let score = |j: usize| entries[i * m + j].into().powi(2) / kernel.diagonal(centers.view(), j);
+                let best = (0..m).map(score).filter(|s| s.is_finite()).fold(0.0, f64::max);
+                let (k, norm) =
+                    (entries[i * m + nearest.center].into(), kernel.diagonal(centers.view(), nearest.center));
+                let near = if size_of::<T>() == 4 { 1e-6 } else { 1e-14 };
+                if best < 1e-35 {
+                    // Squares of f32 entries end there.
+                    assert!(nearest.share < 1e-34, "{family:?} {simd} {m}: row {i}, {nearest:?}");
+                    continue;
+                }
+                assert!(score(nearest.center) >= best * (1.0 - near), "{family:?} {simd} {m}: row {i}, {nearest:?}");
+                assert!((nearest.share - (k / norm).powi(2)).abs() <= near * nearest.share, "{family:?} {simd} {m}");
+                assert!(![18, 20].contains(&nearest.center) || m <= 20, "{family:?} {simd} {m}: not the first");
+            }
+        }
+    }
+}
+
+#[test]
+fn nearest_centers_are_those_of_the_entries() {
+    nearest_is_the_first_largest::<f32>();
+    nearest_is_the_first_largest::<f64>();
+}
+
+#[test]
+fn a_row_that_no_center_reaches_has_no_share() {
+    let kernel = Kernel::new(Family::Gaussian, 1e-3);
+    for simd in SimdPath::available() {
+        let tiles = Tiles::<f32>::new(&kernel, Rows::new(&[0.0; 20], 1, &[], 0), &[], simd).unwrap();
+        let mut found = Vec::new();
+        let rows = Rows::new(&[1e3, 0.0], 1, &[], 0);
+        tiles.map_nearest(rows, 0, &mut TileScratch::new(), &mut [], |_, nearest, _| found.push(nearest));
+        assert_eq!(found, [Nearest { center: 0, share: 0.0 }, Nearest { center: 0, share: 1.0 }], "{simd}");
+    }
+}
