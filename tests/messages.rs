@@ -250,10 +250,17 @@ fn code_3_is_never_silent() {
     for quiet in ["-q", "--quiet --format json", "--no-progress"] {
         let output = place.run(&format!("{line} {quiet}"));
         assert_eq!(output.status.code(), Some(3));
-        assert_eq!(text(&output.stderr), "stopped: iteration limit; the model is saved in m.nys\n");
+        let on = "(--config-from m.nys --from m.nys goes on from there)";
+        assert_eq!(text(&output.stderr), format!("stopped: iteration limit; the model is saved in m.nys {on}\n"));
     }
+    // It does: nearer to the solution after as many steps again.
+    let residual = |line: &str| number(&place.solved(line), "/certificate/residual");
+    let first = residual(&line);
+    let again = format!("{FIT} --config-from m.nys --from m.nys --no-config").replace("--out m.nys", "--out n.nys");
+    let second = residual(&again);
+    assert!(second < first, "{second} after {first}");
     // The first process writes the model, and only it says so.
-    let saved = ["; the model is saved in m.nys", ""];
+    let saved = ["; the model is saved in m.nys (--config-from m.nys --from m.nys goes on from there)", ""];
     for (output, saved) in place.processes(&vec![format!("{line} -q"); 2]).iter().zip(saved) {
         assert_eq!(text(&output.stderr), format!("stopped: iteration limit{saved}\n"));
     }

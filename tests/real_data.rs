@@ -100,7 +100,7 @@ fn keggdirected_on_auto() {
     let Some(root) = shared_data() else { return };
     let place = Place::new();
     let path = |name: &str| root.join(name).display().to_string();
-    let mut error = |solver: &str| {
+    let error = |solver: &str| {
         let line = format!(
             "fit --data {} --target y --out m.nys --centers 800 --split none",
             path("keggdirected.train.parquet")

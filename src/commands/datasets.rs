@@ -48,7 +48,7 @@ fn sources() -> Vec<SourceEntry> {
         kind: "public".to_string(),
         task: task(set.task),
         target: set.target.to_string(),
-        description: set.origin.to_string(),
+        description: format!("{} (to be downloaded: nystream does not fetch it)", set.origin),
         rows: Some(set.rows),
         features: Some(u64::from(set.features)),
         licence: Some(set.licence.to_string()),

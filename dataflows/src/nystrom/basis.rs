@@ -12,11 +12,17 @@ use nystream_kernels::solve::{Preconditioner, WeightedGram, Whitening, strata_we
 use nystream_kernels::tile::{SimdPath, kernel_matrix, symmetric_kernel_matrix};
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// K_mm = L L^T and its whitening, as the solver's algebra wants it.
+///
+/// K_mm itself is formed again when it is first multiplied with (m^2 / 2 entries): while a preconditioner is made there are three m x m matrices without it.
 pub(crate) struct Basis {
     whitener: Whitener,
-    kmm: Mat<f64>,
+    kernel: Kernel,
+    centers: RowBuf,
+    simd: SimdPath,
+    kmm: OnceLock<Mat<f64>>,
 }
 
 impl Basis {
@@ -24,7 +30,9 @@ impl Basis {
     pub(crate) fn new(kernel: &Kernel, centers: Rows<'_>, simd: SimdPath) -> Result<Self, StageError> {
         let kmm = symmetric_kernel_matrix(kernel, centers, &[], simd).map_err(numeric)?;
         let whitener = Whitener::new(kmm.as_ref(), WhitenMethod::Cholesky).map_err(numeric)?;
-        Ok(Basis { whitener, kmm })
+        let all: Vec<usize> = (0..centers.len()).collect();
+        let centers = RowBuf::gather(centers, &all);
+        Ok(Basis { whitener, kernel: kernel.clone(), centers, simd, kmm: OnceLock::new() })
     }
 
     /// Whitened features phi = R^T k of `rows` rows with kernel entries `k` (rows x m, row-major): r x rows.
@@ -53,9 +61,15 @@ impl Whitening for Basis {
     }
 
     fn center_gram(&self, alpha: MatRef<'_, f64>) -> Mat<f64> {
-        let mut out = Mat::zeros(alpha.nrows(), alpha.ncols());
+        let m = self.centers();
+        let kmm = self.kmm.get_or_init(|| {
+            // It was formed before, of the same centers.
+            let again = symmetric_kernel_matrix(&self.kernel, self.centers.view(), &[], self.simd);
+            again.unwrap_or_else(|_| Mat::full(m, m, f64::NAN))
+        });
+        let mut out = Mat::zeros(m, alpha.ncols());
         let par = nystream_kernels::dense::fixed_parallelism();
-        nystream_kernels::dense::gemm(out.as_mut(), false, 1.0, self.kmm.as_ref(), alpha, par);
+        nystream_kernels::dense::gemm(out.as_mut(), false, 1.0, kmm.as_ref(), alpha, par);
         out
     }
 }
@@ -72,14 +86,12 @@ pub(crate) fn from_row_major(values: &[f64], rows: usize, columns: usize) -> Mat
     Mat::from_fn(rows, columns, |i, j| values[i * columns + j])
 }
 
-/// The rows that stand for all: the centers and [`PRECONDITIONER_ROWS`] m sampled rows that are not centers.
+/// The rows that stand for all: the centers and about as many sampled rows that are not centers, or some times as many.
 ///
 /// * For a preconditioner each center stands for the rows around it (its mass, [`Masses`]), the sample for all rows, and both are mixed ([`strata_weights`]). Centers chosen by leverage
 ///   include rows that resemble no other; a uniform sample misses them, and each one missed is an eigenvalue of about 1 / Lambda in the preconditioned system (keggdirected, m = 1,000:
 ///   100 iterations to a residual of 1e-3 without the centers).
 /// * For the degrees of freedom each center stands for itself and the sample for all others, which is right on the average.
-///
-/// [`PRECONDITIONER_ROWS`]: crate::plan::PRECONDITIONER_ROWS
 pub(crate) struct StratifiedSample<'a> {
     basis: &'a Basis,
     kernel: &'a Kernel,
@@ -94,17 +106,18 @@ pub(crate) struct StratifiedSample<'a> {
 }
 
 impl<'a> StratifiedSample<'a> {
-    /// `weight` is that of a row of the sample; those of all rows are together `weight_sum`, and the centers have `masses` of them.
+    /// Takes at most `most` m rows of the sample. `weight` is that of a row of it; those of all rows are together `weight_sum`, and the centers have `masses` of them.
     pub(crate) fn new(
         (basis, kernel, simd): (&'a Basis, &'a Kernel, SimdPath),
         centers: Rows<'a>,
         masses: Masses<'a>,
         sample: &'a Pool,
+        most: f64,
         weight_sum: f64,
         weight: impl Fn(usize) -> f64,
     ) -> Self {
         let taken: BTreeSet<[u8; 32]> = (0..centers.len()).map(|i| feature_key(centers, i)).collect();
-        let most = (crate::plan::PRECONDITIONER_ROWS * centers.len() as f64) as usize;
+        let most = (most * centers.len() as f64) as usize;
         let view = sample.rows.view();
         let others: Vec<usize> =
             (0..sample.len()).filter(|i| !taken.contains(&feature_key(view, *i))).take(most).collect();

@@ -24,8 +24,9 @@ const ENTRY_SECONDS: f64 = 1.0 / 3.5e10;
 const PRODUCT_SECONDS: f64 = 1.0 / 4.0e10;
 /// Seconds to read, decode and encode one value, on one core of the reference machine.
 const DECODE_SECONDS: f64 = 8e-9;
-/// Matrices of m x m that conjugate gradients hold at their largest: K_mm, its factor, the sampled rows' Gram and the one that gives the degrees of freedom.
-const PCG_SQUARES: u64 = 4;
+/// Matrices of m x m that conjugate gradients hold at their largest: the factor of K_mm, the sampled rows' Gram and the one that gives the degrees of freedom; later K_mm, its factor and the
+/// preconditioner.
+const PCG_SQUARES: u64 = 3;
 /// Blocks of [`GRAM_BLOCK`] rows by m beside them: entries, their transpose, features, their transpose, and weighted.
 const PCG_BLOCKS: u64 = 6;
 /// Most of what earlier stages have given back that is still resident when the algebra begins: allocators return blocks of more than 32 MiB at once, smaller

@@ -339,7 +339,7 @@ pub fn solve<T: Entry>(
         stopped: info.stopped,
         passes: 1,
         notes: vec![format!(
-            "blockcd: {} iterations on blocks of {block} rows, {:.1} epochs of the full kernel matrix, ||(K + Lambda I) w - y|| / ||y|| = {}",
+            "blockcd: {} iterations on blocks of {block} rows, {:.1} epochs of the full kernel matrix, ||(K + Lambda I) w - y|| / ||y|| = {}, which --tolerance bounds",
             info.iterations,
             info.epochs,
             own.join(", ")

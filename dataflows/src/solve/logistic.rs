@@ -10,7 +10,7 @@ use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::matvec::{Reads, RowView, Widths, row_sums};
 use crate::nystrom::{Basis, MassLayout, StratifiedSample, center_masses, from_row_major, row_major};
-use crate::plan::{Shape, plural};
+use crate::plan::{PRECONDITIONER_ROWS, Shape, plural};
 use crate::predict::prior_margin;
 use crate::solve::pcg::{over_time, solve_error};
 use crate::solve::{Solved, estimated_on};
@@ -216,7 +216,8 @@ pub fn solve<T: Entry>(
         let parts = (&*basis, job.kernel, job.simd);
         let masses = MassLayout::new(job.tiles.centers(), 0).of(&masses, None);
         let weight = |i: usize| job.weight_scale * job.sample.weights[i];
-        let sample = StratifiedSample::new(parts, job.centers, masses, job.sample, job.weight_sum, weight);
+        let sample =
+            StratifiedSample::new(parts, job.centers, masses, job.sample, PRECONDITIONER_ROWS, job.weight_sum, weight);
         let (mut features, mut weights) = (Mat::zeros(sample.len(), basis.rank()), Vec::with_capacity(sample.len()));
         sample.each_block(|block, more| {
             features.as_mut().submatrix_mut(weights.len(), 0, more.len(), block.ncols()).copy_from(block);

@@ -7,7 +7,7 @@ use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::matvec::{Reads, RowView, Widths, row_sums};
 use crate::nystrom::{Basis, MassLayout, StratifiedSample, from_row_major, numeric, row_major};
-use crate::plan::plural;
+use crate::plan::{plural, preconditioner_rows};
 use crate::solve::{Solved, estimated_on};
 use crate::targets::TargetCode;
 use faer::MatRef;
@@ -35,6 +35,8 @@ pub struct PcgJob<'a, T: Entry> {
     pub ridge: f64,
     /// By what the rows' weights are multiplied, a power of two; 1 but for extreme ones.
     pub weight_scale: f64,
+    /// Training rows.
+    pub rows: u64,
     /// Sum of the weights of all training rows, times the scale.
     pub weight_sum: f64,
     /// Sum of the weights of the rows that have each target, times the scale: its ridge is per such row.
@@ -85,6 +87,7 @@ pub struct PcgJob<'a, T: Entry> {
 ///         code: &TargetCode { names: vec!["y".into()], classes: vec![], centres: vec![0.0], exponents: vec![3] },
 ///         ridge: 1e-6,
 ///         weight_scale: 1.0,
+///         rows: 5000,
 ///         weight_sum: 5000.0,
 ///         target_weights: &[5000.0],
 ///         sample: &sample,
@@ -137,9 +140,10 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
     session.step("preconditioner", m);
     let basis = session.try_once(|| Basis::new(job.kernel, job.centers, job.simd))?;
     let parts = (&*basis, job.kernel, job.simd);
+    let most = preconditioner_rows(job.rows as f64, m as f64);
     let made = session.try_once(|| {
         let weight = |i: usize| scale * job.sample.weights[i];
-        let rows = StratifiedSample::new(parts, job.centers, masses(None), job.sample, job.weight_sum, weight);
+        let rows = StratifiedSample::new(parts, job.centers, masses(None), job.sample, most, job.weight_sum, weight);
         let (preconditioner, dimension) = rows.estimates(ridge_matrix)?;
         let own = |(k, own): (usize, &f64)| match *own {
             own if own == job.weight_sum => Ok(dimension),
@@ -149,7 +153,7 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
                 let (width, targets) = (job.sample.target_width, &job.sample.targets);
                 let has = |i: usize| !targets[i * width + k].is_nan();
                 let weight = |i: usize| if has(i) { weight(i) } else { 0.0 };
-                let rows = StratifiedSample::new(parts, job.centers, masses(Some(k)), job.sample, own, weight);
+                let rows = StratifiedSample::new(parts, job.centers, masses(Some(k)), job.sample, most, own, weight);
                 Ok::<_, StageError>(rows.estimates(job.ridge * own)?.1)
             }
         };

@@ -74,7 +74,9 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                     outcome.passes += solved.passes;
                     drop(solved);
                     let start = warm.coefficients.clone();
-                    let mut solved = pcg_solve(session, config, store, &tiles, sample, code, start, outcome, clock)?;
+                    let most = AFTER_GRAM * PcgParams::default().max_iterations;
+                    let mut solved =
+                        pcg_solve(session, config, store, &tiles, sample, code, start, most, outcome, clock)?;
                     solved.notes.insert(0, note);
                     solved
                 }
@@ -104,7 +106,8 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
             solved
         }
         Solver::Pcg => {
-            pcg_solve(session, config, store, &tiles, sample, code, warm.coefficients.clone(), outcome, clock)?
+            let (start, most) = (warm.coefficients.clone(), PcgParams::default().max_iterations);
+            pcg_solve(session, config, store, &tiles, sample, code, start, most, outcome, clock)?
         }
         Solver::EigenPro => {
             let start = warm.coefficients.clone();
@@ -284,6 +287,9 @@ fn gram_solve<T: Entry + Into<f64> + Default>(
 /// 0.0922 and 0.0987, where conjugate gradients at the tuned ridge reach 0.0907 and 0.0894. On kin40k, protein, beijing_air and acs_income the Gram's ridge is below the tuned one.)
 const RIDGE_KEPT_UP: f64 = 8.0;
 
+/// Iterations in place of one after a Gram that gives way: its problem is badly conditioned, and the tuned ridge small. (keggdirected, m = 4,000: 7e-5 after a hundred.)
+const AFTER_GRAM: usize = 3;
+
 /// Why `auto` goes on to conjugate gradients after a Gram, and at which ridge. The Gram cannot be solved at this ridge in this precision, and gives a model worse than none, where
 /// conjugate gradients that stop early are sound; or the rounding of its entries keeps its ridge far above the tuned one. Not where memory or flops do not hold both, or where
 /// only a Gram will do.
@@ -315,15 +321,15 @@ fn pcg_solve<T: Entry>(
     sample: &Arc<Pool>,
     code: &TargetCode,
     warm_start: Option<Vec<f64>>,
+    most: usize,
     outcome: &mut FitOutcome,
     clock: &mut Clock,
 ) -> Result<Solved, StageError> {
     let centers = Arc::clone(&outcome.centers);
-    let defaults = PcgParams::default();
     let params = PcgParams {
         tolerance: config.tolerance(),
-        max_iterations: config.iterations.unwrap_or(defaults.max_iterations),
-        ..defaults
+        max_iterations: config.iterations.unwrap_or(most),
+        ..PcgParams::default()
     };
     own_weights(code, outcome);
     let weight_scale = weight_scale(outcome.weight_max);
@@ -336,6 +342,7 @@ fn pcg_solve<T: Entry>(
         code,
         ridge: outcome.ridge,
         weight_scale,
+        rows: outcome.profile.rows,
         weight_sum: weight_scale * outcome.weight_sum,
         target_weights: &target_weights,
         sample,
