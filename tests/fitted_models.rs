@@ -454,4 +454,19 @@ fn the_effective_dimension_has_one_meaning() {
         assert!((pcg / gram - 1.0).abs() < 0.1, "{ridge}: gram {gram}, pcg {pcg}");
         assert!((eigenpro / gram - 1.0).abs() < 0.1 && eigenpro <= 150.0, "{ridge}: gram {gram}, eigenpro {eigenpro}");
     }
+    // Also where most rows weigh nothing, and where the rows that are no centers are few: then none is left to be estimated.
+    let mut columns = table(0, 3000);
+    columns.push(("w", numbers((0..3000).map(|i| if i % 20 == 0 { 1.0 } else { 0.0 }))));
+    write(&place.path("w.parquet"), &batch(columns));
+    write(&place.path("s.parquet"), &batch(table(0, 400)));
+    for (data, centers, near) in [("w.parquet --weight w", 120, 0.1), ("s.parquet", 200, 1e-3)] {
+        let of = |solver: &str| {
+            let line =
+                "--target y --out m.nys --kernel gaussian --bandwidth 1x --select uniform --ridge 1e-4 --split none";
+            let line = format!("fit --data {data} {line} --centers {centers} --solver {solver}");
+            number(&place.solved(&line), "/effective_dimension")
+        };
+        let (gram, pcg) = (of("gram"), of("pcg"));
+        assert!((pcg / gram - 1.0).abs() < near, "{data}: gram {gram}, pcg {pcg}");
+    }
 }

@@ -130,9 +130,12 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
     if let Some(why) = &report.stopped {
         // No exit code but 0 is silent, however quiet.
         let saved = args.out.as_ref().filter(|_| first).map(|out| {
-            let out = out.display();
+            let out = out.display().to_string();
+            // As a shell takes it.
+            let plain = out.chars().all(|c| c.is_ascii_alphanumeric() || "._-/+=:@".contains(c));
+            let word = if plain { out.clone() } else { format!("'{}'", out.replace('\'', "'\\''")) };
             let on = match report.iterations {
-                Some(_) => format!(" (--config-from {out} --from {out} goes on from there)"),
+                Some(_) => format!(" (--config-from {word} --from {word} goes on from there)"),
                 None => String::new(),
             };
             format!("; the model is saved in {out}{on}")

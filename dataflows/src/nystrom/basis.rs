@@ -1,6 +1,6 @@
 //! The space spanned by the centers: K_mm, its whitening, and the rows that stand for all others in a preconditioner.
 
-use super::Masses;
+use super::{Masses, owned};
 use crate::dictionary::pool::{Pool, feature_key};
 use crate::error::StageError;
 use faer::{Mat, MatRef};
@@ -8,7 +8,8 @@ use nystream_kernels::constants::GRAM_BLOCK;
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::nystrom::{WhitenMethod, Whitener};
 use nystream_kernels::rows::{RowBuf, Rows};
-use nystream_kernels::solve::{Preconditioner, WeightedGram, Whitening, strata_weights};
+use nystream_kernels::solve::logistic::Unmixed;
+use nystream_kernels::solve::{Preconditioner, WeightedGram, Whitening, extrapolated_dimension, strata_weights};
 use nystream_kernels::tile::{SimdPath, kernel_matrix, symmetric_kernel_matrix};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -30,9 +31,7 @@ impl Basis {
     pub(crate) fn new(kernel: &Kernel, centers: Rows<'_>, simd: SimdPath) -> Result<Self, StageError> {
         let kmm = symmetric_kernel_matrix(kernel, centers, &[], simd).map_err(numeric)?;
         let whitener = Whitener::new(kmm.as_ref(), WhitenMethod::Cholesky).map_err(numeric)?;
-        let all: Vec<usize> = (0..centers.len()).collect();
-        let centers = RowBuf::gather(centers, &all);
-        Ok(Basis { whitener, kernel: kernel.clone(), centers, simd, kmm: OnceLock::new() })
+        Ok(Basis { whitener, kernel: kernel.clone(), centers: owned(centers), simd, kmm: OnceLock::new() })
     }
 
     /// Whitened features phi = R^T k of `rows` rows with kernel entries `k` (rows x m, row-major): r x rows.
@@ -101,28 +100,34 @@ pub(crate) struct StratifiedSample<'a> {
     /// Indices into the sample, and their weights.
     others: Vec<usize>,
     weights: Vec<f64>,
+    /// Share of the rows that are not centers, and count, that the sample lacks.
+    missing: f64,
     masses: Masses<'a>,
     weight_sum: f64,
 }
 
 impl<'a> StratifiedSample<'a> {
-    /// Takes at most `most` m rows of the sample. `weight` is that of a row of it; those of all rows are together `weight_sum`, and the centers have `masses` of them.
+    /// Takes at most `most` m rows of the sample. `weight` is that of a row of it; those of all `rows` are together `weight_sum`, and the centers have `masses` of them.
     pub(crate) fn new(
         (basis, kernel, simd): (&'a Basis, &'a Kernel, SimdPath),
         centers: Rows<'a>,
         masses: Masses<'a>,
         sample: &'a Pool,
         most: f64,
-        weight_sum: f64,
+        (rows, weight_sum): (u64, f64),
         weight: impl Fn(usize) -> f64,
     ) -> Self {
         let taken: BTreeSet<[u8; 32]> = (0..centers.len()).map(|i| feature_key(centers, i)).collect();
         let most = (most * centers.len() as f64) as usize;
         let view = sample.rows.view();
-        let others: Vec<usize> =
-            (0..sample.len()).filter(|i| !taken.contains(&feature_key(view, *i))).take(most).collect();
+        // Rows of weight 0 stand for none.
+        let counts = |i: &usize| weight(*i) > 0.0 && !taken.contains(&feature_key(view, *i));
+        let mut others: Vec<usize> = (0..sample.len()).filter(counts).collect();
+        let population = others.len() as f64 * rows as f64 / sample.len().max(1) as f64;
+        others.truncate(most);
         let weights: Vec<f64> = others.iter().map(|i| weight(*i)).collect();
-        StratifiedSample { basis, kernel, simd, centers, sample: view, others, weights, masses, weight_sum }
+        let missing = 1.0 - (others.len() as f64 / population.max(1.0)).min(1.0);
+        StratifiedSample { basis, kernel, simd, centers, sample: view, others, weights, missing, masses, weight_sum }
     }
 
     /// Rows of both strata.
@@ -138,37 +143,63 @@ impl<'a> StratifiedSample<'a> {
         self.each_sampled(0..sample.len(), &sample, &mut take)
     }
 
-    /// The preconditioner at the matrix ridge `ridge`, and the degrees of freedom of the model.
-    ///
-    /// What a sample of s rows says of them is low by about a share of 1 / s, since they are concave in the Gram: twice what all rows say less what half of them say is right to the next
-    /// order. (6,000 rows, m = 300, gaussian and laplace, 1 to 8 dimensions, ridges 1e-7 to 1e-2: mostly within 3 %, where all rows alone are 3 to 15 % low; 20 % low where a
-    /// gaussian has more directions than either sees.) Cost: s m^2 for the features, as much for their Gram, m^3 for either number, m^3 / 3 and as much for the preconditioner; a
-    /// matrix of m x m beside its own.
-    pub(crate) fn estimates(&self, ridge: f64) -> Result<(Preconditioner, f64), StageError> {
-        let (count, half) = (self.others.len(), self.others.len() / 2);
-        let mut sampled = WeightedGram::new(self.basis.rank());
-        self.each_sampled(0..half, &self.weights, |features, weights| sampled.add(features, weights))?;
-        let few = self.dimension(&sampled, half, ridge)?;
-        self.each_sampled(half..count, &self.weights, |features, weights| sampled.add(features, weights))?;
-        let all = self.dimension(&sampled, count, ridge)?;
+    /// Weights of the rows of [`StratifiedSample::each_block`], in its order, for degrees of freedom.
+    pub(crate) fn unmixed(&self) -> Unmixed {
+        let whitener = &self.basis.whitener;
+        let kept = whitener.factor().map_or(&[][..], |(_, kept)| kept);
+        let weights = |count: usize| {
+            let centers = kept.iter().chain(whitener.dropped()).map(|center| self.masses.own[*center]);
+            let scale = self.scale(count);
+            let sampled = self.weights.iter().enumerate().map(|(i, w)| if i < count { scale * w } else { 0.0 });
+            centers.chain(sampled).collect()
+        };
+        let count = self.others.len();
+        Unmixed { all: weights(count), half: weights(count / 2), missing: if count < 2 { 0.0 } else { self.missing } }
+    }
 
+    /// The preconditioner at the matrix ridge `ridge`, and the degrees of freedom of the model ([`StratifiedSample::dimension`]).
+    ///
+    /// Cost: s m^2 flops for the features, as much for their Gram, m^3 for either number of the extrapolation, m^3 / 3 and as much for the preconditioner; a matrix of m x m
+    /// beside its own.
+    pub(crate) fn estimates(&self, ridge: f64) -> Result<(Preconditioner, f64), StageError> {
+        let (dimension, sampled) = self.extrapolated(ridge)?;
         let (centers, sample) = strata_weights(self.masses.around, &self.weights, self.weight_sum);
         // All weights of the sample are scaled by one number.
         let (before, after) = (self.weights.iter().sum::<f64>(), sample.iter().sum::<f64>());
         let mut gram = sampled.scaled(if before > 0.0 { after / before } else { 0.0 });
         drop(sampled);
         self.each_center(&centers, |features, weights| gram.add(features, weights))?;
-        let preconditioner = Preconditioner::from_gram(gram.into_lower(), ridge).map_err(numeric)?;
+        Ok((Preconditioner::from_gram(gram.into_lower(), ridge).map_err(numeric)?, dimension))
+    }
+
+    /// The degrees of freedom of the model at the matrix ridge `ridge`, extrapolated from half of the sample and all of it ([`extrapolated_dimension`]).
+    pub(crate) fn dimension(&self, ridge: f64) -> Result<f64, StageError> {
+        Ok(self.extrapolated(ridge)?.0)
+    }
+
+    /// [`StratifiedSample::dimension`], and the Gram of the sampled rows.
+    fn extrapolated(&self, ridge: f64) -> Result<(f64, WeightedGram), StageError> {
+        let (count, half) = (self.others.len(), self.others.len() / 2);
+        let mut sampled = WeightedGram::new(self.basis.rank());
+        self.each_sampled(0..half, &self.weights, |features, weights| sampled.add(features, weights))?;
         // Without a sample the centers are all rows.
-        let dimension = if half > 0 { (2.0 * all - few).clamp(all, self.basis.rank() as f64) } else { all };
-        Ok((preconditioner, dimension))
+        let few = if half > 0 { Some(self.dimension_of(&sampled, half, ridge)?) } else { None };
+        self.each_sampled(half..count, &self.weights, |features, weights| sampled.add(features, weights))?;
+        let all = self.dimension_of(&sampled, count, ridge)?;
+        let rank = self.basis.rank() as f64;
+        Ok((few.map_or(all, |few| extrapolated_dimension(all, few, self.missing, rank)), sampled))
+    }
+
+    /// By what the weights of the first `count` sampled rows are multiplied to stand for all rows that are not centers.
+    fn scale(&self, count: usize) -> f64 {
+        let weight: f64 = self.weights[..count].iter().sum();
+        let others = (self.weight_sum - self.masses.own.iter().sum::<f64>()).max(0.0);
+        if weight > 0.0 { others / weight } else { 0.0 }
     }
 
     /// Degrees of freedom from the centers, each for itself, and the first `count` sampled rows, whose Gram is `sampled`, for all others.
-    fn dimension(&self, sampled: &WeightedGram, count: usize, ridge: f64) -> Result<f64, StageError> {
-        let weight: f64 = self.weights[..count].iter().sum();
-        let others = (self.weight_sum - self.masses.own.iter().sum::<f64>()).max(0.0);
-        let mut gram = sampled.scaled(if weight > 0.0 { others / weight } else { 0.0 });
+    fn dimension_of(&self, sampled: &WeightedGram, count: usize, ridge: f64) -> Result<f64, StageError> {
+        let mut gram = sampled.scaled(self.scale(count));
         self.each_center(self.masses.own, |features, weights| gram.add(features, weights))?;
         let all = Preconditioner::from_gram(gram.into_lower(), ridge).map_err(numeric)?;
         Ok(all.effective_dimension().unwrap_or_default())

@@ -4,11 +4,12 @@
 //! has masses of its own. They are extra sums of a pass ([`row_sums`]): of the one that forms the right-hand side, at no entry more, or of [`center_masses`]. Cost: 2 m numbers a sum
 //! block, and as many more for each target that has nulls.
 
-use crate::engine::feed::RowStore;
+use crate::engine::feed::{RowStore, view};
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::matvec::{Reads, RowView, Widths, row_sums};
 use nystream_datasets::Role;
+use nystream_kernels::rows::{RowBuf, Rows};
 use nystream_kernels::tile::{Entry, Nearest, Tiles};
 use std::sync::Arc;
 
@@ -27,9 +28,6 @@ pub(crate) fn weight_scale(largest: f64) -> f64 {
     let half = (largest.log2() / 2.0).ceil().clamp(-LARGEST_LOG4, LARGEST_LOG4);
     2f64.powi(-2 * half as i32)
 }
-
-/// A share of 1 to the precision of entries: a row that is the center itself, or its equal.
-const EQUAL: f64 = 1e-6;
 
 /// What the centers stand for, m numbers each.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,14 +57,25 @@ impl MassLayout {
         2 * self.centers * (1 + self.targets)
     }
 
-    /// Adds a row of this `weight` whose targets are `y`, NaN where it has none.
-    pub(crate) fn add(self, sums: &mut [f64], nearest: Nearest, weight: f64, y: &[f64]) {
-        let own = if (nearest.share - 1.0).abs() < EQUAL { weight } else { 0.0 };
+    /// Adds row `i` of `rows`, of this `weight`, whose targets are `y`, NaN where it has none.
+    ///
+    /// No center stands for more than a row: the share of a row far out under a kernel without a bound may be thousands, and would outweigh all others.
+    pub(crate) fn add(
+        self,
+        sums: &mut [f64],
+        centers: &RowBuf,
+        (rows, i): (Rows<'_>, usize),
+        nearest: Nearest,
+        (weight, y): (f64, &[f64]),
+    ) {
+        let j = nearest.center;
+        let (view, own) = (centers.view(), weight);
+        let equal = view.numeric(j) == rows.numeric(i) && view.codes(j) == rows.codes(i);
         let present = y.iter().take(self.targets).enumerate().filter(|(_, y)| !y.is_nan());
         for place in std::iter::once(0).chain(present.map(|(k, _)| 1 + k)) {
-            let at = 2 * place * self.centers + nearest.center;
-            sums[at] += weight * nearest.share;
-            sums[at + self.centers] += own;
+            let at = 2 * place * self.centers + j;
+            sums[at] += weight * nearest.share.min(1.0);
+            sums[at + self.centers] += if equal { own } else { 0.0 };
         }
     }
 
@@ -78,6 +87,11 @@ impl MassLayout {
     }
 }
 
+/// A copy of some rows.
+pub(crate) fn owned(rows: Rows<'_>) -> RowBuf {
+    RowBuf::gather(rows, &(0..rows.len()).collect::<Vec<_>>())
+}
+
 /// The masses of all rows times `scale`, for solvers that have no other use for the entries of a pass.
 ///
 /// # Errors
@@ -86,9 +100,10 @@ pub(crate) fn center_masses<T: Entry>(
     session: &mut Session<'_>,
     store: &RowStore,
     tiles: &Arc<Tiles<T>>,
+    centers: Rows<'_>,
     scale: f64,
 ) -> Result<Vec<f64>, StageError> {
-    let layout = MassLayout::new(tiles.centers(), 0);
+    let (layout, centers) = (MassLayout::new(tiles.centers(), 0), owned(centers));
     let widths = Widths { input: 0, output: 0, extras: layout.len() };
     let feed = store.feed(Role::Training);
     row_sums(
@@ -99,7 +114,8 @@ pub(crate) fn center_masses<T: Entry>(
         Reads::Nearest,
         widths,
         move |row: RowView<'_>, _, masses| {
-            layout.add(masses, row.nearest, scale * row.chunk.weights[row.row], &[]);
+            let weight = scale * row.chunk.weights[row.row];
+            layout.add(masses, &centers, (view(row.chunk), row.row), row.nearest, (weight, &[]));
         },
     )
 }
@@ -123,8 +139,12 @@ mod tests {
         for targets in [0, 2] {
             let layout = MassLayout::new(3, targets);
             let mut masses = vec![0.0; layout.len()];
-            layout.add(&mut masses, Nearest { center: 1, share: 0.5 }, 4.0, &[1.0, f64::NAN]);
-            layout.add(&mut masses, Nearest { center: 2, share: 1.0 }, 3.0, &[f64::NAN, f64::NAN]);
+            let rows =
+                |numeric: &[f32]| RowBuf { numeric: numeric.to_vec(), numeric_width: 1, codes: vec![], code_width: 0 };
+            let (centers, rows) = (rows(&[0.0, 1.0, 2.0]), rows(&[1.5, 2.0]));
+            let (near, same) = (Nearest { center: 1, share: 0.5 }, Nearest { center: 2, share: 1.0 + 1e-4 });
+            layout.add(&mut masses, &centers, (rows.view(), 0), near, (4.0, &[1.0, f64::NAN]));
+            layout.add(&mut masses, &centers, (rows.view(), 1), same, (3.0, &[f64::NAN, f64::NAN]));
             assert_eq!(layout.of(&masses, None), Masses { around: &[0.0, 2.0, 3.0], own: &[0.0, 0.0, 3.0] });
             // Without nulls every target has all rows.
             let around = |k| layout.of(&masses, Some(k)).around.to_vec();

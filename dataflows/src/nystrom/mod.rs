@@ -11,4 +11,4 @@ pub(crate) mod range;
 
 pub(crate) use basis::{Basis, StratifiedSample, from_row_major, numeric, row_major};
 pub use gram::{GramJob, exact_gram};
-pub(crate) use masses::{MassLayout, Masses, center_masses, weight_scale};
+pub(crate) use masses::{MassLayout, Masses, center_masses, owned, weight_scale};

@@ -49,6 +49,8 @@ pub struct LogisticJob<'a, T: Entry> {
     pub ridge: f64,
     /// By what the rows' weights are multiplied, a power of two; 1 but for extreme ones.
     pub weight_scale: f64,
+    /// Training rows.
+    pub rows: u64,
     /// Sum of the weights of all training rows, times the scale.
     pub weight_sum: f64,
     /// The hashed sample with its weights, from which the preconditioner is made.
@@ -184,6 +186,7 @@ impl<T: Entry> LogisticOperator for Passes<'_, '_, '_, T> {
 ///         code: &TargetCode { names: vec!["y".into()], classes, centres: vec![0.5], exponents: vec![0] },
 ///         ridge: 1e-4,
 ///         weight_scale: 1.0,
+///         rows: 5000,
 ///         weight_sum: 5000.0,
 ///         sample: &sample,
 ///         tolerance: 1e-6,
@@ -209,21 +212,29 @@ pub fn solve<T: Entry>(
 ) -> Result<Solved, StageError> {
     let classes = job.code.classes.len();
     let (loss, offset) = margins_of(job.code);
-    let masses = center_masses(session, store, job.tiles, job.weight_scale)?;
+    let masses = center_masses(session, store, job.tiles, job.centers, job.weight_scale)?;
     session.step("preconditioner", job.tiles.centers());
     let basis = session.try_once(|| Basis::new(job.kernel, job.centers, job.simd))?;
     let curvature = session.try_once(|| {
         let parts = (&*basis, job.kernel, job.simd);
         let masses = MassLayout::new(job.tiles.centers(), 0).of(&masses, None);
         let weight = |i: usize| job.weight_scale * job.sample.weights[i];
-        let sample =
-            StratifiedSample::new(parts, job.centers, masses, job.sample, PRECONDITIONER_ROWS, job.weight_sum, weight);
+        let sample = StratifiedSample::new(
+            parts,
+            job.centers,
+            masses,
+            job.sample,
+            PRECONDITIONER_ROWS,
+            (job.rows, job.weight_sum),
+            weight,
+        );
         let (mut features, mut weights) = (Mat::zeros(sample.len(), basis.rank()), Vec::with_capacity(sample.len()));
         sample.each_block(|block, more| {
             features.as_mut().submatrix_mut(weights.len(), 0, more.len(), block.ncols()).copy_from(block);
             weights.extend_from_slice(more);
         })?;
-        Ok(SampleCurvature { features, weights, offset: offset.clone(), loss, local: classes <= LOCAL_CLASSES })
+        let (offset, unmixed) = (offset.clone(), Some(sample.unmixed()));
+        Ok(SampleCurvature { features, weights, offset, loss, local: classes <= LOCAL_CLASSES, unmixed })
     })?;
     let params = LogisticParams {
         tolerance: job.tolerance,

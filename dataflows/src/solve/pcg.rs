@@ -2,11 +2,11 @@
 //! on the first worker of each process.
 
 use crate::dictionary::pool::Pool;
-use crate::engine::feed::RowStore;
+use crate::engine::feed::{RowStore, view};
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::matvec::{Reads, RowView, Widths, row_sums};
-use crate::nystrom::{Basis, MassLayout, StratifiedSample, from_row_major, numeric, row_major};
+use crate::nystrom::{Basis, MassLayout, StratifiedSample, from_row_major, numeric, owned, row_major};
 use crate::plan::{plural, preconditioner_rows};
 use crate::solve::{Solved, estimated_on};
 use crate::targets::TargetCode;
@@ -113,7 +113,7 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
     let ridge_matrix = job.ridge * job.weight_sum;
     // K_nm^T W y: nulls of one target leave that column's rows out, and the others stand for all. The same entries tell what the centers stand for.
     let (shares, scale) = (shares(job), job.weight_scale);
-    let code = job.code.clone();
+    let (code, centers) = (job.code.clone(), owned(job.centers));
     let mut y = vec![0.0; t];
     let layout = MassLayout::new(m, if job.target_weights.iter().any(|own| *own != job.weight_sum) { t } else { 0 });
     let rhs = row_sums(
@@ -130,7 +130,7 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
             for ((u, y), share) in u.iter_mut().zip(&y).zip(&shares) {
                 *u = if y.is_nan() { 0.0 } else { share * weight * y };
             }
-            layout.add(masses, row.nearest, weight, &y);
+            layout.add(masses, &centers, (view(row.chunk), row.row), row.nearest, (weight, &y));
         },
     )?;
     let (rhs, masses) = rhs.split_at(m * t);
@@ -143,7 +143,15 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
     let most = preconditioner_rows(job.rows as f64, m as f64);
     let made = session.try_once(|| {
         let weight = |i: usize| scale * job.sample.weights[i];
-        let rows = StratifiedSample::new(parts, job.centers, masses(None), job.sample, most, job.weight_sum, weight);
+        let rows = StratifiedSample::new(
+            parts,
+            job.centers,
+            masses(None),
+            job.sample,
+            most,
+            (job.rows, job.weight_sum),
+            weight,
+        );
         let (preconditioner, dimension) = rows.estimates(ridge_matrix)?;
         let own = |(k, own): (usize, &f64)| match *own {
             own if own == job.weight_sum => Ok(dimension),
@@ -153,8 +161,16 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
                 let (width, targets) = (job.sample.target_width, &job.sample.targets);
                 let has = |i: usize| !targets[i * width + k].is_nan();
                 let weight = |i: usize| if has(i) { weight(i) } else { 0.0 };
-                let rows = StratifiedSample::new(parts, job.centers, masses(Some(k)), job.sample, most, own, weight);
-                Ok::<_, StageError>(rows.estimates(job.ridge * own)?.1)
+                let rows = StratifiedSample::new(
+                    parts,
+                    job.centers,
+                    masses(Some(k)),
+                    job.sample,
+                    most,
+                    (job.rows, own),
+                    weight,
+                );
+                rows.dimension(job.ridge * own)
             }
         };
         let dimensions = job.target_weights.iter().enumerate().map(own).collect::<Result<Vec<f64>, _>>()?;
@@ -269,7 +285,7 @@ fn apply<T: Entry>(
 }
 
 /// Whether the first worker of all says that the time is up: one clock decides, so that all workers stop at the same step.
-pub(super) fn over_time(session: &mut Session<'_>, limit: Option<f64>) -> Result<bool, StageError> {
+pub(crate) fn over_time(session: &mut Session<'_>, limit: Option<f64>) -> Result<bool, StageError> {
     use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
     let Some(limit) = limit else { return Ok(false) };
     let outgoing = if session.is_first() {

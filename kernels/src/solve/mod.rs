@@ -27,7 +27,7 @@ mod whitening;
 pub(crate) mod oracle;
 
 pub use error::SolveError;
-pub use preconditioner::{Preconditioner, WeightedGram, sampled_dimension, strata_weights};
+pub use preconditioner::{Preconditioner, WeightedGram, extrapolated_dimension, sampled_dimension, strata_weights};
 pub use whitening::Whitening;
 
 use serde::{Deserialize, Serialize};

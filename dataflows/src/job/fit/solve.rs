@@ -65,20 +65,28 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     let mut solved = match outcome.plan.solver {
         Solver::Gram => {
             let solved = gram_solve(session, inputs, store, &tiles, sample, code, outcome, clock, &mut exact)?;
-            match gives_way(config, outcome, &solved) {
+            // Nothing is begun for which no time is left.
+            let late = pcg::over_time(session, config.time_limit)?;
+            match gives_way(config, outcome, &solved).filter(|_| !late || solved.stopped == Stopped::Stagnated) {
                 None => solved,
                 Some((ridge, note)) => {
-                    exact = None;
-                    outcome.plan.solver = Solver::Pcg;
-                    outcome.ridge = ridge;
-                    outcome.passes += solved.passes;
-                    drop(solved);
                     let start = warm.coefficients.clone();
-                    let most = AFTER_GRAM * PcgParams::default().max_iterations;
-                    let mut solved =
-                        pcg_solve(session, config, store, &tiles, sample, code, start, most, outcome, clock)?;
-                    solved.notes.insert(0, note);
-                    solved
+                    let (solver, tuned) = (outcome.plan.solver, outcome.ridge);
+                    (outcome.plan.solver, outcome.ridge) = (Solver::Pcg, ridge);
+                    outcome.passes += solved.passes;
+                    let mut other = pcg_solve(session, config, store, &tiles, sample, code, start, outcome, clock)?;
+                    // A Gram that is sound is given up for nothing that is not.
+                    if solved.stopped == Stopped::Converged && other.stopped != Stopped::Converged {
+                        (outcome.plan.solver, outcome.ridge) = (solver, tuned);
+                        let mut solved = solved;
+                        solved.notes.push(format!("{note}: it did not converge, and gram's model is kept"));
+                        solved.passes = other.passes;
+                        solved
+                    } else {
+                        exact = None;
+                        other.notes.insert(0, note);
+                        other
+                    }
                 }
             }
         }
@@ -91,6 +99,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 code,
                 ridge: outcome.ridge,
                 weight_scale,
+                rows,
                 weight_sum: weight_scale * outcome.weight_sum,
                 sample,
                 tolerance: config.tolerance(),
@@ -106,8 +115,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
             solved
         }
         Solver::Pcg => {
-            let (start, most) = (warm.coefficients.clone(), PcgParams::default().max_iterations);
-            pcg_solve(session, config, store, &tiles, sample, code, start, most, outcome, clock)?
+            pcg_solve(session, config, store, &tiles, sample, code, warm.coefficients.clone(), outcome, clock)?
         }
         Solver::EigenPro => {
             let start = warm.coefficients.clone();
@@ -287,9 +295,6 @@ fn gram_solve<T: Entry + Into<f64> + Default>(
 /// 0.0922 and 0.0987, where conjugate gradients at the tuned ridge reach 0.0907 and 0.0894. On kin40k, protein, beijing_air and acs_income the Gram's ridge is below the tuned one.)
 const RIDGE_KEPT_UP: f64 = 8.0;
 
-/// Iterations in place of one after a Gram that gives way: its problem is badly conditioned, and the tuned ridge small. (keggdirected, m = 4,000: 7e-5 after a hundred.)
-const AFTER_GRAM: usize = 3;
-
 /// Why `auto` goes on to conjugate gradients after a Gram, and at which ridge. The Gram cannot be solved at this ridge in this precision, and gives a model worse than none, where
 /// conjugate gradients that stop early are sound; or the rounding of its entries keeps its ridge far above the tuned one. Not where memory or flops do not hold both, or where
 /// only a Gram will do.
@@ -321,15 +326,15 @@ fn pcg_solve<T: Entry>(
     sample: &Arc<Pool>,
     code: &TargetCode,
     warm_start: Option<Vec<f64>>,
-    most: usize,
     outcome: &mut FitOutcome,
     clock: &mut Clock,
 ) -> Result<Solved, StageError> {
     let centers = Arc::clone(&outcome.centers);
+    let defaults = PcgParams::default();
     let params = PcgParams {
         tolerance: config.tolerance(),
-        max_iterations: config.iterations.unwrap_or(most),
-        ..PcgParams::default()
+        max_iterations: config.iterations.unwrap_or(defaults.max_iterations),
+        ..defaults
     };
     own_weights(code, outcome);
     let weight_scale = weight_scale(outcome.weight_max);

@@ -63,6 +63,7 @@ fn solved((source, target): (&'static str, &'static str), workers: usize, ends: 
             code: &code,
             ridge: RIDGE,
             weight_scale: 1.0,
+            rows: profile.rows,
             weight_sum: profile.weight_sum,
             sample: &all,
             tolerance: 1e-9,

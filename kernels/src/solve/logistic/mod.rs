@@ -20,7 +20,7 @@ mod loss;
 mod tests;
 
 use super::vectors::squares;
-use super::{Preconditioner, SolveError, Stopped, Whitening};
+use super::{Preconditioner, SolveError, Stopped, Whitening, extrapolated_dimension};
 use crate::dense::{DenseError, fixed_parallelism, gemm};
 use faer::{Mat, MatRef};
 pub use loss::LogisticLoss;
@@ -96,6 +96,17 @@ pub fn ridge_path(target: f64, first: f64, factor: f64) -> Vec<f64> {
     path
 }
 
+/// Other weights of the rows of a [`SampleCurvature`], under which they stand for all rows on the average: for degrees of freedom, by [`extrapolated_dimension`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Unmixed {
+    /// All of them.
+    pub all: Vec<f64>,
+    /// With half of the sampled rows.
+    pub half: Vec<f64>,
+    /// Share of the rows that they stand for, and are not.
+    pub missing: f64,
+}
+
 /// A replicated uniform sample of rows from which the preconditioner's curvature is taken.
 #[derive(Clone, Debug)]
 pub struct SampleCurvature {
@@ -109,14 +120,37 @@ pub struct SampleCurvature {
     pub loss: LogisticLoss,
     /// p (1 - p) of the iterate, renewed at every Newton step (true), or its bound 1/4, renewed only when the ridge changes.
     pub local: bool,
+    /// Weights for the degrees of freedom, where those above are no plain sample's.
+    pub unmixed: Option<Unmixed>,
 }
 
 impl SampleCurvature {
     /// One preconditioner an output at coordinates `z` (r x t); one for all when the bound is used.
     fn at(&self, z: &Mat<f64>, ridge: f64) -> Result<Vec<Preconditioner>, DenseError> {
+        self.with(&self.weights, z, ridge)
+    }
+
+    /// Degrees of freedom of every output at `z`, or one for all.
+    fn dimensions(&self, z: &Mat<f64>, ridge: f64) -> Result<Vec<f64>, DenseError> {
+        let of = |weights: &[f64]| -> Result<Vec<f64>, DenseError> {
+            let found = self.with(weights, z, ridge)?;
+            Ok(found.iter().map(|p| p.effective_dimension().unwrap_or(0.0)).collect())
+        };
+        match &self.unmixed {
+            None => of(&self.weights),
+            Some(Unmixed { all, missing, .. }) if *missing == 0.0 => of(all),
+            Some(Unmixed { all, half, missing }) => {
+                let rank = self.features.ncols() as f64;
+                let both = of(all)?.into_iter().zip(of(half)?);
+                Ok(both.map(|(all, few)| extrapolated_dimension(all, few, *missing, rank)).collect())
+            }
+        }
+    }
+
+    fn with(&self, sample: &[f64], z: &Mat<f64>, ridge: f64) -> Result<Vec<Preconditioner>, DenseError> {
         let (s, t) = (self.features.nrows(), z.ncols());
         if !self.local {
-            let quarter: Vec<f64> = self.weights.iter().map(|w| 0.25 * w).collect();
+            let quarter: Vec<f64> = sample.iter().map(|w| 0.25 * w).collect();
             return Ok(vec![Preconditioner::from_rows(self.features.as_ref(), &quarter, ridge)?]);
         }
         let mut margins = Mat::zeros(s, t);
@@ -129,7 +163,7 @@ impl SampleCurvature {
             }
             let out = curvature.col_as_slice_mut(i);
             self.loss.curvature(&row, out);
-            out.iter_mut().for_each(|c| *c *= self.weights[i]);
+            out.iter_mut().for_each(|c| *c *= sample[i]);
         }
         (0..t)
             .map(|k| {
@@ -267,7 +301,7 @@ impl LogisticState {
 ///     }
 /// }
 /// let sample = SampleCurvature {
-///     features: mat![[1.0]], weights: vec![3.0], offset: vec![0.0], loss: LOSS, local: true,
+///     features: mat![[1.0]], weights: vec![3.0], offset: vec![0.0], loss: LOSS, local: true, unmixed: None,
 /// };
 /// let params = LogisticParams::default();
 /// let (alpha, info) =
@@ -379,8 +413,8 @@ pub fn logistic<O: LogisticOperator>(
     }
     let matrix_ridge = ridge * weight_sum;
     drop(cached.take());
-    let found = curvature.at(&z, matrix_ridge)?;
-    let dimension = |k: usize| found.get(k).or(found.first()).and_then(Preconditioner::effective_dimension);
+    let found = curvature.dimensions(&z, matrix_ridge)?;
+    let dimension = |k: usize| found.get(k).or(found.first()).copied();
     let smooth = whitening.center_gram(point.alpha.as_ref());
     let plain = &point.gradient + faer::Scale(matrix_ridge) * smooth;
     let info = LogisticInfo {

@@ -66,6 +66,7 @@ impl Stored {
             offset: self.offset.clone(),
             loss: self.loss,
             local,
+            unmixed: None,
         }
     }
 
@@ -333,6 +334,7 @@ fn constant_curvature_is_one_least_squares_step() {
         offset: vec![0.0],
         loss: LogisticLoss::Binary,
         local: false,
+        unmixed: None,
     };
     let params = LogisticParams { tolerance: 1e-9, ..LogisticParams::default() };
     let mut quadratic = Quadratic(problem, 0.25);
@@ -471,6 +473,7 @@ fn degrees_of_freedom_are_those_of_the_curvature_at_the_solution() {
         offset: stored.offset.clone(),
         loss: stored.loss,
         local: true,
+        unmixed: None,
     };
     let (alpha, info) =
         logistic(&mut stored, &whitening, &curvature, total, ridge, &params, None, |_, _| ControlFlow::Continue(()))
@@ -485,4 +488,27 @@ fn degrees_of_freedom_are_those_of_the_curvature_at_the_solution() {
     let (values, _) = crate::dense::symmetric_eigen(hessian.as_ref(), crate::dense::SEQUENTIAL).unwrap();
     let exact: f64 = values.iter().map(|s| s / (s + ridge * total)).sum();
     assert!((info.effective_dimension[0] - exact).abs() < 1e-6 * exact, "{} {exact}", info.effective_dimension[0]);
+
+    // Whatever the preconditioner weighs them by: the centers (the first rows) for themselves, half of the other rows for all.
+    let rows: Vec<usize> = (0..15).chain((15..240).step_by(2)).collect();
+    let of = |every: usize| -> Vec<f64> {
+        let counts = |k: usize| k < 15 || (k - 15).is_multiple_of(every);
+        let own: f64 = (0..15).map(|i| weights[i]).sum();
+        let others: f64 = (15..rows.len()).filter(|k| counts(*k)).map(|k| weights[rows[k]]).sum();
+        let scale = |k: usize| if k < 15 { 1.0 } else { (total - own) / others };
+        (0..rows.len()).map(|k| if counts(k) { scale(k) * weights[rows[k]] } else { 0.0 }).collect()
+    };
+    let part = SampleCurvature {
+        features: Mat::from_fn(rows.len(), 15, |k, j| features[(rows[k], j)]),
+        weights: of(1).iter().map(|w| 5.0 * w).collect(),
+        unmixed: Some(Unmixed { all: of(1), half: of(2), missing: 0.5 }),
+        ..curvature
+    };
+    let z = whitening.coordinates(alpha.as_ref());
+    let found = part.dimensions(&z, ridge * total).unwrap()[0];
+    assert!((found / exact - 1.0).abs() < 0.05, "{found} {exact}");
+    let whole = SampleCurvature { unmixed: Some(Unmixed { all: of(1), half: vec![], missing: 0.0 }), ..part };
+    let (all, mixed) = (whole.dimensions(&z, ridge * total).unwrap()[0], whole.at(&z, ridge * total).unwrap());
+    // Half of the rows say a little less, and five times their weight far more.
+    assert!(all < found && mixed[0].effective_dimension().unwrap() > 1.1 * exact, "{all} {found} {exact}");
 }

@@ -17,7 +17,7 @@ pub struct PcgParams {
 
 impl Default for PcgParams {
     fn default() -> Self {
-        PcgParams { tolerance: 1e-6, max_iterations: 100, restart_every: 20 }
+        PcgParams { tolerance: 1e-6, max_iterations: 300, restart_every: 20 }
     }
 }
 
