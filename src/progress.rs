@@ -68,16 +68,7 @@ impl Progress {
             Mode::Bars(bars) => {
                 let bar = bars.add(ProgressBar::new_spinner());
                 if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}  {elapsed}") {
-                    // Whole rows, and no time left once all have gone by: the algebra that follows counts none.
-                    let rate = |state: &ProgressState, w: &mut dyn fmt::Write| {
-                        let _ = write!(w, "{:.0}/s", state.per_sec());
-                    };
-                    let left = |state: &ProgressState, w: &mut dyn fmt::Write| {
-                        if state.len().is_some_and(|len| state.pos() < len) {
-                            let _ = write!(w, " eta {:.0}s", state.eta().as_secs_f64());
-                        }
-                    };
-                    bar.set_style(style.with_key("rate", rate).with_key("left", left));
+                    bar.set_style(style);
                 }
                 Some(started(bar, what))
             }
@@ -132,7 +123,16 @@ fn bar(name: &str, total: Option<u64>, unit: &str) -> ProgressBar {
         None => (ProgressBar::new_spinner(), unknown),
     };
     if let Ok(style) = ProgressStyle::with_template(&template.replace("UNIT", unit)) {
-        bar.set_style(style);
+        // Whole rows, and no time left once all have gone by: the algebra that follows counts none.
+        let rate = |state: &ProgressState, w: &mut dyn fmt::Write| {
+            let _ = write!(w, "{:.0}/s", state.per_sec());
+        };
+        let left = |state: &ProgressState, w: &mut dyn fmt::Write| {
+            if state.len().is_some_and(|len| state.pos() < len) {
+                let _ = write!(w, " eta {:.0}s", state.eta().as_secs_f64());
+            }
+        };
+        bar.set_style(style.with_key("rate", rate).with_key("left", left));
     }
     started(bar, name)
 }
@@ -261,6 +261,57 @@ mod tests {
         let share = summary("profile", 1500, "rows of this process", 1.0);
         assert_eq!(share, "profile: 1,500 rows of this process in 1.0 s (1500 rows/s)");
         assert_eq!(summary("tune", 0, "rows", 2.0), "tune: 2.0 s");
+    }
+
+    /// A terminal that keeps what is written.
+    #[derive(Clone, Debug, Default)]
+    struct Screen(Arc<std::sync::Mutex<String>>);
+
+    impl indicatif::TermLike for Screen {
+        fn width(&self) -> u16 {
+            160
+        }
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn write_line(&self, s: &str) -> io::Result<()> {
+            self.write_str(s)
+        }
+        fn write_str(&self, s: &str) -> io::Result<()> {
+            self.0.lock().unwrap().push_str(s);
+            Ok(())
+        }
+        fn clear_line(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_bar_tells_its_rate_and_what_is_left_while_rows_are() {
+        let shown = |done: u64| {
+            let screen = Screen::default();
+            let bar = bar("gram", Some(1000), "rows");
+            bar.disable_steady_tick();
+            bar.set_draw_target(ProgressDrawTarget::term_like(Box::new(screen.clone())));
+            bar.set_position(done);
+            bar.force_draw();
+            screen.0.lock().unwrap().clone()
+        };
+        let (some, all) = (shown(400), shown(1000));
+        assert!(some.contains("400/1,000 rows") && some.contains("/s eta "), "{some}");
+        assert!(all.contains("1,000/1,000 rows") && all.contains("/s") && !all.contains("eta"), "{all}");
     }
 
     #[test]

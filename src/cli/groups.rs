@@ -136,7 +136,7 @@ pub struct SolveArgs {
     #[arg(long, value_name = "NUMBER")]
     pub tolerance: Option<Positive>,
     /// At most so many iterations (pcg), Newton steps at --ridge (logistic loss; one at each of a few larger ridges comes before and is not counted) or
-    /// epochs (eigenpro, blockcd) [default: pcg 100; logistic loss 30; eigenpro 60, or up to 400 on few rows; blockcd 100]
+    /// epochs (eigenpro, blockcd) [default: pcg 300; logistic loss 30; eigenpro 60, or up to 400 on few rows; blockcd 100]
     #[arg(long, value_name = "N")]
     pub iterations: Option<Count>,
     /// Stop the solve when the fit has run so long, save the model and exit with code 3: 90s, 10m, 1.5h. Iterations stop; gram takes no more rows and solves with those it has. What

@@ -6,8 +6,7 @@ use faer::Mat;
 use nystream_hashing::StreamKey;
 use nystream_kernels::kernel::{Family, Kernel};
 use nystream_kernels::nystrom::pencil as dense_pencil;
-use nystream_kernels::rows::RowBuf;
-use nystream_kernels::rows::Rows;
+use nystream_kernels::rows::{RowBuf, Rows};
 use nystream_kernels::tile::SimdPath;
 
 fn rows(count: usize) -> (RowBuf, Vec<RowId>) {

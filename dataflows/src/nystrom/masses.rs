@@ -69,13 +69,13 @@ impl MassLayout {
         (weight, y): (f64, &[f64]),
     ) {
         let j = nearest.center;
-        let (view, own) = (centers.view(), weight);
-        let equal = view.numeric(j) == rows.numeric(i) && view.codes(j) == rows.codes(i);
+        let view = centers.view();
+        let own = if view.numeric(j) == rows.numeric(i) && view.codes(j) == rows.codes(i) { weight } else { 0.0 };
         let present = y.iter().take(self.targets).enumerate().filter(|(_, y)| !y.is_nan());
         for place in std::iter::once(0).chain(present.map(|(k, _)| 1 + k)) {
             let at = 2 * place * self.centers + j;
             sums[at] += weight * nearest.share.min(1.0);
-            sums[at + self.centers] += if equal { own } else { 0.0 };
+            sums[at + self.centers] += own;
         }
     }
 

@@ -121,10 +121,10 @@ impl Shape {
         SolverCost { passes, entries, flops }
     }
 
-    /// The m x m algebra of `steps` Newton steps and of the features that they share.
+    /// The m x m algebra of `steps` Newton steps, of the features that they share, and of two more such matrices for the degrees of freedom.
     pub fn logistic_algebra(&self, m: f64, steps: f64) -> f64 {
         let rows = PRECONDITIONER_ROWS + 1.0;
-        m.powi(3) * (1.0 / 3.0 + PRECONDITIONER_ROWS + self.targets * (steps + 1.0) * (rows + 1.0 / 3.0))
+        m.powi(3) * (1.0 / 3.0 + PRECONDITIONER_ROWS + self.targets * (steps + 2.0) * (rows + 1.0 / 3.0))
     }
 
     /// `epochs` of EigenPro with delayed projection and a subsample of s rows: n (m + s) entries an epoch and n m / 2 for the batches since the last

@@ -152,11 +152,10 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
             (job.rows, job.weight_sum),
             weight,
         );
-        let (preconditioner, dimension) = rows.estimates(ridge_matrix)?;
         let own = |(k, own): (usize, &f64)| match *own {
-            own if own == job.weight_sum => Ok(dimension),
+            own if own == job.weight_sum => Ok(None),
             // No row, no model.
-            own if own <= 0.0 => Ok(0.0),
+            own if own <= 0.0 => Ok(Some(0.0)),
             own => {
                 let (width, targets) = (job.sample.target_width, &job.sample.targets);
                 let has = |i: usize| !targets[i * width + k].is_nan();
@@ -170,10 +169,13 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
                     (job.rows, own),
                     weight,
                 );
-                rows.dimension(job.ridge * own)
+                rows.dimension(job.ridge * own).map(Some)
             }
         };
-        let dimensions = job.target_weights.iter().enumerate().map(own).collect::<Result<Vec<f64>, _>>()?;
+        // Before the preconditioner is there: each takes as much memory as making that does.
+        let own = job.target_weights.iter().enumerate().map(own).collect::<Result<Vec<Option<f64>>, StageError>>()?;
+        let (preconditioner, dimension) = rows.estimates(ridge_matrix)?;
+        let dimensions: Vec<f64> = own.into_iter().map(|own| own.unwrap_or(dimension)).collect();
         Ok((preconditioner, dimensions, rows.len()))
     })?;
     let (preconditioner, dimensions, sampled) = &*made;
@@ -212,7 +214,7 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
         let (m, t) = (m as f64, t as f64);
         let sample = *sampled as f64 - m;
         let with_nulls = job.target_weights.iter().filter(|own| **own != job.weight_sum).count() as f64;
-        let grams = (1.0 + with_nulls) * (2.0 * sample * m * m + m.powi(3) * 8.0 / 3.0) + m.powi(3) / 3.0;
+        let grams = (1.0 + with_nulls) * (2.0 * sample * m * m + 2.0 * m.powi(3)) + m.powi(3);
         session.process.count_algebra(grams + 6.0 * info.iterations as f64 * m * m * t);
         session.process.count(sample as u64 * m as u64, 0);
     }
