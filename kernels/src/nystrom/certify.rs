@@ -54,7 +54,7 @@ const TRUSTED: f64 = 1e8;
 ///
 /// Rows that no center resembles, which make a sampled trace error vary, have no part in either.
 ///
-/// Cost: m^3 / 3 flops, and m^2 for each sampled row. Sequential in the rows.
+/// Cost: m^3 / 3 flops, and m^2 for each sampled row.
 ///
 /// ```
 /// use faer::mat;

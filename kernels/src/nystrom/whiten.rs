@@ -219,7 +219,7 @@ fn eigen_basis(k_mm: MatRef<'_, f64>) -> Result<(Basis, f64), NystromError> {
     Ok((Basis::Eigen { map, values: rising.into_iter().rev().collect() }, largest))
 }
 
-/// The factor where every pivot counts: in place and several times as fast as looking for those that do not.
+/// The factor where every pivot counts, in place: with K_mm itself 0.5 s at m = 4,000, where looking for those that do not takes 0.8 (Xeon, two cores, November 2026).
 fn cholesky_of_all(k: MatRef<'_, f64>) -> Option<Mat<f64>> {
     let m = k.nrows();
     let mut factor = k.to_owned();
