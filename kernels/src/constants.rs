@@ -23,6 +23,9 @@ pub const TILE_BLOCK_ROWS: usize = 96;
 /// of a preconditioner (m = 4,096: 17 MB; Xeon, AVX-512, November 2026).
 pub const GRAM_BLOCK: usize = 512;
 
+/// *Shape.* Rows and columns of the tiles that threads take of a large product (Xeon, AVX-512, November 2026).
+pub const PRODUCT_TILE: usize = 512;
+
 /// *Shape.* Weight of the centers' estimate in a preconditioner of centers and sampled rows, as many of each (0.5 to 0.9 differ by a sixth in iterations; kin40k and protein, m = 1,200,
 /// November 2026).
 pub const CENTER_SHARE: f64 = 0.7;

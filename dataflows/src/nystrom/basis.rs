@@ -17,7 +17,8 @@ use std::sync::OnceLock;
 
 /// K_mm = L L^T and its whitening, as the solver's algebra wants it.
 ///
-/// K_mm itself is formed again when it is first multiplied with (m^2 / 2 entries): while a preconditioner is made there are three m x m matrices without it.
+/// Products with K_mm are those with its factor. Where centers are outside the basis it is formed again when it is first multiplied with (m^2 / 2 entries): while a preconditioner is
+/// made there are three m x m matrices without it.
 pub(crate) struct Basis {
     whitener: Whitener,
     kernel: Kernel,
@@ -59,7 +60,14 @@ impl Whitening for Basis {
         self.whitener.apply_transpose(v).unwrap_or_else(|_| Mat::full(self.rank(), v.ncols(), f64::NAN))
     }
 
+    fn values_at_centers(&self, z: MatRef<'_, f64>) -> Mat<f64> {
+        self.whitener.values_at_centers(z).unwrap_or_else(|| self.center_gram(self.apply(z).as_ref()))
+    }
+
     fn center_gram(&self, alpha: MatRef<'_, f64>) -> Mat<f64> {
+        if let Some(product) = self.whitener.center_gram(alpha) {
+            return product;
+        }
         let m = self.centers();
         let kmm = self.kmm.get_or_init(|| {
             // It was formed before, of the same centers.

@@ -143,6 +143,31 @@ impl Whitener {
         Ok(out)
     }
 
+    /// `K_mm R z` (m x k) for `z` (r x k), the values at the centers of functions in the basis: L z, m^2 flops a column. `None` unless all centers are in the basis of a
+    /// [`WhitenMethod::Cholesky`].
+    ///
+    /// ```
+    /// use faer::mat;
+    /// use nystream_kernels::nystrom::{WhitenMethod, Whitener};
+    /// let whitener = Whitener::new(mat![[4.0, 2.0], [2.0, 5.0]].as_ref(), WhitenMethod::Cholesky).unwrap();
+    /// assert_eq!(whitener.values_at_centers(mat![[1.0], [1.0]].as_ref()), Some(mat![[2.0], [3.0]]));
+    /// assert_eq!(whitener.center_gram(mat![[1.0], [1.0]].as_ref()), Some(mat![[6.0], [7.0]]));
+    /// ```
+    pub fn values_at_centers(&self, z: MatRef<'_, f64>) -> Option<Mat<f64>> {
+        Some(dense::lower_times(self.whole_factor()?, z, fixed_parallelism()))
+    }
+
+    /// `K_mm alpha` (m x k) for `alpha` (m x k) without K_mm: L (L^T alpha). `None` where [`Whitener::values_at_centers`] is.
+    pub fn center_gram(&self, alpha: MatRef<'_, f64>) -> Option<Mat<f64>> {
+        let z = dense::lower_transpose_times(self.whole_factor()?, alpha, fixed_parallelism());
+        self.values_at_centers(z.as_ref())
+    }
+
+    /// L, if K_mm = L L^T whole: the centers kept are then all, in their order.
+    fn whole_factor(&self) -> Option<MatRef<'_, f64>> {
+        self.factor().and_then(|(factor, kept)| (kept.len() == self.centers).then_some(factor))
+    }
+
     /// `R^T v` (r x k) for `v` (m x k).
     ///
     /// # Errors

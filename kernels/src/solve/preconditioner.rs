@@ -20,7 +20,7 @@ use super::whitening::Whitening;
 use crate::constants::{CENTER_SHARE, GRAM_BLOCK};
 use crate::dense::{
     DenseError, cholesky, fixed_parallelism, gemm, gemm_lower, inverse_diagonal, solve_lower, solve_lower_transpose,
-    symmetric_eigen,
+    symmetric_eigen, transpose_into,
 };
 use faer::{Mat, MatRef};
 
@@ -112,10 +112,13 @@ impl WeightedGram {
         assert_eq!(s, weights.len(), "one weight per feature row");
         for (block, weights) in weights.chunks(GRAM_BLOCK).enumerate() {
             let rows = features.subrows(block * GRAM_BLOCK, weights.len());
-            // A column each, as the features of a block of rows come.
-            let weighted = Mat::from_fn(k, weights.len(), |j, i| rows[(i, j)] * weights[i]);
+            let mut weighted = Mat::zeros(weights.len(), k);
+            transpose_into(rows.transpose(), weighted.as_mut());
+            for j in 0..k {
+                weighted.col_as_slice_mut(j).iter_mut().zip(weights).for_each(|(x, w)| *x *= w);
+            }
             let leading = self.lower.as_mut().submatrix_mut(0, 0, k, k);
-            gemm_lower(leading, true, 1.0, rows.transpose(), weighted.transpose(), fixed_parallelism());
+            gemm_lower(leading, true, 1.0, rows.transpose(), weighted.as_ref(), fixed_parallelism());
         }
     }
 

@@ -42,6 +42,12 @@ pub trait Whitening {
     fn apply_transpose(&self, v: MatRef<'_, f64>) -> Mat<f64>;
     /// K_mm alpha, m x t to m x t.
     fn center_gram(&self, alpha: MatRef<'_, f64>) -> Mat<f64>;
+    /// K_mm R z, r x t to m x t: the values at the centers of the functions of coordinates z.
+    ///
+    /// An implementation that knows a factor should override this: with K_mm = L L^T and R = L^-T it is L z, half of the flops.
+    fn values_at_centers(&self, z: MatRef<'_, f64>) -> Mat<f64> {
+        self.center_gram(self.apply(z).as_ref())
+    }
     /// R^T K_mm alpha, m x t to r x t: the coordinates of alpha (the inverse of [`Whitening::apply`] on its range).
     ///
     /// An implementation that knows a factor should override this: with K_mm = L L^T and R = L^-T it is L^T alpha,

@@ -198,12 +198,14 @@ impl<'a, W: Whitening + ?Sized> Pcg<'a, W> {
         SolveError::check("columns of the block", k, block.ncols())?;
         self.state.applications += 1;
         self.state.columns_applied += k;
-        let smooth = self.whitening.center_gram(block);
+        let directions = self.gather(self.whitening.rank(), &stepping, |c| &c.p);
+        let along = self.whitening.values_at_centers(directions.as_ref());
+        let at_iterates = self.whitening.center_gram(block.subcols(stepping.len(), looking.len()));
         let whitened = self.whitening.apply_transpose(products);
 
         for (slot, &j) in looking.iter().enumerate() {
-            let slot = stepping.len() + slot;
-            self.look(j, products, smooth.as_ref(), whitened.as_ref(), slot)?;
+            let values = column(at_iterates.as_ref(), slot);
+            self.look(j, products, &values, whitened.as_ref(), stepping.len() + slot)?;
         }
         let mut moved = Vec::new();
         for (slot, &j) in stepping.iter().enumerate() {
@@ -212,7 +214,7 @@ impl<'a, W: Whitening + ?Sized> Pcg<'a, W> {
             }
             let direction = column(block, slot);
             let image = column(products, slot);
-            if self.step(j, &direction, &image, &column(smooth.as_ref(), slot), &column(whitened.as_ref(), slot))? {
+            if self.step(j, &direction, &image, &column(along.as_ref(), slot), &column(whitened.as_ref(), slot))? {
                 moved.push(j);
             }
         }
@@ -227,7 +229,7 @@ impl<'a, W: Whitening + ?Sized> Pcg<'a, W> {
         &mut self,
         j: usize,
         products: MatRef<'_, f64>,
-        smooth: MatRef<'_, f64>,
+        smooth: &[f64],
         whitened: MatRef<'_, f64>,
         slot: usize,
     ) -> Result<(), SolveError<E>> {
@@ -235,7 +237,7 @@ impl<'a, W: Whitening + ?Sized> Pcg<'a, W> {
         let iteration = self.state.iterations;
         let b = column(self.rhs.as_ref(), j);
         let c = &mut self.state.columns[j];
-        let rho: Vec<f64> = (0..b.len()).map(|i| b[i] - products[(i, slot)] - ridge * smooth[(i, slot)]).collect();
+        let rho: Vec<f64> = (0..b.len()).map(|i| b[i] - products[(i, slot)] - ridge * smooth[i]).collect();
         let r: Vec<f64> = (0..c.z.len()).map(|i| c.whitened_rhs[i] - whitened[(i, slot)] - ridge * c.z[i]).collect();
         if !norm(&rho).is_finite() || !norm(&r).is_finite() {
             return Err(SolveError::NotFinite { what: "the residual", iteration, column: j });
