@@ -49,7 +49,7 @@ const EXPECTED_BLOCK_EPOCHS: f64 = 40.0;
 /// 1e-6; m = 1,000: 21 at 1e-4).
 const EXPECTED_NEWTON: f64 = 6.0;
 const PASSES_OF_DECADES: f64 = 1.6;
-/// How many times the cost of conjugate gradients `auto` pays for an exact Gram.
+/// How many times the cost of conjugate gradients `auto` pays for an exact Gram that chooses the ridge.
 const GRAM_PREFERENCE: f64 = 4.0;
 /// Share of the fit's flops that selecting centers may take.
 pub const SELECT_SHARE: f64 = 0.25;
@@ -168,6 +168,8 @@ pub struct PlanRequest {
     pub judges: u64,
     /// Per-sample ridge.
     pub ridge: f64,
+    /// Whether it was asked for: a Gram then has nothing to choose.
+    pub ridge_given: bool,
     /// Whether held-out rows or validation data are evaluated; `held_out` counts them.
     pub evaluated: bool,
     /// Flops that all stages together may take.
@@ -207,6 +209,11 @@ pub struct PlanRequest {
 }
 
 impl PlanRequest {
+    /// How many times the cost of conjugate gradients `auto` pays for an exact Gram.
+    fn gram_preference(&self) -> f64 {
+        if self.ridge_given { 1.0 } else { GRAM_PREFERENCE }
+    }
+
     fn gram_seconds(&self, m: f64) -> f64 {
         let s = &self.shape;
         s.rows * m * (s.entry() * ENTRY_SECONDS + m * PRODUCT_SECONDS)
@@ -444,7 +451,12 @@ impl PlanRequest {
         let fits = |solver| self.memory(solver, m, 1).total() <= self.memory;
         let cheap = |gram: f64, pcg: f64| {
             format!(
-                "an exact Gram takes {gram:.1} core-seconds, conjugate gradients {pcg:.1}; the Gram is taken up to {GRAM_PREFERENCE:.0} times theirs"
+                "an exact Gram takes {gram:.1} core-seconds, conjugate gradients {pcg:.1}; the Gram is taken {}",
+                if self.ridge_given {
+                    "where it is cheaper, since the ridge is given".to_owned()
+                } else {
+                    format!("up to {GRAM_PREFERENCE:.0} times theirs")
+                }
             )
         };
         let seconds = cheap(self.gram_seconds(m as f64), self.pcg_seconds(m as f64));
@@ -530,8 +542,8 @@ impl PlanRequest {
         let (gram, pcg) = (self.gram_seconds(m as f64), self.pcg_seconds(m as f64));
         // `auto` plans for one worker in one process, so that the choice does not depend on how many there are.
         let fits = self.memory(Solver::Gram, m, 1).total() <= self.memory;
-        // The Gram also gives the ridge path, the effective dimension and the exact trace error: worth several times the flops.
-        let choice = if fits && gram <= GRAM_PREFERENCE * pcg {
+        // The Gram also gives the ridge path: where the ridge is open, worth several times the flops.
+        let choice = if fits && gram <= self.gram_preference() * pcg {
             Solver::Gram
         } else if self.memory(Solver::Pcg, m, 1).total() > self.memory
             && self.memory(Solver::EigenPro, m, 1).total() <= self.memory
@@ -542,8 +554,9 @@ impl PlanRequest {
             Solver::Pcg
         };
         reasons.push(format!(
-            "{}: an exact Gram would take {gram:.1} core-seconds and gives the whole ridge path, conjugate gradients {pcg:.1}{}",
+            "{}: an exact Gram would take {gram:.1} core-seconds and gives the whole ridge path{}, conjugate gradients {pcg:.1}{}",
             if choice == Solver::Gram { "gram" } else { "pcg" },
+            if self.ridge_given { " (one is given)" } else { "" },
             if fits { "" } else { "; the Gram does not fit --memory" }
         ));
         Ok(choice)

@@ -152,6 +152,7 @@ pub fn preflight(catalog: &Catalog, config: &FitConfig, workers: usize, processe
         judges: 0,
         // The least passes of logistic loss.
         ridge: 1e-2,
+        ridge_given: config.ridges.is_some(),
     };
     let plans = solvers.iter().map(|solver| request.memory(*solver, m, workers));
     if let Some(least) = plans.min_by_key(|plan| plan.total()).filter(|least| least.total() > config.memory) {

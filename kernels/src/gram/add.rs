@@ -6,16 +6,17 @@ use super::{
     DOUBLE_BITS, ExactGram, GramError, GramShape, MAX_ROWS, OPERAND_BITS, Precision, SLAB_ROWS, TILE, cross_index,
     lock, tile_count, tile_index, tile_width,
 };
+use crate::tile::buffer::Buffer;
 
 /// Row tiles whose operands are kept while the column tiles go by, so that each column tile is packed once for all of them.
-const GROUP: usize = 2;
+const GROUP: usize = 4;
 
 /// Working memory of one worker: quantised operands and one tile. Grows on first use, then stays.
 #[derive(Clone, Debug, Default)]
 pub struct GramScratch {
-    lines: [Vec<f64>; GROUP],
-    columns: Vec<f64>,
-    product: Vec<f64>,
+    lines: [Buffer<f64>; GROUP],
+    columns: Buffer<f64>,
+    product: Buffer<f64>,
     sums: [Vec<i64>; 3],
     targets: Vec<f64>,
     factors: Vec<f64>,
@@ -29,24 +30,26 @@ impl GramScratch {
         let lines = held_lines(shape) * operand_values(SLAB_ROWS, width, Side::Rows);
         let columns = operand_values(SLAB_ROWS, across, Side::Columns);
         let tiles = (1 + operands) * tile_values(width, across);
-        8 * (operands * (lines + columns) + tiles + 2 * shape.targets * SLAB_ROWS + 2 * SLAB_ROWS)
+        let slack = (GROUP + 2) * Buffer::<f64>::SLACK;
+        8 * (operands * (lines + columns) + tiles + slack + 2 * shape.targets * SLAB_ROWS + 2 * SLAB_ROWS)
     }
 
     /// Bytes held now.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
-        let blocks = self.lines.iter().chain([&self.columns, &self.product, &self.targets, &self.factors, &self.ones]);
-        8 * (blocks.map(Vec::capacity).sum::<usize>() + self.sums.iter().map(Vec::capacity).sum::<usize>())
+        let aligned = self.lines.iter().chain([&self.columns, &self.product]).map(Buffer::len).sum::<usize>();
+        let others = [&self.targets, &self.factors, &self.ones].map(Vec::capacity).iter().sum::<usize>();
+        8 * (aligned + others + self.sums.iter().map(Vec::capacity).sum::<usize>())
     }
 
     fn prepare(&mut self, shape: GramShape) {
         let (width, operands) = (shape.centers.min(TILE), shape.precision.operands());
         let across = width.max(cross_width(shape));
         for buffer in self.lines.iter_mut().take(held_lines(shape)) {
-            grow(buffer, operands * operand_values(SLAB_ROWS, width, Side::Rows));
+            buffer.take(operands * operand_values(SLAB_ROWS, width, Side::Rows));
         }
-        grow(&mut self.columns, operands * operand_values(SLAB_ROWS, across, Side::Columns));
-        grow(&mut self.product, tile_values(width, across));
+        self.columns.take(operands * operand_values(SLAB_ROWS, across, Side::Columns));
+        self.product.take(tile_values(width, across));
         for sums in self.sums.iter_mut().take(operands) {
             grow(sums, tile_values(width, across));
         }
@@ -193,21 +196,23 @@ impl ExactGram {
         quantise::target_limbs(targets, count, roots, rows, &mut scratch.targets);
         self.add_scalars(rows, roots, targets, negate);
         let GramScratch { lines, columns, product, sums, targets, factors, ones } = scratch;
+        let lines = lines.each_mut().map(Buffer::all);
+        let (columns, product) = (columns.all(), product.all());
         let source = Source { k, stride, factors };
         let place = |tile: usize| (tile * TILE, tile_width(centers, tile));
         let tiles = tile_count(centers);
         for first in (0..tiles).step_by(GROUP) {
             let group = first..tiles.min(first + GROUP);
             for i in group.clone() {
-                pack(precision, source, place(i), Side::Rows, &mut lines[i - first]);
-                let line = Operand { values: &lines[i - first], rows, width: place(i).1, side: Side::Rows };
+                pack(precision, source, place(i), Side::Rows, lines[i - first]);
+                let line = Operand { values: &*lines[i - first], rows, width: place(i).1, side: Side::Rows };
                 self.add_cross(i, line, targets, &ones[..rows], columns, product, sums, negate);
             }
             for j in 0..group.end {
                 pack(precision, source, place(j), Side::Columns, columns);
                 let column = Operand { values: columns, rows, width: place(j).1, side: Side::Columns };
                 for i in group.clone().filter(|&i| i >= j) {
-                    let line = Operand { values: &lines[i - first], rows, width: place(i).1, side: Side::Rows };
+                    let line = Operand { values: &*lines[i - first], rows, width: place(i).1, side: Side::Rows };
                     self.add_tile(i, j, line, column, product, sums, negate);
                 }
             }

@@ -10,8 +10,8 @@
 //! Cost: 2 flops a row and pair of centers, the rounding of operands, and one conversion of every product in [`PANEL_ROWS`] rows: with all else that a Gram takes 64 % of the
 //! multiply-add rate at m = 4,096 (Xeon, AVX-512, November 2026). Memory: the operands, one f64 and one i64 for every pair of a tile.
 
-use super::PANEL_ROWS;
 use super::quantise::{integer, limbs, nearest};
+use super::{PANEL_ROWS, TILE};
 use crate::gram::Precision;
 use crate::tile::lanes::{Lanes, Path, Task};
 use crate::tile::on_fastest_path;
@@ -22,6 +22,10 @@ const DEPTH: usize = 128;
 /// Centers of the widest strip of rows, a multiple of that of every path, and of the widest strip of columns.
 const WIDEST: usize = 32;
 const TALLEST: usize = 6;
+
+/// Rows that are asked for before they are packed.
+const AHEAD: usize = 6;
+const LINE: usize = 64;
 
 /// How an operand lies in a tile.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -126,32 +130,51 @@ struct Pack<'a, T> {
 impl<T: Copy + Into<f64>> Task<f64> for Pack<'_, T> {
     type Output = ();
     #[inline(always)]
-    fn run<P: Path<f64>, const R: usize, const C: usize>(self, _p: P) {
-        let strip = if self.side == Side::Columns { R } else { C * P::N };
+    fn run<P: Path<f64>, const R: usize, const C: usize>(self, p: P) {
+        match self.side {
+            Side::Columns => self.strips::<P, R>(p, R),
+            // Two vectors of two, at least.
+            Side::Rows => self.strips::<P, 4>(p, C * P::N),
+        }
+    }
+}
+
+impl<T: Copy + Into<f64>> Pack<'_, T> {
+    /// Packs strips of `strip` centers, a multiple of `COPY`.
+    #[inline(always)]
+    fn strips<P: Path<f64>, const COPY: usize>(self, p: P, strip: usize) {
         let Source { k, stride, factors } = self.source;
         let strips = self.width.div_ceil(strip);
-        let block = factors.len() * strips * strip;
+        let operand = factors.len() * strips * strip;
+        let operands = self.precision.operands();
+        // A row of a tile, rounded: its integers, or their limbs and the sums of those. Centers beyond the last are zeros.
+        let mut rounded = [[0.0; TILE + WIDEST]; 3];
         for start in (0..factors.len()).step_by(DEPTH) {
             let factors = &factors[start..factors.len().min(start + DEPTH)];
-            for s in 0..strips {
-                let used = strip.min(self.width - s * strip);
-                for (row, &factor) in factors.iter().enumerate() {
-                    let from = &k[(start + row) * stride + self.first + s * strip..][..used];
-                    let to = (start * strips + s * factors.len() + row) * strip;
-                    match self.precision {
-                        Precision::Single => {
-                            let out = &mut self.out[to..to + strip];
-                            out.iter_mut().zip(from).for_each(|(q, &value)| *q = nearest(value.into() * factor));
-                            out[used..].fill(0.0);
+            for (row, &factor) in factors.iter().enumerate() {
+                let from = &k[(start + row) * stride + self.first..][..self.width];
+                // A piece of every row, each on a page of its own: nothing else foresees them.
+                let ahead = k.get((start + row + AHEAD) * stride + self.first..).unwrap_or_default();
+                ahead.iter().take(self.width).step_by(LINE / size_of::<T>()).for_each(|value| p.prefetch(value));
+                let [high, low, both] = &mut rounded;
+                match self.precision {
+                    Precision::Single => {
+                        high.iter_mut().zip(from).for_each(|(q, &value)| *q = nearest(value.into() * factor));
+                    }
+                    Precision::Double => {
+                        for (((high, low), both), &value) in high.iter_mut().zip(low).zip(both).zip(from) {
+                            (*high, *low) = limbs(nearest(value.into() * factor));
+                            *both = *high + *low;
                         }
-                        Precision::Double => {
-                            for c in 0..strip {
-                                let value = from.get(c).map_or(0.0, |&value| nearest(value.into() * factor));
-                                let (high, low) = limbs(value);
-                                self.out[to + c] = high;
-                                self.out[block + to + c] = low;
-                                self.out[2 * block + to + c] = high + low;
-                            }
+                    }
+                }
+                for (which, values) in rounded[..operands].iter().enumerate() {
+                    for (s, values) in values.chunks_exact(strip).take(strips).enumerate() {
+                        let to = which * operand + (start * strips + s * factors.len() + row) * strip;
+                        let out = &mut self.out[to..to + strip];
+                        for (out, values) in out.as_chunks_mut::<COPY>().0.iter_mut().zip(values.as_chunks::<COPY>().0)
+                        {
+                            *out = *values;
                         }
                     }
                 }
@@ -186,7 +209,12 @@ impl Task<f64> for Multiply<'_> {
                 let columns = &self.columns[start * narrow_strips * R..][..depth * narrow_strips * R];
                 let lines = &self.lines[start * stride..][..depth * stride];
                 for (q, line) in lines.chunks_exact(depth * wide).enumerate() {
+                    // The strip after this one is far away: a piece of it is asked for with every narrow strip.
+                    let next = lines.get((q + 1) * depth * wide..).unwrap_or_default();
+                    let piece = (depth * wide).div_ceil(narrow_strips);
                     for (s, column) in columns.chunks_exact(depth * R).enumerate().filter(|&(s, _)| needed(s, q)) {
+                        let ahead = next.get(s * piece..).unwrap_or_default();
+                        ahead.iter().take(piece).step_by(LINE / 8).for_each(|value| p.prefetch(value));
                         let out = &mut self.product[s * R * stride + q * wide..];
                         register_tile::<P, R, C>(p, column, line, start > panel, out, stride);
                     }

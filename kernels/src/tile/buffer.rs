@@ -10,9 +10,12 @@ pub struct Buffer<T> {
 const LINE: usize = 64;
 
 impl<T: Copy + Default> Buffer<T> {
+    /// Values held beside those asked for, at most.
+    pub const SLACK: usize = LINE / size_of::<T>();
+
     /// The first `len` values, whatever they hold; grows when it must.
     pub fn take(&mut self, len: usize) -> &mut [T] {
-        let slack = LINE / size_of::<T>();
+        let slack = Self::SLACK;
         if self.data.len() < len + slack {
             self.data = vec![T::default(); len + slack];
             // `align_offset` may decline (usize::MAX); alignment only buys speed.
@@ -31,8 +34,29 @@ impl<T: Copy + Default> Buffer<T> {
         &mut self.data[self.start + start..][..len]
     }
 
+    /// All values that it has grown to.
+    pub fn all(&mut self) -> &mut [T] {
+        &mut self.data[self.start..]
+    }
+
+    /// Values that there is memory for.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.data.len()
+    }
+
     /// The first `len` values.
     pub fn get(&self, len: usize) -> &[T] {
         &self.data[self.start..self.start + len]
+    }
+}
+
+/// A copy starts on a line of its own.
+impl<T: Copy + Default> Clone for Buffer<T> {
+    fn clone(&self) -> Self {
+        let mut copy = Buffer::default();
+        let values = &self.data[self.start..];
+        copy.take(values.len()).copy_from_slice(values);
+        copy
     }
 }

@@ -62,6 +62,9 @@ pub trait Lanes<T>: Copy + Send + Sync + 'static {
     fn select(self, m: Self::M, if_true: Self::V, if_false: Self::V) -> Self::V;
     /// Adds the integer held in the low mantissa bits of `t` to the exponent of `x`, wrapping.
     fn add_exponent(self, x: Self::V, t: Self::V) -> Self::V;
+    /// Asks for the cache line of a value that will be read soon, into the second level; changes no result.
+    #[inline(always)]
+    fn prefetch<U>(self, _value: &U) {}
     /// 2^x as [`functions::exp2`] has it, by the instructions that the path has for it.
     #[inline(always)]
     fn exp2(self, x: Self::V) -> Self::V

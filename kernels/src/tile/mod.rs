@@ -19,7 +19,7 @@
 //! error of that kind where the rows are near; the functions add 2 ulp. The tangent kernel has an infinite slope at angle 0: its f32 entries near the diagonal are good to 2^-12 |x||z| per layer
 //! (on it, exact).
 
-mod buffer;
+pub(crate) mod buffer;
 pub(crate) mod entry;
 mod functions;
 pub(crate) mod lanes;

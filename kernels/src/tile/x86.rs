@@ -99,6 +99,11 @@ macro_rules! memory_methods {
         fn scalar_mul_add(self, a: $t, b: $t, c: $t) -> $t {
             a.mul_add(b, c)
         }
+        #[inline(always)]
+        fn prefetch<U>(self, value: &U) {
+            // SAFETY: a hint of SSE, which every x86-64 has: it accesses no memory that the program can tell, and cannot fault.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(value).cast()) }
+        }
     };
 }
 
