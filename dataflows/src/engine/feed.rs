@@ -2,7 +2,7 @@
 //!
 //! A [`RowStore`] belongs to one worker and knows its blocks. The first encoded pass decodes and encodes them on a prefetch
 //! thread; if the plan says so, its chunks are kept, in memory or in a cache file, and later passes
-//! read those. What a pass sees does not depend on which (law 1): chunks are the same rows in the same order.
+//! read those, a file ahead of the worker too. What a pass sees does not depend on which (law 1): chunks are the same rows in the same order.
 //!
 //! A cache file lies in the folder for temporary files, has no name there, and belongs to one worker.
 //!
@@ -82,7 +82,7 @@ enum Kept {
     /// Filled, in memory.
     Memory(Arc<Vec<Chunk>>),
     /// Filled, on disk.
-    Disk(Rc<ChunkCache>),
+    Disk(Arc<ChunkCache>),
 }
 
 /// Chunks on their way into the store.
@@ -161,7 +161,7 @@ impl RowStore {
             Kept::Memory(chunks) if role == Role::Training => {
                 (Supply::Memory { chunks: Arc::clone(chunks), next: 0 }, None)
             }
-            Kept::Disk(cache) if role == Role::Training => (Supply::Disk { cache: Rc::clone(cache), next: 0 }, None),
+            Kept::Disk(cache) if role == Role::Training => (Supply::Cached(Arc::clone(cache)), None),
             Kept::Wanted if role == Role::Training => (Supply::Idle, Some(Filling::Memory(Vec::new()))),
             Kept::DiskWanted { folder, limit } if role == Role::Training => {
                 (Supply::Idle, Some(Filling::NewDisk { folder: folder.clone(), limit: *limit }))
@@ -198,10 +198,19 @@ pub(crate) fn encoded_blocks(catalog: &Catalog, encoder: &Encoder) -> u64 {
 }
 
 enum Supply {
+    /// Decoding has not begun.
     Idle,
-    Decode { ready: Receiver<Result<Chunk, StageError>>, back: Sender<Chunk> },
-    Memory { chunks: Arc<Vec<Chunk>>, next: usize },
-    Disk { cache: Rc<ChunkCache>, next: usize },
+    /// Nor has reading this cache.
+    Cached(Arc<ChunkCache>),
+    /// A prefetch thread decodes or reads.
+    Ahead {
+        ready: Receiver<Result<Chunk, StageError>>,
+        back: Sender<Chunk>,
+    },
+    Memory {
+        chunks: Arc<Vec<Chunk>>,
+        next: usize,
+    },
     Over,
 }
 
@@ -238,8 +247,12 @@ impl Feed {
                 self.filling = Some(Filling::Disk(ChunkCache::on_disk(folder, *limit)?));
             }
         }
+        if let Supply::Cached(cache) = &self.supply {
+            let (cache, process) = (Arc::clone(cache), Arc::clone(&self.store.process));
+            self.supply = ahead(move |send, used| read_ahead(&cache, &process, &send, &used))?;
+        }
         let result = match &mut self.supply {
-            Supply::Idle | Supply::Over => Ok(false),
+            Supply::Idle | Supply::Cached(_) | Supply::Over => Ok(false),
             Supply::Memory { chunks, next } => match chunks.get(*next) {
                 Some(kept) => {
                     *next += 1;
@@ -248,16 +261,7 @@ impl Feed {
                 }
                 None => Ok(false),
             },
-            Supply::Disk { cache, next } if *next < cache.len() => {
-                cache.read(*next, chunk)?;
-                *next += 1;
-                return Ok(true);
-            }
-            Supply::Disk { cache, .. } => {
-                self.store.process.bytes_read.fetch_add(cache.bytes(), Ordering::Relaxed);
-                Ok(false)
-            }
-            Supply::Decode { ready, back } => match ready.recv() {
+            Supply::Ahead { ready, back } => match ready.recv() {
                 Ok(Ok(next)) => {
                     let used = std::mem::replace(chunk, next);
                     match &mut self.filling {
@@ -277,7 +281,7 @@ impl Feed {
                         Some(Filling::Memory(chunks)) => {
                             *self.store.kept.borrow_mut() = Kept::Memory(Arc::new(chunks));
                         }
-                        Some(Filling::Disk(cache)) => *self.store.kept.borrow_mut() = Kept::Disk(Rc::new(cache)),
+                        Some(Filling::Disk(cache)) => *self.store.kept.borrow_mut() = Kept::Disk(Arc::new(cache)),
                         Some(Filling::NewDisk { .. }) | None => {}
                     }
                     Ok(false)
@@ -293,15 +297,40 @@ impl Feed {
         let projection = store.encoder.projection(&store.catalog, self.role)?;
         let options = ReadOptions { blocks_per_batch: store.blocks_per_batch, ..ReadOptions::default() };
         let reader = BlockReader::new(&store.catalog, store.runs.clone(), &projection, options);
-        let (send, ready) = sync_channel(AHEAD);
-        let (back, used) = channel();
         let (encoder, role, process) = (Arc::clone(&store.encoder), self.role, Arc::clone(&store.process));
-        std::thread::Builder::new()
-            .name("prefetch".into())
-            .spawn(move || prefetch(reader, &encoder, role, &process, &send, &used))
-            .map_err(|e| StageError::Internal(format!("cannot start a prefetch thread: {e}")))?;
-        Ok(Supply::Decode { ready, back })
+        ahead(move |send, used| prefetch(reader, &encoder, role, &process, &send, &used))
     }
+}
+
+/// Runs `work` on a prefetch thread: it sends chunks, at most [`AHEAD`] before they are used, and gets used ones back.
+fn ahead(
+    work: impl FnOnce(SyncSender<Result<Chunk, StageError>>, Receiver<Chunk>) + Send + 'static,
+) -> Result<Supply, StageError> {
+    let (send, ready) = sync_channel(AHEAD);
+    let (back, used) = channel();
+    std::thread::Builder::new()
+        .name("prefetch".into())
+        .spawn(move || work(send, used))
+        .map_err(|e| StageError::Internal(format!("cannot start a prefetch thread: {e}")))?;
+    Ok(Supply::Ahead { ready, back })
+}
+
+/// Reads the chunks of `cache` in their order.
+fn read_ahead(
+    cache: &ChunkCache,
+    process: &Process,
+    send: &SyncSender<Result<Chunk, StageError>>,
+    used: &Receiver<Chunk>,
+) {
+    for number in 0..cache.len() {
+        let mut chunk = used.try_recv().unwrap_or_default();
+        let result = cache.read(number, &mut chunk).map(|()| chunk).map_err(StageError::from);
+        let failed = result.is_err();
+        if send.send(result).is_err() || failed {
+            return;
+        }
+    }
+    process.bytes_read.fetch_add(cache.bytes(), Ordering::Relaxed);
 }
 
 fn prefetch(
