@@ -1,0 +1,286 @@
+"""What a fit costs: seconds and bytes of every stage, on any number of processes.
+
+Counts are those of the program as it is (the file each was read from is named), not of an ideal one. Rates are measured (rates.py). Where a `Program` says so, what the program would cost
+after a change is counted instead.
+"""
+
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+BLOCK_ROWS = 2048  # rows of a sum block
+SEGMENT = 1 << 16  # values of a sum that meet at one worker (engine/sums.rs)
+FRAGMENT, ENVELOPE, NODE = (1 << 20) - 256, 44, 24  # bytes of a message at most, beside its payload, and beside the values of a node (engine/exchange.rs)
+LOGICAL_PARALLELISM = 8  # threads that m x m algebra takes at most (kernels/src/constants.rs)
+SAMPLE_ROWS, TRACE_ROWS, HELD_OUT_ROWS = 20_000, 2_000, 500
+PRECONDITIONER = 3.0  # m^3 flops of the factors and degrees of freedom beside 2 s m^2 for s sampled rows (nystrom/basis.rs)
+PASS_MESSAGES = 4  # one-way messages that a pass waits for: parcels, their end, results, their end
+LETTER = 24  # bytes of a sampled row beside its numbers (dictionary/pool.rs)
+
+
+@dataclass(frozen=True)
+class Problem:
+    rows: int
+    centers: int
+    features: int = 10
+    targets: int = 1
+    iterations: int = 25
+    solver: str = "pcg"
+    memory: float = 8 * 2.0**30  # --memory
+    cached_on_disk: bool = True  # whether --disk-limit allows it
+
+    @property
+    def values(self):
+        return self.features + self.targets
+
+    @property
+    def row_bytes(self):
+        """Of an encoded row between passes (job/fit/rows.rs)."""
+        return 4 * self.features + 8 * self.targets + 48
+
+    @property
+    def place(self):
+        """Where encoded rows are between passes. The first test is on all rows, not on those of a process."""
+        if self.rows * self.row_bytes <= self.memory / 3:
+            return "memory"
+        return "disk" if self.cached_on_disk else "decoded again"
+
+    @property
+    def sample(self):
+        """Rows of the hashed sample (dictionary/pool.rs)."""
+        needed = SAMPLE_ROWS + 8 * SAMPLE_ROWS**0.5 + 64
+        bits = int(math.log2(self.rows / needed)) if self.rows >= 2 * needed else 0
+        return self.rows / 2**bits
+
+    @property
+    def preconditioner_rows(self):
+        """Sampled rows of the preconditioner: m to 3 m (plan/cost.rs), and no more than the sample has."""
+        m = self.centers
+        return min(min(1 + 80 * self.rows // m**2, 3) * m, self.sample)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    processes: int = 1
+    workers: int = 2  # of each process
+    cores: float = 2  # that each process has to itself
+    network: float = math.inf  # bytes a second of a machine, each way; infinite on loopback, whose cost is in Rates.wire
+    latency: float = 0.0  # seconds of a message, one way
+    disk: float = math.inf  # bytes a second of a machine
+
+    @property
+    def peers(self):
+        return self.processes * self.workers
+
+    @property
+    def busy(self):
+        """Cores of all processes that scan rows."""
+        return self.processes * min(self.workers, self.cores)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds of one core, unless said otherwise."""
+
+    entry: float  # of a kernel entry in a pass of conjugate gradients, K^T (K v)
+    feature: float  # more for each feature
+    target: float  # more for each target beyond the first
+    vectors: float  # seconds of a process per m^2 of an iteration: products with R, R^T, K_mm and the preconditioner
+    passing: float  # seconds of a pass without rows
+    joining: float  # more for each process beyond the first
+    algebra: float  # of a flop of m x m algebra
+    single: float  # of an f64 entry of K_mm and of sampled rows, which one thread forms
+    eigen: float  # per m^3, of the gram solve
+    gram_entry: float  # of an entry that enters a Gram
+    gram_flop: float  # of a flop of n m^2
+    profile: float  # of a value that is profiled
+    decode: float  # of a value that is decoded, encoded and hashed
+    choose: float  # of a row that uniform centers are chosen from
+    start: float  # seconds of the process beside its stages
+    wire: float  # per byte that one worker takes apart, merges, copies and sends (loopback included)
+    value_bytes: float = 4.0  # of a value in Parquet
+
+
+@dataclass(frozen=True)
+class Program:
+    """The program, or what it would be."""
+
+    algebra_threads: int = LOGICAL_PARALLELISM
+    scattered: bool = False  # sums merged in each process first, segments owned by all processes, one copy of the result a process
+    shared_algebra: bool = False  # m x m algebra shared by all processes, without counting what they would send
+
+
+@dataclass
+class Cost:
+    """Seconds by (stage, what takes them), and bytes of sums."""
+
+    seconds: dict = field(default_factory=dict)
+    network: float = 0.0  # bytes between processes
+    queued: float = 0.0  # bytes that wait in one process at once
+
+    def add(self, stage, what, seconds):
+        self.seconds[stage, what] = self.seconds.get((stage, what), 0.0) + seconds
+
+    def total(self, stage=None):
+        return sum(seconds for (own, _), seconds in self.seconds.items() if stage in (None, own))
+
+    def by_what(self):
+        found = {}
+        for (_, what), seconds in self.seconds.items():
+            found[what] = found.get(what, 0.0) + seconds
+        return found
+
+
+def pending_nodes(first, end, total):
+    """Nodes that a worker sends of the fixed tree over `total` blocks when it has summed blocks first..end (kernels/src/tree.rs)."""
+    if end == total:
+        end = 1 << (total - 1).bit_length()  # nodes wholly beyond the last block are not waited for
+    nodes = 0
+    while first < end:
+        size = first & -first or 1 << end.bit_length()
+        while size > end - first:
+            size >>= 1
+        first, nodes = first + size, nodes + 1
+    return nodes
+
+
+@lru_cache
+def sent_nodes(rows, owners):
+    """Nodes that each of so many owners of runs of blocks sends."""
+    blocks = -(-rows // BLOCK_ROWS)
+    cut = lambda i: blocks * i // owners
+    return [pending_nodes(cut(i), cut(i + 1), blocks) if cut(i) < cut(i + 1) else 0 for i in range(owners)]
+
+
+def enveloped(payload):
+    return payload + ENVELOPE * max(1, math.ceil(payload / FRAGMENT))
+
+
+@lru_cache
+def reduction(rows, length, processes, workers, scattered):
+    """Bytes of a sum of `length` values over the rows' blocks: between processes in all, through the busiest process, through the busiest worker, and waiting at once in the busiest process.
+
+    As it is, segment k belongs to worker k mod peers, so that a vector of fewer than 65,536 values belongs to the first worker alone, every worker sends its nodes there,
+    and every worker gets a copy of the sum.
+    """
+    peers = processes * workers
+    if scattered:
+        # Each process merges its workers' nodes, sends each of the others its segments and gets as much; and the same for the result.
+        nodes = max(sent_nodes(rows, processes))
+        each = (nodes + 1) * 8 * length * (processes - 1) / processes
+        return each * processes, 2 * each, 2 * each / workers, nodes * 8 * length
+    nodes = sent_nodes(rows, peers)
+    total, busiest_worker = 0.0, 0.0
+    through, waiting, own = [0.0] * processes, [0.0] * processes, {}
+    for segment, start in enumerate(range(0, length, SEGMENT)):
+        values = 8 * (min(start + SEGMENT, length) - start)
+        owner = segment % peers
+        place = owner // workers
+        local = nodes[place * workers : (place + 1) * workers]
+        parcel = lambda count: enveloped(count * (NODE + values))
+        in_all, from_own = sum(map(parcel, nodes)), sum(map(parcel, local))
+        out = (peers - workers) * enveloped(values)
+        total += in_all - from_own + out
+        through[place] += in_all - from_own + out
+        waiting[place] += in_all
+        own[owner] = own.get(owner, 0.0) + in_all + peers * enveloped(values)
+        busiest_worker = max(busiest_worker, own[owner])
+    return total, max(through), busiest_worker, max(waiting)
+
+
+def reduce(cost, stage, problem, cluster, rates, program, length, times=1):
+    """Adds `times` reductions of `length` values, with what a pass takes without rows."""
+    total, process, worker, waiting = reduction(problem.rows, length, cluster.processes, cluster.workers, program.scattered)
+    cost.add(stage, "waiting", times * (rates.passing + rates.joining * (cluster.processes - 1) + PASS_MESSAGES * cluster.latency))
+    if cluster.processes > 1:
+        cost.add(stage, "sums of the workers", times * (worker * rates.wire + process / cluster.network))
+        cost.network += times * total
+        cost.queued = max(cost.queued, waiting)
+
+
+def again(cost, stage, problem, cluster, rates):
+    """Adds what bringing the rows of a pass takes where they are not in memory."""
+    if problem.place == "disk":
+        cost.add(stage, "rows from disk or Parquet", problem.rows * problem.row_bytes / (cluster.processes * cluster.disk))
+    if problem.place == "decoded again":
+        cost.add(stage, "rows from disk or Parquet", decoding(problem, cluster, rates))
+
+
+def decoding(problem, cluster, rates):
+    values = problem.rows * problem.values
+    return max(values * rates.decode / cluster.busy, values * rates.value_bytes / (cluster.processes * cluster.disk))
+
+
+def algebra(flops, cluster, rates, program):
+    """Seconds of m x m algebra, which every process does for itself."""
+    threads = min(program.algebra_threads, cluster.workers, cluster.cores)
+    return flops * rates.algebra / threads / (cluster.processes if program.shared_algebra else 1)
+
+
+def prepare(cost, problem, cluster, rates):
+    """Profile, sample and uniform centers: a pass each."""
+    n, p = problem.rows, cluster.processes
+    read = n * problem.values * rates.value_bytes / (p * cluster.disk)
+    cost.add("start", "waiting", rates.start)
+    cost.add("profile", "rows from disk or Parquet", max(n * problem.values * rates.profile / cluster.busy, read))
+    cost.add("sample", "rows from disk or Parquet", max(n * problem.values * rates.decode / cluster.busy, read))
+    sampled = problem.sample * (problem.row_bytes - 48 + LETTER)
+    cost.network += sampled * (p - 1)
+    cost.add("sample", "sums of the workers", sampled * (p - 1) / p / cluster.network)
+    cost.add("dictionary", "rows from disk or Parquet", n * rates.choose / cluster.busy)
+    again(cost, "dictionary", problem, cluster, rates)
+
+
+def certify(cost, problem, cluster, rates, program):
+    m = problem.centers
+    flops = m**3 / 3 + TRACE_ROWS * m**2 + 9 * HELD_OUT_ROWS**3
+    cost.add("certify", "m x m algebra", algebra(flops, cluster, rates, program))
+    cost.add("certify", "entries by one thread", (m**2 / 2 + TRACE_ROWS * m) * rates.single)
+
+
+def pcg(problem, cluster, rates, program=Program()):
+    """Conjugate gradients: the right-hand side, a preconditioner, `iterations` passes and one for the true residual."""
+    cost, (n, m, t) = Cost(), (problem.rows, problem.centers, problem.targets)
+    prepare(cost, problem, cluster, rates)
+    passes = problem.iterations + 2
+    each = rates.entry + rates.feature * problem.features + rates.target * (t - 1)
+    cost.add("solve", "kernel entries", passes * n * m * each / cluster.busy)
+    for _ in range(passes):
+        again(cost, "solve", problem, cluster, rates)
+    # The right-hand side carries 2 m masses of the centers beside m t values.
+    reduce(cost, "solve", problem, cluster, rates, program, m * (t + 2))
+    reduce(cost, "solve", problem, cluster, rates, program, m * t, passes - 1)
+    sampled = problem.preconditioner_rows
+    cost.add("solve", "m x m algebra", algebra(PRECONDITIONER * m**3 + 2 * sampled * m**2, cluster, rates, program))
+    cost.add("solve", "entries by one thread", (m**2 + sampled * m) * rates.single)
+    shared = cluster.processes if program.shared_algebra else 1
+    cost.add("solve", "m x m matrices times vectors", (passes - 1) * m**2 * rates.vectors / shared)
+    certify(cost, problem, cluster, rates, program)
+    return cost
+
+
+def gram(problem, cluster, rates, program=Program()):
+    """The exact Gram: one pass, its sums exchanged between processes, the ridge path."""
+    cost, (n, m) = Cost(), (problem.rows, problem.centers)
+    prepare(cost, problem, cluster, rates)
+    cost.add("gram", "kernel entries", n * m * (rates.gram_entry + m * rates.gram_flop) / cluster.busy)
+    again(cost, "gram", problem, cluster, rates)
+    p = cluster.processes
+    if p > 1:
+        # Each process sends its half of 16 m^2 bytes to the owners of the pieces, which send every process all of it; pieces are spread over all workers.
+        through = 2 * 8 * m**2 * (p - 1) / p
+        cost.network += through * p
+        cost.add("gram", "sums of the workers", through * rates.wire + 2 * through / cluster.network)
+        cost.add("gram", "waiting", 2 * (rates.passing + rates.joining * (p - 1) + PASS_MESSAGES * cluster.latency))
+    cost.add("solve", "m x m algebra", m**3 * rates.eigen)
+    certify(cost, problem, cluster, rates, program)
+    return cost
+
+
+def fit(problem, cluster, rates, program=Program()):
+    return {"pcg": pcg, "gram": gram}[problem.solver](problem, cluster, rates, program)
+
+
+def pool_flops(rows, m):
+    """Flops of randomly pivoted Cholesky on a pool, which every process does for itself (`--select auto` and `rpcholesky`): m^2 a row."""
+    return rows * m**2

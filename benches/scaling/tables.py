@@ -1,0 +1,233 @@
+"""The tables of docs/scaling.md from what was measured, in Markdown."""
+
+import re
+import statistics
+from dataclasses import replace
+
+import forecast
+import model
+import rates
+from exponents import exponent
+
+SWEEPS = ("rows", "centers", "features", "targets", "algebra", "gram", "exchange")
+RATES_FROM = (*SWEEPS,)
+
+
+def title(shape):
+    """A shape in words, for lines and keys."""
+    crew = f"{shape['processes']} x {shape['workers']}"
+    place = f", {shape['place']}" if "place" in shape else ""
+    return f"{shape['solver']} n = {shape['n']:,}, m = {shape['m']:,}, d = {shape['d']}, t = {shape['t']}, {shape['iterations']} iterations, {crew} workers{place}"
+
+
+def table(head, rows):
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def figure(value, digits=3):
+    """A number with so many significant digits."""
+    return "" if value is None else f"{float(f'{value:.{digits}g}'):,.10g}"
+
+
+def power(value):
+    mantissa, exponent_ = f"{value:.0e}".split("e")
+    return f"{'' if mantissa == '1' else mantissa + ' x '}10^{int(exponent_)}"
+
+
+def percent(value):
+    return f"{100 * value:+.0f} %"
+
+
+def all_tables(document):
+    """Every table of which the parts were measured, by name."""
+    parts, found = document["parts"], {"machine": machine(document)}
+    makers = {"exponents": exponents, "sweeps": sweeps, "workers": workers, "memory": out_of_core, "predict": prediction}
+    needs = {"exponents": ("rows", "centers", "features", "targets", "gram"), "sweeps": ("rows", "centers"), "workers": ("workers", "probe"), "memory": ("memory",), "predict": ("predict", "probe")}
+    for name, maker in makers.items():
+        if all(part in parts for part in needs[name]):
+            found[name] = maker(parts)
+    if all(part in parts for part in RATES_FROM):
+        measured = measured_rates(parts)
+        found["rates"] = rates_table(measured)
+        if "processes" in parts:
+            found["validation"], found["bytes"], found["errors"] = validation(parts, measured)
+        disk = (parts.get("probe") or {}).get("disk") or 1e9
+        found |= forecast.tables(measured, disk, table, figure)
+    if "refusal" in document:
+        found["refusal"] = f"`{document['refusal']['message']}` (exit code {document['refusal']['code']})"
+    return found
+
+
+def fill(path, found):
+    """Replaces what stands between `<!-- table NAME -->` and `<!-- end -->`."""
+    text = path.read_text()
+    for name, body in found.items():
+        text = re.sub(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", lambda hit: f"{hit[1]}{body}\n{hit[2]}", text, flags=re.S)
+    path.write_text(text)
+
+
+def machine(document):
+    place, options = document["machine"], document["options"]
+    loads = place["loads"]
+    return (
+        f"{document['date']}, {place['processor']}, {place['cpus']} cores, {place['platform']}; load (1 minute, {place['cpus']} cores) {min(loads):.1f} to {max(loads):.1f} while it ran; "
+        f"least of {options['repeats']} runs; {document['minutes']:.0f} minutes."
+    )
+
+
+def measured_rates(parts):
+    return rates.rates([run for name in SWEEPS for run in parts[name]])
+
+
+def of(runs, *, solver="pcg", iterations=None, **fixed):
+    """Runs of one solver, and of the most iterations unless they are given."""
+    chosen = [run for run in runs if run["solver"] == solver and all(run[name] == value for name, value in fixed.items())]
+    most = max((run["iterations"] for run in chosen), default=0)
+    return [run for run in chosen if run["iterations"] == (most if iterations is None else iterations)]
+
+
+def exponents(parts):
+    """Exponents of cost, and the targets."""
+    few_algebra, bites = without_algebra(parts["centers"])
+    gram_n = [run for run in parts["gram"] if run["m"] == min(run["m"] for run in parts["gram"])]
+    gram_m = [run for run in parts["gram"] if run["n"] == shared(parts["gram"], "m")]
+    lines = []
+
+    def line(what, x, runs, value, target=""):
+        if len(runs) < 2:
+            return
+        runs = sorted(runs, key=lambda run: run[x])
+        fitted = exponent([run[x] for run in runs], [value(run) for run in runs])
+        error = "" if fitted["error"] is None else f" +- {fitted['error']:.3f}"
+        span = f"{runs[0][x]:,} to {runs[-1][x]:,}"
+        lines.append([what, x, span, f"{fitted['value']:.3f}{error}", f"{fitted['last']:.3f}", target])
+
+    whole, solve, user = (lambda run: run["wall"]), (lambda run: run["seconds"]["solve"]), (lambda run: run["user"])
+    line("pcg, whole fit, seconds", "n", parts["rows"], whole, "at most 1.02")
+    line("pcg, whole fit, processor seconds", "n", parts["rows"], user, "at most 1.02")
+    line("pcg, solve, seconds", "n", parts["rows"], solve, "at most 1.02")
+    line("gram, whole fit, seconds", "n", gram_n, whole, "at most 1.02")
+    passes = rates.slopes(parts["centers"])
+    line("pcg, an iteration, seconds", "m", passes, lambda slope: slope["pass"], "at most 1.1")
+    line(f"pcg, solve while the preconditioner is below a tenth of it, seconds {bites}", "m", few_algebra, solve, "at most 1.1")
+    line("pcg, solve, all, seconds", "m", of(parts["centers"]), solve)
+    line("pcg, solve, all, processor seconds of the fit", "m", of(parts["centers"]), user)
+    line("gram, pass, seconds", "m", gram_m, lambda run: run["seconds"]["gram"])
+    line("pcg, an iteration, seconds", "d", rates.slopes(parts["features"]), lambda slope: slope["pass"])
+    line("pcg, an iteration, seconds", "t", rates.slopes(parts["targets"]), lambda slope: slope["pass"])
+    return table(["cost", "in", "from, to", "exponent", "last step alone", "target"], lines)
+
+
+def shared(runs, other):
+    """The n that most values of `other` were run with."""
+    return statistics.mode(run["n"] for run in runs)
+
+
+def without_algebra(runs):
+    """Runs of the sweep in m whose preconditioner took less than a tenth of the solve, and where that ends."""
+    rest = {slope["m"]: slope["rest"] for slope in rates.slopes(runs)}
+    kept = [run for run in of(runs) if run["m"] in rest and rest[run["m"]] < 0.1 * run["seconds"]["solve"]]
+    iterations, rows = of(runs)[0]["iterations"], of(runs)[0]["n"]
+    return kept, f"({rows:,} rows, {iterations} iterations)"
+
+
+def sweeps(parts):
+    lines = []
+    for run in parts["rows"]:
+        lines.append(["n", f"{run['n']:,}", f"{run['m']:,}", *times(run)])
+    for run in of(parts["centers"]):
+        lines.append(["m", f"{run['n']:,}", f"{run['m']:,}", *times(run)])
+    return table(["sweep in", "n", "m", "whole fit, s", "solve, s", "processor, s", "G entries", "GB read", "peak, MiB"], lines)
+
+
+def times(run):
+    report = run["report"]
+    numbers = (run["wall"], run["seconds"]["solve"], run["user"], report["kernel_entries"] / 1e9, report["bytes_read"] / 1e9, report["peak_rss_bytes"] / 2**20)
+    return [figure(number) for number in numbers]
+
+
+def workers(parts):
+    one, two = sorted(parts["workers"], key=lambda run: run["workers"])
+    ratio = one["seconds"]["solve"] / two["seconds"]["solve"]
+    probes = parts["probe"]
+    lines = [["solve", figure(one["seconds"]["solve"]), figure(two["seconds"]["solve"]), f"{ratio:.3f}", "", ""]]
+    if "1" in probes and "2" in probes:
+        for name in sorted(probes["1"]):
+            reached = probes["2"][name] / probes["1"][name]
+            kind = {"peak_f32": "multiply-adds, f32", "peak_f64": "multiply-adds, f64"}.get(name, f"K v, {name.replace('_', ' ')}")
+            target = "at least 97 %" if name.startswith("peak") else ""
+            lines.append([kind, f"{probes['1'][name] / 1e9:.3g} G/s", f"{probes['2'][name] / 1e9:.3g} G/s", f"{reached:.3f}", f"{100 * ratio / reached:.1f} %", target])
+    return table(["", "one", "two", "two against one", "solve's ratio of this", "target"], lines)
+
+
+def out_of_core(parts):
+    base = next(run for run in parts["memory"] if run["place"] == "memory")
+    lines = []
+    for run in parts["memory"]:
+        more = [percent(run[name] / base[name] - 1) for name in ("wall", "user")]
+        lines.append([run["place"], f"{run['memory'] / 2**30:.1f} GiB", figure(run["wall"]), figure(run["seconds"]["solve"]), figure(run["user"]), *more, "" if run is base else "at most +5 %"])
+    run = base
+    what = f"rows between passes ({run['n']:,} x {run['d']}, m = {run['m']:,}, {run['iterations'] + 2} passes)"
+    return table([what, "--memory", "whole fit, s", "solve, s", "processor, s", "more seconds", "more processor seconds", "target"], lines)
+
+
+def prediction(parts):
+    run = parts["predict"][0]
+    rate = run["n"] * run["m"] / run["wall"]
+    lines = [[f"predict, Parquet to Parquet, {run['n']:,} rows", f"{rate / 1e9:.3g}", "", ""]]
+    for sums in ("f64_sums", "f32_sums"):
+        if limit := parts["probe"].get("2", {}).get(f"{sums} d=10"):
+            lines.append([f"K v, {sums.replace('_', ' ')}, two threads (the probe)", f"{limit / 1e9:.3g}", f"{100 * rate / limit:.0f} %", "at least 80 %"])
+    return table([f"m = {run['m']:,}, d = 10", "G entries/s", "predict's share", "target"], lines)
+
+
+UNITS = {
+    "entry": (1e9, "ns an entry of a pass (pcg), a core, d = 0"),
+    "feature": (1e9, "ns more for a feature"),
+    "target": (1e9, "ns more for a target beyond the first"),
+    "vectors": (1e9, "ns per m^2 of an iteration, a process: products with R, R', K_mm and the preconditioner"),
+    "passing": (1e3, "ms of a pass without rows"),
+    "joining": (1e3, "ms more of it for each further process"),
+    "algebra": (1e12, "s of 10^12 flops of m x m algebra, a core"),
+    "single": (1e9, "ns of an f64 entry of K_mm and of sampled rows (one thread)"),
+    "eigen": (1e9, "ns per m^3 of the gram solve, two cores"),
+    "gram_entry": (1e9, "ns of an entry that enters a Gram, a core"),
+    "gram_flop": (1e12, "s of 10^12 of the n m^2 of a Gram, a core"),
+    "profile": (1e9, "ns of a value that is profiled, a core"),
+    "decode": (1e9, "ns of a value that is decoded and encoded, a core"),
+    "choose": (1e9, "ns of a row that uniform centers are chosen from, a core"),
+    "start": (1e3, "ms of the process beside its stages"),
+    "wire": (1e9, "ns of a byte of sums on its way between workers"),
+}
+
+
+def rates_table(measured):
+    values = rates.as_table(measured)
+    return table(["rate", "", ""], [[f"`{name}`", figure(values[name] * scale), unit] for name, (scale, unit) in UNITS.items()])
+
+
+def validation(parts, measured):
+    """Predicted beside measured seconds and bytes of runs that no rate was taken from."""
+    lines, sent, errors = [], [], {"one process": [], "several processes": []}
+    for run in [*parts.get("workers", []), *parts["processes"]]:
+        problem = rates.problem_of(run)
+        cluster = model.Cluster(run["processes"], run["workers"], cores=min(run["workers"], 2 / run["processes"]))
+        cost = model.fit(problem, cluster, measured)
+        solve = "gram" if run["solver"] == "gram" else "solve"
+        pairs = [(cost.total(solve), run["seconds"][solve]), (cost.total(), run["wall"])]
+        errors["one process" if run["processes"] == 1 else "several processes"].append([abs(predicted / found - 1) for predicted, found in pairs])
+        cells = [cell for predicted, found in pairs for cell in (figure(predicted), figure(found), percent(predicted / found - 1))]
+        name = [run["solver"], f"{run['n']:,}", f"{run['m']:,}", run["t"], f"{run['processes']} x {run['workers']}"]
+        lines.append([*name, *cells, figure(run["user"])])
+        if run["processes"] > 1:
+            sent.append([*name, figure(cost.network / 1e6), figure(run["loopback"] / 1e6), percent(cost.network / run["loopback"] - 1)])
+    head = ["solver", "n", "m", "t", "processes x workers"]
+    times_ = table([*head, "pass or solve, predicted", "measured", "error", "whole fit, predicted", "measured", "error", "processor, s"], lines)
+    said = "; ".join(
+        f"{kind}: median {100 * statistics.median(e[0] for e in found):.0f} % and at most {100 * max(e[0] for e in found):.0f} % (solve), "
+        f"{100 * statistics.median(e[1] for e in found):.0f} % and {100 * max(e[1] for e in found):.0f} % (whole fit)"
+        for kind, found in errors.items()
+        if found
+    )
+    return times_, table([*head, "MB between processes, predicted", "measured on loopback", "error"], sent), f"Errors of the model, without sign: {said}."
