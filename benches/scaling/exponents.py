@@ -19,7 +19,7 @@ def exponent(x, y):
 def relative_least_squares(columns, y):
     """Coefficients, none negative, of y ~ sum of coefficient times column, by relative errors: terms that come out negative are left out and the others fitted again."""
     y = np.asarray(y, float)
-    names = list(columns)
+    names = [name for name in columns if np.any(columns[name])]
     while names:
         a = np.stack([np.asarray(columns[name], float) for name in names], axis=1) / y[:, None]
         scale = np.abs(a).max(axis=0)

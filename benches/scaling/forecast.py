@@ -38,10 +38,9 @@ def time(seconds):
     return f"{seconds:.2g} s"
 
 
-def tables(rates, disk, table, figure):
-    disk *= 1.0
+def tables(rates, disk, table):
     found = {"forecast": present(rates, disk, table), "forecast_parts": shares(rates, disk, table), "changes": changed(rates, disk, table), "networks": networks(rates, disk, table)}
-    return found | {"needs": needs(rates, disk, table), "bites": bites(rates, table)}
+    return found | {"needs": needs(rates, table), "bites": bites(rates, table)}
 
 
 def present(rates, disk, table):
@@ -80,13 +79,12 @@ def networks(rates, disk, table):
     return table(["machines", *(f"{gigabits} Gbit/s" for gigabits in GIGABITS), "between processes, a pass", "waiting in one process at once"], lines)
 
 
-def needs(rates, disk, table):
+def needs(rates, table):
     """Memory of a process and flops that the fit needs."""
     m, n = PROBLEM.centers, PROBLEM.rows
     pool = 50 * m
     lines = [
-        ["K_mm, its factor and the preconditioner (pcg), a process", f"3 x 8 m^2 = {24 * m**2 / 1e9:.0f} GB"],
-        ["an exact Gram (gram), a process, and its algebra", f"(8 + 7 x 8) m^2 = {64 * m**2 / 1e9:.0f} GB"],
+        ["K_mm, its factor and the preconditioner (pcg), each process", f"3 x 8 m^2 = {24 * m**2 / 1e9:.0f} GB"],
         ["rows kept in memory, all of them", f"{n * PROBLEM.row_bytes / 1e9:.0f} GB; kept where that is a third of --memory, however many processes share them"],
         ["sampled rows of the preconditioner", f"{PROBLEM.preconditioner_rows:,.0f}: the hashed sample, where {min(1 + 80 * n // m**2, 3)} m were planned"],
         ["algebra of the preconditioner, each process", f"{3 * m**3 + 2 * PROBLEM.preconditioner_rows * m**2:.2g} flops"],

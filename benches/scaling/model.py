@@ -77,6 +77,11 @@ class Cluster:
         """Cores of all processes that scan rows."""
         return self.processes * min(self.workers, self.cores)
 
+    def uneven(self, rows):
+        """By how much the worker with most sum blocks has more than the mean."""
+        blocks = -(-rows // BLOCK_ROWS)
+        return -(-blocks // self.peers) * self.peers / blocks
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -244,7 +249,7 @@ def pcg(problem, cluster, rates, program=Program()):
     prepare(cost, problem, cluster, rates)
     passes = problem.iterations + 2
     each = rates.entry + rates.feature * problem.features + rates.target * (t - 1)
-    cost.add("solve", "kernel entries", passes * n * m * each / cluster.busy)
+    cost.add("solve", "kernel entries", passes * n * m * each / cluster.busy * cluster.uneven(n))
     for _ in range(passes):
         again(cost, "solve", problem, cluster, rates)
     # The right-hand side carries 2 m masses of the centers beside m t values.
@@ -263,7 +268,7 @@ def gram(problem, cluster, rates, program=Program()):
     """The exact Gram: one pass, its sums exchanged between processes, the ridge path."""
     cost, (n, m) = Cost(), (problem.rows, problem.centers)
     prepare(cost, problem, cluster, rates)
-    cost.add("gram", "kernel entries", n * m * (rates.gram_entry + m * rates.gram_flop) / cluster.busy)
+    cost.add("gram", "kernel entries", n * m * (rates.gram_entry + m * rates.gram_flop) / cluster.busy * cluster.uneven(n))
     again(cost, "gram", problem, cluster, rates)
     p = cluster.processes
     if p > 1:

@@ -4,8 +4,6 @@ A run is a dictionary of what was asked for (n, m, d, t, iterations, workers, pr
 iteration takes; what is left of the stage `solve` is the preconditioner.
 """
 
-from dataclasses import asdict
-
 from exponents import relative_least_squares
 from model import PRECONDITIONER, Problem, Rates
 
@@ -83,8 +81,8 @@ def stages(runs):
 
 def exchanges(runs, found):
     """Seconds that each further process adds to a pass, and of a byte on its way between workers."""
-    small = min(slope["m"] for slope in found)
-    tiny = {slope["processes"]: slope["pass"] for slope in found if slope["m"] == small}
+    few = min(slope["n"] for slope in found)
+    tiny = {slope["processes"]: slope["pass"] for slope in found if slope["n"] == few}
     most = max(tiny)
     joining = max(tiny[most] - tiny[1], 0.0) / (most - 1) if most > 1 else 0.0
     pairs = [(one, two) for one in runs for two in runs if one["solver"] == two["solver"] == "gram" and (one["processes"], two["processes"]) == (1, 2)]
@@ -97,7 +95,3 @@ def rates(runs):
     """All rates; `runs` are those of the parts n, m, d, t, algebra, gram and exchange."""
     found = slopes(runs)
     return Rates(**passes(found), **preconditioner(found), **grams(runs), **stages(runs), **exchanges(runs, found))
-
-
-def as_table(found):
-    return asdict(found)

@@ -102,7 +102,7 @@ def end_child(started):
 
 
 def loopback_bytes():
-    """Bytes that the loopback interface has sent; None where the system does not tell. Others' traffic counts too."""
+    """Bytes that the loopback interface has sent, those of others too; 0 where the system does not tell."""
     try:
         lines = Path("/proc/net/dev").read_text().splitlines()
     except OSError:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
 
+import forecast
 import tables
 from runs import Program, interleaved, least
 
@@ -32,18 +33,18 @@ class Sizes:
     gram_m: tuple = (500, 1000, 2000)
     m: tuple = (256, 512, 1024, 2048, 4096)
     m_rows: int = 1_000_000
-    d: tuple = (5, 10, 20, 40, 80)
-    t: tuple = (1, 2, 4, 8, 16)
+    d: tuple = (5, 10, 30, 90)
+    t: tuple = (1, 2, 4, 8)
     rows: int = 200_000  # of the sweeps in d and t, and of the processes
     centers: int = 2048
-    algebra_m: tuple = (1024, 2048, 3072, 4096)
+    algebra_m: tuple = (1024, 2048, 3072)
     worker_rows: int = 1_000_000
     memory_rows: int = 20_000_000
     memory_centers: int = 2000
     predict_rows: int = 4_000_000
     predict_centers: int = 4096
     processes: tuple = (1, 2, 3, 4)
-    exchange_m: tuple = (2000, 3000)
+    exchange_m: tuple = (1000, 2000)
 
 
 QUICK = Sizes(
@@ -51,7 +52,7 @@ QUICK = Sizes(
     algebra_m=(256, 512, 768), worker_rows=50_000, memory_rows=200_000, memory_centers=100, predict_rows=100_000, predict_centers=256, processes=(1, 2), exchange_m=(300, 400),
 )  # fmt: skip
 
-PARTS = "probe,rows,centers,features,targets,algebra,gram,exchange,workers,memory,predict,processes"
+PARTS = "plans,probe,rows,centers,features,targets,algebra,gram,exchange,workers,memory,predict,processes"
 FEW, MANY = 3, 11  # iterations of the two runs that tell what an iteration takes
 
 
@@ -81,6 +82,17 @@ class Scaling:
         measured = interleaved({tables.title(shape): run for shape, run in cases}, repeats or self.options.repeats, self.say)
         return [shape | measured[name] for name, shape in shapes.items()]
 
+    def plans(self):
+        """What the program itself plans for the forecast's centers, and what it says with its defaults."""
+        shape = {"target": "y", "kernel": "gaussian", "bandwidth": "1x", "ridge": 1e-7, "select": "uniform", "centers": forecast.PROBLEM.centers}
+        source = f"synth:friedman1?d={forecast.PROBLEM.features}&rows="
+        out = self.program.folder / "planned.nys"
+        found = {"refused": self.program.refusal("fit", data=f"{source}{forecast.PROBLEM.rows}", solver="pcg", out=out, **shape)}
+        for solver in ("pcg", "gram", "eigenpro"):
+            plan = self.program.run("fit", "--dry-run", data=f"{source}1000000", solver=solver, memory="4096GiB", max_flops=1e20, workers=forecast.CORES, out=out, **shape)["report"]
+            found[solver] = {"memory": sum(use["bytes"] for use in plan["memory"]), "largest": max(plan["memory"], key=lambda use: use["bytes"])["name"]}
+        return found
+
     def probe(self):
         """The machine's limits, by the probes of benches/peers."""
         size = (64 << 20) if self.options.quick else (512 << 20)
@@ -105,7 +117,7 @@ class Scaling:
         return found
 
     def centers(self):
-        return self.sweep([self.case(self.sizes.m_rows, m, iterations=i) for m in self.sizes.m for i in (FEW, MANY)])
+        return self.sweep([self.case(self.sizes.m_rows, m, iterations=i) for m in self.sizes.m for i in (FEW, MANY)], min(2, self.options.repeats))
 
     def features(self):
         return self.sweep([self.case(self.sizes.rows, self.sizes.centers, d=d, iterations=i) for d in self.sizes.d for i in (FEW, MANY)])
@@ -215,8 +227,6 @@ def measure(options):
     start, loads = time.time(), [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         run = Scaling(options, sized(options), folder)
-        refusal = {"data": "synth:friedman1?rows=1000000000&d=30", "target": "y", "centers": 100_000, "solver": "pcg", "out": Path(folder) / "refused.nys"}
-        document["refusal"] = run.program.refusal("fit", **refusal)
         for part in options.only.split(","):
             document["parts"][part] = getattr(run, part)()
             loads.append(os.getloadavg()[0])

@@ -2,7 +2,6 @@
 
 import re
 import statistics
-from dataclasses import replace
 
 import forecast
 import model
@@ -10,7 +9,6 @@ import rates
 from exponents import exponent
 
 SWEEPS = ("rows", "centers", "features", "targets", "algebra", "gram", "exchange")
-RATES_FROM = (*SWEEPS,)
 
 
 def title(shape):
@@ -30,11 +28,6 @@ def figure(value, digits=3):
     return "" if value is None else f"{float(f'{value:.{digits}g}'):,.10g}"
 
 
-def power(value):
-    mantissa, exponent_ = f"{value:.0e}".split("e")
-    return f"{'' if mantissa == '1' else mantissa + ' x '}10^{int(exponent_)}"
-
-
 def percent(value):
     return f"{100 * value:+.0f} %"
 
@@ -47,15 +40,17 @@ def all_tables(document):
     for name, maker in makers.items():
         if all(part in parts for part in needs[name]):
             found[name] = maker(parts)
-    if all(part in parts for part in RATES_FROM):
+    if all(part in parts for part in SWEEPS):
         measured = measured_rates(parts)
         found["rates"] = rates_table(measured)
         if "processes" in parts:
             found["validation"], found["bytes"], found["errors"] = validation(parts, measured)
         disk = (parts.get("probe") or {}).get("disk") or 1e9
-        found |= forecast.tables(measured, disk, table, figure)
-    if "refusal" in document:
-        found["refusal"] = f"`{document['refusal']['message']}` (exit code {document['refusal']['code']})"
+        found |= forecast.tables(measured, disk, table)
+    if plans := parts.get("plans"):
+        found["refusal"] = f"    {plans['refused']['message']}\n\nand ends with code {plans['refused']['code']}."
+        lines = [[name, f"{plan['memory'] / 2**30:.3g} GiB", plan["largest"]] for name, plan in plans.items() if name != "refused"]
+        found["plans"] = table(["solver", f"memory of a process, {forecast.CORES} workers", "most of it"], lines)
     return found
 
 
@@ -203,8 +198,7 @@ UNITS = {
 
 
 def rates_table(measured):
-    values = rates.as_table(measured)
-    return table(["rate", "", ""], [[f"`{name}`", figure(values[name] * scale), unit] for name, (scale, unit) in UNITS.items()])
+    return table(["rate", "", ""], [[f"`{name}`", figure(getattr(measured, name) * scale), unit] for name, (scale, unit) in UNITS.items()])
 
 
 def validation(parts, measured):
@@ -221,7 +215,7 @@ def validation(parts, measured):
         name = [run["solver"], f"{run['n']:,}", f"{run['m']:,}", run["t"], f"{run['processes']} x {run['workers']}"]
         lines.append([*name, *cells, figure(run["user"])])
         if run["processes"] > 1:
-            sent.append([*name, figure(cost.network / 1e6), figure(run["loopback"] / 1e6), percent(cost.network / run["loopback"] - 1)])
+            sent.append([*name, figure(cost.network / 1e6), figure(run["loopback"] / 1e6), percent(cost.network / run["loopback"] - 1) if run["loopback"] else ""])
     head = ["solver", "n", "m", "t", "processes x workers"]
     times_ = table([*head, "pass or solve, predicted", "measured", "error", "whole fit, predicted", "measured", "error", "processor, s"], lines)
     said = "; ".join(
