@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 BLOCK_ROWS = 2048  # rows of a sum block
+GROUP_ROWS, PAGE_ROWS = 1 << 16, 20_000  # rows of a row group of Parquet, and of a page, as `datasets make` writes them
 SEGMENT = 1 << 16  # values of a sum that meet at one worker (engine/sums.rs)
 FRAGMENT, ENVELOPE, NODE = (1 << 20) - 256, 44, 24  # bytes of a message at most, beside its payload, and beside the values of a node (engine/exchange.rs)
 LOGICAL_PARALLELISM = 8  # threads that m x m algebra takes at most (kernels/src/constants.rs)
+GRAM_ALGEBRA = 12  # m^3 flops of the gram solve (plan/cost.rs)
+LANES = 8  # f64 columns that entries are multiplied with at once (AVX-512)
 SAMPLE_ROWS, TRACE_ROWS, HELD_OUT_ROWS = 20_000, 2_000, 500
 PRECONDITIONER = 3.0  # m^3 flops of the factors and degrees of freedom beside 2 s m^2 for s sampled rows (nystrom/basis.rs)
 PASS_MESSAGES = 4  # one-way messages that a pass waits for: parcels, their end, results, their end
@@ -34,6 +37,11 @@ class Problem:
         return self.features + self.targets
 
     @property
+    def groups(self):
+        """Groups of columns that share their products with entries: one column has a loop of its own (kernels/src/tile/products.rs)."""
+        return 0 if self.targets == 1 else math.ceil(self.targets / LANES)
+
+    @property
     def row_bytes(self):
         """Of an encoded row between passes (job/fit/rows.rs)."""
         return 4 * self.features + 8 * self.targets + 48
@@ -44,6 +52,11 @@ class Problem:
         if self.rows * self.row_bytes <= self.memory / 3:
             return "memory"
         return "disk" if self.cached_on_disk else "decoded again"
+
+    @property
+    def entry_flops(self):
+        """Of an entry (plan/cost.rs)."""
+        return 2 * self.features + 20
 
     @property
     def sample(self):
@@ -89,7 +102,7 @@ class Rates:
 
     entry: float  # of a kernel entry in a pass of conjugate gradients, K^T (K v)
     feature: float  # more for each feature
-    target: float  # more for each target beyond the first
+    group: float  # more for each group of up to eight targets where there are several
     vectors: float  # seconds of a process per m^2 of an iteration: products with R, R^T, K_mm and the preconditioner
     passing: float  # seconds of a pass without rows
     joining: float  # more for each process beyond the first
@@ -103,7 +116,7 @@ class Rates:
     choose: float  # of a row that uniform centers are chosen from
     start: float  # seconds of the process beside its stages
     wire: float  # per byte that one worker takes apart, merges, copies and sends (loopback included)
-    value_bytes: float = 4.0  # of a value in Parquet
+    value_bytes: float  # of a value in Parquet
 
 
 @dataclass(frozen=True)
@@ -117,9 +130,12 @@ class Program:
 
 @dataclass
 class Cost:
-    """Seconds by (stage, what takes them), and bytes of sums."""
+    """Seconds by (stage, what takes them), and what is counted, of all processes."""
 
     seconds: dict = field(default_factory=dict)
+    entries: float = 0.0  # kernel entries, as the report counts them
+    flops: float = 0.0  # as the report counts them: algebra once, however many processes do it
+    read: float = 0.0  # bytes from files and caches
     network: float = 0.0  # bytes between processes
     queued: float = 0.0  # bytes that wait in one process at once
 
@@ -155,6 +171,21 @@ def sent_nodes(rows, owners):
     blocks = -(-rows // BLOCK_ROWS)
     cut = lambda i: blocks * i // owners
     return [pending_nodes(cut(i), cut(i + 1), blocks) if cut(i) < cut(i + 1) else 0 for i in range(owners)]
+
+
+def page_of(row):
+    """First row of the page of Parquet that holds a row, and the first after it."""
+    group = row // GROUP_ROWS * GROUP_ROWS
+    start = group + (row - group) // PAGE_ROWS * PAGE_ROWS
+    return start, min(start + PAGE_ROWS, group + GROUP_ROWS)
+
+
+@lru_cache
+def touched_rows(rows, peers):
+    """Rows of the pages that every worker reads of: one that a cut between two workers falls into is read by both."""
+    blocks = -(-rows // BLOCK_ROWS)
+    cuts = [min(blocks * i // peers * BLOCK_ROWS, rows) for i in range(peers + 1)]
+    return sum(min(page_of(end - 1)[1], rows) - page_of(first)[0] for first, end in zip(cuts, cuts[1:]) if first < end)
 
 
 def enveloped(payload):
@@ -203,17 +234,22 @@ def reduce(cost, stage, problem, cluster, rates, program, length, times=1):
         cost.queued = max(cost.queued, waiting)
 
 
-def again(cost, stage, problem, cluster, rates):
-    """Adds what bringing the rows of a pass takes where they are not in memory."""
+def again(cost, stage, problem, cluster, rates, passes=1):
+    """Adds what bringing the rows of further passes takes where they are not in memory."""
     if problem.place == "disk":
-        cost.add(stage, "rows from disk or Parquet", problem.rows * problem.row_bytes / (cluster.processes * cluster.disk))
+        kept = passes * problem.rows * problem.row_bytes
+        cost.read += kept
+        cost.add(stage, "rows from disk or Parquet", kept / (cluster.processes * cluster.disk))
     if problem.place == "decoded again":
-        cost.add(stage, "rows from disk or Parquet", decoding(problem, cluster, rates))
+        decode(cost, stage, problem, cluster, rates, rates.decode, passes)
 
 
-def decoding(problem, cluster, rates):
-    values = problem.rows * problem.values
-    return max(values * rates.decode / cluster.busy, values * rates.value_bytes / (cluster.processes * cluster.disk))
+def decode(cost, stage, problem, cluster, rates, each, passes=1):
+    """Adds passes over Parquet of `each` seconds a value: what takes longer, the disk or the cores."""
+    values = passes * problem.rows * problem.values
+    read = passes * touched_rows(problem.rows, cluster.peers) * problem.values * rates.value_bytes
+    cost.read += read
+    cost.add(stage, "rows from disk or Parquet", max(values * each / cluster.busy, read / (cluster.processes * cluster.disk)))
 
 
 def algebra(flops, cluster, rates, program):
@@ -225,20 +261,22 @@ def algebra(flops, cluster, rates, program):
 def prepare(cost, problem, cluster, rates):
     """Profile, sample and uniform centers: a pass each."""
     n, p = problem.rows, cluster.processes
-    read = n * problem.values * rates.value_bytes / (p * cluster.disk)
     cost.add("start", "waiting", rates.start)
-    cost.add("profile", "rows from disk or Parquet", max(n * problem.values * rates.profile / cluster.busy, read))
-    cost.add("sample", "rows from disk or Parquet", max(n * problem.values * rates.decode / cluster.busy, read))
+    decode(cost, "profile", problem, cluster, rates, rates.profile)
+    decode(cost, "sample", problem, cluster, rates, rates.decode)
     sampled = problem.sample * (problem.row_bytes - 48 + LETTER)
     cost.network += sampled * (p - 1)
     cost.add("sample", "sums of the workers", sampled * (p - 1) / p / cluster.network)
     cost.add("dictionary", "rows from disk or Parquet", n * rates.choose / cluster.busy)
-    again(cost, "dictionary", problem, cluster, rates)
+    if problem.place != "memory":
+        # A cache on disk is filled by this pass.
+        decode(cost, "dictionary", problem, cluster, rates, rates.decode)
 
 
 def certify(cost, problem, cluster, rates, program):
     m = problem.centers
     flops = m**3 / 3 + TRACE_ROWS * m**2 + 9 * HELD_OUT_ROWS**3
+    cost.flops += flops + (m / 2 + TRACE_ROWS) * m * problem.entry_flops
     cost.add("certify", "m x m algebra", algebra(flops, cluster, rates, program))
     cost.add("certify", "entries by one thread", (m**2 / 2 + TRACE_ROWS * m) * rates.single)
 
@@ -247,16 +285,17 @@ def pcg(problem, cluster, rates, program=Program()):
     """Conjugate gradients: the right-hand side, a preconditioner, `iterations` passes and one for the true residual."""
     cost, (n, m, t) = Cost(), (problem.rows, problem.centers, problem.targets)
     prepare(cost, problem, cluster, rates)
-    passes = problem.iterations + 2
-    each = rates.entry + rates.feature * problem.features + rates.target * (t - 1)
+    passes, sampled = problem.iterations + 2, problem.preconditioner_rows
+    each = rates.entry + rates.feature * problem.features + rates.group * problem.groups
     cost.add("solve", "kernel entries", passes * n * m * each / cluster.busy * cluster.uneven(n))
-    for _ in range(passes):
-        again(cost, "solve", problem, cluster, rates)
+    again(cost, "solve", problem, cluster, rates, passes)
     # The right-hand side carries 2 m masses of the centers beside m t values.
     reduce(cost, "solve", problem, cluster, rates, program, m * (t + 2))
     reduce(cost, "solve", problem, cluster, rates, program, m * t, passes - 1)
-    sampled = problem.preconditioner_rows
-    cost.add("solve", "m x m algebra", algebra(PRECONDITIONER * m**3 + 2 * sampled * m**2, cluster, rates, program))
+    factors = PRECONDITIONER * m**3 + 2 * sampled * m**2
+    cost.entries += (passes * n + sampled) * m
+    cost.flops += cost.entries * problem.entry_flops + (2 + 4 * (passes - 1)) * t * n * m + factors + 6 * problem.iterations * m**2 * t
+    cost.add("solve", "m x m algebra", algebra(factors, cluster, rates, program))
     cost.add("solve", "entries by one thread", (m**2 + sampled * m) * rates.single)
     shared = cluster.processes if program.shared_algebra else 1
     cost.add("solve", "m x m matrices times vectors", (passes - 1) * m**2 * rates.vectors / shared)
@@ -266,11 +305,12 @@ def pcg(problem, cluster, rates, program=Program()):
 
 def gram(problem, cluster, rates, program=Program()):
     """The exact Gram: one pass, its sums exchanged between processes, the ridge path."""
-    cost, (n, m) = Cost(), (problem.rows, problem.centers)
+    cost, (n, m, p) = Cost(), (problem.rows, problem.centers, cluster.processes)
     prepare(cost, problem, cluster, rates)
+    cost.entries += n * m
+    cost.flops += n * m * (problem.entry_flops + m + 2 * problem.targets) + GRAM_ALGEBRA * m**3
     cost.add("gram", "kernel entries", n * m * (rates.gram_entry + m * rates.gram_flop) / cluster.busy * cluster.uneven(n))
     again(cost, "gram", problem, cluster, rates)
-    p = cluster.processes
     if p > 1:
         # Each process sends its half of 16 m^2 bytes to the owners of the pieces, which send every process all of it; pieces are spread over all workers.
         through = 2 * 8 * m**2 * (p - 1) / p

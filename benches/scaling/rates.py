@@ -5,13 +5,14 @@ iteration takes; what is left of the stage `solve` is the preconditioner.
 """
 
 from exponents import relative_least_squares
-from model import PRECONDITIONER, Problem, Rates
+from model import PRECONDITIONER, Problem, Rates, touched_rows
 
 SHAPE = ("n", "m", "d", "t", "workers", "processes")
 
 
 def problem_of(run):
-    return Problem(run["n"], run["m"], run["d"], run["t"], run.get("iterations", 0), run["solver"], run.get("memory", Problem.memory))
+    memory = run.get("memory", Problem.memory)
+    return Problem(run["n"], run["m"], run["d"], run["t"], run["iterations"], run["solver"], memory, cached_on_disk=run.get("place") != "decoded again")
 
 
 def slopes(runs):
@@ -38,7 +39,7 @@ def passes(found):
     columns = {
         "entry": share,
         "feature": [work * slope["d"] for work, slope in zip(share, alone)],
-        "target": [work * (slope["t"] - 1) for work, slope in zip(share, alone)],
+        "group": [work * Problem(slope["n"], slope["m"], targets=slope["t"]).groups for work, slope in zip(share, alone)],
         "vectors": [slope["m"] ** 2 for slope in alone],
         "passing": [1.0] * len(alone),
     }
@@ -67,11 +68,14 @@ def grams(runs):
 
 
 def stages(runs):
-    """Seconds of a value that is profiled or decoded and of a row that is chosen from, of the run with most rows; of the process beside its stages, of the one with fewest."""
+    """Seconds of a value that is profiled or decoded, its bytes, and seconds of a row that is chosen from, of the run with most rows (which are kept in memory after two passes over Parquet); of the
+    process beside its stages, of the one with fewest."""
     alone = [run for run in runs if run["processes"] == 1]
     most, few = max(alone, key=lambda run: run["n"]), min(alone, key=lambda run: run["n"])
     values = most["n"] * (most["d"] + most["t"]) / most["workers"]
+    read = 2 * touched_rows(most["n"], most["workers"]) * (most["d"] + most["t"])
     return {
+        "value_bytes": most["report"]["bytes_read"] / read,
         "profile": most["seconds"]["profile"] / values,
         "decode": most["seconds"]["sample"] / values,
         "choose": most["seconds"]["dictionary"] * most["workers"] / most["n"],

@@ -34,7 +34,7 @@ class Sizes:
     m: tuple = (256, 512, 1024, 2048, 4096)
     m_rows: int = 1_000_000
     d: tuple = (5, 10, 30, 90)
-    t: tuple = (1, 2, 4, 8)
+    t: tuple = (1, 2, 4, 8, 16)
     rows: int = 200_000  # of the sweeps in d and t, and of the processes
     centers: int = 2048
     algebra_m: tuple = (1024, 2048, 3072)

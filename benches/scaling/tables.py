@@ -1,5 +1,6 @@
 """The tables of docs/scaling.md from what was measured, in Markdown."""
 
+import os
 import re
 import statistics
 
@@ -44,7 +45,8 @@ def all_tables(document):
         measured = measured_rates(parts)
         found["rates"] = rates_table(measured)
         if "processes" in parts:
-            found["validation"], found["bytes"], found["errors"] = validation(parts, measured)
+            found["validation"], found["errors"] = validation(parts, measured)
+            found["counts"] = counts(parts, measured)
         disk = (parts.get("probe") or {}).get("disk") or 1e9
         found |= forecast.tables(measured, disk, table)
     if plans := parts.get("plans"):
@@ -180,7 +182,7 @@ def prediction(parts):
 UNITS = {
     "entry": (1e9, "ns an entry of a pass (pcg), a core, d = 0"),
     "feature": (1e9, "ns more for a feature"),
-    "target": (1e9, "ns more for a target beyond the first"),
+    "group": (1e9, "ns more for each group of up to eight targets, where there are several"),
     "vectors": (1e9, "ns per m^2 of an iteration, a process: products with R, R', K_mm and the preconditioner"),
     "passing": (1e3, "ms of a pass without rows"),
     "joining": (1e3, "ms more of it for each further process"),
@@ -194,6 +196,7 @@ UNITS = {
     "choose": (1e9, "ns of a row that uniform centers are chosen from, a core"),
     "start": (1e3, "ms of the process beside its stages"),
     "wire": (1e9, "ns of a byte of sums on its way between workers"),
+    "value_bytes": (1.0, "bytes of a value in Parquet"),
 }
 
 
@@ -202,26 +205,54 @@ def rates_table(measured):
 
 
 def validation(parts, measured):
-    """Predicted beside measured seconds and bytes of runs that no rate was taken from."""
-    lines, sent, errors = [], [], {"one process": [], "several processes": []}
-    for run in [*parts.get("workers", []), *parts["processes"]]:
-        problem = rates.problem_of(run)
-        cluster = model.Cluster(run["processes"], run["workers"], cores=min(run["workers"], 2 / run["processes"]))
-        cost = model.fit(problem, cluster, measured)
+    """Predicted beside measured seconds of runs that no rate was taken from."""
+    lines, errors = [], {"one process": [], "several processes": []}
+    for run, cost in costs([*parts.get("workers", []), *parts["processes"]], measured):
         solve = "gram" if run["solver"] == "gram" else "solve"
         pairs = [(cost.total(solve), run["seconds"][solve]), (cost.total(), run["wall"])]
         errors["one process" if run["processes"] == 1 else "several processes"].append([abs(predicted / found - 1) for predicted, found in pairs])
-        cells = [cell for predicted, found in pairs for cell in (figure(predicted), figure(found), percent(predicted / found - 1))]
-        name = [run["solver"], f"{run['n']:,}", f"{run['m']:,}", run["t"], f"{run['processes']} x {run['workers']}"]
-        lines.append([*name, *cells, figure(run["user"])])
-        if run["processes"] > 1:
-            sent.append([*name, figure(cost.network / 1e6), figure(run["loopback"] / 1e6), percent(cost.network / run["loopback"] - 1) if run["loopback"] else ""])
-    head = ["solver", "n", "m", "t", "processes x workers"]
-    times_ = table([*head, "pass or solve, predicted", "measured", "error", "whole fit, predicted", "measured", "error", "processor, s"], lines)
+        lines.append([*shape_cells(run), *compared(pairs), figure(run["user"])])
+    head = [*SHAPE_HEAD, "pass or solve, predicted", "measured", "error", "whole fit, predicted", "measured", "error", "processor, s"]
+    middle, most = (lambda found, i: 100 * statistics.median(error[i] for error in found)), (lambda found, i: 100 * max(error[i] for error in found))
     said = "; ".join(
-        f"{kind}: median {100 * statistics.median(e[0] for e in found):.0f} % and at most {100 * max(e[0] for e in found):.0f} % (solve), "
-        f"{100 * statistics.median(e[1] for e in found):.0f} % and {100 * max(e[1] for e in found):.0f} % (whole fit)"
+        f"{kind}: median {middle(found, 0):.0f} % and at most {most(found, 0):.0f} % (pass or solve), {middle(found, 1):.0f} % and {most(found, 1):.0f} % (whole fit)"
         for kind, found in errors.items()
         if found
     )
-    return times_, table([*head, "MB between processes, predicted", "measured on loopback", "error"], sent), f"Errors of the model, without sign: {said}."
+    return table(head, lines), f"Errors of the model, without sign: {said}."
+
+
+def counts(parts, measured):
+    """Predicted beside counted entries, flops, bytes read and bytes between processes."""
+    lines = []
+    for run, cost in costs([*parts.get("memory", []), *parts["processes"]], measured):
+        report = run["report"]
+        pairs = [(cost.entries / 1e9, report["kernel_entries"] / 1e9), (cost.flops / 1e12, report["flops"]["achieved"] / 1e12), (cost.read / 1e6, report["bytes_read"] / 1e6)]
+        several = run["processes"] > 1 and run["loopback"]
+        sent = compared([(cost.network / 1e6, run["loopback"] / 1e6)]) if several else ["", "", ""]
+        lines.append([*shape_cells(run), run.get("place", "memory"), *compared(pairs), *sent])
+    head = [*SHAPE_HEAD, "rows in"]
+    for what in ("G entries", "Tflop", "MB read", "MB between processes"):
+        head += [f"{what}, predicted", "counted", "error"]
+    return table(head, lines)
+
+
+SHAPE_HEAD = ["solver", "n", "m", "t", "processes x workers"]
+
+
+def shape_cells(run):
+    return [run["solver"], f"{run['n']:,}", f"{run['m']:,}", run["t"], f"{run['processes']} x {run['workers']}"]
+
+
+def compared(pairs):
+    """Predicted, measured and the error of each pair."""
+    return [cell for predicted, found in pairs for cell in (figure(predicted), figure(found), percent(predicted / found - 1))]
+
+
+def costs(runs, measured):
+    """Each run with its cost by the model, on this machine: processes share its cores."""
+    cores = os.cpu_count() or 1
+    for run in runs:
+        cluster = model.Cluster(run["processes"], run["workers"], cores=min(run["workers"], cores / run["processes"]))
+        problem = rates.problem_of(run)
+        yield run, model.fit(problem, cluster, measured)
