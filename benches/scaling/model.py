@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 BLOCK_ROWS = 2048  # rows of a sum block
-GROUP_ROWS, PAGE_ROWS = 1 << 16, 20_000  # rows of a row group of Parquet, and of a page, as `datasets make` writes them
+GROUP_ROWS, PAGE_ROWS = 1 << 16, 20_480  # rows of a row group of Parquet, and of a page, as `datasets make` writes them
 SEGMENT = 1 << 16  # values of a sum that meet at one worker (engine/sums.rs)
 FRAGMENT, ENVELOPE, NODE = (1 << 20) - 256, 44, 24  # bytes of a message at most, beside its payload, and beside the values of a node (engine/exchange.rs)
 LOGICAL_PARALLELISM = 8  # threads that m x m algebra takes at most (kernels/src/constants.rs)
