@@ -35,8 +35,8 @@ class Sizes:
     m_rows: int = 1_000_000
     d: tuple = (5, 10, 30, 90)
     t: tuple = (1, 2, 4, 8, 16)
-    rows: int = 200_000  # of the sweeps in d and t, and of the processes
-    centers: int = 2048
+    rows: int = 300_000  # of the sweeps in d and t
+    centers: int = 1024
     algebra_m: tuple = (1024, 2048, 3072)
     worker_rows: int = 1_000_000
     memory_rows: int = 20_000_000
@@ -44,12 +44,14 @@ class Sizes:
     predict_rows: int = 4_000_000
     predict_centers: int = 4096
     processes: tuple = (1, 2, 3, 4)
+    process_rows: int = 200_000
+    process_centers: int = 1536
     exchange_m: tuple = (1000, 2000)
 
 
 QUICK = Sizes(
     n=(20_000, 40_000, 80_000), n_centers=100, gram_n=(20_000, 40_000), gram_m=(100, 200, 400), m=(64, 128, 256), m_rows=40_000, d=(5, 10, 20), t=(1, 2, 4), rows=30_000, centers=256,
-    algebra_m=(256, 512, 768), worker_rows=50_000, memory_rows=200_000, memory_centers=100, predict_rows=100_000, predict_centers=256, processes=(1, 2), exchange_m=(300, 400),
+    algebra_m=(256, 512, 768), worker_rows=50_000, memory_rows=200_000, memory_centers=100, predict_rows=100_000, predict_centers=256, processes=(1, 2), process_rows=30_000, process_centers=256, exchange_m=(300, 400),
 )  # fmt: skip
 
 PARTS = "plans,probe,rows,centers,features,targets,algebra,gram,exchange,workers,memory,predict,processes"
@@ -75,6 +77,11 @@ class Scaling:
         if solver == "pcg":
             options |= {"iterations": iterations, "tolerance": 1e-30}
         return shape, lambda: self.program.fit(files, centers=m, workers=workers, processes=processes, solver=solver, **options)
+
+    @property
+    def fewer(self):
+        """Repeats of long parts."""
+        return min(2, self.options.repeats)
 
     def sweep(self, cases, repeats=None):
         """Runs cases in turn; what is measured of each beside its shape."""
@@ -117,14 +124,14 @@ class Scaling:
         return found
 
     def centers(self):
-        return self.sweep([self.case(self.sizes.m_rows, m, iterations=i) for m in self.sizes.m for i in (FEW, MANY)], min(2, self.options.repeats))
+        return self.sweep([self.case(self.sizes.m_rows, m, iterations=i) for m in self.sizes.m for i in (FEW, MANY)], self.fewer)
 
     def features(self):
         return self.sweep([self.case(self.sizes.rows, self.sizes.centers, d=d, iterations=i) for d in self.sizes.d for i in (FEW, MANY)])
 
     def targets(self):
         data = 9 + max(self.sizes.t)
-        return self.sweep([self.case(self.sizes.rows, self.sizes.centers, t=t, iterations=i, data=data) for t in self.sizes.t for i in (FEW, MANY)])
+        return self.sweep([self.case(self.sizes.rows, self.sizes.centers, t=t, iterations=i, data=data) for t in self.sizes.t for i in (FEW, MANY)], self.fewer)
 
     def algebra(self):
         """Few rows: what is left is m x m."""
@@ -132,7 +139,7 @@ class Scaling:
 
     def gram(self):
         shapes = {(n, self.sizes.gram_m[0]) for n in self.sizes.gram_n} | {(self.sizes.gram_n[1], m) for m in self.sizes.gram_m}
-        return self.sweep([self.case(n, m, solver="gram") for n, m in sorted(shapes)])
+        return self.sweep([self.case(n, m, solver="gram") for n, m in sorted(shapes)], self.fewer)
 
     def exchange(self):
         """Passes without work, and Grams of few rows, whose sums are most of what several processes do more than one."""
@@ -149,13 +156,13 @@ class Scaling:
 
     def memory(self):
         """In memory, from a cache on disk, and decoded again in every pass."""
-        n, m, found = self.sizes.memory_rows, self.sizes.memory_centers, []
+        n, m = self.sizes.memory_rows, self.sizes.memory_centers
         row = 4 * 10 + 8 + 48
         within, beyond = max(4 * n * row, 1 << 30), max(n * row * 2, 160 << 20)
         ways = {"memory": {"memory": within}, "disk": {"memory": beyond}, "decoded again": {"memory": beyond, "disk_limit": "1MiB"}}
         cases = [self.case(n, m, iterations=1, **way) for way in ways.values()]
         named = [(shape | {"place": place, "memory": way["memory"]}, run) for (place, way), (shape, run) in zip(ways.items(), cases)]
-        found = self.sweep(named, min(2, self.options.repeats))
+        found = self.sweep(named, self.fewer)
         self.program.forget(self.program.data(n, 10))
         return found
 
@@ -180,12 +187,12 @@ class Scaling:
 
     def processes(self):
         """What the model is held against: shapes that no rate was taken from."""
-        n, m = self.sizes.rows, self.sizes.centers
-        shapes = [(n * 3 // 2, m * 3 // 4, 1), (n, m // 2, 6)]
+        n, m = self.sizes.process_rows, self.sizes.process_centers
+        shapes = [(n, m, 1), (n, m // 2, 6)]
         crews = [(1, 1), *self.crews()]
         cases = [self.case(n, m, t=t, iterations=7, workers=w, processes=p, data=10 + 5 if t > 1 else None) for n, m, t in shapes for p, w in crews]
-        grams = [self.case(self.sizes.gram_n[2 % len(self.sizes.gram_n)], self.sizes.gram_m[1] * 5 // 4, workers=w, processes=p, solver="gram") for p, w in crews]
-        return self.sweep(cases + grams)
+        grams = [self.case(n // 2, m * 3 // 4, workers=w, processes=p, solver="gram") for p, w in crews]
+        return self.sweep(cases + grams, self.fewer)
 
 
 def keep_best(best, tile, entries):
@@ -212,7 +219,7 @@ def arguments():
     parser.add_argument("--out", help="JSON file of everything measured; parts that it holds and this run leaves out are kept")
     parser.add_argument("--quick", action="store_true", help="small sizes: a check that all parts run, no figures")
     parser.add_argument("--only", default=PARTS, help=f"parts to run [{PARTS}]")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of which the least seconds count")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of which the least seconds count; of long parts two at most")
     parser.add_argument("--scratch", help="folder for made data [default: the system's temporary folder]")
     parser.add_argument("--markdown", metavar="JSON", help="run nothing: print the tables of docs/scaling.md from such a file")
     parser.add_argument("--fill", metavar="FILE", help="with --markdown: put the tables in their places in FILE instead")

@@ -69,7 +69,7 @@ def machine(document):
     loads = place["loads"]
     return (
         f"{document['date']}, {place['processor']}, {place['cpus']} cores, {place['platform']}; load (1 minute, {place['cpus']} cores) {min(loads):.1f} to {max(loads):.1f} while it ran; "
-        f"least of {options['repeats']} runs; {document['minutes']:.0f} minutes."
+        f"least of {options['repeats']} runs, of two in long parts; {document['minutes']:.0f} minutes."
     )
 
 
