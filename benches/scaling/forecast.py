@@ -21,7 +21,7 @@ MOVES = {
     "m x m matrices times vectors": "the same: factors shared by processes",
     "sums of the workers": "merging within a process, segments owned by all workers, one copy of the result a process",
     "rows from disk or Parquet": "more machines",
-    "entries by one thread": "threads over the rows of K_mm",
+    "K_mm and samples by one thread": "threads over the rows of K_mm",
     "waiting": "fewer processes a machine; sums that do not wait for all",
 }
 

@@ -13,6 +13,7 @@ GROUP_ROWS, PAGE_ROWS = 1 << 16, 20_480  # rows of a row group of Parquet, and o
 SEGMENT = 1 << 16  # values of a sum that meet at one worker (engine/sums.rs)
 FRAGMENT, ENVELOPE, NODE = (1 << 20) - 256, 44, 24  # bytes of a message at most, beside its payload, and beside the values of a node (engine/exchange.rs)
 LOGICAL_PARALLELISM = 8  # threads that m x m algebra takes at most (kernels/src/constants.rs)
+ENTRY_BITS, GRAM_TILE = 44, 192  # bits of a squared entry in a Gram, and order of its tiles (kernels/src/gram)
 GRAM_ALGEBRA = 12  # m^3 flops of the gram solve (plan/cost.rs)
 LANES = 8  # f64 columns that entries are multiplied with at once (AVX-512)
 SAMPLE_ROWS, TRACE_ROWS, HELD_OUT_ROWS = 20_000, 2_000, 500
@@ -45,6 +46,11 @@ class Problem:
     def row_bytes(self):
         """Of an encoded row between passes (job/fit/rows.rs)."""
         return 4 * self.features + 8 * self.targets + 48
+
+    @property
+    def cached_row(self):
+        """Bytes of a row in a cache on disk: without what `row_bytes` allows for (datasets/src/chunk.rs)."""
+        return 4 * self.features + 8 * self.targets + 33
 
     @property
     def place(self):
@@ -90,6 +96,11 @@ class Cluster:
         """Cores of all processes that scan rows."""
         return self.processes * min(self.workers, self.cores)
 
+    @property
+    def alone(self):
+        """Share of a core that one thread has while the other processes do the same."""
+        return min(1.0, self.cores)
+
     def uneven(self, rows):
         """By how much the worker with most sum blocks has more than the mean."""
         blocks = -(-rows // BLOCK_ROWS)
@@ -107,8 +118,8 @@ class Rates:
     passing: float  # seconds of a pass without rows
     joining: float  # more for each process beyond the first
     algebra: float  # of a flop of m x m algebra
-    single: float  # of an f64 entry of K_mm and of sampled rows, which one thread forms
-    eigen: float  # per m^3, of the gram solve
+    single: float  # of an f64 entry of K_mm or of sampled rows, which one thread forms, copies and weighs
+    eigen: float  # per m^3 of the gram solve
     gram_entry: float  # of an entry that enters a Gram
     gram_flop: float  # of a flop of n m^2
     profile: float  # of a value that is profiled
@@ -237,7 +248,7 @@ def reduce(cost, stage, problem, cluster, rates, program, length, times=1):
 def again(cost, stage, problem, cluster, rates, passes=1):
     """Adds what bringing the rows of further passes takes where they are not in memory."""
     if problem.place == "disk":
-        kept = passes * problem.rows * problem.row_bytes
+        kept = passes * problem.rows * problem.cached_row
         cost.read += kept
         cost.add(stage, "rows from disk or Parquet", kept / (cluster.processes * cluster.disk))
     if problem.place == "decoded again":
@@ -252,16 +263,16 @@ def decode(cost, stage, problem, cluster, rates, each, passes=1):
     cost.add(stage, "rows from disk or Parquet", max(values * each / cluster.busy, read / (cluster.processes * cluster.disk)))
 
 
-def algebra(flops, cluster, rates, program):
-    """Seconds of m x m algebra, which every process does for itself."""
+def algebra(flops, each, cluster, program):
+    """Seconds of m x m algebra, `each` a flop of one core, which every process does for itself."""
     threads = min(program.algebra_threads, cluster.workers, cluster.cores)
-    return flops * rates.algebra / threads / (cluster.processes if program.shared_algebra else 1)
+    return flops * each / threads / (cluster.processes if program.shared_algebra else 1)
 
 
 def prepare(cost, problem, cluster, rates):
     """Profile, sample and uniform centers: a pass each."""
     n, p = problem.rows, cluster.processes
-    cost.add("start", "waiting", rates.start)
+    cost.add("start", "waiting", rates.start / cluster.alone)
     decode(cost, "profile", problem, cluster, rates, rates.profile)
     decode(cost, "sample", problem, cluster, rates, rates.decode)
     sampled = problem.sample * (problem.row_bytes - 48 + LETTER)
@@ -277,8 +288,8 @@ def certify(cost, problem, cluster, rates, program):
     m = problem.centers
     flops = m**3 / 3 + TRACE_ROWS * m**2 + 9 * HELD_OUT_ROWS**3
     cost.flops += flops + (m / 2 + TRACE_ROWS) * m * problem.entry_flops
-    cost.add("certify", "m x m algebra", algebra(flops, cluster, rates, program))
-    cost.add("certify", "entries by one thread", (m**2 / 2 + TRACE_ROWS * m) * rates.single)
+    cost.add("certify", "m x m algebra", algebra(flops, rates.algebra, cluster, program))
+    cost.add("certify", "K_mm and samples by one thread", (m**2 / 2 + TRACE_ROWS * m) * rates.single / cluster.alone)
 
 
 def pcg(problem, cluster, rates, program=Program()):
@@ -295,12 +306,18 @@ def pcg(problem, cluster, rates, program=Program()):
     factors = PRECONDITIONER * m**3 + 2 * sampled * m**2
     cost.entries += (passes * n + sampled) * m
     cost.flops += cost.entries * problem.entry_flops + (2 + 4 * (passes - 1)) * t * n * m + factors + 6 * problem.iterations * m**2 * t
-    cost.add("solve", "m x m algebra", algebra(factors, cluster, rates, program))
-    cost.add("solve", "entries by one thread", (m**2 + sampled * m) * rates.single)
+    cost.add("solve", "m x m algebra", algebra(factors, rates.algebra, cluster, program))
+    cost.add("solve", "K_mm and samples by one thread", (m**2 + sampled * m) * rates.single / cluster.alone)
     shared = cluster.processes if program.shared_algebra else 1
-    cost.add("solve", "m x m matrices times vectors", (passes - 1) * m**2 * rates.vectors / shared)
+    cost.add("solve", "m x m matrices times vectors", (passes - 1) * m**2 * rates.vectors / cluster.alone / shared)
     certify(cost, problem, cluster, rates, program)
     return cost
+
+
+def gram_bytes(rows, m, processes):
+    """Bytes of the sums of a Gram on their way: tiles of the lower triangle, integers of as many bytes as the largest needs (kernels/src/gram/pieces.rs)."""
+    bits = ENTRY_BITS + math.log2(max(rows / processes, 1))
+    return m * (m + GRAM_TILE) / 2 * (bits // 8 + 1)
 
 
 def gram(problem, cluster, rates, program=Program()):
@@ -312,12 +329,12 @@ def gram(problem, cluster, rates, program=Program()):
     cost.add("gram", "kernel entries", n * m * (rates.gram_entry + m * rates.gram_flop) / cluster.busy * cluster.uneven(n))
     again(cost, "gram", problem, cluster, rates)
     if p > 1:
-        # Each process sends its half of 16 m^2 bytes to the owners of the pieces, which send every process all of it; pieces are spread over all workers.
-        through = 2 * 8 * m**2 * (p - 1) / p
+        # Each process sends its sums to the owners of the pieces, which send every process all of them; pieces are spread over all workers.
+        through = 2 * gram_bytes(n, m, p) * (p - 1) / p
         cost.network += through * p
         cost.add("gram", "sums of the workers", through * rates.wire + 2 * through / cluster.network)
         cost.add("gram", "waiting", 2 * (rates.passing + rates.joining * (p - 1) + PASS_MESSAGES * cluster.latency))
-    cost.add("solve", "m x m algebra", m**3 * rates.eigen)
+    cost.add("solve", "m x m algebra", algebra(m**3, rates.eigen, cluster, program))
     certify(cost, problem, cluster, rates, program)
     return cost
 

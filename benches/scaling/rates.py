@@ -5,7 +5,7 @@ iteration takes; what is left of the stage `solve` is the preconditioner.
 """
 
 from exponents import relative_least_squares
-from model import PRECONDITIONER, Problem, Rates, touched_rows
+from model import PRECONDITIONER, Problem, Rates, gram_bytes, touched_rows
 
 SHAPE = ("n", "m", "d", "t", "workers", "processes")
 
@@ -64,7 +64,7 @@ def grams(runs):
     columns = {"gram_entry": work, "gram_flop": [each * run["m"] for each, run in zip(work, alone)]}
     found = relative_least_squares(columns, [run["seconds"]["gram"] for run in alone])
     largest = max(alone, key=lambda run: run["m"])
-    return found | {"eigen": largest["seconds"]["solve"] / largest["m"] ** 3}
+    return found | {"eigen": largest["seconds"]["solve"] * largest["workers"] / largest["m"] ** 3}
 
 
 def stages(runs):
@@ -79,7 +79,7 @@ def stages(runs):
         "profile": most["seconds"]["profile"] / values,
         "decode": most["seconds"]["sample"] / values,
         "choose": most["seconds"]["dictionary"] * most["workers"] / most["n"],
-        "start": max(few["wall"] - few["seconds"]["total"], 0.0),
+        "start": max(few["wall"] - few["seconds"]["total"], 0.0) + few["seconds"]["tune"] + few["seconds"]["plan"],
     }
 
 
@@ -91,7 +91,7 @@ def exchanges(runs, found):
     joining = max(tiny[most] - tiny[1], 0.0) / (most - 1) if most > 1 else 0.0
     pairs = [(one, two) for one in runs for two in runs if one["solver"] == two["solver"] == "gram" and (one["processes"], two["processes"]) == (1, 2)]
     pairs = [(one, two) for one, two in pairs if (one["n"], one["m"], one["workers"]) == (two["n"], two["m"], 2 * two["workers"])]
-    wires = [max(two["seconds"]["gram"] - one["seconds"]["gram"], 0.0) / (8 * two["m"] ** 2) for one, two in pairs]
+    wires = [max(two["seconds"]["gram"] - one["seconds"]["gram"], 0.0) / gram_bytes(two["n"], two["m"], 2) for one, two in pairs]
     return {"joining": joining, "wire": sum(wires) / len(wires) if wires else 0.0}
 
 

@@ -33,9 +33,11 @@ def percent(value):
     return f"{100 * value:+.0f} %"
 
 
-def all_tables(document):
-    """Every table of which the parts were measured, by name."""
-    parts, found = document["parts"], {"machine": machine(document)}
+def all_tables(document, by_processor=False):
+    """Every table of which the parts were measured, by name. `by_processor`: of a machine that did other work, see `undisturbed`."""
+    parts, found = document["parts"], {"machine": machine(document, by_processor)}
+    if by_processor:
+        parts = {name: [undisturbed(run) for run in runs] if isinstance(runs, list) else runs for name, runs in parts.items()}
     makers = {"exponents": exponents, "sweeps": sweeps, "workers": workers, "memory": out_of_core, "predict": prediction}
     needs = {"exponents": ("rows", "centers", "features", "targets", "gram"), "sweeps": ("rows", "centers"), "workers": ("workers", "probe"), "memory": ("memory",), "predict": ("predict", "probe")}
     for name, maker in makers.items():
@@ -64,12 +66,20 @@ def fill(path, found):
     path.write_text(text)
 
 
-def machine(document):
+def undisturbed(run):
+    """A run with its seconds as if its threads had never waited for a core: all stages shrunk alike, to the user time of its threads."""
+    threads = min(run.get("workers", 2) * run.get("processes", 1), os.cpu_count() or 1)
+    share = min(1.0, run["user"] / (run["wall"] * threads))
+    return run | {"wall": run["wall"] * share, "seconds": {stage: seconds * share for stage, seconds in run["seconds"].items()}}
+
+
+def machine(document, by_processor):
     place, options = document["machine"], document["options"]
     loads = place["loads"]
+    shrunk = " The machine did other work: seconds are shrunk to the user time of a run's threads, all stages of a run alike, and say nothing of waiting." if by_processor else ""
     return (
         f"{document['date']}, {place['processor']}, {place['cpus']} cores, {place['platform']}; load (1 minute, {place['cpus']} cores) {min(loads):.1f} to {max(loads):.1f} while it ran; "
-        f"least of {options['repeats']} runs, of two in long parts; {document['minutes']:.0f} minutes."
+        f"least of {options['repeats']} runs, of two in long parts; {document['minutes']:.0f} minutes.{shrunk}"
     )
 
 
@@ -187,8 +197,8 @@ UNITS = {
     "passing": (1e3, "ms of a pass without rows"),
     "joining": (1e3, "ms more of it for each further process"),
     "algebra": (1e12, "s of 10^12 flops of m x m algebra, a core"),
-    "single": (1e9, "ns of an f64 entry of K_mm and of sampled rows (one thread)"),
-    "eigen": (1e9, "ns per m^3 of the gram solve, two cores"),
+    "single": (1e9, "ns of an f64 entry of K_mm or of sampled rows, which one thread forms, copies and weighs"),
+    "eigen": (1e9, "ns per m^3 of the gram solve, a core"),
     "gram_entry": (1e9, "ns of an entry that enters a Gram, a core"),
     "gram_flop": (1e12, "s of 10^12 of the n m^2 of a Gram, a core"),
     "profile": (1e9, "ns of a value that is profiled, a core"),
