@@ -232,7 +232,8 @@ def arguments():
 def measure(options):
     out = Path(options.out) if options.out else None
     document = json.loads(out.read_text()) if out and out.exists() else {"parts": {}}
-    start, loads = time.time(), [os.getloadavg()[0]]
+    # A document that is continued keeps what it tells of earlier runs.
+    start, loads = time.time() - 60 * document.get("minutes", 0), [*document.get("machine", {}).get("loads", []), os.getloadavg()[0]]
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         run = Scaling(options, sized(options), folder)
         for part in options.only.split(","):
@@ -246,7 +247,8 @@ def measure(options):
 
 def write(document, options, loads, start, out):
     machine = {"platform": platform.platform(), "processor": processor(), "cpus": os.cpu_count(), "loads": loads}
-    document |= {"date": str(date.today()), "machine": machine, "options": vars(options), "minutes": (time.time() - start) / 60}
+    given = {field.name: value for field in fields(Sizes) if (value := getattr(options, field.name)) is not None}
+    document |= {"date": str(date.today()), "machine": machine, "given": document.get("given", {}) | given, "options": vars(options), "minutes": (time.time() - start) / 60}
     if out:
         out.write_text(json.dumps(document, indent=1) + "\n")
 

@@ -76,10 +76,12 @@ def undisturbed(run):
 def machine(document, by_processor):
     place, options = document["machine"], document["options"]
     loads = place["loads"]
+    given = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in document.get("given", {}).items())
+    given = f" Sizes other than the default: `{given}`." if given else ""
     shrunk = " The machine did other work: seconds are shrunk to the user time of a run's threads, all stages of a run alike, and say nothing of waiting." if by_processor else ""
     return (
         f"{document['date']}, {place['processor']}, {place['cpus']} cores, {place['platform']}; load (1 minute, {place['cpus']} cores) {min(loads):.1f} to {max(loads):.1f} while it ran; "
-        f"least of {options['repeats']} runs, of two in long parts; {document['minutes']:.0f} minutes.{shrunk}"
+        f"least of {options['repeats']} runs, of two in long parts; {document['minutes']:.0f} minutes.{given}{shrunk}"
     )
 
 
@@ -87,18 +89,17 @@ def measured_rates(parts):
     return rates.rates([run for name in SWEEPS for run in parts[name]])
 
 
-def of(runs, *, solver="pcg", iterations=None, **fixed):
-    """Runs of one solver, and of the most iterations unless they are given."""
-    chosen = [run for run in runs if run["solver"] == solver and all(run[name] == value for name, value in fixed.items())]
-    most = max((run["iterations"] for run in chosen), default=0)
-    return [run for run in chosen if run["iterations"] == (most if iterations is None else iterations)]
+def longest(runs):
+    """Those of the runs with most iterations."""
+    most = max(run["iterations"] for run in runs)
+    return [run for run in runs if run["iterations"] == most]
 
 
 def exponents(parts):
     """Exponents of cost, and the targets."""
     few_algebra, bites = without_algebra(parts["centers"])
     gram_n = [run for run in parts["gram"] if run["m"] == min(run["m"] for run in parts["gram"])]
-    gram_m = [run for run in parts["gram"] if run["n"] == shared(parts["gram"], "m")]
+    gram_m = [run for run in parts["gram"] if run["n"] == statistics.mode(run["n"] for run in parts["gram"])]
     lines = []
 
     def line(what, x, runs, value, target=""):
@@ -118,24 +119,19 @@ def exponents(parts):
     passes = rates.slopes(parts["centers"])
     line("pcg, an iteration, seconds", "m", passes, lambda slope: slope["pass"], "at most 1.1")
     line(f"pcg, solve while the preconditioner is below a tenth of it, seconds {bites}", "m", few_algebra, solve, "at most 1.1")
-    line("pcg, solve, all, seconds", "m", of(parts["centers"]), solve)
-    line("pcg, solve, all, processor seconds of the fit", "m", of(parts["centers"]), user)
+    line("pcg, solve, all, seconds", "m", longest(parts["centers"]), solve)
+    line("pcg, solve, all, processor seconds of the fit", "m", longest(parts["centers"]), user)
     line("gram, pass, seconds", "m", gram_m, lambda run: run["seconds"]["gram"])
     line("pcg, an iteration, seconds", "d", rates.slopes(parts["features"]), lambda slope: slope["pass"])
     line("pcg, an iteration, seconds", "t", rates.slopes(parts["targets"]), lambda slope: slope["pass"])
     return table(["cost", "in", "from, to", "exponent", "last step alone", "target"], lines)
 
 
-def shared(runs, other):
-    """The n that most values of `other` were run with."""
-    return statistics.mode(run["n"] for run in runs)
-
-
 def without_algebra(runs):
     """Runs of the sweep in m whose preconditioner took less than a tenth of the solve, and where that ends."""
     rest = {slope["m"]: slope["rest"] for slope in rates.slopes(runs)}
-    kept = [run for run in of(runs) if run["m"] in rest and rest[run["m"]] < 0.1 * run["seconds"]["solve"]]
-    iterations, rows = of(runs)[0]["iterations"], of(runs)[0]["n"]
+    kept = [run for run in longest(runs) if run["m"] in rest and rest[run["m"]] < 0.1 * run["seconds"]["solve"]]
+    iterations, rows = longest(runs)[0]["iterations"], longest(runs)[0]["n"]
     return kept, f"({rows:,} rows, {iterations} iterations)"
 
 
@@ -143,7 +139,7 @@ def sweeps(parts):
     lines = []
     for run in parts["rows"]:
         lines.append(["n", f"{run['n']:,}", f"{run['m']:,}", *times(run)])
-    for run in of(parts["centers"]):
+    for run in longest(parts["centers"]):
         lines.append(["m", f"{run['n']:,}", f"{run['m']:,}", *times(run)])
     return table(["sweep in", "n", "m", "whole fit, s", "solve, s", "processor, s", "G entries", "GB read", "peak, MiB"], lines)
 
