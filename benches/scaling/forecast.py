@@ -67,7 +67,7 @@ def shares(rates, disk, table):
 
 def changed(rates, disk, table):
     lines = [[name, *(time(fit(PROBLEM, cluster(machines, 25, disk), rates, program).total()) for machines in MACHINES)] for name, program in CHANGES.items()]
-    return table(["", *MACHINES], lines)
+    return table(["machines", *MACHINES], lines)
 
 
 def networks(rates, disk, table):
@@ -91,7 +91,7 @@ def needs(rates, table):
         ["kernel entries of a pass", f"{float(n * m):.0e}"],
         ["centers by `--select auto`: a pool of 50 m rows, each process", f"{pool_flops(pool, m):.0e} flops: {time(pool_flops(pool, m) * rates.algebra / CORES)} on {CORES} cores, at the rate of m x m algebra"],
     ]
-    return table(["", ""], lines)
+    return table(["what", "how much"], lines)
 
 
 def bites(rates, table):

@@ -7,6 +7,7 @@ iteration takes; what is left of the stage `solve` is the preconditioner.
 from exponents import relative_least_squares
 from model import PRECONDITIONER, Problem, Rates, gram_bytes, touched_rows
 
+PARTS = ("rows", "centers", "features", "targets", "algebra", "gram", "exchange")
 SHAPE = ("n", "m", "d", "t", "workers", "processes")
 
 
@@ -47,14 +48,14 @@ def passes(found):
 
 
 def preconditioner(found):
-    """Seconds of a flop and of an f64 entry, from solves with so few rows that the algebra is most of them."""
-    heavy = [slope for slope in found if slope["processes"] == 1 and slope["t"] == 1 and slope["rest"] > slope["pass"]]
-    sampled = [Problem(slope["n"], slope["m"]).preconditioner_rows for slope in heavy]
+    """Seconds of a flop and of an f64 entry, from solves of so few rows that the algebra is most of them."""
+    alone = [slope for slope in found if slope["rest"] > 0]
+    sampled = [Problem(slope["n"], slope["m"]).preconditioner_rows for slope in alone]
     columns = {
-        "algebra": [(PRECONDITIONER * slope["m"] ** 3 + 2 * s * slope["m"] ** 2) / slope["workers"] for slope, s in zip(heavy, sampled)],
-        "single": [slope["m"] ** 2 + s * slope["m"] for slope, s in zip(heavy, sampled)],
+        "algebra": [(PRECONDITIONER * slope["m"] ** 3 + 2 * s * slope["m"] ** 2) / slope["workers"] for slope, s in zip(alone, sampled)],
+        "single": [slope["m"] ** 2 + s * slope["m"] for slope, s in zip(alone, sampled)],
     }
-    return relative_least_squares(columns, [slope["rest"] for slope in heavy])
+    return relative_least_squares(columns, [slope["rest"] for slope in alone])
 
 
 def grams(runs):
@@ -95,7 +96,8 @@ def exchanges(runs, found):
     return {"joining": joining, "wire": sum(wires) / len(wires) if wires else 0.0}
 
 
-def rates(runs):
-    """All rates; `runs` are those of the parts n, m, d, t, algebra, gram and exchange."""
+def rates(parts):
+    """All rates, from the parts of the run that PARTS names."""
+    runs = [run for name in PARTS for run in parts[name]]
     found = slopes(runs)
-    return Rates(**passes(found), **preconditioner(found), **grams(runs), **stages(runs), **exchanges(runs, found))
+    return Rates(**passes(found), **preconditioner(slopes(parts["algebra"])), **grams(runs), **stages(runs), **exchanges(runs, found))

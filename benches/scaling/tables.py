@@ -9,8 +9,6 @@ import model
 import rates
 from exponents import exponent
 
-SWEEPS = ("rows", "centers", "features", "targets", "algebra", "gram", "exchange")
-
 
 def title(shape):
     """A shape in words, for lines and keys."""
@@ -43,8 +41,10 @@ def all_tables(document, by_processor=False):
     for name, maker in makers.items():
         if all(part in parts for part in needs[name]):
             found[name] = maker(parts)
-    if all(part in parts for part in SWEEPS):
-        measured = measured_rates(parts)
+    if by_processor:
+        found |= {name: "Not measured: the machine did other work." for name in ("workers", "predict")}
+    if all(part in parts for part in rates.PARTS):
+        measured = rates.rates(parts)
         found["rates"] = rates_table(measured)
         if "processes" in parts:
             found["validation"], found["errors"] = validation(parts, measured)
@@ -83,10 +83,6 @@ def machine(document, by_processor):
         f"{document['date']}, {place['processor']}, {place['cpus']} cores, {place['platform']}; load (1 minute, {place['cpus']} cores) {min(loads):.1f} to {max(loads):.1f} while it ran; "
         f"least of {options['repeats']} runs, of two in long parts; {document['minutes']:.0f} minutes.{given}{shrunk}"
     )
-
-
-def measured_rates(parts):
-    return rates.rates([run for name in SWEEPS for run in parts[name]])
 
 
 def longest(runs):
@@ -161,7 +157,7 @@ def workers(parts):
             kind = {"peak_f32": "multiply-adds, f32", "peak_f64": "multiply-adds, f64"}.get(name, f"K v, {name.replace('_', ' ')}")
             target = "at least 97 %" if name.startswith("peak") else ""
             lines.append([kind, f"{probes['1'][name] / 1e9:.3g} G/s", f"{probes['2'][name] / 1e9:.3g} G/s", f"{reached:.3f}", f"{100 * ratio / reached:.1f} %", target])
-    return table(["", "one", "two", "two against one", "solve's ratio of this", "target"], lines)
+    return table(["workers, or threads of the probe", "one", "two", "two against one", "solve's ratio of this", "target"], lines)
 
 
 def out_of_core(parts):
@@ -207,7 +203,7 @@ UNITS = {
 
 
 def rates_table(measured):
-    return table(["rate", "", ""], [[f"`{name}`", figure(getattr(measured, name) * scale), unit] for name, (scale, unit) in UNITS.items()])
+    return table(["rate", "value", "of what"], [[f"`{name}`", figure(getattr(measured, name) * scale), unit] for name, (scale, unit) in UNITS.items()])
 
 
 def validation(parts, measured):
