@@ -164,7 +164,13 @@ class Cost:
 
 
 def pending_nodes(first, end, total):
-    """Nodes that a worker sends of the fixed tree over `total` blocks when it has summed blocks first..end (kernels/src/tree.rs)."""
+    """Nodes that a worker sends of the fixed tree over `total` blocks when it has summed blocks first..end (kernels/src/tree.rs).
+
+    >>> pending_nodes(0, 5, 5), pending_nodes(4, 5, 5)  # the sum, and a node that is its own parent
+    (1, 1)
+    >>> pending_nodes(0, 10, 20), pending_nodes(10, 20, 20)  # 0-7, 8-9; 10-11, 12-15, 16-19
+    (2, 3)
+    """
     if end == total:
         end = 1 << (total - 1).bit_length()  # nodes wholly beyond the last block are not waited for
     nodes = 0
@@ -193,7 +199,11 @@ def page_of(row):
 
 @lru_cache
 def touched_rows(rows, peers):
-    """Rows of the pages that every worker reads of: one that a cut between two workers falls into is read by both."""
+    """Rows of the pages that every worker reads of: one that a cut between two workers falls into is read by both.
+
+    >>> touched_rows(40_000, 2), touched_rows(20_000, 2)  # between two pages, and within the only one
+    (40000, 40000)
+    """
     blocks = -(-rows // BLOCK_ROWS)
     cuts = [min(blocks * i // peers * BLOCK_ROWS, rows) for i in range(peers + 1)]
     return sum(min(page_of(end - 1)[1], rows) - page_of(first)[0] for first, end in zip(cuts, cuts[1:]) if first < end)

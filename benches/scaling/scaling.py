@@ -246,7 +246,7 @@ def measure(options):
 
 
 def write(document, options, loads, start, out):
-    machine = {"platform": platform.platform(), "processor": processor(), "cpus": os.cpu_count(), "loads": loads}
+    machine = {"platform": f"{platform.system()} {platform.machine()}", "processor": processor(), "cpus": os.cpu_count(), "loads": loads}
     given = {field.name: value for field in fields(Sizes) if (value := getattr(options, field.name)) is not None}
     document |= {"date": str(date.today()), "machine": machine, "given": document.get("given", {}) | given, "options": vars(options), "minutes": (time.time() - start) / 60}
     if out:
