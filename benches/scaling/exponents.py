@@ -23,7 +23,7 @@ def exponent(x, y):
 def relative_least_squares(columns, y):
     """Coefficients, none negative, of y ~ sum of coefficient times column, by relative errors: terms that come out negative are left out and the others fitted again.
 
-    >>> found = relative_least_squares({"each": [1, 2, 3], "once": [1, 1, 1], "none": [3, 2, 1]}, [12, 22, 32])
+    >>> found = relative_least_squares({"each": [1, 2, 3], "once": [1, 1, 1], "none": [1, 4, 9]}, [12, 22, 32])
     >>> {name: round(value, 6) for name, value in found.items()}
     {'each': 10.0, 'once': 2.0, 'none': 0.0}
     """
