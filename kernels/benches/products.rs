@@ -1,6 +1,6 @@
 //! Rates of kernel products on one core, beside the multiply-add peak of the same run.
 //!
-//! `cargo bench -p nystream-kernels --bench products [-- FILTER]`: entries per second for K v (f32 and f64 sums), K^T(K v), K^T Y with
+//! `cargo bench -p nystream-kernels --bench products [-- FILTER]`: entries per second for K v and K^T(K v) (f32 and f64 sums), K^T Y with
 //! several columns, by number of features; each as a share of the peak in flop/s, which is what a target is stated in.
 #![allow(clippy::print_stdout, missing_docs)]
 
@@ -61,6 +61,8 @@ fn run<T: Entry>(simd: SimdPath, family: Family, name: &str, d: usize, peak: f64
     let mut out = vec![0f64; ROWS * 16];
     let mut acc = vec![0f64; CENTERS * 16];
     report("K v, f64 sums", best(|| tiles.k_v(x, &v[..CENTERS], 1, &mut scratch, &mut out[..ROWS])));
+    let mut acc32 = vec![0f32; CENTERS];
+    report("K^T(K v), f32 sums", best(|| tiles.kt_kv_f32(x, None, &v32, &mut scratch, &mut acc32)));
     report("K^T(K v)", best(|| tiles.kt_kv(x, None, &v[..CENTERS], 1, &mut scratch, &mut acc[..CENTERS])));
     for t in [4, 16] {
         let what = format!("K^T(K V), {t} columns");

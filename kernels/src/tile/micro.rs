@@ -14,11 +14,14 @@ use super::lanes::Path;
 use super::pack::{Form, Mode};
 
 /// Takes finished entries, a row of a tile at a time.
-pub trait Sink<V, const C: usize> {
+pub trait Sink<V, const R: usize, const C: usize> {
     /// A tile begins: its first row, and its panel.
     fn begin(&mut self, first_row: usize, panel: usize);
     /// The entries of row `first_row + r` with the centers of the panel.
     fn put(&mut self, r: usize, entries: [V; C]);
+    /// All R rows have been put.
+    #[inline(always)]
+    fn end(&mut self) {}
 }
 
 /// Forms the entries of all packed `rows` (groups of R) with all `panels`.
@@ -29,7 +32,7 @@ pub fn sweep<T: Real, P: Path<T>, const R: usize, const C: usize>(
     form: &Form<T>,
     rows: &[T],
     panels: &[T],
-    sink: &mut impl Sink<P::V, C>,
+    sink: &mut impl Sink<P::V, R, C>,
 ) {
     match form.mode {
         Mode::Expanded => sweep_mode::<T, P, R, C, EXPANDED>(p, form, rows, panels, sink),
@@ -48,7 +51,7 @@ fn sweep_mode<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u
     form: &Form<T>,
     rows: &[T],
     panels: &[T],
-    sink: &mut impl Sink<P::V, C>,
+    sink: &mut impl Sink<P::V, R, C>,
 ) {
     let depth = form.depth();
     // Filled in place: returned by value, the tile would be copied by a call.
@@ -58,6 +61,7 @@ fn sweep_mode<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u
             arguments::<T, P, R, C, MODE>(p, form, group, panel, &mut tile);
             sink.begin(g * R, j);
             finish::<T, P, R, C, MODE>(p, form, group, panel, &tile, sink);
+            sink.end();
         }
     }
 }
@@ -70,7 +74,7 @@ fn finish<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8>(
     group: &[T],
     panel: &[T],
     arguments: &[[P::V; C]; R],
-    sink: &mut impl Sink<P::V, C>,
+    sink: &mut impl Sink<P::V, R, C>,
 ) {
     // One loop a family, so that the choice is made once a tile. Plain loops, not closures: what the compiler fails to inline here would lose the
     // instruction set.

@@ -9,7 +9,7 @@
 //!
 //! **Parts.** [`Tiles`] packs centers once (`pack.rs`) and walks rows in blocks that fit the second-level cache (`vectors.rs`); `micro.rs` is the register
 //! tile; `functions.rs` has the exponential, the arc sine and the families; `lanes.rs` and `x86.rs` hide the instruction sets; `products.rs` multiplies
-//! blocks with vectors, `nearest.rs` finds the center nearest to a row. [`SparseTiles`] leaves out blocks of centers that are too far to matter (`sparse/`).
+//! blocks with vectors in f64, `narrow.rs` fuses products in the entries' own precision into the tile, `nearest.rs` finds the center nearest to a row. [`SparseTiles`] leaves out blocks of centers that are too far to matter (`sparse/`).
 //!
 //! **Cost** per entry: d multiply-adds and about 20 other operations for a radial family (gaussian on AVX-512: 12, of which 9 are the exponential), in lanes of 8 (AVX2, f32)
 //! or 16. Vector operations of every kind share the ports of multiply-adds, so an entry of d + 12 operations runs at 1 / (2 (d + 12)) of the peak in flop/s at best: about 0.0227 at d = 10,
@@ -25,6 +25,7 @@ mod functions;
 pub(crate) mod lanes;
 mod matrix;
 mod micro;
+mod narrow;
 mod nearest;
 mod pack;
 mod probe;

@@ -1,4 +1,4 @@
-//! What [`Tiles`](super::Tiles) has done on a dispatch path: packing, entries into memory, and products fused into the tile.
+//! What [`Tiles`](super::Tiles) has done on a dispatch path: packing, and entries into memory.
 
 use super::buffer::Buffer;
 use super::entry::Entry;
@@ -89,7 +89,7 @@ struct Store<'a, T, P> {
     out: &'a mut [T],
 }
 
-impl<T, P: Lanes<T>, const C: usize> Sink<P::V, C> for Store<'_, T, P> {
+impl<T, P: Lanes<T>, const R: usize, const C: usize> Sink<P::V, R, C> for Store<'_, T, P> {
     #[inline(always)]
     fn begin(&mut self, first_row: usize, panel: usize) {
         self.left = self.rows - first_row;
@@ -117,60 +117,6 @@ impl<T: Entry> Task<T> for Fill<'_, T> {
             for row in self.out.chunks_exact_mut(self.stride.max(1)) {
                 row[self.centers..].fill(T::ZERO);
             }
-        }
-    }
-}
-
-/// K v with sums in the entries' precision, fused into the tile: each row has one vector accumulator, which takes the vectors of the panels in order;
-/// then lanes are added in order.
-pub(super) struct Narrow<'a, T> {
-    pub(super) form: &'a Form<T>,
-    pub(super) packed: &'a [T],
-    pub(super) panels: &'a [T],
-    pub(super) v: &'a [T],
-    pub(super) sums: &'a mut Buffer<T>,
-    pub(super) out: &'a mut [f32],
-}
-
-struct Accumulate<'a, T, P: Lanes<T>, const C: usize> {
-    p: P,
-    v: &'a [[P::Array; C]],
-    sums: &'a mut [P::Array],
-    row: usize,
-    panel: usize,
-    entry: std::marker::PhantomData<T>,
-}
-
-impl<T, P: Lanes<T>, const C: usize> Sink<P::V, C> for Accumulate<'_, T, P, C> {
-    #[inline(always)]
-    fn begin(&mut self, first_row: usize, panel: usize) {
-        (self.row, self.panel) = (first_row, panel);
-    }
-    #[inline(always)]
-    fn put(&mut self, r: usize, entries: [P::V; C]) {
-        let (sum, v) = (&mut self.sums[self.row + r], &self.v[self.panel]);
-        let mut total = self.p.load(sum);
-        for c in 0..C {
-            total = self.p.mul_add(entries[c], self.p.load(&v[c]), total);
-        }
-        self.p.store(sum, total);
-    }
-}
-
-impl<T: Entry> Task<T> for Narrow<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn run<P: Path<T>, const R: usize, const C: usize>(self, p: P) {
-        let rows = self.out.len().next_multiple_of(R);
-        let sums = self.sums.take(rows * P::N);
-        sums.fill(T::ZERO);
-        let sums = P::arrays_mut(sums);
-        let v = P::arrays(self.v).as_chunks::<C>().0;
-        let mut sink = Accumulate::<T, P, C> { p, v, sums, row: 0, panel: 0, entry: std::marker::PhantomData };
-        sweep::<T, P, R, C>(p, self.form, self.packed, self.panels, &mut sink);
-        let sums = self.sums.get(rows * P::N);
-        for (out, lanes) in self.out.iter_mut().zip(sums.chunks_exact(P::N)) {
-            *out = lanes[1..].iter().fold(lanes[0], |s, &x| s + x).to_f64() as f32;
         }
     }
 }

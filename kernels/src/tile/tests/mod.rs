@@ -2,6 +2,7 @@
 
 mod entries;
 mod functions;
+mod narrow;
 mod products;
 mod sparse;
 
