@@ -9,12 +9,14 @@
 //! With the threshold 2^-8 of f32, r^2 keeps a relative error of about 2^-16 sqrt(d) in the worst lane that is not recomputed.
 
 use super::entry::Real;
-use super::functions::{Shape, of_inner, radial};
+use super::functions::{Shape, of_inner, radial, slope};
 use super::lanes::Path;
 use super::pack::{Form, Mode};
 
 /// Takes finished entries, a row of a tile at a time.
 pub trait Sink<V, const R: usize, const C: usize> {
+    /// Whether slopes are wanted instead of entries ([`slope`]).
+    const SLOPES: bool = false;
     /// A tile begins: its first row, and its panel.
     fn begin(&mut self, first_row: usize, panel: usize);
     /// The entries of row `first_row + r` with the centers of the panel.
@@ -60,7 +62,7 @@ fn sweep_mode<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u
         for (g, group) in rows.chunks_exact(depth * R).enumerate() {
             arguments::<T, P, R, C, MODE>(p, form, group, panel, &mut tile);
             sink.begin(g * R, j);
-            finish::<T, P, R, C, MODE>(p, form, group, panel, &tile, sink);
+            finish::<T, P, _, R, C, MODE>(p, form, group, panel, &tile, sink);
             sink.end();
         }
     }
@@ -68,13 +70,13 @@ fn sweep_mode<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u
 
 /// Applies the family to every vector of a tile.
 #[inline(always)]
-fn finish<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8>(
+fn finish<T: Real, P: Path<T>, S: Sink<P::V, R, C>, const R: usize, const C: usize, const MODE: u8>(
     p: P,
     form: &Form<T>,
     group: &[T],
     panel: &[T],
     arguments: &[[P::V; C]; R],
-    sink: &mut impl Sink<P::V, R, C>,
+    sink: &mut S,
 ) {
     // One loop a family, so that the choice is made once a tile. Plain loops, not closures: what the compiler fails to inline here would lose the
     // instruction set.
@@ -90,7 +92,16 @@ fn finish<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8>(
             }
         };
     }
-    if MODE == INNER {
+    if S::SLOPES {
+        match form.shape {
+            Shape::Gaussian => each!(|_r, _c, a| slope(p, Shape::Gaussian, a)),
+            Shape::Laplace => each!(|_r, _c, a| slope(p, Shape::Laplace, a)),
+            Shape::Matern32 => each!(|_r, _c, a| slope(p, Shape::Matern32, a)),
+            Shape::Matern52 => each!(|_r, _c, a| slope(p, Shape::Matern52, a)),
+            shape @ (Shape::Wendland { .. } | Shape::Polynomial { .. }) => each!(|_r, _c, a| slope(p, shape, a)),
+            _ => each!(|_r, _c, a| slope(p, Shape::Cauchy, a)),
+        }
+    } else if MODE == INNER {
         let at = form.width + form.codes;
         let xx = &group[at * R..][..R];
         let zz = P::arrays(&panel[at * C * P::N..][..C * P::N]);

@@ -79,7 +79,10 @@ pub(super) struct Fill<'a, T> {
     pub(super) out: &'a mut [T],
 }
 
-struct Store<'a, T, P> {
+/// Slopes into memory, as [`Fill`] has entries.
+pub(super) struct FillSlopes<'a, T>(pub(super) Fill<'a, T>);
+
+struct Store<'a, T, P, const SLOPES: bool> {
     p: P,
     rows: usize,
     stride: usize,
@@ -89,7 +92,8 @@ struct Store<'a, T, P> {
     out: &'a mut [T],
 }
 
-impl<T, P: Lanes<T>, const R: usize, const C: usize> Sink<P::V, R, C> for Store<'_, T, P> {
+impl<T, P: Lanes<T>, const SLOPES: bool, const R: usize, const C: usize> Sink<P::V, R, C> for Store<'_, T, P, SLOPES> {
+    const SLOPES: bool = SLOPES;
     #[inline(always)]
     fn begin(&mut self, first_row: usize, panel: usize) {
         self.left = self.rows - first_row;
@@ -110,8 +114,24 @@ impl<T: Entry> Task<T> for Fill<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<P: Path<T>, const R: usize, const C: usize>(self, p: P) {
+        self.store::<P, R, C, false>(p);
+    }
+}
+
+impl<T: Entry> Task<T> for FillSlopes<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<P: Path<T>, const R: usize, const C: usize>(self, p: P) {
+        self.0.store::<P, R, C, true>(p);
+    }
+}
+
+impl<T: Entry> Fill<'_, T> {
+    #[inline(always)]
+    fn store<P: Path<T>, const R: usize, const C: usize, const SLOPES: bool>(self, p: P) {
         let panels = self.until.div_ceil(C * P::N) * C * P::N * self.form.depth();
-        let mut sink = Store { p, rows: self.rows, stride: self.stride, left: 0, at: 0, out: &mut *self.out };
+        let mut sink =
+            Store::<T, P, SLOPES> { p, rows: self.rows, stride: self.stride, left: 0, at: 0, out: &mut *self.out };
         sweep::<T, P, R, C>(p, self.form, self.packed, &self.panels[..panels], &mut sink);
         if self.until == self.centers {
             for row in self.out.chunks_exact_mut(self.stride.max(1)) {

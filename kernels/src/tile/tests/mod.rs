@@ -2,6 +2,7 @@
 
 mod entries;
 mod functions;
+mod gradients;
 mod narrow;
 mod products;
 mod sparse;
