@@ -18,7 +18,8 @@
 //! **Which kernels.** All radial families, any metric, and polynomials. Categorical columns are constants. Laplace and matern12 have no derivative at x = z_j: that center counts 0 there, as it
 //! does where the two agree in the precision of the coordinates. Arc-cosine and tangent kernels are refused.
 //!
-//! **Cost.** An entry's slope (about that of the entry) and t (d + 1) f64 multiply-adds an entry, in which columns are padded to whole vectors. Memory: t (d + 1) m f64 for the packed block.
+//! **Cost.** An entry's slope (about that of the entry) and t (d + 1) f64 multiply-adds an entry, in which columns are padded to whole vectors. Memory: t (d + 1) m f64 for the packed
+//! block, and slopes of 48 rows or more a thread.
 
 use super::entry::{Entry, Real};
 use super::lanes::{Path, Task};
@@ -26,7 +27,7 @@ use super::pack::Mode;
 use super::products::{Direction, Entries, Many, PackColumns};
 use super::tasks::{Columns, FillSlopes};
 use super::{TileError, TileScratch, Tiles};
-use crate::constants::WIDE_CHUNK;
+use crate::constants::{GRADIENT_ROWS, WIDE_CHUNK};
 use crate::kernel::Family;
 use crate::rows::Rows;
 
@@ -131,7 +132,7 @@ impl<'a, T: Entry> Gradients<'a, T> {
         let padded = T::dispatch(tiles.token, Columns(columns));
         let TileScratch { rows: packed, entries, kv, wide, acc: gradient, v: coordinates, .. } = scratch;
         let (gradient, coordinates) = (gradient.take(t * input), coordinates.take(d));
-        let step = tiles.block_rows();
+        let step = tiles.block_rows().max(GRADIENT_ROWS / tiles.height * tiles.height);
         for start in (0..rows.len()).step_by(step) {
             let end = (start + step).min(rows.len());
             let n = end - start;

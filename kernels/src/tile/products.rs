@@ -188,7 +188,7 @@ impl<T: Real> Task<T> for Many<'_, T> {
             while column < columns {
                 let vectors = if columns - column >= 2 * n { 2 } else { 1 };
                 match (&self.direction, vectors) {
-                    (Direction::Forward, 2) => forward::<P::Wide, 2>(
+                    (Direction::Forward, 2) => forward::<P::Wide, R, 2>(
                         p.wide(),
                         self.rows,
                         self.wide,
@@ -197,7 +197,7 @@ impl<T: Real> Task<T> for Many<'_, T> {
                         columns,
                         column,
                     ),
-                    (Direction::Forward, _) => forward::<P::Wide, 1>(
+                    (Direction::Forward, _) => forward::<P::Wide, R, 1>(
                         p.wide(),
                         self.rows,
                         self.wide,
@@ -206,7 +206,7 @@ impl<T: Real> Task<T> for Many<'_, T> {
                         columns,
                         column,
                     ),
-                    (Direction::Transposed, 2) => transposed::<P::Wide, 2>(
+                    (Direction::Transposed, 2) => transposed::<P::Wide, R, 2>(
                         p.wide(),
                         self.rows,
                         self.wide,
@@ -215,7 +215,7 @@ impl<T: Real> Task<T> for Many<'_, T> {
                         columns,
                         column,
                     ),
-                    (Direction::Transposed, _) => transposed::<P::Wide, 1>(
+                    (Direction::Transposed, _) => transposed::<P::Wide, R, 1>(
                         p.wide(),
                         self.rows,
                         self.wide,
@@ -244,7 +244,7 @@ fn widen_row<T: Real, P: Path<T>>(p: P, from: &[T], to: &mut [f64]) {
 }
 
 #[inline(always)]
-fn forward<W: Lanes<f64>, const S: usize>(
+fn forward<W: Lanes<f64>, const R: usize, const S: usize>(
     w: W,
     rows: usize,
     k: &[f64],
@@ -255,9 +255,9 @@ fn forward<W: Lanes<f64>, const S: usize>(
 ) {
     let v = W::arrays(v).as_chunks::<S>().0;
     let mut i = 0;
-    while i + 4 <= rows {
-        forward_rows::<W, S, 4>(w, &k[i * WIDE_CHUNK..], v, &mut out[i * columns..], columns, column);
-        i += 4;
+    while i + R <= rows {
+        forward_rows::<W, S, R>(w, &k[i * WIDE_CHUNK..], v, &mut out[i * columns..], columns, column);
+        i += R;
     }
     while i < rows {
         forward_rows::<W, S, 1>(w, &k[i * WIDE_CHUNK..], v, &mut out[i * columns..], columns, column);
@@ -306,7 +306,7 @@ fn forward_rows<W: Lanes<f64>, const S: usize, const Q: usize>(
 }
 
 #[inline(always)]
-fn transposed<W: Lanes<f64>, const S: usize>(
+fn transposed<W: Lanes<f64>, const R: usize, const S: usize>(
     w: W,
     rows: usize,
     k: &[f64],
@@ -317,9 +317,9 @@ fn transposed<W: Lanes<f64>, const S: usize>(
 ) {
     let len = out.len() / columns;
     let mut j = 0;
-    while j + 4 <= len {
-        transposed_centers::<W, S, 4>(w, rows, &k[j..], u, &mut out[j * columns..], columns, column);
-        j += 4;
+    while j + R <= len {
+        transposed_centers::<W, S, R>(w, rows, &k[j..], u, &mut out[j * columns..], columns, column);
+        j += R;
     }
     while j < len {
         transposed_centers::<W, S, 1>(w, rows, &k[j..], u, &mut out[j * columns..], columns, column);
