@@ -64,6 +64,13 @@ fn run<T: Entry>(simd: SimdPath, family: Family, name: &str, d: usize, peak: f64
     let mut acc32 = vec![0f32; CENTERS];
     report("K^T(K v), f32 sums", best(|| tiles.kt_kv_f32(x, None, &v32, &mut scratch, &mut acc32)));
     report("K^T(K v)", best(|| tiles.kt_kv(x, None, &v[..CENTERS], 1, &mut scratch, &mut acc[..CENTERS])));
+    if wanted("symmetric") {
+        // The rows in the middle, which stand for all: half of the centers are before them.
+        let first = (CENTERS - ROWS) / 2;
+        let middle = z.view().slice(first, first + ROWS);
+        let run = || tiles.symmetric_k_v(middle, first, &v[..CENTERS], 1, &mut scratch, &mut acc[..CENTERS]);
+        report("symmetric K v, f64 sums", best(run));
+    }
     if let Ok(gradients) = Gradients::new(&tiles, &v[..CENTERS], 1) {
         let mut out = vec![0f64; ROWS * d];
         report("gradients", best(|| gradients.at(x, &mut scratch, &mut out)));

@@ -10,7 +10,7 @@
 //! **Parts.** [`Tiles`] packs centers once (`pack.rs`) and walks rows in blocks that fit the second-level cache (`vectors.rs`); `micro.rs` is the register
 //! tile; `functions.rs` has the exponential, the arc sine and the families; `lanes.rs` and `x86.rs` hide the instruction sets; `products.rs` multiplies
 //! blocks with vectors in f64, `narrow.rs` fuses products in the entries' own precision into the tile, `nearest.rs` finds the center nearest to a row, `gradients.rs` sums slopes times
-//! differences. [`SparseTiles`] leaves out blocks of centers that are too far to matter (`sparse/`).
+//! differences, `symmetric.rs` uses entries of K(Z, Z) twice. [`SparseTiles`] leaves out blocks of centers that are too far to matter (`sparse/`).
 //!
 //! **Cost** per entry: d multiply-adds and about 20 other operations for a radial family (gaussian on AVX-512: 12, of which 9 are the exponential), in lanes of 8 (AVX2, f32)
 //! or 16. Vector operations of every kind share the ports of multiply-adds, so an entry of d + 12 operations runs at 1 / (2 (d + 12)) of the peak in flop/s at best: about 0.0227 at d = 10,
@@ -33,6 +33,7 @@ mod pack;
 mod probe;
 mod products;
 mod sparse;
+mod symmetric;
 mod tasks;
 mod tiles;
 mod vectors;

@@ -177,6 +177,8 @@ impl<T: Real> Task<T> for Many<'_, T> {
         let Entries { k, stride, centers } = self.entries;
         let n = <P::Wide as Lanes<f64>>::N;
         let columns = padded_columns::<T, P>(self.columns);
+        // v may be packed for more centers than the entries have: strips are that long.
+        let packed = self.v.len() / columns.max(1);
         for start in (0..centers).step_by(WIDE_CHUNK) {
             let len = WIDE_CHUNK.min(centers - start);
             for i in 0..self.rows {
@@ -192,7 +194,7 @@ impl<T: Real> Task<T> for Many<'_, T> {
                         p.wide(),
                         self.rows,
                         self.wide,
-                        &self.v[centers * column + start * 2 * n..][..len * 2 * n],
+                        &self.v[packed * column + start * 2 * n..][..len * 2 * n],
                         self.out,
                         columns,
                         column,
@@ -201,7 +203,7 @@ impl<T: Real> Task<T> for Many<'_, T> {
                         p.wide(),
                         self.rows,
                         self.wide,
-                        &self.v[centers * column + start * n..][..len * n],
+                        &self.v[packed * column + start * n..][..len * n],
                         self.out,
                         columns,
                         column,

@@ -223,13 +223,13 @@ impl<T: Entry> Tiles<T> {
     }
 
     /// Row length of a padded block of `t` columns: one column is not padded.
-    fn columns(&self, t: usize) -> usize {
+    pub(super) fn columns(&self, t: usize) -> usize {
         if t <= 1 { t } else { T::dispatch(self.token, Columns(t)) }
     }
 }
 
 /// Copies the common columns of two row-major blocks.
-fn copy_columns(from: &[f64], from_columns: usize, to: &mut [f64], to_columns: usize) {
+pub(super) fn copy_columns(from: &[f64], from_columns: usize, to: &mut [f64], to_columns: usize) {
     let columns = from_columns.min(to_columns);
     if columns > 0 {
         for (from, to) in from.chunks_exact(from_columns).zip(to.chunks_exact_mut(to_columns)) {

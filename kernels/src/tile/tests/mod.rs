@@ -6,6 +6,7 @@ mod gradients;
 mod narrow;
 mod products;
 mod sparse;
+mod symmetric;
 
 use super::*;
 use crate::kernel::{Family, Kernel, Metric};
