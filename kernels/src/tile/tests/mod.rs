@@ -5,6 +5,7 @@ mod functions;
 mod gradients;
 mod narrow;
 mod products;
+mod soundness;
 mod sparse;
 mod symmetric;
 
