@@ -19,3 +19,8 @@ pub mod sampling;
 pub mod solve;
 pub mod tile;
 pub mod tree;
+
+/// The example of the guide, run with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/adding-a-kernel-family.md")]
+mod adding_a_kernel_family {}

@@ -80,7 +80,8 @@ pub fn scale(family: Family, bandwidth: f64) -> f64 {
         Family::Laplace | Family::Matern12 => LOG2_E,
         Family::Matern32 => 3f64.sqrt() * LOG2_E,
         Family::Matern52 => 5f64.sqrt() * LOG2_E,
-        _ => 1.0,
+        Family::Cauchy | Family::Wendland { .. } => 1.0,
+        Family::Polynomial { .. } | Family::ArcCosine { .. } | Family::Ntk { .. } => 1.0,
     };
     numerator / bandwidth
 }
@@ -156,7 +157,10 @@ pub fn radial<T: Real, P: Lanes<T>>(p: P, shape: Shape<T>, a: P::V) -> P::V {
             let factor = p.mul_add(p.mul_add(s, p.splat(second), p.splat(first)), s, one);
             p.mul(power(p, p.sub(one, s), exponent), factor)
         }
-        _ => p.div(one, p.sub(one, a)),
+        // The last three are no functions of the distance and do not come here.
+        Shape::Cauchy | Shape::Polynomial { .. } | Shape::ArcCosine { .. } | Shape::Ntk { .. } => {
+            p.div(one, p.sub(one, a))
+        }
     }
 }
 
@@ -188,7 +192,8 @@ pub fn slope<T: Real, P: Lanes<T>>(p: P, shape: Shape<T>, a: P::V) -> P::V {
         Shape::Polynomial { degree, offset } => {
             p.mul(constant(f64::from(degree)), power(p, p.add(a, p.splat(offset)), degree - 1))
         }
-        _ => {
+        // The last two have no slope and are refused before.
+        Shape::Cauchy | Shape::ArcCosine { .. } | Shape::Ntk { .. } => {
             let q = p.div(one, p.sub(one, a));
             p.mul(p.splat(T::TWO), p.mul(q, q))
         }

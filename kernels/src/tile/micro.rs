@@ -99,7 +99,10 @@ fn finish<T: Real, P: Path<T>, S: Sink<P::V, R, C>, const R: usize, const C: usi
             Shape::Matern32 => each!(|_r, _c, a| slope(p, Shape::Matern32, a)),
             Shape::Matern52 => each!(|_r, _c, a| slope(p, Shape::Matern52, a)),
             shape @ (Shape::Wendland { .. } | Shape::Polynomial { .. }) => each!(|_r, _c, a| slope(p, shape, a)),
-            _ => each!(|_r, _c, a| slope(p, Shape::Cauchy, a)),
+            // Named, not `_`: a new family must not become another one here. The last two have no slope and are refused before.
+            Shape::Cauchy | Shape::ArcCosine { .. } | Shape::Ntk { .. } => {
+                each!(|_r, _c, a| slope(p, Shape::Cauchy, a))
+            }
         }
     } else if MODE == INNER {
         let at = form.width + form.codes;
@@ -116,7 +119,10 @@ fn finish<T: Real, P: Path<T>, S: Sink<P::V, R, C>, const R: usize, const C: usi
             Shape::Matern32 => each!(|_r, _c, a| radial(p, Shape::Matern32, a)),
             Shape::Matern52 => each!(|_r, _c, a| radial(p, Shape::Matern52, a)),
             shape @ Shape::Wendland { .. } => each!(|_r, _c, a| radial(p, shape, a)),
-            _ => each!(|_r, _c, a| radial(p, Shape::Cauchy, a)),
+            // The others have the mode of inner products.
+            Shape::Cauchy | Shape::Polynomial { .. } | Shape::ArcCosine { .. } | Shape::Ntk { .. } => {
+                each!(|_r, _c, a| radial(p, Shape::Cauchy, a))
+            }
         }
     }
 }
