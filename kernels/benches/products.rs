@@ -1,13 +1,13 @@
 //! Rates of kernel products on one core, beside the multiply-add peak of the same run.
 //!
-//! `cargo bench -p nystream-kernels --bench products [-- FILTER]`: entries per second for K v (f32 and f64 sums), K^T(K v), K^T Y with
-//! several columns, by number of features; each as a share of the peak in flop/s, which is what a target is stated in.
+//! `cargo bench -p nystream-kernels --bench products [-- FILTER]`: entries per second for K v and K^T(K v) (f32 and f64 sums), K^T Y with
+//! several columns, gradients and their outer products, by number of features; each as a share of the peak in flop/s, which is what a target is stated in.
 #![allow(clippy::print_stdout, missing_docs)]
 
 use nystream_hashing::{RowId, StreamKey};
 use nystream_kernels::kernel::{Family, Kernel};
 use nystream_kernels::rows::{RowBuf, Rows};
-use nystream_kernels::tile::{Entry, SimdPath, TileScratch, Tiles, multiply_adds};
+use nystream_kernels::tile::{Entry, Gradients, SimdPath, TileScratch, Tiles, multiply_adds};
 use std::time::{Duration, Instant};
 
 const CENTERS: usize = 4096;
@@ -61,7 +61,22 @@ fn run<T: Entry>(simd: SimdPath, family: Family, name: &str, d: usize, peak: f64
     let mut out = vec![0f64; ROWS * 16];
     let mut acc = vec![0f64; CENTERS * 16];
     report("K v, f64 sums", best(|| tiles.k_v(x, &v[..CENTERS], 1, &mut scratch, &mut out[..ROWS])));
+    let mut acc32 = vec![0f32; CENTERS];
+    report("K^T(K v), f32 sums", best(|| tiles.kt_kv_f32(x, None, &v32, &mut scratch, &mut acc32)));
     report("K^T(K v)", best(|| tiles.kt_kv(x, None, &v[..CENTERS], 1, &mut scratch, &mut acc[..CENTERS])));
+    if wanted("symmetric") {
+        // The rows in the middle, which stand for all: half of the centers are before them.
+        let first = (CENTERS - ROWS) / 2;
+        let middle = z.view().slice(first, first + ROWS);
+        let run = || tiles.symmetric_k_v(middle, first, &v[..CENTERS], 1, &mut scratch, &mut acc[..CENTERS]);
+        report("symmetric K v, f64 sums", best(run));
+    }
+    if let Ok(gradients) = Gradients::new(&tiles, &v[..CENTERS], 1) {
+        let mut out = vec![0f64; ROWS * d];
+        report("gradients", best(|| gradients.at(x, &mut scratch, &mut out)));
+        let mut outer = vec![0f64; d * d];
+        report("outer products", best(|| gradients.add_outer(x, None, &mut scratch, &mut outer)));
+    }
     for t in [4, 16] {
         let what = format!("K^T(K V), {t} columns");
         let (v, acc) = (&v[..CENTERS * t], &mut acc[..CENTERS * t]);

@@ -125,12 +125,55 @@ impl Kernel {
         }
     }
 
+    /// The gradient of k(x, z_j) in the numeric columns of x at x_i, in f64, by the definition: what gradients in tiles are tested against. Categorical columns are
+    /// constants. 0 at x = z for the kernels with a cusp there (laplace, matern12), which have none.
+    ///
+    /// ```
+    /// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows};
+    /// let k = Kernel::new(Family::Gaussian, 2.0);
+    /// let rows = Rows::new(&[0.0, 1.0], 1, &[], 0);
+    /// let slope = k.gradient(rows, 0, rows, 1).ok_or("no gradient")?[0];
+    /// assert!((slope - 0.25 * (-0.125f64).exp()).abs() < 1e-15); // (z - x) / sigma^2 k
+    /// # Ok::<(), &str>(())
+    /// ```
+    ///
+    /// `None` for families without gradients here: arc-cosine and tangent kernels.
+    pub fn gradient(&self, x: Rows<'_>, i: usize, z: Rows<'_>, j: usize) -> Option<Vec<f64>> {
+        let s2 = self.bandwidth * self.bandwidth;
+        let (slope, point): (f64, Vec<f64>) = match self.family {
+            Family::ArcCosine { .. } | Family::Ntk { .. } => return None,
+            Family::Polynomial { degree, offset } => {
+                let base = self.inner(x, i, z, j) / s2 + offset;
+                let slope = f64::from(degree) * base.powi(degree as i32 - 1) / s2;
+                (slope, z.numeric(j).iter().map(|&z| f64::from(z)).collect())
+            }
+            radial => {
+                let slope = 2.0 * radial.slope(self.squared_distance(x, i, z, j), self.bandwidth);
+                let pairs = x.numeric(i).iter().zip(z.numeric(j));
+                (slope, pairs.map(|(&x, &z)| f64::from(x) - f64::from(z)).collect())
+            }
+        };
+        let d = x.numeric_width();
+        Some(match &self.metric {
+            Metric::Isotropic => point.iter().map(|p| slope * p).collect(),
+            Metric::PerFeature { numeric, .. } => point.iter().zip(numeric).map(|(p, s)| slope * p / (s * s)).collect(),
+            Metric::Full { map, .. } => {
+                let mut out = vec![0.0; d];
+                for row in map.chunks_exact(d.max(1)) {
+                    let image: f64 = row.iter().zip(&point).map(|(a, p)| a * p).sum();
+                    out.iter_mut().zip(row).for_each(|(out, a)| *out += slope * image * a);
+                }
+                out
+            }
+        })
+    }
+
     /// k(x_i, x_i).
     pub fn diagonal(&self, x: Rows<'_>, i: usize) -> f64 {
         if self.family.is_radial() { 1.0 } else { self.evaluate(x, i, x, i) }
     }
 
-    fn squared_distance(&self, x: Rows<'_>, i: usize, z: Rows<'_>, j: usize) -> f64 {
+    pub(crate) fn squared_distance(&self, x: Rows<'_>, i: usize, z: Rows<'_>, j: usize) -> f64 {
         let difference = |k: usize| f64::from(x.numeric(i)[k]) - f64::from(z.numeric(j)[k]);
         let d = x.numeric_width();
         let numeric: f64 = match &self.metric {
@@ -199,6 +242,41 @@ impl Family {
             &Family::Wendland { smoothness, dimension } => {
                 let (power, [first, second]) = wendland(smoothness, dimension);
                 if r < 1.0 { (1.0 - r).powi(power as i32) * (1.0 + (first + second * r) * r) } else { 0.0 }
+            }
+            other => panic!("{other:?} is not a function of the distance"),
+        }
+    }
+
+    /// dk / d(r^2) at squared distance `r2` for bandwidth `sigma`: never positive. 0 at r = 0 for laplace and matern12, which have no derivative there.
+    ///
+    /// # Panics
+    /// If the family is not radial.
+    pub fn slope(&self, r2: f64, sigma: f64) -> f64 {
+        let (r, s2) = (r2.sqrt() / sigma, sigma * sigma);
+        match self {
+            Family::Gaussian => -0.5 / s2 * (-0.5 * r2 / s2).exp(),
+            Family::Laplace | Family::Matern12 => {
+                if r > 0.0 {
+                    -0.5 / s2 * (-r).exp() / r
+                } else {
+                    0.0
+                }
+            }
+            Family::Matern32 => -1.5 / s2 * (-3f64.sqrt() * r).exp(),
+            Family::Matern52 => {
+                let s = 5f64.sqrt() * r;
+                -5.0 / 6.0 / s2 * (1.0 + s) * (-s).exp()
+            }
+            Family::Cauchy => -1.0 / (s2 * (1.0 + r * r).powi(2)),
+            &Family::Wendland { smoothness, dimension } => {
+                let (power, [first, second]) = wendland(smoothness, dimension);
+                if r >= 1.0 {
+                    return 0.0;
+                }
+                // (1 - r)^p q with q = 1 + b r + c r^2, by the product rule; the part that is a cusp at 0, b - p, is 0.
+                let p = f64::from(power);
+                let inner = -p * first - first + 2.0 * second - (p + 2.0) * second * r;
+                0.5 / s2 * (1.0 - r).powi(power as i32 - 1) * inner
             }
             other => panic!("{other:?} is not a function of the distance"),
         }

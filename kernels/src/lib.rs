@@ -2,6 +2,9 @@
 //! Nystrom factors, preconditioners and solvers' algebra.
 //!
 //! No files, no dataflow, no global threads: everything here is testable with arrays alone.
+//! No unsafe code but the instruction sets' (`tile/x86.rs`).
+#![deny(unsafe_code)]
+#![warn(clippy::undocumented_unsafe_blocks)]
 
 #[cfg(test)]
 pub(crate) mod checks;
@@ -16,3 +19,8 @@ pub mod sampling;
 pub mod solve;
 pub mod tile;
 pub mod tree;
+
+/// The example of the guide, run with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/adding-a-kernel-family.md")]
+mod adding_a_kernel_family {}

@@ -9,16 +9,21 @@
 //! With the threshold 2^-8 of f32, r^2 keeps a relative error of about 2^-16 sqrt(d) in the worst lane that is not recomputed.
 
 use super::entry::Real;
-use super::functions::{Shape, of_inner, radial};
+use super::functions::{Shape, of_inner, radial, slope};
 use super::lanes::Path;
 use super::pack::{Form, Mode};
 
 /// Takes finished entries, a row of a tile at a time.
-pub trait Sink<V, const C: usize> {
+pub trait Sink<V, const R: usize, const C: usize> {
+    /// Whether slopes are wanted instead of entries ([`slope`]).
+    const SLOPES: bool = false;
     /// A tile begins: its first row, and its panel.
     fn begin(&mut self, first_row: usize, panel: usize);
     /// The entries of row `first_row + r` with the centers of the panel.
     fn put(&mut self, r: usize, entries: [V; C]);
+    /// All R rows have been put.
+    #[inline(always)]
+    fn end(&mut self) {}
 }
 
 /// Forms the entries of all packed `rows` (groups of R) with all `panels`.
@@ -29,7 +34,7 @@ pub fn sweep<T: Real, P: Path<T>, const R: usize, const C: usize>(
     form: &Form<T>,
     rows: &[T],
     panels: &[T],
-    sink: &mut impl Sink<P::V, C>,
+    sink: &mut impl Sink<P::V, R, C>,
 ) {
     match form.mode {
         Mode::Expanded => sweep_mode::<T, P, R, C, EXPANDED>(p, form, rows, panels, sink),
@@ -48,7 +53,7 @@ fn sweep_mode<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u
     form: &Form<T>,
     rows: &[T],
     panels: &[T],
-    sink: &mut impl Sink<P::V, C>,
+    sink: &mut impl Sink<P::V, R, C>,
 ) {
     let depth = form.depth();
     // Filled in place: returned by value, the tile would be copied by a call.
@@ -57,20 +62,21 @@ fn sweep_mode<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u
         for (g, group) in rows.chunks_exact(depth * R).enumerate() {
             arguments::<T, P, R, C, MODE>(p, form, group, panel, &mut tile);
             sink.begin(g * R, j);
-            finish::<T, P, R, C, MODE>(p, form, group, panel, &tile, sink);
+            finish::<T, P, _, R, C, MODE>(p, form, group, panel, &tile, sink);
+            sink.end();
         }
     }
 }
 
 /// Applies the family to every vector of a tile.
 #[inline(always)]
-fn finish<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8>(
+fn finish<T: Real, P: Path<T>, S: Sink<P::V, R, C>, const R: usize, const C: usize, const MODE: u8>(
     p: P,
     form: &Form<T>,
     group: &[T],
     panel: &[T],
     arguments: &[[P::V; C]; R],
-    sink: &mut impl Sink<P::V, C>,
+    sink: &mut S,
 ) {
     // One loop a family, so that the choice is made once a tile. Plain loops, not closures: what the compiler fails to inline here would lose the
     // instruction set.
@@ -86,7 +92,19 @@ fn finish<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8>(
             }
         };
     }
-    if MODE == INNER {
+    if S::SLOPES {
+        match form.shape {
+            Shape::Gaussian => each!(|_r, _c, a| slope(p, Shape::Gaussian, a)),
+            Shape::Laplace => each!(|_r, _c, a| slope(p, Shape::Laplace, a)),
+            Shape::Matern32 => each!(|_r, _c, a| slope(p, Shape::Matern32, a)),
+            Shape::Matern52 => each!(|_r, _c, a| slope(p, Shape::Matern52, a)),
+            shape @ (Shape::Wendland { .. } | Shape::Polynomial { .. }) => each!(|_r, _c, a| slope(p, shape, a)),
+            // Named, not `_`: a new family must not become another one here. The last two have no slope and are refused before.
+            Shape::Cauchy | Shape::ArcCosine { .. } | Shape::Ntk { .. } => {
+                each!(|_r, _c, a| slope(p, Shape::Cauchy, a))
+            }
+        }
+    } else if MODE == INNER {
         let at = form.width + form.codes;
         let xx = &group[at * R..][..R];
         let zz = P::arrays(&panel[at * C * P::N..][..C * P::N]);
@@ -101,7 +119,10 @@ fn finish<T: Real, P: Path<T>, const R: usize, const C: usize, const MODE: u8>(
             Shape::Matern32 => each!(|_r, _c, a| radial(p, Shape::Matern32, a)),
             Shape::Matern52 => each!(|_r, _c, a| radial(p, Shape::Matern52, a)),
             shape @ Shape::Wendland { .. } => each!(|_r, _c, a| radial(p, shape, a)),
-            _ => each!(|_r, _c, a| radial(p, Shape::Cauchy, a)),
+            // The others have the mode of inner products.
+            Shape::Cauchy | Shape::Polynomial { .. } | Shape::ArcCosine { .. } | Shape::Ntk { .. } => {
+                each!(|_r, _c, a| radial(p, Shape::Cauchy, a))
+            }
         }
     }
 }

@@ -9,7 +9,8 @@
 //!
 //! **Parts.** [`Tiles`] packs centers once (`pack.rs`) and walks rows in blocks that fit the second-level cache (`vectors.rs`); `micro.rs` is the register
 //! tile; `functions.rs` has the exponential, the arc sine and the families; `lanes.rs` and `x86.rs` hide the instruction sets; `products.rs` multiplies
-//! blocks with vectors, `nearest.rs` finds the center nearest to a row. [`SparseTiles`] leaves out blocks of centers that are too far to matter (`sparse/`).
+//! blocks with vectors in f64, `narrow.rs` fuses products in the entries' own precision into the tile, `nearest.rs` finds the center nearest to a row, `gradients.rs` sums slopes times
+//! differences, `symmetric.rs` uses entries of K(Z, Z) twice. [`SparseTiles`] leaves out blocks of centers that are too far to matter (`sparse/`).
 //!
 //! **Cost** per entry: d multiply-adds and about 20 other operations for a radial family (gaussian on AVX-512: 12, of which 9 are the exponential), in lanes of 8 (AVX2, f32)
 //! or 16. Vector operations of every kind share the ports of multiply-adds, so an entry of d + 12 operations runs at 1 / (2 (d + 12)) of the peak in flop/s at best: about 0.0227 at d = 10,
@@ -17,35 +18,43 @@
 //!
 //! **Accuracy.** f32 radial entries: the argument has an absolute error of about (d + 4) 2^-24 (|x|^2 + |z|^2) (scaled, offset subtracted) where it is expanded, and a relative
 //! error of that kind where the rows are near; the functions add 2 ulp. The tangent kernel has an infinite slope at angle 0: its f32 entries near the diagonal are good to 2^-12 |x||z| per layer
-//! (on it, exact).
+//! (on it, exact). Errors of each family's function and slope are stated in `functions.rs`.
+//!
+//! **A new family.** `docs/adding-a-kernel-family.md` goes through every place with an example. **Unsafe code** is in `x86.rs` alone, which says why it is sound.
 
 pub(crate) mod buffer;
 pub(crate) mod entry;
 mod functions;
+mod gradients;
 pub(crate) mod lanes;
 mod matrix;
 mod micro;
+mod narrow;
 mod nearest;
 mod pack;
 mod probe;
 mod products;
 mod sparse;
+mod symmetric;
 mod tasks;
 mod tiles;
 mod vectors;
 #[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
 mod x86;
 
 #[cfg(test)]
 mod tests;
 
 pub use entry::Entry;
+pub use gradients::Gradients;
 pub use matrix::{kernel_matrix, symmetric_kernel_matrix};
 pub use nearest::Nearest;
 pub use probe::multiply_adds;
 pub use sparse::{SparseScratch, SparseTiles, SparseVectors, norm_cutoff};
 pub use tiles::{TileScratch, Tiles};
 
+use crate::kernel::Family;
 use entry::{Real, Token};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -203,6 +212,14 @@ pub enum TileError {
     /// A kernel that is no function of the distance has no far blocks.
     #[error("entries can only be left out of a kernel that is a function of the distance")]
     NotRadial,
+    /// The family has no gradients here.
+    #[error(
+        "gradients of the {family:?} kernel are not available: it needs to be a function of the distance, or a polynomial"
+    )]
+    NoGradient {
+        /// The family.
+        family: Family,
+    },
     /// This processor lacks the path.
     #[error("this processor cannot run the {simd} path; the best it has is {best}")]
     Unavailable {

@@ -135,6 +135,26 @@ impl<T: Real> Form<T> {
         largest * f64::EPSILON * (self.input_width + 4) as f64
     }
 
+    /// The gradient in a row's numeric columns of a function whose gradient in its coordinates is `y`.
+    pub fn pull_back(&self, y: &[f64], out: &mut [f64]) {
+        match &self.map {
+            Map::Diagonal(factors) => {
+                out.iter_mut().zip(y).zip(factors).for_each(|((out, y), scale)| *out = scale * y);
+            }
+            Map::Full(map) => {
+                out.fill(0.0);
+                for (y, row) in y.iter().zip(map.chunks_exact(self.input_width.max(1))) {
+                    out.iter_mut().zip(row).for_each(|(out, a)| *out += a * y);
+                }
+            }
+        }
+    }
+
+    /// Numeric columns of a row.
+    pub fn input_width(&self) -> usize {
+        self.input_width
+    }
+
     /// Packs `rows` into groups of `lanes` rows each: value k of row r of group g is at `out[(g depth + k) lanes + r]`.
     /// `out` must hold the groups that `rows` need; what they do not fill is zero. `factor` (a power of two) multiplies the
     /// coordinates, not the norms.

@@ -177,6 +177,8 @@ impl<T: Real> Task<T> for Many<'_, T> {
         let Entries { k, stride, centers } = self.entries;
         let n = <P::Wide as Lanes<f64>>::N;
         let columns = padded_columns::<T, P>(self.columns);
+        // v may be packed for more centers than the entries have: strips are that long.
+        let packed = self.v.len() / columns.max(1);
         for start in (0..centers).step_by(WIDE_CHUNK) {
             let len = WIDE_CHUNK.min(centers - start);
             for i in 0..self.rows {
@@ -188,25 +190,25 @@ impl<T: Real> Task<T> for Many<'_, T> {
             while column < columns {
                 let vectors = if columns - column >= 2 * n { 2 } else { 1 };
                 match (&self.direction, vectors) {
-                    (Direction::Forward, 2) => forward::<P::Wide, 2>(
+                    (Direction::Forward, 2) => forward::<P::Wide, R, 2>(
                         p.wide(),
                         self.rows,
                         self.wide,
-                        &self.v[centers * column + start * 2 * n..][..len * 2 * n],
+                        &self.v[packed * column + start * 2 * n..][..len * 2 * n],
                         self.out,
                         columns,
                         column,
                     ),
-                    (Direction::Forward, _) => forward::<P::Wide, 1>(
+                    (Direction::Forward, _) => forward::<P::Wide, R, 1>(
                         p.wide(),
                         self.rows,
                         self.wide,
-                        &self.v[centers * column + start * n..][..len * n],
+                        &self.v[packed * column + start * n..][..len * n],
                         self.out,
                         columns,
                         column,
                     ),
-                    (Direction::Transposed, 2) => transposed::<P::Wide, 2>(
+                    (Direction::Transposed, 2) => transposed::<P::Wide, R, 2>(
                         p.wide(),
                         self.rows,
                         self.wide,
@@ -215,7 +217,7 @@ impl<T: Real> Task<T> for Many<'_, T> {
                         columns,
                         column,
                     ),
-                    (Direction::Transposed, _) => transposed::<P::Wide, 1>(
+                    (Direction::Transposed, _) => transposed::<P::Wide, R, 1>(
                         p.wide(),
                         self.rows,
                         self.wide,
@@ -244,7 +246,7 @@ fn widen_row<T: Real, P: Path<T>>(p: P, from: &[T], to: &mut [f64]) {
 }
 
 #[inline(always)]
-fn forward<W: Lanes<f64>, const S: usize>(
+fn forward<W: Lanes<f64>, const R: usize, const S: usize>(
     w: W,
     rows: usize,
     k: &[f64],
@@ -255,9 +257,9 @@ fn forward<W: Lanes<f64>, const S: usize>(
 ) {
     let v = W::arrays(v).as_chunks::<S>().0;
     let mut i = 0;
-    while i + 4 <= rows {
-        forward_rows::<W, S, 4>(w, &k[i * WIDE_CHUNK..], v, &mut out[i * columns..], columns, column);
-        i += 4;
+    while i + R <= rows {
+        forward_rows::<W, S, R>(w, &k[i * WIDE_CHUNK..], v, &mut out[i * columns..], columns, column);
+        i += R;
     }
     while i < rows {
         forward_rows::<W, S, 1>(w, &k[i * WIDE_CHUNK..], v, &mut out[i * columns..], columns, column);
@@ -306,7 +308,7 @@ fn forward_rows<W: Lanes<f64>, const S: usize, const Q: usize>(
 }
 
 #[inline(always)]
-fn transposed<W: Lanes<f64>, const S: usize>(
+fn transposed<W: Lanes<f64>, const R: usize, const S: usize>(
     w: W,
     rows: usize,
     k: &[f64],
@@ -317,9 +319,9 @@ fn transposed<W: Lanes<f64>, const S: usize>(
 ) {
     let len = out.len() / columns;
     let mut j = 0;
-    while j + 4 <= len {
-        transposed_centers::<W, S, 4>(w, rows, &k[j..], u, &mut out[j * columns..], columns, column);
-        j += 4;
+    while j + R <= len {
+        transposed_centers::<W, S, R>(w, rows, &k[j..], u, &mut out[j * columns..], columns, column);
+        j += R;
     }
     while j < len {
         transposed_centers::<W, S, 1>(w, rows, &k[j..], u, &mut out[j * columns..], columns, column);

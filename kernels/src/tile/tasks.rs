@@ -1,4 +1,4 @@
-//! What [`Tiles`](super::Tiles) has done on a dispatch path: packing, entries into memory, and products fused into the tile.
+//! What [`Tiles`](super::Tiles) has done on a dispatch path: packing, and entries into memory.
 
 use super::buffer::Buffer;
 use super::entry::Entry;
@@ -79,7 +79,10 @@ pub(super) struct Fill<'a, T> {
     pub(super) out: &'a mut [T],
 }
 
-struct Store<'a, T, P> {
+/// Slopes into memory, as [`Fill`] has entries.
+pub(super) struct FillSlopes<'a, T>(pub(super) Fill<'a, T>);
+
+struct Store<'a, T, P, const SLOPES: bool> {
     p: P,
     rows: usize,
     stride: usize,
@@ -89,7 +92,8 @@ struct Store<'a, T, P> {
     out: &'a mut [T],
 }
 
-impl<T, P: Lanes<T>, const C: usize> Sink<P::V, C> for Store<'_, T, P> {
+impl<T, P: Lanes<T>, const SLOPES: bool, const R: usize, const C: usize> Sink<P::V, R, C> for Store<'_, T, P, SLOPES> {
+    const SLOPES: bool = SLOPES;
     #[inline(always)]
     fn begin(&mut self, first_row: usize, panel: usize) {
         self.left = self.rows - first_row;
@@ -110,67 +114,29 @@ impl<T: Entry> Task<T> for Fill<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<P: Path<T>, const R: usize, const C: usize>(self, p: P) {
+        self.store::<P, R, C, false>(p);
+    }
+}
+
+impl<T: Entry> Task<T> for FillSlopes<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<P: Path<T>, const R: usize, const C: usize>(self, p: P) {
+        self.0.store::<P, R, C, true>(p);
+    }
+}
+
+impl<T: Entry> Fill<'_, T> {
+    #[inline(always)]
+    fn store<P: Path<T>, const R: usize, const C: usize, const SLOPES: bool>(self, p: P) {
         let panels = self.until.div_ceil(C * P::N) * C * P::N * self.form.depth();
-        let mut sink = Store { p, rows: self.rows, stride: self.stride, left: 0, at: 0, out: &mut *self.out };
+        let mut sink =
+            Store::<T, P, SLOPES> { p, rows: self.rows, stride: self.stride, left: 0, at: 0, out: &mut *self.out };
         sweep::<T, P, R, C>(p, self.form, self.packed, &self.panels[..panels], &mut sink);
         if self.until == self.centers {
             for row in self.out.chunks_exact_mut(self.stride.max(1)) {
                 row[self.centers..].fill(T::ZERO);
             }
-        }
-    }
-}
-
-/// K v with sums in the entries' precision, fused into the tile: each row has one vector accumulator, which takes the vectors of the panels in order;
-/// then lanes are added in order.
-pub(super) struct Narrow<'a, T> {
-    pub(super) form: &'a Form<T>,
-    pub(super) packed: &'a [T],
-    pub(super) panels: &'a [T],
-    pub(super) v: &'a [T],
-    pub(super) sums: &'a mut Buffer<T>,
-    pub(super) out: &'a mut [f32],
-}
-
-struct Accumulate<'a, T, P: Lanes<T>, const C: usize> {
-    p: P,
-    v: &'a [[P::Array; C]],
-    sums: &'a mut [P::Array],
-    row: usize,
-    panel: usize,
-    entry: std::marker::PhantomData<T>,
-}
-
-impl<T, P: Lanes<T>, const C: usize> Sink<P::V, C> for Accumulate<'_, T, P, C> {
-    #[inline(always)]
-    fn begin(&mut self, first_row: usize, panel: usize) {
-        (self.row, self.panel) = (first_row, panel);
-    }
-    #[inline(always)]
-    fn put(&mut self, r: usize, entries: [P::V; C]) {
-        let (sum, v) = (&mut self.sums[self.row + r], &self.v[self.panel]);
-        let mut total = self.p.load(sum);
-        for c in 0..C {
-            total = self.p.mul_add(entries[c], self.p.load(&v[c]), total);
-        }
-        self.p.store(sum, total);
-    }
-}
-
-impl<T: Entry> Task<T> for Narrow<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn run<P: Path<T>, const R: usize, const C: usize>(self, p: P) {
-        let rows = self.out.len().next_multiple_of(R);
-        let sums = self.sums.take(rows * P::N);
-        sums.fill(T::ZERO);
-        let sums = P::arrays_mut(sums);
-        let v = P::arrays(self.v).as_chunks::<C>().0;
-        let mut sink = Accumulate::<T, P, C> { p, v, sums, row: 0, panel: 0, entry: std::marker::PhantomData };
-        sweep::<T, P, R, C>(p, self.form, self.packed, self.panels, &mut sink);
-        let sums = self.sums.get(rows * P::N);
-        for (out, lanes) in self.out.iter_mut().zip(sums.chunks_exact(P::N)) {
-            *out = lanes[1..].iter().fold(lanes[0], |s, &x| s + x).to_f64() as f32;
         }
     }
 }

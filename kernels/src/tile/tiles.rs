@@ -29,6 +29,8 @@ pub struct Tiles<T: Entry> {
     simd: SimdPath,
     /// Rows of a register tile.
     pub(super) height: usize,
+    /// Centers of a panel.
+    pub(super) lanes: usize,
     pub(super) centers: usize,
     pub(super) stride: usize,
     pub(super) panels: Buffer<T>,
@@ -84,7 +86,7 @@ impl<T: Entry> Tiles<T> {
             *root = if norm > 0.0 { T::from_f64(1.0 / norm.sqrt()) } else { T::ZERO };
         }
         let centers = centers.len();
-        Ok(Tiles { kernel: kernel.clone(), form, token, simd, height, centers, stride, panels, roots })
+        Ok(Tiles { kernel: kernel.clone(), form, token, simd, height, lanes, centers, stride, panels, roots })
     }
 
     /// Number of centers, m.
@@ -143,17 +145,13 @@ impl<T: Entry> Tiles<T> {
     /// Entries of `rows` with the first `until` centers (rounded up to panels) into `out`, row length `stride`.
     pub(super) fn fill(&self, rows: Rows<'_>, until: usize, packed: &mut Buffer<T>, out: &mut [T]) {
         let packed = self.pack(rows, packed);
-        let task = Fill {
-            form: &self.form,
-            packed,
-            panels: self.panels.get(self.panel_len()),
-            rows: rows.len(),
-            stride: self.stride,
-            centers: self.centers,
-            until,
-            out,
-        };
-        T::dispatch(self.token, task);
+        T::dispatch(self.token, self.fill_task(packed, rows.len(), until, out));
+    }
+
+    /// What [`Tiles::fill`] does with packed rows.
+    pub(super) fn fill_task<'a>(&'a self, packed: &'a [T], rows: usize, until: usize, out: &'a mut [T]) -> Fill<'a, T> {
+        let panels = self.panels.get(self.panel_len());
+        Fill { form: &self.form, packed, panels, rows, stride: self.stride, centers: self.centers, until, out }
     }
 
     /// The kernel entries of `rows`: `out` is `rows.len() x stride`, row-major; columns from [`Tiles::centers`] on are exactly 0.

@@ -3,9 +3,9 @@
 use super::entry::Entry;
 use super::nearest::{self, Find};
 use super::products::{Direction, Dot, Entries, Many, PackColumns, Scatter};
-use super::tasks::{Columns, Narrow};
+use super::tasks::Columns;
 use super::{TileScratch, Tiles};
-use crate::constants::{TILE_BLOCK_ROWS, WIDE_CHUNK};
+use crate::constants::WIDE_CHUNK;
 use crate::rows::Rows;
 
 /// What a pass shows of a row's entries.
@@ -223,56 +223,13 @@ impl<T: Entry> Tiles<T> {
     }
 
     /// Row length of a padded block of `t` columns: one column is not padded.
-    fn columns(&self, t: usize) -> usize {
+    pub(super) fn columns(&self, t: usize) -> usize {
         if t <= 1 { t } else { T::dispatch(self.token, Columns(t)) }
-    }
-
-    /// `out` (n) = K v for one column with sums in the precision of the entries (f32 for f32 entries): the fastest form, for
-    /// prediction-like work; a solve needs [`Tiles::k_v`]. For f64 entries the sums are f64 and rounded once.
-    ///
-    /// # Panics
-    /// If the lengths do not agree.
-    ///
-    /// ```
-    /// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows, tile::{SimdPath, TileScratch, Tiles}};
-    /// let kernel = Kernel::new(Family::Laplace, 1.0);
-    /// let centers = Rows::new(&[0.0, 1.0], 1, &[], 0);
-    /// let rows = Rows::new(&[0.0, 1.0, 0.0], 1, &[], 0); // K = [1 e; e 1; 1 e], e = 1/e
-    /// let tiles = Tiles::<f64>::new(&kernel, centers, &[], SimdPath::detect())?;
-    /// let mut scratch = TileScratch::new();
-    /// let mut out = [0f32; 3];
-    /// tiles.k_v_f32(rows, &[1.0, 0.0], &mut scratch, &mut out);
-    /// assert!(out[0] == 1.0 && (out[1] - (-1f32).exp()).abs() < 1e-7 && out[2] == 1.0);
-    /// # Ok::<(), nystream_kernels::tile::TileError>(())
-    /// ```
-    pub fn k_v_f32(&self, rows: Rows<'_>, v: &[f32], scratch: &mut TileScratch<T>, out: &mut [f32]) {
-        self.check(rows);
-        assert_eq!(v.len(), self.centers, "v must have one value a center");
-        assert_eq!(out.len(), rows.len(), "out must have one value a row");
-        let TileScratch { rows: packed, sums, narrow, .. } = scratch;
-        let padded = narrow.take(self.stride);
-        for (padded, &v) in padded.iter_mut().zip(v) {
-            *padded = T::from_f64(f64::from(v));
-        }
-        padded[self.centers..].fill(T::ZERO);
-        for start in (0..rows.len()).step_by(TILE_BLOCK_ROWS) {
-            let end = (start + TILE_BLOCK_ROWS).min(rows.len());
-            let packed = self.pack(rows.slice(start, end), packed);
-            let task = Narrow {
-                form: &self.form,
-                packed,
-                panels: self.panels.get(self.panel_len()),
-                v: &*padded,
-                sums,
-                out: &mut out[start..end],
-            };
-            T::dispatch(self.token, task);
-        }
     }
 }
 
 /// Copies the common columns of two row-major blocks.
-fn copy_columns(from: &[f64], from_columns: usize, to: &mut [f64], to_columns: usize) {
+pub(super) fn copy_columns(from: &[f64], from_columns: usize, to: &mut [f64], to_columns: usize) {
     let columns = from_columns.min(to_columns);
     if columns > 0 {
         for (from, to) in from.chunks_exact(from_columns).zip(to.chunks_exact_mut(to_columns)) {

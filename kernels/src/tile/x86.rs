@@ -2,11 +2,17 @@
 //!
 //! AVX2 goes through pulp's token, whose intrinsics are safe. pulp offers AVX-512 only behind a feature that would also
 //! recompile the dense algebra for it, so that path calls `core::arch` directly.
+//!
+//! **Soundness.** All unsafe code of the crate is in this file (the crate denies it elsewhere), and there are two kinds. Instructions: a token is made only after the processor
+//! has been seen to have them. Bytes taken for a register and back: sizes are checked by the compiler. No pointer is followed: memory is read and written through references to whole arrays,
+//! which come of slices by checked indexing, in release builds as in others; so what a wrong length does is a panic (`tests/soundness.rs`, which also holds every operation on every path
+//! against its definition, lane by lane). Miri does not run vendors' instructions; the portable path has no unsafe code for it to check.
 
 use super::entry::Real;
 use super::functions::horner;
 use super::lanes::{Lanes, Path, Task};
 use core::arch::x86_64::*;
+use core::mem::transmute;
 use pulp::cast;
 use pulp::x86::V3;
 
@@ -276,13 +282,13 @@ impl Lanes<f32> for Avx512 {
     memory_methods!(f32);
     #[inline(always)]
     fn load(self, from: &Self::Array) -> Self::V {
-        // SAFETY: the token proves AVX-512 F; the array holds 16 values and the load needs no alignment.
-        unsafe { _mm512_loadu_ps(from.as_ptr()) }
+        // SAFETY: array and register are the same 64 bytes (the compiler checks the size), all of whose values are valid in both; no pointer is followed.
+        unsafe { transmute::<[f32; 16], __m512>(*from) }
     }
     #[inline(always)]
     fn store(self, to: &mut Self::Array, v: Self::V) {
         // SAFETY: as for `load`.
-        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
+        *to = unsafe { transmute::<__m512, [f32; 16]>(v) };
     }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
@@ -357,13 +363,13 @@ impl Lanes<f64> for Avx512 {
     memory_methods!(f64);
     #[inline(always)]
     fn load(self, from: &Self::Array) -> Self::V {
-        // SAFETY: the token proves AVX-512 F; the array holds 8 values and the load needs no alignment.
-        unsafe { _mm512_loadu_pd(from.as_ptr()) }
+        // SAFETY: array and register are the same 64 bytes (the compiler checks the size), all of whose values are valid in both; no pointer is followed.
+        unsafe { transmute::<[f64; 8], __m512d>(*from) }
     }
     #[inline(always)]
     fn store(self, to: &mut Self::Array, v: Self::V) {
         // SAFETY: as for `load`.
-        unsafe { _mm512_storeu_pd(to.as_mut_ptr(), v) }
+        *to = unsafe { transmute::<__m512d, [f64; 8]>(v) };
     }
     #[inline(always)]
     fn splat(self, x: f64) -> Self::V {

@@ -1,15 +1,18 @@
 //! The vector functions, swept against the standard library's.
 
 use super::super::entry::{Real, Token};
-use super::super::functions::{asin, exp2};
+use super::super::functions::{Shape, asin, exp2, radial, scale, slope};
 use super::super::lanes::{Path, Task};
 use super::*;
 use crate::checks::larger;
+use crate::kernel::wendland;
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Function {
     Exp2,
     Asin,
+    Family(Family),
+    Slope(Family),
 }
 
 struct Apply<'a, T>(Function, &'a [T]);
@@ -24,6 +27,8 @@ impl<T: Real> Task<T> for Apply<'_, T> {
             let y = match self.0 {
                 Function::Exp2 => exp2(p, x),
                 Function::Asin => asin(p, x),
+                Function::Family(family) => radial(p, Shape::of(family), x),
+                Function::Slope(family) => slope(p, Shape::of(family), x),
             };
             p.store(values, y);
         }
@@ -88,5 +93,58 @@ fn arc_sine_is_accurate() {
             larger(worst, (y - exact).abs() / (exact.abs().max(1e-300) * f64::EPSILON))
         });
         assert!(worst < 3.0, "{simd}: f64 error {worst} 2^-52");
+    }
+}
+
+/// Every radial family and its slope at arguments that are exact, against the definition in f64; the bounds are those of the module docs of `functions.rs`.
+#[test]
+fn families_and_slopes_are_accurate() {
+    for family in FAMILIES.into_iter().filter(Family::is_radial) {
+        let most = match family {
+            Family::Gaussian => 120.0,
+            Family::Wendland { .. } => 1.0,
+            Family::Cauchy => 1e12,
+            _ => 110.0 * 110.0,
+        };
+        // Evenly, and by the logarithm down to where values are 1.
+        let points = grid(0.0, most, 40_001).chain(grid(-40.0, most.log2(), 40_001).map(|e| e.exp2().min(most)));
+        let a: Vec<f32> = points.map(|a| -a as f32).collect();
+        let wide: Vec<f64> = a.iter().map(|&a| f64::from(a)).collect();
+        for simd in SimdPath::available() {
+            for of_slope in [false, true] {
+                let function = if of_slope { Function::Slope(family) } else { Function::Family(family) };
+                let narrow = apply(simd, function, &a);
+                let doubles = apply(simd, function, &wide);
+                for (at, &a) in wide.iter().enumerate() {
+                    let c = scale(family, 1.0);
+                    let exact = if of_slope { -2.0 * family.slope(-a, c) } else { family.of_squared_distance(-a, c) };
+                    let s = (-a).sqrt();
+                    let units = match family {
+                        Family::Gaussian | Family::Cauchy => 3.5,
+                        Family::Wendland { smoothness, dimension } if s < 1.0 => {
+                            4.0 + f64::from(wendland(smoothness, dimension).0) * (1.0 + s / (1.0 - s))
+                        }
+                        _ => 3.5 + 0.35 * s,
+                    };
+                    let error = (f64::from(narrow[at]) - exact).abs() / f64::from(f32::EPSILON);
+                    // Powers of 1 - s end in denormal numbers, before the factor beside them.
+                    let end = 1e3 * f64::from(f32::MIN_POSITIVE);
+                    assert!(
+                        error <= units * exact + end,
+                        "{simd} {function:?} f32 at {a:e}: {:e} for {exact:e}",
+                        narrow[at]
+                    );
+                    // The definition's own rounding beside it: of the exponent, one unit each in its argument and its value.
+                    let error = (doubles[at] - exact).abs() / f64::EPSILON;
+                    let own = 3.0 + 1.5 * a.abs().min(s + if family == Family::Gaussian { a.abs() } else { 0.0 });
+                    let own = if family == Family::Cauchy { 3.0 } else { own };
+                    assert!(
+                        error <= (units + own) * exact + 1e-300,
+                        "{simd} {function:?} f64 at {a:e}: {:e} for {exact:e}",
+                        doubles[at]
+                    );
+                }
+            }
+        }
     }
 }

@@ -2,8 +2,12 @@
 
 mod entries;
 mod functions;
+mod gradients;
+mod narrow;
 mod products;
+mod soundness;
 mod sparse;
+mod symmetric;
 
 use super::*;
 use crate::kernel::{Family, Kernel, Metric};
