@@ -4,7 +4,7 @@
 //! recompile the dense algebra for it, so that path calls `core::arch` directly.
 //!
 //! **Soundness.** All unsafe code of the crate is in this file (the crate denies it elsewhere), and there are two kinds. Instructions: a token is made only after the processor
-//! has been seen to have them. Bytes taken for a register and back: sizes are checked by the compiler. No pointer is followed: memory is read and written through references to whole arrays,
+//! has been seen to have them. Bytes taken for a register and back: sizes are checked by the compiler. No pointer is followed (one is made, of a reference, for the hint of a prefetch): memory is read and written through references to whole arrays,
 //! which come of slices by checked indexing, in release builds as in others; so what a wrong length does is a panic (`tests/soundness.rs`, which also holds every operation on every path
 //! against its definition, lane by lane). Miri does not run vendors' instructions; the portable path has no unsafe code for it to check.
 
