@@ -54,6 +54,11 @@ impl Check for DictionaryCommandArgs {
 
 impl Check for PredictArgs {
     fn check(&self) -> Result<(), Failure> {
+        if self.variance && self.products.product_tolerance.is_some() {
+            return usage(
+                "--variance needs every kernel entry, and --product-tolerance leaves some out: give one of them",
+            );
+        }
         self.resources.check()
     }
 }
@@ -225,6 +230,7 @@ mod tests {
             (&format!("{fit} --variance --task classification"), "--variance"),
             (&format!("{fit} --temp-dir absent/folder"), "--temp-dir absent/folder does not exist"),
             (&format!("{fit} --temp-dir Cargo.toml"), "is no folder"),
+            ("nystream predict --model m --data d --out o --variance --product-tolerance 1e-3", "--product-tolerance"),
             ("nystream dictionary --data d --out o", "--target"),
             ("nystream dictionary --data d --target y --out o --select file:x", "file:PATH"),
         ];
@@ -246,6 +252,8 @@ mod tests {
             "nystream fit --data d --target y --target z --out m --hosts h --process 1",
             "nystream dictionary --data d --target y --out o --centers 100",
             "nystream evaluate --data d --model m",
+            "nystream evaluate --data d --model m --product-tolerance 1e-3",
+            "nystream predict --model m --data d --out o --product-tolerance 1e-3",
         ] {
             check(line).unwrap_or_else(|failure| panic!("{line}: {failure}"));
         }

@@ -145,6 +145,15 @@ pub struct SolveArgs {
     pub time_limit: Option<Seconds>,
 }
 
+/// Which kernel entries are formed.
+#[derive(Clone, Debug, Args)]
+pub struct ProductArgs {
+    /// Leave out centers too far from a row to matter: the sums Y = K V of all rows keep |K V - Y| <= EPS |V|, V the coefficients; the report bounds what was left out of
+    /// any one prediction. Where a sample of the entries says that nothing is gained, and by default, all are formed. For kernels that are functions of the distance
+    #[arg(long, value_name = "EPS")]
+    pub product_tolerance: Option<Positive>,
+}
+
 /// What fixes the bits of the answer beside the data, and the cap on what it may cost.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Answer")]

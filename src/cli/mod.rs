@@ -9,7 +9,7 @@ pub mod groups;
 pub mod values;
 
 pub use groups::{
-    DictionaryArgs, HoldoutArgs, InputArgs, KernelArgs, ResourceArgs, SampleArgs, SolveArgs, SplitSource,
+    DictionaryArgs, HoldoutArgs, InputArgs, KernelArgs, ProductArgs, ResourceArgs, SampleArgs, SolveArgs, SplitSource,
 };
 
 use clap::{Args, Parser, Subcommand};
@@ -149,6 +149,9 @@ pub struct PredictArgs {
     /// Add the predictive variance of each target
     #[arg(long)]
     pub variance: bool,
+    /// Kernel entries.
+    #[command(flatten)]
+    pub products: ProductArgs,
     /// Bad rows (NaN or infinite values) tolerated before failing; their predictions are null
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub max_bad_rows: u64,
@@ -169,6 +172,9 @@ pub struct EvaluateArgs {
     /// Also write the report to this file, as JSON
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub report: Option<PathBuf>,
+    /// Kernel entries.
+    #[command(flatten)]
+    pub products: ProductArgs,
     /// Bad rows (NaN or infinite values) tolerated before failing
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub max_bad_rows: u64,
@@ -406,7 +412,7 @@ mod tests {
             assert!(has(fit, flag), "fit lacks --{flag}");
         }
         let predict = command.find_subcommand("predict").unwrap();
-        for flag in "model data out keep variance workers memory hosts process".split_whitespace() {
+        for flag in "model data out keep variance product-tolerance workers memory hosts process".split_whitespace() {
             assert!(has(predict, flag), "predict lacks --{flag}");
         }
         for flag in ["format", "quiet", "log-format", "config-file", "no-config"] {

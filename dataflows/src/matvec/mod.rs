@@ -12,6 +12,7 @@
 //! Cost: n m entries, 2 n m (t + s) flops, (m s + extras) log(blocks) values exchanged by each worker.
 
 pub mod blocks;
+pub mod products;
 
 use crate::engine::Outgoing;
 use crate::engine::exchange::{Audience, Scan, Step, pass};

@@ -31,6 +31,12 @@ impl<T: Copy + Default> Buffer<T> {
         &mut self.data[self.start + start..][..len]
     }
 
+    /// Values that there is memory for.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.data.len()
+    }
+
     /// The first `len` values.
     pub fn get(&self, len: usize) -> &[T] {
         &self.data[self.start..self.start + len]
