@@ -128,3 +128,84 @@ fn what_cannot_be_left_out_is_refused() {
     let both = "predict --model g.nys --data d.parquet --out o.parquet --variance --product-tolerance 1e-3";
     place.fails(both, 2, &["--variance", "--product-tolerance"]);
 }
+
+/// Conjugate gradients on the entries that matter find the solution of all of them, on any number of workers, and again under `--config-from`.
+#[test]
+fn conjugate_gradients_take_the_entries_that_matter() {
+    let place = Place::new();
+    cube(&place, "d.parquet", 12_000);
+    let base = "--data d.parquet --target y --centers 2000 --select uniform --ridge 1e-4 --split none --kernel gaussian --bandwidth 0.07";
+    let fit = |more: &str| place.json(&format!("fit {base} --solver pcg --tolerance 1e-7 {more}"));
+    let plain = fit("--out dense.nys");
+    let (_, dense) = predictions(&place, "--model dense.nys");
+    let mut before = None;
+    for workers in [1, 2, 3] {
+        let report = fit(&format!("--product-tolerance 1e-5 --workers {workers} --out m.nys"));
+        let made = &report["products"];
+        assert_eq!((&made["kind"], &made["tolerance"]), (&"sparse".into(), &1e-5.into()));
+        assert!(made.get("error_bound").is_none(), "{made}");
+        let (bound, share) = (number(made, "/relative_bound"), number(made, "/entries_share"));
+        assert!(0.0 < bound && bound <= 1e-5 && share < 0.25, "{made}");
+        assert!(number(&report, "/kernel_entries") < 0.4 * number(&plain, "/kernel_entries"), "{report}");
+        let flops = number(&report, "/flops/achieved") / number(&report, "/flops/predicted");
+        assert!((0.3..1.3).contains(&flops), "{flops}");
+        let same = (digest(&report), made.clone(), report["certificate"].clone());
+        assert!(*before.get_or_insert(same.clone()) == same, "{workers} workers: {same:?}");
+    }
+    let (own, made, _) = before.unwrap();
+    assert_ne!(own, digest(&plain));
+    let (_, sparse) = predictions(&place, "--model m.nys");
+    let error = dense.iter().zip(&sparse).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(1e-12 < error && error < 1e-2, "{error:e}");
+    let again = place.json("fit --data d.parquet --config-from m.nys --out again.nys");
+    assert_eq!((digest(&again), &again["products"]), (own, &made));
+    let other = "fit --data d.parquet --config-from m.nys --product-tolerance 1e-3 --out again.nys";
+    place.fails(other, 2, &["--product-tolerance (the model has 0.00001)"]);
+    let none = "fit --data d.parquet --config-from dense.nys --product-tolerance 1e-3 --out again.nys";
+    place.fails(none, 2, &["--product-tolerance (the model has none)"]);
+    place.fails(&format!("fit {base} --solver gram --product-tolerance 1e-3 --out g.nys"), 2, &["--solver pcg"]);
+
+    // The plan counts what is left out.
+    let plan = |more: &str| place.json(&format!("fit {base} --solver pcg --explain {more}"));
+    let [all, some] = [plan(""), plan("--product-tolerance 1e-5")];
+    let left = number(&all, "/flops/solve") - number(&some, "/flops/solve");
+    // 26 passes of 30 flops an entry, of which at least three quarters go.
+    assert!(left > 0.7 * 26.0 * 30.0 * 12_000.0 * 2000.0, "{some}");
+    assert!(some["reasons"].to_string().contains("sparse products: sampled rows keep"), "{some}");
+}
+
+#[test]
+fn solves_with_kernels_of_compact_support_leave_out_zeros() {
+    let place = Place::new();
+    cube(&place, "d.parquet", 9000);
+    let line = format!("{FIT} --kernel wendland2 --bandwidth 0.4 --solver pcg --out m.nys");
+    let mut before = None;
+    for workers in [1, 3] {
+        let report = place.solved(&format!("{line} --workers {workers}"));
+        let made = &report["products"];
+        assert_eq!((&made["kind"], number(made, "/relative_bound")), (&"sparse".into(), 0.0));
+        assert!(made.get("tolerance").is_none() && number(made, "/entries_share") < 0.25, "{made}");
+        assert!(*before.get_or_insert(digest(&report)) == digest(&report), "{workers} workers");
+    }
+    // Every entry, for the same problem: in one Gram.
+    let (_, sparse) = predictions(&place, "--model m.nys");
+    place.solved(&format!("{FIT} --kernel wendland2 --bandwidth 0.4 --solver gram --out gram.nys"));
+    let (_, gram) = predictions(&place, "--model gram.nys");
+    let error = gram.iter().zip(&sparse).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(error < 1e-2, "{error:e}");
+}
+
+#[test]
+fn a_tolerance_that_changes_nothing_says_so() {
+    let place = Place::new();
+    cube(&place, "d.parquet", 4000);
+    let fit = "fit --data d.parquet --target y --centers 300 --kernel gaussian --bandwidth 1x --ridge 1e-4 --product-tolerance 1e-6";
+    let report = place.solved(&format!("{fit} --solver pcg --out m.nys"));
+    assert_eq!(report["products"]["kind"], "dense");
+    let report = place.solved(&format!("{fit} --out m.nys"));
+    assert_eq!(report["solver"], "gram");
+    assert!(report["notes"].to_string().contains("--product-tolerance has no effect: gram"), "{report}");
+    // So the model is that of a fit without it.
+    let plain = place.solved(&format!("{} --out m.nys", fit.replace("--product-tolerance 1e-6", "")));
+    assert_eq!(digest(&plain), digest(&report));
+}

@@ -148,8 +148,8 @@ pub struct SolveArgs {
 /// Which kernel entries are formed.
 #[derive(Clone, Debug, Args)]
 pub struct ProductArgs {
-    /// Leave out centers too far from a row to matter: the sums Y = K V of all rows keep |K V - Y| <= EPS |V|, V the coefficients; the report bounds what was left out of
-    /// any one prediction. Where a sample of the entries says that nothing is gained, and by default, all are formed. For kernels that are functions of the distance
+    /// Leave out centers too far from a row to matter: products Y of all rows keep |K V - Y| <= EPS |V|, V the coefficients, or the vectors of an iteration of pcg. The report says
+    /// how much was left out. Where sampled rows say that nothing is gained, and by default, every entry is formed. For kernels that are functions of the distance
     #[arg(long, value_name = "EPS")]
     pub product_tolerance: Option<Positive>,
 }

@@ -17,7 +17,8 @@ pub(super) fn products(made: &ProductReport, code: &TargetCode, centers: usize) 
         expected_share: choice.expected_share,
         entries_share: certificate.map(|found| found.entries as f64 / all(found.rows)),
         relative_bound: certificate.map(|found| found.norm),
-        error_bound: certificate.map(|found| {
+        // The passes of a solve have vectors of their own.
+        error_bound: certificate.filter(|found| !found.largest.is_empty()).map(|found| {
             let bounds = found.largest.iter().enumerate().map(|(k, largest)| largest * code.scale(k));
             PerTarget::from(bounds.collect::<Vec<_>>())
         }),

@@ -74,10 +74,10 @@ pub struct Products {
     /// Share of the entries that was formed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entries_share: Option<f64>,
-    /// At most so much was left out of any row's prediction: target units, or of a class its score or, with logistic loss, its margin. Besides the rounding of entries.
+    /// `predict` and `evaluate`: at most so much was left out of any row's prediction: target units, or of a class its score or, with logistic loss, its margin. Besides the rounding of entries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_bound: Option<PerTarget>,
-    /// At most |K V - Y| / |V| over all rows: within the tolerance.
+    /// At most |K V - Y| / |V| over all rows: within the tolerance. Of `fit` the worst of all iterations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relative_bound: Option<f64>,
 }
@@ -95,6 +95,12 @@ impl Products {
                 self.kind,
                 number(100.0 * share),
                 per_target(bound)
+            ),
+            (None, Some(share)) => format!(
+                "{} ({asked}): {} % of the entries, |K V - Y| <= {} |V|",
+                self.kind,
+                number(100.0 * share),
+                number(self.relative_bound.unwrap_or(0.0))
             ),
             _ => format!(
                 "{} ({asked}): sparse ones would keep {} % of the entries",

@@ -120,15 +120,27 @@ pub fn product_judges(rows: Rows<'_>) -> RowBuf {
     RowBuf::gather(rows, &(0..rows.len()).step_by(step).collect::<Vec<_>>())
 }
 
+impl<T: Entry> From<&Arc<Tiles<T>>> for Products<T> {
+    fn from(tiles: &Arc<Tiles<T>>) -> Self {
+        Products::Dense(Arc::clone(tiles))
+    }
+}
+
 impl<T: Entry> Products<T> {
     /// Sparse products at `cutoff` where `judges` keep few enough entries.
+    /// Otherwise dense ones, whose tiles `dense` makes.
     ///
     /// ```
     /// use nystream_dataflows::matvec::products::Products;
-    /// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows, tile::SimdPath};
+    /// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows, tile::{SimdPath, Tiles}};
+    /// use std::sync::Arc;
     /// let z: Vec<f32> = (0..1000).map(|j| j as f32 / 1000.0).collect();
     /// let (rows, simd) = (Rows::new(&z, 1, &[], 0), SimdPath::detect());
-    /// let choose = |sigma| Products::<f32>::choose(&Kernel::new(Family::Gaussian, sigma), rows, simd, Some(1e-3), 1e-6, rows);
+    /// let choose = |sigma| {
+    ///     let kernel = Kernel::new(Family::Gaussian, sigma);
+    ///     let dense = || Ok(Arc::new(Tiles::<f32>::new(&kernel, rows, &[], simd).unwrap()));
+    ///     Products::choose((&kernel, rows, simd), (Some(1e-3), 1e-6), rows, dense)
+    /// };
     /// let [(_, narrow), (_, wide)] = [choose(0.01)?, choose(10.0)?];
     /// assert!(narrow.sparse && narrow.expected_share < 0.3 && !wide.sparse && wide.expected_share == 1.0);
     /// # Ok::<(), nystream_dataflows::StageError>(())
@@ -137,25 +149,20 @@ impl<T: Entry> Products<T> {
     /// # Errors
     /// [`StageError::Numeric`] when kernel and centers do not fit together.
     pub fn choose(
-        kernel: &Kernel,
-        centers: Rows<'_>,
-        simd: SimdPath,
-        tolerance: Option<f64>,
-        cutoff: f64,
+        (kernel, centers, simd): (&Kernel, Rows<'_>, SimdPath),
+        (tolerance, cutoff): (Option<f64>, f64),
         judges: Rows<'_>,
+        dense: impl FnOnce() -> Result<Arc<Tiles<T>>, StageError>,
     ) -> Result<(Self, ProductChoice), StageError> {
         let numeric = |e: nystream_kernels::tile::TileError| StageError::Numeric(e.to_string());
         let sparse = SparseTiles::new(kernel, centers, &[], simd, cutoff).map_err(numeric)?;
-        let judges = product_judges(judges);
-        let kept = sparse.kept_entries(judges.view(), &mut SparseScratch::<T>::new());
-        let expected_share = kept as f64 / (judges.len() as f64 * centers.len() as f64).max(1.0);
+        let expected_share = kept_share(&sparse, judges);
         let choice = ProductChoice { tolerance, cutoff, expected_share, sparse: expected_share <= SPARSE_GAIN };
         if choice.sparse {
             return Ok((Products::Sparse(Arc::new(sparse)), choice));
         }
         drop(sparse);
-        let dense = Tiles::new(kernel, centers, &[], simd).map_err(numeric)?;
-        Ok((Products::Dense(Arc::new(dense)), choice))
+        Ok((Products::Dense(dense()?), choice))
     }
 
     /// Number of centers, m.
@@ -165,6 +172,32 @@ impl<T: Entry> Products<T> {
             Products::Sparse(tiles) => tiles.centers(),
         }
     }
+}
+
+/// Share of the entries that at most [`PRODUCT_JUDGES`] of `rows` keep.
+fn kept_share<T: Entry>(tiles: &SparseTiles<T>, rows: Rows<'_>) -> f64 {
+    let judges = product_judges(rows);
+    let kept = tiles.kept_entries(judges.view(), &mut SparseScratch::new());
+    kept as f64 / (judges.len() as f64 * tiles.centers() as f64).max(1.0)
+}
+
+/// The share of the entries that sparse products at `cutoff` will keep with `m` centers not chosen yet, for which rows of the sample stand: judged by
+/// others where there are enough.
+///
+/// # Errors
+/// [`StageError::Numeric`] when kernel and rows do not fit together.
+pub fn sampled_share(
+    kernel: &Kernel,
+    sample: Rows<'_>,
+    m: usize,
+    simd: SimdPath,
+    cutoff: f64,
+) -> Result<f64, StageError> {
+    let centers = m.min(sample.len());
+    let judges = if sample.len() >= 2 * centers { sample.slice(centers, sample.len()) } else { sample };
+    // Which entries are kept does not depend on their precision.
+    let tiles = SparseTiles::<f32>::new(kernel, sample.slice(0, centers), &[], simd, cutoff);
+    Ok(kept_share(&tiles.map_err(|e| StageError::Numeric(e.to_string()))?, judges))
 }
 
 /// What sparse products of some rows formed and left out.
@@ -179,7 +212,7 @@ pub struct Ledger {
 }
 
 /// What the sparse products of a pass formed and left out, over all its rows: the same for any number of workers.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProductCertificate {
     /// Rows.
     pub rows: u64,
@@ -189,6 +222,15 @@ pub struct ProductCertificate {
     pub largest: Vec<f64>,
     /// At most |K V - Y|_F over all rows, relative to |V|_F.
     pub norm: f64,
+}
+
+impl ProductCertificate {
+    /// Makes this the certificate of several passes with vectors of their own: entries and rows of all of them, the worst norm, and nothing for single columns.
+    pub fn worst(&mut self, other: &ProductCertificate) {
+        self.rows += other.rows;
+        self.entries += other.entries;
+        self.norm = self.norm.max(other.norm);
+    }
 }
 
 impl Ledger {

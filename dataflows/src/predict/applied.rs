@@ -49,8 +49,9 @@ impl<T: Entry> Applied<T> {
     pub fn new(function: &Function, tolerance: Option<f64>, cutoff: Option<f64>) -> Result<Self, StageError> {
         let Some(cutoff) = cutoff else { return Ok(Self::from(Arc::new(function.tiles()?))) };
         let centers = function.centers.view();
-        let (products, choice) =
-            Products::choose(&function.kernel, centers, function.simd, tolerance, cutoff, centers)?;
+        let parts = (&function.kernel, centers, function.simd);
+        let dense = || function.tiles().map(Arc::new);
+        let (products, choice) = Products::choose(parts, (tolerance, cutoff), centers, dense)?;
         Ok(Self::with(products, Some(choice), function))
     }
 
