@@ -90,6 +90,10 @@ pub fn model_of(outcome: &FitOutcome, config: &FitConfig, split: &str) -> Result
         settings.insert("tolerance".into(), json!(own));
         settings.insert("iterations".into(), json!(config.iterations));
     }
+    // Where no product was sparse for the solver's or the loss's sake it had no effect.
+    if let Some(tolerance) = config.product_tolerance.filter(|_| solved.products.is_some()) {
+        settings.insert("product_tolerance".into(), json!(tolerance));
+    }
     if code.is_classification() {
         settings.insert("class_centres".into(), json!(code.centres));
     }

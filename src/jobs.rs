@@ -181,6 +181,7 @@ pub fn fit_config(
         temp_dir: resources.temporary_folder(),
         max_flops: sample.max_flops.0,
         tolerance: solve.and_then(|s| s.tolerance).map(|t| t.0),
+        product_tolerance: None,
         iterations: solve.and_then(|s| s.iterations).map(|i| i.0 as usize),
         time_limit: solve.and_then(|s| s.time_limit).map(|t| t.0),
         max_bad_rows: input.max_bad_rows,

@@ -1,7 +1,7 @@
 //! `--config-from MODEL`: the configuration of a model, for other rows.
 //!
 //! Taken over are encoder, target centre, scale and range, the bound on weights, kernel, ridges, the number of centers and the rule that chooses them,
-//! solver with tolerance and iterations, task, loss, split, precision, seed and instruction set. The same data then gives the same model, bit for bit; new rows
+//! solver with its tolerances and iterations, task, loss, split, precision, seed and instruction set. The same data then gives the same model, bit for bit; new rows
 //! give one whose configuration differs in n and sum w alone. Budgets and `--max-bad-rows` stay those of the command line.
 //! A flag on the command line that would change what the model fixes is refused; variables and settings files, which flags overrule anyway, are not looked at.
 
@@ -59,6 +59,7 @@ pub fn take_over(model: &Model, args: &FitArgs, config: &mut FitConfig) -> Resul
         config.tolerance = setting(model, "tolerance")?;
         config.iterations = setting(model, "iterations")?;
     }
+    config.product_tolerance = setting(model, "product_tolerance")?;
     Ok(Frozen {
         encoder,
         code: function.code,
@@ -297,6 +298,9 @@ fn refuse_contradictions(model: &Model, encoder: &Encoder, args: &FitArgs, confi
         let same = args.solve.iterations.map(|count| count.0) == iterations;
         check("iterations", same, iterations.map_or_else(|| "the solver's own".into(), |count| count.to_string()));
     }
+    let tolerance = setting::<f64>(model, "product_tolerance")?;
+    let own = tolerance.map_or_else(|| "none".into(), |t| t.to_string());
+    check("product-tolerance", args.products.product_tolerance.map(|t| t.0) == tolerance, own);
     check("simd", ["auto", &fixed.simd].contains(&args.resources.simd.as_str()), fixed.simd.clone());
     check("seed", args.sample.seed == fixed.seed, fixed.seed.to_string());
     let precision = match fixed.precision {

@@ -1,7 +1,8 @@
 //! Sparse against dense products: 3-D points uniform in a cube, a bandwidth of 1 % of the extent.
 //!
 //! `cargo bench -p nystream-kernels --bench sparse [-- ROWS CENTERS]` (1,000,000 and 100,000): seconds for K v and K^T(K v) over all rows on one core, in calls of 2,048 rows, beside the
-//! dense products, of which a few calls are measured and scaled up; the certified bound, and the true error in f64 on the rows of one call.
+//! dense products, of which a few calls are measured and scaled up; the certified bound, and the true error in f64 on the rows of one call. Then the share of entries kept at which
+//! sparse products take as long as dense ones: `SPARSE_GAIN`.
 #![allow(clippy::print_stdout, missing_docs)]
 
 use nystream_hashing::{RowId, StreamKey};
@@ -27,7 +28,51 @@ fn main() -> Result<(), TileError> {
     let gaussian = norm_cutoff(EPSILON, n as u64, m);
     run::<f32>("gaussian", Family::Gaussian, BANDWIDTH, gaussian, &x, &z, &v)?;
     // A support in which the gaussian has fallen to 1e-2.
-    run::<f32>("wendland2", Family::Wendland { smoothness: 2, dimension: 3 }, 3.0 * BANDWIDTH, 0.0, &x, &z, &v)
+    run::<f32>("wendland2", Family::Wendland { smoothness: 2, dimension: 3 }, 3.0 * BANDWIDTH, 0.0, &x, &z, &v)?;
+    for (d, columns) in [(3, 1), (3, 8), (10, 1), (10, 8)] {
+        break_even::<f32>(d, columns)?;
+    }
+    Ok(())
+}
+
+/// Seconds of sparse over those of dense products, at several shares of entries kept: `columns` vectors, points of `d` coordinates of which three matter.
+fn break_even<T: Entry>(d: usize, columns: usize) -> Result<(), TileError> {
+    let (n, m, simd) = (4 * SUM_BLOCK_ROWS, 16_384, SimdPath::detect());
+    let flat = |stage: &str, len: usize| {
+        let key = StreamKey::new(2, stage, 0);
+        let value = |i: usize| key.uniform(RowId(i as u128)) as f32 * if i % d < 3 { 1.0 } else { 0.01 };
+        RowBuf { numeric: (0..len * d).map(value).collect(), numeric_width: d, codes: Vec::new(), code_width: 0 }
+    };
+    let (x, z) = (flat("x", n), flat("z", m));
+    let v: Vec<f64> = (0..m * columns).map(|i| (i as f64).sin()).collect();
+    println!("d = {d}, {columns} columns: share kept, sparse over dense K v, K^T(K v)");
+    for bandwidth in [0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 2.0] {
+        let kernel = Kernel::new(Family::Wendland { smoothness: 2, dimension: d as u32 }, bandwidth);
+        let sparse = SparseTiles::<T>::new(&kernel, z.view(), &[], simd, 0.0)?;
+        let dense = Tiles::<T>::new(&kernel, z.view(), &[], simd)?;
+        let vectors = sparse.vectors(&v, columns);
+        let (mut s, mut t) = (SparseScratch::new(), TileScratch::new());
+        let (mut y, mut bounds, mut acc) = (vec![0.0; n * columns], vec![0.0; n * columns], vec![0.0; m * columns]);
+        let mut best = [f64::INFINITY; 4];
+        let mut entries = 0;
+        for _ in 0..DENSE_CALLS {
+            let mut lap = |at: usize, work: &mut dyn FnMut()| {
+                let clock = Instant::now();
+                work();
+                best[at] = best[at].min(clock.elapsed().as_secs_f64());
+            };
+            lap(0, &mut || entries = sparse.k_v(x.view(), &vectors, &mut s, &mut y, &mut bounds));
+            lap(1, &mut || dense.k_v(x.view(), &v, columns, &mut t, &mut y));
+            let block = x.view().slice(0, SUM_BLOCK_ROWS);
+            lap(2, &mut || {
+                sparse.map_rows(block, Some(&vectors), columns, &mut s, &mut acc, |_, kv, _, u| u.copy_from_slice(kv));
+            });
+            lap(3, &mut || dense.kt_kv(block, None, &v, columns, &mut t, &mut acc));
+        }
+        let share = entries as f64 / (n * m) as f64;
+        println!("  {share:.3}  {:.2}  {:.2}", best[0] / best[1], best[2] / best[3]);
+    }
+    Ok(())
 }
 
 fn run<T: Entry>(

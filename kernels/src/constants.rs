@@ -36,6 +36,10 @@ pub const CENTER_SHARE: f64 = 0.7;
 /// *Shape.* Centers of a block that a row keeps or leaves out as one: whole panels on every path (the widest has 64; 3-D points, November 2026).
 pub const SPARSE_BLOCK: usize = 64;
 
+/// *Shape.* Share of entries kept up to which sparse products are taken. They take as long as dense ones at shares of 0.45 (K v) and 0.26 (K^T(K v)) with one column, of 0.9 and 0.55 with eight (3-D points
+/// and 10 columns of which three matter, 16,384 centers, f32; Xeon, AVX-512, November 2026; `benches/sparse.rs`): below this they always gain, at a tenth two to six times.
+pub const SPARSE_GAIN: f64 = 0.25;
+
 /// Bytes of kept entries that a thread holds at most, for both products of one evaluation. Shapes no sum.
 pub const SPARSE_BYTES: usize = 8 << 20;
 

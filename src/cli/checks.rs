@@ -27,7 +27,7 @@ impl Check for FitArgs {
         if self.variance {
             check_variance(&self.solve, &self.input)?;
         }
-        Ok(())
+        check_products(self)
     }
 }
 
@@ -54,6 +54,11 @@ impl Check for DictionaryCommandArgs {
 
 impl Check for PredictArgs {
     fn check(&self) -> Result<(), Failure> {
+        if self.variance && self.products.product_tolerance.is_some() {
+            return usage(
+                "--variance needs every kernel entry, and --product-tolerance leaves some out: give one of them",
+            );
+        }
         self.resources.check()
     }
 }
@@ -175,6 +180,36 @@ fn check_variance(solve: &SolveArgs, input: &InputArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Only conjugate gradients of squared loss have products that may leave entries out.
+fn check_products(args: &FitArgs) -> Result<(), Failure> {
+    if args.products.product_tolerance.is_none() {
+        return Ok(());
+    }
+    let solver = args.solve.solver;
+    if !matches!(solver, Solver::Auto | Solver::Pcg) {
+        return usage(format!(
+            "--product-tolerance is for --solver pcg: {solver} forms every kernel entry. Give --solver pcg, or leave it out"
+        ));
+    }
+    if args.solve.loss == Loss::Logistic {
+        return usage(
+            "--product-tolerance is for squared loss by --solver pcg: --loss logistic forms every kernel entry",
+        );
+    }
+    if args.variance {
+        return usage(
+            "--variance comes from the gram solver, which forms every kernel entry, and --product-tolerance is for --solver pcg: give one of them",
+        );
+    }
+    if args.kernel.kernel.given().is_some_and(|kernel| !kernel.0.is_radial()) {
+        return usage(format!(
+            "--product-tolerance leaves out centers that are far from a row, and --kernel {} is no function of the distance",
+            args.kernel.kernel
+        ));
+    }
+    Ok(())
+}
+
 fn usage(message: impl Into<String>) -> Result<(), Failure> {
     Err(Failure::usage(message))
 }
@@ -225,6 +260,13 @@ mod tests {
             (&format!("{fit} --variance --task classification"), "--variance"),
             (&format!("{fit} --temp-dir absent/folder"), "--temp-dir absent/folder does not exist"),
             (&format!("{fit} --temp-dir Cargo.toml"), "is no folder"),
+            (&format!("{fit} --product-tolerance 1e-3 --solver gram"), "--solver pcg"),
+            (&format!("{fit} --product-tolerance 1e-3 --solver eigenpro"), "--solver pcg"),
+            (&format!("{fit} --product-tolerance 1e-3 --solver blockcd"), "--solver pcg"),
+            (&format!("{fit} --product-tolerance 1e-3 --loss logistic"), "--solver pcg"),
+            (&format!("{fit} --product-tolerance 1e-3 --variance"), "--variance"),
+            (&format!("{fit} --product-tolerance 1e-3 --kernel ntk"), "--kernel ntk"),
+            ("nystream predict --model m --data d --out o --variance --product-tolerance 1e-3", "--product-tolerance"),
             ("nystream dictionary --data d --out o", "--target"),
             ("nystream dictionary --data d --target y --out o --select file:x", "file:PATH"),
         ];
@@ -245,7 +287,11 @@ mod tests {
             "nystream fit --data d --target y --out m --ridge 0 --solver eigenpro",
             "nystream fit --data d --target y --target z --out m --hosts h --process 1",
             "nystream dictionary --data d --target y --out o --centers 100",
+            "nystream fit --data d --target y --out m --product-tolerance 1e-3",
+            "nystream fit --data d --target y --out m --product-tolerance 1e-3 --solver pcg --kernel wendland2",
             "nystream evaluate --data d --model m",
+            "nystream evaluate --data d --model m --product-tolerance 1e-3",
+            "nystream predict --model m --data d --out o --product-tolerance 1e-3",
         ] {
             check(line).unwrap_or_else(|failure| panic!("{line}: {failure}"));
         }

@@ -145,6 +145,15 @@ pub struct SolveArgs {
     pub time_limit: Option<Seconds>,
 }
 
+/// Which kernel entries are formed.
+#[derive(Clone, Debug, Args)]
+pub struct ProductArgs {
+    /// Leave out centers too far from a row to matter: products Y of all rows keep |K V - Y| <= EPS |V|, V the coefficients, or the vectors of an iteration of pcg. The report says
+    /// how much was left out. Where sampled rows say that nothing is gained, and by default, every entry is formed. For kernels that are functions of the distance
+    #[arg(long, value_name = "EPS")]
+    pub product_tolerance: Option<Positive>,
+}
+
 /// What fixes the bits of the answer beside the data, and the cap on what it may cost.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Answer")]

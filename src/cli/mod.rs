@@ -9,7 +9,7 @@ pub mod groups;
 pub mod values;
 
 pub use groups::{
-    DictionaryArgs, HoldoutArgs, InputArgs, KernelArgs, ResourceArgs, SampleArgs, SolveArgs, SplitSource,
+    DictionaryArgs, HoldoutArgs, InputArgs, KernelArgs, ProductArgs, ResourceArgs, SampleArgs, SolveArgs, SplitSource,
 };
 
 use clap::{Args, Parser, Subcommand};
@@ -99,6 +99,9 @@ pub struct FitArgs {
     /// Solver.
     #[command(flatten)]
     pub solve: SolveArgs,
+    /// Kernel entries.
+    #[command(flatten)]
+    pub products: ProductArgs,
     /// Seed and precision.
     #[command(flatten)]
     pub sample: SampleArgs,
@@ -149,6 +152,9 @@ pub struct PredictArgs {
     /// Add the predictive variance of each target
     #[arg(long)]
     pub variance: bool,
+    /// Kernel entries.
+    #[command(flatten)]
+    pub products: ProductArgs,
     /// Bad rows (NaN or infinite values) tolerated before failing; their predictions are null
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub max_bad_rows: u64,
@@ -169,6 +175,9 @@ pub struct EvaluateArgs {
     /// Also write the report to this file, as JSON
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub report: Option<PathBuf>,
+    /// Kernel entries.
+    #[command(flatten)]
+    pub products: ProductArgs,
     /// Bad rows (NaN or infinite values) tolerated before failing
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub max_bad_rows: u64,
@@ -398,7 +407,7 @@ mod tests {
         let flags = "data target out kernel bandwidth ridge metric centers select dictionary-rows dictionary-mode solver \
                      precision seed workers memory temp-dir disk-limit hosts process validation split task loss scale \
                      report explain dry-run time-limit max-bad-rows from config-from drop categorical weight \
-                     class-weight id-column cyclic simd max-flops tolerance iterations";
+                     class-weight id-column cyclic simd max-flops tolerance iterations product-tolerance";
         let command = Cli::command();
         let has = |command: &clap::Command, flag: &str| command.get_arguments().any(|a| a.get_long() == Some(flag));
         let fit = command.find_subcommand("fit").unwrap();
@@ -406,7 +415,7 @@ mod tests {
             assert!(has(fit, flag), "fit lacks --{flag}");
         }
         let predict = command.find_subcommand("predict").unwrap();
-        for flag in "model data out keep variance workers memory hosts process".split_whitespace() {
+        for flag in "model data out keep variance product-tolerance workers memory hosts process".split_whitespace() {
             assert!(has(predict, flag), "predict lacks --{flag}");
         }
         for flag in ["format", "quiet", "log-format", "config-file", "no-config"] {

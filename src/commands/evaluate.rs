@@ -1,7 +1,7 @@
 //! `nystream evaluate`.
 
 use super::Context;
-use super::measured::metrics;
+use super::measured::{metrics, products};
 use crate::atomic::AtomicFile;
 use crate::cli::EvaluateArgs;
 use crate::cli::checks::Check;
@@ -26,7 +26,9 @@ use std::time::Instant;
 pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
     args.check()?;
     let begun = Instant::now();
-    let room = Room { budget: args.resources.memory.0, model: Model::outline(&args.model)? };
+    let tolerance = args.products.product_tolerance.map(|tolerance| tolerance.0);
+    let mut room = Room { budget: args.resources.memory.0, model: Model::outline(&args.model)? };
+    room.model.sparse |= tolerance.is_some();
     // What the model alone needs: the columns of the data are not known yet.
     room.model.evaluating(Reading::default(), args.resources.worker_threads()).check(room.budget)?;
     let mut model = Model::load(&args.model)?;
@@ -45,14 +47,17 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
     let output = args.report.as_deref().filter(|_| first).map(AtomicFile::create).transpose()?;
     let identity = Identity::new("evaluate")
         .with("the model", &digest)
-        .with("what the files of --data hold", &catalog.fingerprint);
+        .with("what the files of --data hold", &catalog.fingerprint)
+        .with("--product-tolerance", &tolerance);
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let process = Arc::clone(&workers.process);
     let (encoder, function) = (Arc::new(encoder), Arc::new(function));
     let max_bad_rows = args.max_bad_rows;
-    let job =
-        move |session: &mut Session<'_>| evaluate_model(session, &catalog, &encoder, &function, max_bad_rows, &room);
-    let Measured { evaluation, memory } = workers.run(job)?;
+    let (code, centers) = (function.code.clone(), function.centers());
+    let job = move |session: &mut Session<'_>| {
+        evaluate_model(session, &catalog, &encoder, &function, tolerance, max_bad_rows, &room)
+    };
+    let Measured { evaluation, memory, products: made } = workers.run(job)?;
     let report = EvaluateReport {
         targets,
         task,
@@ -64,6 +69,7 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
         seconds: BTreeMap::from([("total".to_owned(), begun.elapsed().as_secs_f64())]),
         peak_rss_bytes: crate::resources::peak_rss_bytes(),
         predicted: PlannedMemory { memory_bytes: memory.total() },
+        products: made.map(|made| products(&made, &code, centers)),
         model_digest: digest,
     };
     if first {

@@ -1,7 +1,7 @@
 //! `nystream fit`.
 
 use super::Context;
-use super::measured::metrics;
+use super::measured::{metrics, products};
 use crate::atomic::AtomicFile;
 use crate::cli::FitArgs;
 use crate::cli::checks::Check;
@@ -61,6 +61,7 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
     let mut config =
         fit_config(&args.input, split, &args.kernel, &args.dictionary, Some(&args.solve), &args.sample, &resources)?;
     config.variance = args.variance;
+    config.product_tolerance = args.products.product_tolerance.map(|tolerance| tolerance.0);
     let catalogs: Vec<_> = std::iter::once(&catalog).chain(&validation).collect();
     let starts = [&from, &config_from].map(|model| model.as_ref().map(Model::digest));
     let identity = identity(
@@ -72,7 +73,10 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
             ("--split", &split_text),
             ("--kernel, --bandwidth, --ridge or --metric", &args.kernel),
             ("--centers, --select or another option of the centers", &args.dictionary),
-            ("--solver, --loss, --tolerance, --iterations or --time-limit", &args.solve),
+            (
+                "--solver, --loss, --tolerance, --product-tolerance, --iterations or --time-limit",
+                &(&args.solve, &args.products),
+            ),
             ("--seed, --precision or --max-flops", &args.sample),
             ("--variance, --dry-run or --explain", &(args.variance, plan_only)),
             (
@@ -226,6 +230,10 @@ fn fit_report(
             .validation
             .as_ref()
             .map(|evaluation| Validation { rows: evaluation.rows(), metrics: metrics(evaluation, &deviations) }),
+        products: solved
+            .and_then(|s| s.products.as_ref())
+            .zip(code)
+            .map(|(made, code)| products(made, code, outcome.centers.ids.len())),
         passes: outcome.passes,
         bytes_read: outcome.counters.bytes_read,
         kernel_entries: outcome.counters.kernel_entries,

@@ -1,7 +1,29 @@
 //! Reports of what stages measured.
 
-use crate::report::{Metrics, PerTarget};
+use crate::report::{Metrics, PerTarget, Products};
 use nystream_dataflows::evaluate::Evaluation;
+use nystream_dataflows::matvec::products::ProductReport;
+use nystream_dataflows::targets::TargetCode;
+
+/// How the products of a function of `centers` centers were formed, with errors in the units of its predictions.
+pub(super) fn products(made: &ProductReport, code: &TargetCode, centers: usize) -> Products {
+    let choice = &made.choice;
+    let certificate = made.certificate.as_ref();
+    let all = |rows: u64| (rows as f64 * centers as f64).max(1.0);
+    Products {
+        kind: if choice.sparse { "sparse" } else { "dense" }.into(),
+        tolerance: choice.tolerance,
+        cutoff: choice.cutoff,
+        expected_share: choice.expected_share,
+        entries_share: certificate.map(|found| found.entries as f64 / all(found.rows)),
+        relative_bound: certificate.map(|found| found.norm),
+        // The passes of a solve have vectors of their own.
+        error_bound: certificate.filter(|found| !found.largest.is_empty()).map(|found| {
+            let bounds = found.largest.iter().enumerate().map(|(k, largest)| largest * code.scale(k));
+            PerTarget::from(bounds.collect::<Vec<_>>())
+        }),
+    }
+}
 
 /// The metrics of an evaluation; `deviations` are the standard deviations of the training targets.
 pub(super) fn metrics(evaluation: &Evaluation, deviations: &[Option<f64>]) -> Metrics {

@@ -5,6 +5,7 @@
 
 use super::file::looks_like_model;
 use super::{ModelError, Precision};
+use nystream_dataflows::matvec::products::is_compact;
 use nystream_dataflows::plan::ModelSize;
 use nystream_kernels::gram;
 use nystream_kernels::kernel::{Kernel, Metric};
@@ -83,7 +84,20 @@ fn sizes(header: &[u8], known: ModelSize) -> Option<ModelSize> {
         Precision::F32 => gram::Precision::Single,
     };
     let classes = config.classes.len() as u64;
-    Some(ModelSize { header_bytes, centers, numeric, mapped, codes, targets, classes, rank, precision, ..known })
+    let sparse = is_compact(&config.kernel);
+    Some(ModelSize {
+        header_bytes,
+        centers,
+        numeric,
+        mapped,
+        codes,
+        targets,
+        classes,
+        rank,
+        precision,
+        sparse,
+        ..known
+    })
 }
 
 #[cfg(test)]
@@ -128,6 +142,7 @@ mod tests {
             classes: 0,
             rank: 2,
             precision: gram::Precision::Double,
+            sparse: false,
         };
         assert_eq!(found, expected);
     }

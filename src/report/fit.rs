@@ -1,7 +1,7 @@
 //! The fit report.
 
 use super::text::{Pairs, bytes, count, number, per_target, plural, seconds};
-use super::{Metrics, PerTarget, Report};
+use super::{Metrics, PerTarget, Products, Report};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -64,6 +64,9 @@ pub struct FitReport {
     /// Held-out error, where rows were held out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
+    /// How the products of conjugate gradients were formed, where that was a choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub products: Option<Products>,
     /// Passes over the data.
     pub passes: u64,
     /// Bytes read from files, caches included.
@@ -247,6 +250,7 @@ impl Report for FitReport {
             .maybe("dictionary pencil", self.certificate.pencil.as_ref().map(PencilReport::text))
             .maybe("trace error", self.certificate.trace_error.map(number))
             .maybe("residual", self.certificate.residual.as_ref().map(per_target));
+        pairs.maybe("products", self.products.as_ref().map(Products::text));
         if let Some(validation) = &self.validation {
             pairs.add("held-out rows", count(validation.rows));
             validation.metrics.pairs(&mut pairs);
@@ -328,6 +332,7 @@ mod tests {
                 rows: 100_000,
                 metrics: Metrics { rmse: Some(0.5.into()), standardized_rmse: Some(0.1.into()), ..Metrics::default() },
             }),
+            products: None,
             passes: 4,
             bytes_read: 1 << 30,
             kernel_entries: 4_000_000_000,

@@ -59,6 +59,58 @@ impl PlannedMemory {
     }
 }
 
+/// How the products of kernel entries with coefficients were formed: where `--product-tolerance` is given, or the kernel has compact support.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Products {
+    /// `sparse`, or `dense` where sparse ones would gain nothing.
+    pub kind: String,
+    /// `--product-tolerance`; absent for a kernel of compact support without it, which leaves out zeros alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
+    /// No entry above this is left out.
+    pub cutoff: f64,
+    /// Share of the entries that the rows which judged this keep.
+    pub expected_share: f64,
+    /// Share of the entries that was formed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entries_share: Option<f64>,
+    /// `predict` and `evaluate`: at most so much was left out of any row's prediction: target units, or of a class its score or, with logistic loss, its margin. Besides the rounding of entries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_bound: Option<PerTarget>,
+    /// At most |K V - Y| / |V| over all rows: within the tolerance. Of `fit` the worst of all iterations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relative_bound: Option<f64>,
+}
+
+impl Products {
+    /// One line for people.
+    pub(super) fn text(&self) -> String {
+        let asked = match self.tolerance {
+            Some(tolerance) => format!("tolerance {}, cutoff {}", number(tolerance), number(self.cutoff)),
+            None => "kernel of compact support".to_owned(),
+        };
+        match (&self.error_bound, self.entries_share) {
+            (Some(bound), Some(share)) => format!(
+                "{} ({asked}): {} % of the entries, at most {} left out of any prediction",
+                self.kind,
+                number(100.0 * share),
+                per_target(bound)
+            ),
+            (None, Some(share)) => format!(
+                "{} ({asked}): {} % of the entries, |K V - Y| <= {} |V|",
+                self.kind,
+                number(100.0 * share),
+                number(self.relative_bound.unwrap_or(0.0))
+            ),
+            _ => format!(
+                "{} ({asked}): sparse ones would keep {} % of the entries",
+                self.kind,
+                number(100.0 * self.expected_share)
+            ),
+        }
+    }
+}
+
 /// `nystream evaluate`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EvaluateReport {
@@ -87,6 +139,9 @@ pub struct EvaluateReport {
     /// What the plan predicted; beside it stands `peak_rss_bytes`.
     #[serde(default)]
     pub predicted: PlannedMemory,
+    /// How products were formed, where that was a choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub products: Option<Products>,
     /// Digest of the model.
     pub model_digest: String,
 }
@@ -102,6 +157,7 @@ impl Report for EvaluateReport {
             pairs.add("bad rows", count(self.rows_bad));
         }
         self.metrics.pairs(&mut pairs);
+        pairs.maybe("products", self.products.as_ref().map(Products::text));
         pairs.maybe("time", self.seconds.get("total").map(|s| seconds(*s)));
         self.predicted.pair(self.peak_rss_bytes, &mut pairs);
         pairs.add("model digest", &self.model_digest);
@@ -130,6 +186,9 @@ pub struct PredictReport {
     /// What the plan predicted; beside it stands `peak_rss_bytes`.
     #[serde(default)]
     pub predicted: PlannedMemory,
+    /// How products were formed, where that was a choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub products: Option<Products>,
     /// Digest of the model.
     pub model_digest: String,
 }
@@ -142,6 +201,7 @@ impl Report for PredictReport {
             pairs.add("bad rows", format!("{} (null predictions)", count(self.rows_bad)));
         }
         pairs.add("columns", self.columns.join(", "));
+        pairs.maybe("products", self.products.as_ref().map(Products::text));
         pairs.maybe("time", self.seconds.get("total").map(|s| seconds(*s)));
         self.predicted.pair(self.peak_rss_bytes, &mut pairs);
         pairs.add("wrote", &self.out);

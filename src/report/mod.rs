@@ -12,7 +12,7 @@ pub mod text;
 
 pub use fit::{Certificate, DictionaryReport, FitReport, Flops, PencilReport, Predicted, Validation};
 pub use inspect::{ColumnReport, DatasetReport, ModelReport};
-pub use metrics::{EvaluateReport, Metrics, PlannedMemory, PredictReport};
+pub use metrics::{EvaluateReport, Metrics, PlannedMemory, PredictReport, Products};
 pub use tables::{
     ConsideredSolver, Consumer, DictionaryStageReport, MakeReport, PlanReport, SourceEntry, SourcesReport, TuneReport,
     TuneRow,

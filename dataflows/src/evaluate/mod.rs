@@ -16,10 +16,11 @@ use crate::engine::feed::{Feed, view};
 use crate::engine::session::{Process, Session};
 use crate::engine::sums::{TreeReducer, assemble, node_parcels};
 use crate::error::StageError;
-use crate::predict::Function;
+use crate::matvec::products::{Ledger, ProductReport};
+use crate::predict::{Applied, AppliedScratch, Function};
 use metrics::{ClassLoss, SUMS_PER_TARGET, summarise};
 use nystream_datasets::Chunk;
-use nystream_kernels::tile::{Entry, TileScratch, Tiles};
+use nystream_kernels::tile::Entry;
 use nystream_kernels::tree::SumTree;
 use ranks::Ranks;
 use std::cell::RefCell;
@@ -30,8 +31,10 @@ struct EvaluateScan<T: Entry> {
     feed: Feed,
     chunk: Chunk,
     function: Arc<Function>,
-    tiles: Arc<Tiles<T>>,
-    scratch: TileScratch<T>,
+    applied: Arc<Applied<T>>,
+    scratch: AppliedScratch<T>,
+    /// What sparse products left out, when the pass is over.
+    ledger: Rc<RefCell<Ledger>>,
     tree: SumTree,
     loss: ClassLoss,
     ranks: Rc<RefCell<Ranks>>,
@@ -49,7 +52,7 @@ impl<T: Entry> Scan for EvaluateScan<T> {
         let raw = self.chunk.target_width;
         let rows = self.chunk.rows();
         let mut scores = vec![0.0; rows * t];
-        self.tiles.k_v(view(&self.chunk), &self.function.coefficients, t, &mut self.scratch, &mut scores);
+        let entries = self.applied.sums(view(&self.chunk), &self.function, &mut self.scratch, &mut scores);
         let mut ranks = self.ranks.borrow_mut();
         let mut outputs = vec![0.0; self.function.outputs()];
         for block in 0..self.chunk.blocks() {
@@ -79,12 +82,13 @@ impl<T: Entry> Scan for EvaluateScan<T> {
             }
             self.tree.insert(0, index, sums).map_err(internal)?;
         }
-        self.process.count((rows * self.tiles.centers()) as u64, (rows * self.tiles.centers() * 2 * t) as u64);
+        self.process.count(entries, entries * 2 * t as u64);
         Ok(Step::More { rows: rows as u64 })
     }
 
     fn finish(self) -> Result<Vec<Outgoing>, StageError> {
         let length = length(&self.function);
+        self.ledger.replace(self.scratch.ledger);
         Ok(node_parcels(self.tree.into_nodes(), length))
     }
 }
@@ -97,12 +101,15 @@ fn length(function: &Function) -> usize {
     if function.code.is_classification() { metrics::CLASS_SUMS } else { function.code.width() * SUMS_PER_TARGET }
 }
 
+/// What a pass found, and how its products were formed where sparse ones were considered.
+pub type Evaluated = (Evaluation, Option<ProductReport>);
+
 /// Evaluates `function` on the rows of `feed`; the result is on every worker. Errors are in the units of the target, each row counts once whatever
-/// its weight, and a row counts for the targets that it has. `tiles` are [`Function::tiles`], `name` shows in timely's logs.
+/// its weight, and a row counts for the targets that it has. `applied` is of `function`, `name` shows in timely's logs.
 ///
 /// ```
 /// use nystream_dataflows::evaluate::{Evaluation, evaluate};
-/// use nystream_dataflows::{job::Loss, predict::Function, targets::TargetCode};
+/// use nystream_dataflows::{job::Loss, predict::{Applied, Function}, targets::TargetCode};
 /// use nystream_datasets::Split;
 /// use nystream_kernels::{gram::Precision, kernel::{Family, Kernel}, rows::RowBuf, tile::SimdPath};
 /// # use nystream_dataflows::engine::{Process, SilentProgress, feed::RowStore, run};
@@ -131,10 +138,10 @@ fn length(function: &Function) -> usize {
 /// let results = run(&process, communication, move |session| {
 /// #   let (peers, index, process) = (session.peers(), session.index(), Arc::clone(&session.process));
 /// #   let store = RowStore::new(&catalog, Arc::clone(&encoder), peers, index, process);
-///     let tiles = session.try_once(|| function.tiles::<f32>())?;
-///     evaluate(session, "evaluate", store.feed(Role::HeldOut), &function, &tiles)
+///     let applied = session.try_once(|| Applied::<f32>::new(&function, None, None))?;
+///     evaluate(session, "evaluate", store.feed(Role::HeldOut), &function, &applied)
 /// }).unwrap();
-/// let Ok(Evaluation::Regression(targets)) = &results[0] else { panic!("{results:?}") };
+/// let Ok((Evaluation::Regression(targets), None)) = &results[0] else { panic!("{results:?}") };
 /// // About a fifth of the rows is held out.
 /// assert!((900..1100).contains(&targets[0].rows));
 /// // A constant explains nothing of the spread.
@@ -150,17 +157,19 @@ pub fn evaluate<T: Entry>(
     name: &str,
     feed: Feed,
     function: &Arc<Function>,
-    tiles: &Arc<Tiles<T>>,
-) -> Result<Evaluation, StageError> {
+    applied: &Arc<Applied<T>>,
+) -> Result<Evaluated, StageError> {
     let loss = ClassLoss::new(function);
     let ranks = Rc::new(RefCell::new(Ranks::new(function.code.classes.len())));
+    let ledger = Rc::default();
     let blocks = feed.total_blocks();
     let scan = EvaluateScan {
         feed,
         chunk: Chunk::default(),
         function: Arc::clone(function),
-        tiles: Arc::clone(tiles),
-        scratch: TileScratch::default(),
+        applied: Arc::clone(applied),
+        scratch: AppliedScratch::default(),
+        ledger: Rc::clone(&ledger),
         tree: SumTree::new(blocks),
         loss,
         ranks: Rc::clone(&ranks),
@@ -171,5 +180,7 @@ pub fn evaluate<T: Entry>(
     let sums = assemble(parcels, length)?;
     let ranks = ranks.replace(Ranks::new(0));
     let area = if function.code.is_classification() { ranks.area(session)? } else { None };
-    Ok(summarise(function, &sums, area))
+    let certificate = applied.certificate(session, function, &ledger.borrow())?;
+    let products = applied.choice.map(|choice| ProductReport { choice, certificate });
+    Ok((summarise(function, &sums, area), products))
 }

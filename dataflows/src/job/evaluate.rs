@@ -1,29 +1,34 @@
 //! The evaluation of a fitted function on data with known targets.
 
 use crate::engine::exchange::{Audience, Gather, Outgoing, agree, pass};
-use crate::engine::feed::{RowStore, encoded_blocks};
+use crate::engine::feed::{Feed, RowStore, encoded_blocks};
 use crate::engine::session::Session;
 use crate::error::StageError;
-use crate::evaluate::{Evaluation, evaluate};
+use crate::evaluate::{Evaluated, Evaluation, evaluate};
+use crate::matvec::products::{ProductReport, product_cutoff};
 use crate::plan::{MemoryPlan, Reading, Room};
-use crate::predict::Function;
+use crate::predict::{Applied, Function};
 use crate::profile::{NAMED_BAD_ROWS, refuse_bad_rows};
 use nystream_datasets::{BLOCK_ROWS, BadRow, Catalog, Encoder, Role};
 use nystream_kernels::gram::Precision;
+use nystream_kernels::tile::Entry;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-/// What was measured, and the memory of a process that was planned for it.
+/// What was measured and how, and the memory of a process that was planned for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measured {
     /// The errors.
     pub evaluation: Evaluation,
     /// The plan.
     pub memory: MemoryPlan,
+    /// How products were formed, where sparse ones were considered.
+    pub products: Option<ProductReport>,
 }
 
 /// Evaluates `function` on all rows of `catalog` that have a target; the result is on every worker, with errors in the units of the target. The split and
-/// the weights by class of `encoder` do not apply, since these are other rows than those of the fit. What was left out is in
+/// the weights by class of `encoder` do not apply, since these are other rows than those of the fit. With `tolerance` the sums k(x, Z) alpha may be off as
+/// [`PredictOptions`](crate::predict::PredictOptions) has it. What was left out is in
 /// [`Process::bad_rows`](crate::engine::Process::bad_rows) and [`Process::skipped_rows`](crate::engine::Process::skipped_rows).
 ///
 /// ```
@@ -52,7 +57,7 @@ pub struct Measured {
 ///     variance: None,
 /// });
 /// let results = run(&process, communication, move |session| {
-///     evaluate_model(session, &catalog, &encoder, &function, 0, &Room::default()) // No limit on memory.
+///     evaluate_model(session, &catalog, &encoder, &function, None, 0, &Room::default()) // No limit on memory.
 /// }).unwrap();
 /// let Evaluation::Regression(targets) = &results[0].as_ref().unwrap().evaluation else { panic!("{results:?}") };
 /// // So its error is the root mean square of the target, and it explains nothing of the spread.
@@ -63,12 +68,13 @@ pub struct Measured {
 ///
 /// # Errors
 /// [`StageError::Budget`]: a plan that `room` does not hold; [`StageError::Data`]: unreadable data, missing or mistyped columns, no row with a target, more than `max_bad_rows` bad rows, which are named;
-/// [`StageError::Numeric`] for a function whose parts do not fit together.
+/// [`StageError::Numeric`] for a function whose parts do not fit together; [`StageError::Usage`] for a tolerance that its kernel cannot have.
 pub fn evaluate_model(
     session: &mut Session<'_>,
     catalog: &Catalog,
     encoder: &Arc<Encoder>,
     function: &Arc<Function>,
+    tolerance: Option<f64>,
     max_bad_rows: u64,
     room: &Room,
 ) -> Result<Measured, StageError> {
@@ -79,6 +85,7 @@ pub fn evaluate_model(
     });
     // Budgets may differ from process to process.
     let plan = agree(session, planned)?;
+    let cutoff = product_cutoff(&function.kernel, tolerance, catalog.total_rows, function.centers())?;
     let store =
         RowStore::new(catalog, Arc::clone(encoder), session.peers(), session.index(), Arc::clone(&session.process));
     let feed = store.feed(Role::Evaluation);
@@ -87,22 +94,30 @@ pub fn evaluate_model(
         session.process.progress.say(&line);
     }
     session.begin("evaluate", catalog.total_rows);
-    let evaluation = match function.precision {
-        Precision::Double => {
-            let tiles = session.try_once(|| function.tiles::<f64>())?;
-            evaluate(session, "evaluate", feed, function, &tiles)?
-        }
-        _ => {
-            let tiles = session.try_once(|| function.tiles::<f32>())?;
-            evaluate(session, "evaluate", feed, function, &tiles)?
-        }
+    let (evaluation, products) = match function.precision {
+        Precision::Double => measure::<f64>(session, feed, function, tolerance, cutoff)?,
+        _ => measure::<f32>(session, feed, function, tolerance, cutoff)?,
     };
     session.end();
     left_out(session, catalog, max_bad_rows)?;
     if evaluation.rows() == 0 {
         return Err(nothing_to_measure(encoder));
     }
-    Ok(Measured { evaluation, memory: plan.memory })
+    Ok(Measured { evaluation, memory: plan.memory, products })
+}
+
+fn measure<T: Entry>(
+    session: &mut Session<'_>,
+    feed: Feed,
+    function: &Arc<Function>,
+    tolerance: Option<f64>,
+    cutoff: Option<f64>,
+) -> Result<Evaluated, StageError> {
+    let applied = session.try_once(|| Applied::<T>::new(function, tolerance, cutoff))?;
+    if let Some(choice) = applied.choice.filter(|_| session.is_first()) {
+        session.process.progress.say(&choice.sentence());
+    }
+    evaluate(session, "evaluate", feed, function, &applied)
 }
 
 /// How a worker reads the rows that are evaluated.

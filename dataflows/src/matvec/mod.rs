@@ -8,10 +8,12 @@
 //!
 //! where u and e are functions of the row and of K(x, Z) V (t values) or its nearest center ([`Reads`]). K^T (K V), K^T Y, residuals, gradients
 //! and Hessian products of every loss are this one loop with different u; an entry is evaluated once a pass.
+//! Where some entries suffice ([`products`]), K is the matrix K~ of those in both products.
 //! Sums run in f64, inside a sum block in row order and across blocks over the fixed tree.
 //! Cost: n m entries, 2 n m (t + s) flops, (m s + extras) log(blocks) values exchanged by each worker.
 
 pub mod blocks;
+pub mod products;
 
 use crate::engine::Outgoing;
 use crate::engine::exchange::{Audience, Scan, Step, pass};
@@ -20,8 +22,11 @@ use crate::engine::session::Session;
 use crate::engine::sums::{TreeReducer, assemble, node_parcels};
 use crate::error::StageError;
 use nystream_datasets::Chunk;
-use nystream_kernels::tile::{Entry, Nearest, TileScratch, Tiles};
+use nystream_kernels::tile::{Entry, Nearest, SparseScratch, SparseVectors, TileScratch};
 use nystream_kernels::tree::SumTree;
+use products::{Ledger, Products};
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// One row as [`row_sums`] shows it to its function.
@@ -41,7 +46,7 @@ pub struct RowView<'a> {
 pub enum Reads {
     /// Products with V, m x t row-major; nothing where t = 0.
     Product(Arc<Vec<f64>>),
-    /// The nearest center.
+    /// The nearest center, for which every entry is formed.
     Nearest,
 }
 
@@ -59,10 +64,15 @@ pub struct Widths {
 struct RowSums<T: Entry, F> {
     feed: Feed,
     chunk: Chunk,
-    tiles: Arc<Tiles<T>>,
+    products: Products<T>,
+    /// V in the order of sparse products.
+    vectors: Option<Arc<SparseVectors>>,
     reads: Reads,
     widths: Widths,
     scratch: TileScratch<T>,
+    sparse_scratch: SparseScratch<T>,
+    /// What sparse products left out.
+    ledger: Rc<RefCell<Ledger>>,
     tree: SumTree,
     function: F,
     process: Arc<crate::engine::Process>,
@@ -77,9 +87,10 @@ where
         if !self.feed.next(&mut self.chunk)? {
             return Ok(Step::Done);
         }
-        let m = self.tiles.centers();
+        let m = self.products.centers();
         let Widths { input, output, extras } = self.widths;
         let rows = self.chunk.rows();
+        let mut entries = 0;
         for block in 0..self.chunk.blocks() {
             let range = self.chunk.block(block);
             let index = self.feed.global_block(&self.chunk, block);
@@ -91,25 +102,48 @@ where
             let (products, extra) = sums.split_at_mut(m * output);
             let (chunk, function, start) = (&self.chunk, &mut self.function, range.start);
             let (view, scratch) = (view(&self.chunk).slice(range.start, range.end), &mut self.scratch);
-            match &self.reads {
-                Reads::Product(v) => {
-                    self.tiles.map_rows(view, v, input, output, scratch, products, |i, values, u| {
-                        function(RowView { chunk, row: start + i, values, nearest: Nearest::default() }, u, extra);
-                    });
+            let mut see = |i: usize, values: &[f64], u: &mut [f64]| {
+                function(RowView { chunk, row: start + i, values, nearest: Nearest::default() }, u, extra);
+            };
+            match (&self.products, &self.reads) {
+                (Products::Dense(tiles), Reads::Product(v)) => {
+                    tiles.map_rows(view, v, input, output, scratch, products, see);
+                    entries += (view.len() * m) as u64;
                 }
-                Reads::Nearest => self.tiles.map_nearest(view, output, scratch, products, |i, nearest, u| {
-                    function(RowView { chunk, row: start + i, values: &[], nearest }, u, extra);
-                }),
+                (Products::Dense(tiles), Reads::Nearest) => {
+                    tiles.map_nearest(view, output, scratch, products, |i, nearest, u| {
+                        function(RowView { chunk, row: start + i, values: &[], nearest }, u, extra);
+                    });
+                    entries += (view.len() * m) as u64;
+                }
+                (Products::Sparse(tiles), Reads::Product(_)) => {
+                    let (vectors, mut ledger) = (self.vectors.as_deref(), self.ledger.borrow_mut());
+                    let formed = tiles.map_rows(
+                        view,
+                        vectors,
+                        output,
+                        &mut self.sparse_scratch,
+                        products,
+                        |i, values, bounds, u| {
+                            ledger.add(0, bounds, input);
+                            see(i, values, u);
+                        },
+                    );
+                    ledger.add(formed, &[], input);
+                    entries += formed;
+                }
+                (Products::Sparse(_), Reads::Nearest) => {
+                    return Err(internal("the nearest center needs every entry"));
+                }
             }
             self.tree.insert(0, index, sums).map_err(internal)?;
         }
-        let entries = (rows * m) as u64;
         self.process.count(entries, entries * 2 * (input + output) as u64);
         Ok(Step::More { rows: rows as u64 })
     }
 
     fn finish(self) -> Result<Vec<Outgoing>, StageError> {
-        let length = self.tiles.centers() * self.widths.output + self.widths.extras;
+        let length = self.products.centers() * self.widths.output + self.widths.extras;
         Ok(node_parcels(self.tree.into_nodes(), length))
     }
 }
@@ -166,7 +200,7 @@ pub fn row_sums<T, F>(
     session: &mut Session<'_>,
     name: &str,
     feed: Feed,
-    tiles: &Arc<Tiles<T>>,
+    products: impl Into<Products<T>>,
     reads: Reads,
     widths: Widths,
     function: F,
@@ -175,19 +209,51 @@ where
     T: Entry,
     F: FnMut(RowView<'_>, &mut [f64], &mut [f64]) + 'static,
 {
-    let length = tiles.centers() * widths.output + widths.extras;
+    sparse_row_sums(session, name, feed, products, reads, widths, function).map(|(sums, _)| sums)
+}
+
+/// [`row_sums`], and what this worker's sparse products left out: nothing where all entries are formed.
+///
+/// # Errors
+/// As there; [`StageError::Internal`] for [`Reads::Nearest`] of sparse products.
+pub fn sparse_row_sums<T, F>(
+    session: &mut Session<'_>,
+    name: &str,
+    feed: Feed,
+    products: impl Into<Products<T>>,
+    reads: Reads,
+    widths: Widths,
+    function: F,
+) -> Result<(Vec<f64>, Ledger), StageError>
+where
+    T: Entry,
+    F: FnMut(RowView<'_>, &mut [f64], &mut [f64]) + 'static,
+{
+    let products = products.into();
+    let length = products.centers() * widths.output + widths.extras;
     let blocks = feed.total_blocks();
+    let vectors = match (&products, &reads) {
+        (Products::Sparse(tiles), Reads::Product(v)) if widths.input > 0 => {
+            Some(session.once(|| tiles.vectors(v, widths.input)))
+        }
+        _ => None,
+    };
+    let ledger = Rc::new(RefCell::new(Ledger::default()));
     let scan = RowSums {
         chunk: Chunk::default(),
         scratch: TileScratch::default(),
+        sparse_scratch: SparseScratch::default(),
+        ledger: Rc::clone(&ledger),
+        vectors,
         tree: SumTree::new(blocks),
         process: Arc::clone(&session.process),
-        tiles: Arc::clone(tiles),
+        products,
         feed,
         reads,
         widths,
         function,
     };
     let parcels = pass(session, name, scan, TreeReducer::new(blocks, length), Audience::Everyone)?;
-    assemble(parcels, length)
+    let ledger = ledger.take();
+    assemble(parcels, length).map(|sums| (sums, ledger))
 }

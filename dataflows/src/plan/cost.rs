@@ -105,9 +105,14 @@ impl Shape {
     /// `iterations` conjugate-gradient steps: one pass for the right-hand side, one each, one for the final residual,
     /// with a preconditioner of the centers and sampled rows, its own factor and that of K_mm, and the degrees of freedom twice.
     pub fn pcg(&self, m: f64, iterations: f64) -> SolverCost {
+        self.sparse_pcg(m, iterations, 1.0)
+    }
+
+    /// [`Shape::pcg`] whose products keep a share of the entries: all but those of the right-hand side.
+    pub fn sparse_pcg(&self, m: f64, iterations: f64, share: f64) -> SolverCost {
         let passes = iterations + 2.0;
         let sample = preconditioner_rows(self.rows, m) * m;
-        let entries = self.rows * m * passes + sample * m;
+        let entries = self.rows * m * (1.0 + (iterations + 1.0) * share) + sample * m;
         let algebra = m.powi(3) * 3.0 + sample * m * m * 2.0 + iterations * 6.0 * m * m * self.targets;
         let flops = entries * (self.entry() + 4.0 * self.targets) + algebra;
         SolverCost { passes, entries, flops }

@@ -14,8 +14,9 @@ use crate::solve::blockcd;
 use crate::solve::eigenpro::{self, order};
 use crate::solve::gram::JUDGE_BLOCK;
 use crate::solve::logistic::LOCAL_CLASSES;
-use nystream_kernels::constants::GRAM_BLOCK;
+use nystream_kernels::constants::{GRAM_BLOCK, SPARSE_GAIN, SUM_BLOCK_ROWS};
 use nystream_kernels::gram::{ExactGram, GramShape, Precision};
+use nystream_kernels::tile::{SparseScratch, SparseTiles};
 use serde::{Deserialize, Serialize};
 
 /// Seconds per flop of a kernel entry, and of a product of an exact Gram or a factorisation: one core of the reference machine
@@ -49,6 +50,8 @@ const EXPECTED_BLOCK_EPOCHS: f64 = 40.0;
 /// 1e-6; m = 1,000: 21 at 1e-4).
 const EXPECTED_NEWTON: f64 = 6.0;
 const PASSES_OF_DECADES: f64 = 1.6;
+/// Seconds of a kept entry of sparse products, both of them, over those of dense ones (one column; Xeon, AVX-512, November 2026).
+const SPARSE_SECONDS: f64 = 2.7;
 /// How many times the cost of conjugate gradients `auto` pays for an exact Gram that chooses the ridge.
 const GRAM_PREFERENCE: f64 = 4.0;
 /// Share of the fit's flops that selecting centers may take.
@@ -184,6 +187,8 @@ pub struct PlanRequest {
     pub iterations: Option<usize>,
     /// Whether the residual is tested on the way (`--tolerance` of eigenpro).
     pub residual_tests: bool,
+    /// Share of the entries that sampled rows keep where conjugate gradients may have sparse products.
+    pub product_share: Option<f64>,
     /// Whether one exact Gram serves: not when targets are null in different rows, the loss is logistic, or the kernel has no bound.
     pub one_gram: bool,
     /// Whether targets are null in different rows.
@@ -221,9 +226,15 @@ impl PlanRequest {
     }
 
     fn pcg_seconds(&self, m: f64) -> f64 {
-        let SolverCost { entries, flops, .. } = self.shape.pcg(m, EXPECTED_ITERATIONS);
+        let share = (SPARSE_SECONDS * self.share()).min(1.0);
+        let SolverCost { entries, flops, .. } = self.shape.sparse_pcg(m, EXPECTED_ITERATIONS, share);
         let entry_flops = entries * (self.shape.entry() + 4.0 * self.shape.targets);
         entry_flops * ENTRY_SECONDS + (flops - entry_flops).max(0.0) * PRODUCT_SECONDS
+    }
+
+    /// The share of the entries that products of conjugate gradients are expected to form.
+    fn share(&self) -> f64 {
+        self.product_share.filter(|share| *share <= SPARSE_GAIN).unwrap_or(1.0)
     }
 
     /// Bytes of a row with targets, weight and id.
@@ -291,6 +302,9 @@ impl PlanRequest {
                 plan.add(format!("K_mm, its factor and the preconditioner for {m} centers"), squares * square + blocks);
                 let vectors = 8 * m as u64 * s.targets.max(1.0) as u64;
                 plan.add("coefficient vectors", vectors * (12 + workers as u64 * 40));
+                if self.product_share.is_some() {
+                    plan.add("centers in blocks for sparse products", self.sparse_bytes(m, workers));
+                }
             }
             Solver::EigenPro => {
                 let t = s.targets.max(1.0) as u64;
@@ -335,6 +349,23 @@ impl PlanRequest {
         plan
     }
 
+    /// Bytes of the centers once more, in blocks, and of the workers' products with them.
+    fn sparse_bytes(&self, m: usize, workers: usize) -> u64 {
+        let s = &self.shape;
+        let (numeric, codes, t) = (s.numeric as usize, s.codes as usize, s.targets.max(1.0) as usize);
+        let (tiles, scratch) = match self.precision {
+            Precision::Double => (
+                SparseTiles::<f64>::memory_bytes(m, numeric, codes),
+                SparseScratch::<f64>::memory_bytes(SUM_BLOCK_ROWS, m, numeric, codes, t, t),
+            ),
+            Precision::Single => (
+                SparseTiles::<f32>::memory_bytes(m, numeric, codes),
+                SparseScratch::<f32>::memory_bytes(SUM_BLOCK_ROWS, m, numeric, codes, t, t),
+            ),
+        };
+        (tiles + workers * scratch + 16 * m * t.next_multiple_of(8)) as u64
+    }
+
     /// Makes the plan.
     ///
     /// # Errors
@@ -376,6 +407,10 @@ impl PlanRequest {
                 dictionary.passes, dictionary.rows_held
             ));
         }
+        if let Some(share) = self.product_share.filter(|_| solver == Solver::Pcg) {
+            let gains = if share <= SPARSE_GAIN { "sparse products" } else { "products with every entry" };
+            reasons.push(format!("{gains}: sampled rows keep {:.1} % of the entries", 100.0 * share));
+        }
         let evaluation = u64::from(self.evaluated);
         let passes = self.passes_made + dictionary.passes + cost.passes.ceil() as u64 + evaluation;
         // Rows that are kept are decoded by the profile and by the pass that keeps them.
@@ -408,7 +443,10 @@ impl PlanRequest {
                 let steps = self.iterations.map_or(EXPECTED_NEWTON, |i| (i as f64).min(EXPECTED_NEWTON));
                 self.shape.logistic(m, steps, passes * steps / EXPECTED_NEWTON)
             }
-            Solver::Pcg => self.shape.pcg(m, self.iterations.map_or(EXPECTED_ITERATIONS, |i| i as f64)),
+            Solver::Pcg => {
+                let iterations = self.iterations.map_or(EXPECTED_ITERATIONS, |i| i as f64);
+                self.shape.sparse_pcg(m, iterations, self.share())
+            }
             Solver::EigenPro => {
                 let expected = (EXPECTED_WALK / self.shape.rows.max(1.0)).clamp(EXPECTED_EPOCHS, MOST_EPOCHS);
                 self.eigenpro(m, self.iterations.map_or(expected, |i| i as f64))

@@ -17,7 +17,7 @@ use crate::predict::PANEL;
 use nystream_datasets::table::TABLE_GROUP_BYTES;
 use nystream_kernels::constants::TILE_BLOCK_BYTES;
 use nystream_kernels::gram::Precision;
-use nystream_kernels::tile::Tiles;
+use nystream_kernels::tile::{Entry, SparseScratch, SparseTiles, Tiles};
 
 /// Batches of a worker: waiting, being made, in use, and one more whose buffers are on their way back.
 const BATCHES: u64 = AHEAD as u64 + 3;
@@ -89,7 +89,7 @@ impl ModelSize {
     /// ```
     pub fn predicting(&self, reading: Reading, writing: Writing, variance: bool, workers: usize) -> ApplyPlan {
         let rank = if variance { self.rank } else { 0 };
-        let mut work = self.resident(&reading, rank, workers);
+        let mut work = self.resident(&reading, rank, workers, self.sparse && !variance);
         let each = workers as u64;
         let batch = product(&[reading.rows, sum(&[writing.kept, 32])]);
         // As they are computed, and as columns.
@@ -121,7 +121,7 @@ impl ModelSize {
 
     /// Memory of a process that evaluates.
     pub fn evaluating(&self, reading: Reading, workers: usize) -> ApplyPlan {
-        let mut work = self.resident(&reading, 0, workers);
+        let mut work = self.resident(&reading, 0, workers, self.sparse);
         if self.classes > 0 {
             work.add("ranks of scores", product(&[workers as u64, RANK_BYTES + RANK_PARCEL_BYTES]));
         }
@@ -141,21 +141,28 @@ impl ModelSize {
         ApplyPlan { memory: work, remedy: format!("use {}", less.join(", ")) }
     }
 
-    /// What both have: the function with `rank` columns of its variance factor, rows, and kernel entries.
-    fn resident(&self, reading: &Reading, rank: u64, workers: usize) -> MemoryPlan {
-        let ModelSize { centers: m, numeric, mapped, codes, targets: t, .. } = *self;
+    /// What both have: the function with `rank` columns of its variance factor, rows, and kernel entries; as much as sparse products take where those are considered.
+    fn resident(&self, reading: &Reading, rank: u64, workers: usize, sparse: bool) -> MemoryPlan {
+        let ModelSize { centers: m, numeric, codes, targets: t, .. } = *self;
         let each = workers as u64;
         let mut plan = MemoryPlan::default();
         let pages = product(&[each, reading.pages.saturating_sub(WORKER_BYTES)]);
         plan.add("program and Parquet decoding", sum(&[program_bytes(workers), pages]));
         plan.add("the model's configuration", self.header_bytes.saturating_mul(SETTLED));
         plan.add("centers and coefficients", product(&[m, sum(&[4 * numeric, 2 * codes, 8 * t])]));
-        let (centers, width, codes_) = (m as usize, mapped as usize, codes as usize);
-        let (packed, entry) = match self.precision {
-            Precision::Double => (Tiles::<f64>::memory_bytes(centers, width, codes_), 8),
-            _ => (Tiles::<f32>::memory_bytes(centers, width, codes_), 4),
+        let (packed, blocks, entry) = match self.precision {
+            Precision::Double => self.packed::<f64>(reading, sparse),
+            _ => self.packed::<f32>(reading, sparse),
         };
-        plan.add("packed centers", packed as u64);
+        plan.add("packed centers", packed);
+        if sparse {
+            // The coefficients in the order of the blocks, and their sums inside.
+            plan.add(
+                "coefficients by blocks of centers",
+                product(&[8, m.next_multiple_of(64), t.next_multiple_of(LANES) + 1]),
+            );
+            plan.add("rows by blocks of centers", product(&[each, blocks]));
+        }
         if rank > 0 {
             plan.add("variance factor", product(&[8, sum(&[m, t]), rank]));
             // As it is cut out of the factor, and as it is packed.
@@ -169,6 +176,20 @@ impl ModelSize {
         let vectors = product(&[8, sum(&[m, 64]), t.max(1).next_multiple_of(if t > 1 { LANES } else { 1 })]);
         plan.add("kernel entries and their products", product(&[each, sum(&[TILE_BYTES, block, vectors])]));
         plan
+    }
+
+    /// Bytes of the packed centers, of a worker's sparse products, and of an entry.
+    fn packed<T: Entry>(&self, reading: &Reading, sparse: bool) -> (u64, u64, u64) {
+        // Headers may say anything, and products must not overflow: what is cut off here is beyond every budget in centers and coefficients.
+        let limited = |value: u64| value.min(1 << 20) as usize;
+        let (m, width, codes) = (self.centers.min(1 << 36) as usize, limited(self.mapped), limited(self.codes));
+        let entry = size_of::<T>() as u64;
+        if !sparse {
+            return (Tiles::<T>::memory_bytes(m, width, codes) as u64, 0, entry);
+        }
+        let (numeric, rows, t) = (width.max(limited(self.numeric)), limited(reading.rows), limited(self.targets));
+        let scratch = SparseScratch::<T>::memory_bytes(rows, m, width, codes, t, 0);
+        (SparseTiles::<T>::memory_bytes(m, numeric, codes) as u64, scratch as u64, entry)
     }
 }
 

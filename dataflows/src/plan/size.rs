@@ -26,6 +26,8 @@ pub struct ModelSize {
     pub rank: u64,
     /// Precision of kernel entries.
     pub precision: Precision,
+    /// Whether products may leave out blocks of centers: the kernel has compact support, or a tolerance is given.
+    pub sparse: bool,
 }
 
 impl Default for ModelSize {
@@ -42,6 +44,7 @@ impl Default for ModelSize {
             classes: 0,
             rank: 0,
             precision: Precision::Single,
+            sparse: false,
         }
     }
 }

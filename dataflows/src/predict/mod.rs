@@ -4,8 +4,9 @@
 //! has the same bits in any batch.
 //!
 //! [`predict()`] is the stage: Parquet in, Parquet out, in the order of the input, with memory that does not grow with the rows. Its parts:
-//! `layout` (which worker writes which row groups), `columns` (what is written), `scan` (one worker's pass), `variance`.
+//! `layout` (which worker writes which row groups), `columns` (what is written), `scan` (one worker's pass), `applied` (which entries it forms), `variance`.
 
+mod applied;
 mod columns;
 mod function;
 mod layout;
@@ -15,6 +16,7 @@ mod stage;
 mod tests;
 mod variance;
 
+pub use applied::{Applied, AppliedScratch};
 pub use function::{Function, VarianceBasis, VarianceFactor, prior_margin};
 pub use stage::{PredictOptions, Predictions, part_name, part_path, predict};
 pub(crate) use variance::PANEL;

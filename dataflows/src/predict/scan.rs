@@ -1,5 +1,6 @@
 //! One worker's pass: decode and encode on a prefetch thread, then tiles, columns, and the worker's own row groups.
 
+use super::applied::{Applied, AppliedScratch};
 use super::columns::Columns;
 use super::function::Function;
 use super::layout::Layout;
@@ -9,12 +10,15 @@ use crate::engine::exchange::{Outgoing, Scan, Step};
 use crate::engine::feed::{AHEAD, view};
 use crate::engine::session::Process;
 use crate::error::StageError;
+use crate::matvec::products::Ledger;
 use arrow_array::ArrayRef;
 use nystream_datasets::table::{Part, PartWriter, TableWriter};
 use nystream_datasets::{BLOCK_ROWS, BlockReader, Catalog, Chunk, DataError, Encoder, RawBatch, Role};
-use nystream_kernels::tile::{Entry, TileScratch, Tiles};
+use nystream_kernels::tile::Entry;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,8 +76,10 @@ type Pieces = (Receiver<Result<Piece, StageError>>, Sender<Chunk>);
 /// The pass of one worker.
 pub(super) struct PredictScan<T: Entry> {
     shared: Shared,
-    tiles: Arc<Tiles<T>>,
-    scratch: TileScratch<T>,
+    applied: Arc<Applied<T>>,
+    scratch: AppliedScratch<T>,
+    /// What sparse products left out, when the pass is over.
+    ledger: Rc<RefCell<Ledger>>,
     variance_scratch: VarianceScratch,
     variance: bool,
     process: Arc<Process>,
@@ -94,7 +100,8 @@ impl<T: Entry> PredictScan<T> {
     /// The pass of worker number `worker` over what `reader` reads.
     pub fn new(
         shared: Shared,
-        tiles: Arc<Tiles<T>>,
+        applied: Arc<Applied<T>>,
+        ledger: Rc<RefCell<Ledger>>,
         variance: bool,
         process: Arc<Process>,
         worker: usize,
@@ -102,8 +109,9 @@ impl<T: Entry> PredictScan<T> {
     ) -> Self {
         PredictScan {
             shared,
-            tiles,
-            scratch: TileScratch::default(),
+            applied,
+            scratch: AppliedScratch::default(),
+            ledger,
             variance_scratch: VarianceScratch::default(),
             variance,
             process,
@@ -146,24 +154,25 @@ impl<T: Entry> PredictScan<T> {
         let chunk = &piece.chunk;
         let (n, t, width) = (chunk.rows(), function.code.width(), function.outputs());
         self.scores.resize(n * t, 0.0);
-        self.tiles.k_v(view(chunk), &function.coefficients, t, &mut self.scratch, &mut self.scores);
+        let entries = self.applied.sums(view(chunk), &function, &mut self.scratch, &mut self.scores);
         self.outputs.resize(n * width, 0.0);
         for i in 0..n {
             function.outputs_of(&self.scores[i * t..(i + 1) * t], &mut self.outputs[i * width..(i + 1) * width]);
         }
-        let m = self.tiles.centers() as u64;
-        let mut flops = 2 * m * t as u64;
+        let mut flops = 2 * entries * t as u64;
         if let Some(factor) = function.variance.as_ref().filter(|_| self.variance) {
+            let tiles = self.applied.dense();
+            let tiles = tiles.ok_or_else(|| StageError::Internal("variances need every entry".into()))?;
             let (basis, scratch) = (&*factor.basis, &mut self.variance_scratch);
             self.variances.resize(n * t, 0.0);
-            latent(&self.tiles, view(chunk), basis, &mut self.scratch, scratch, &mut self.variances);
+            latent(tiles, view(chunk), basis, &mut self.scratch.dense, scratch, &mut self.variances);
             for row in self.variances.chunks_exact_mut(t) {
                 let scales = factor.noise.iter().zip(&factor.signal);
                 row.iter_mut().zip(scales).for_each(|(v, (noise, signal))| *v = noise + signal * *v);
             }
-            flops += 2 * (m + t as u64) * basis.rank as u64;
+            flops += 2 * n as u64 * (tiles.centers() + t) as u64 * basis.rank as u64;
         }
-        self.process.count(n as u64 * m, n as u64 * flops);
+        self.process.count(entries, flops);
         self.places.clear();
         self.places.extend(chunk.ordinals.iter().map(|ordinal| (ordinal - piece.first_ordinal) as usize));
         let batch = self.shared.decode.columns.batch(
@@ -234,6 +243,7 @@ impl<T: Entry> Scan for PredictScan<T> {
             }
             None => return Err(StageError::Internal("the output is not open".into())),
         }
+        self.ledger.replace(self.scratch.ledger);
         let mut out = Writer::default();
         out.u64(self.rows);
         out.u64(self.bad);

@@ -6,6 +6,7 @@
 //! Memory of a worker: four decoded batches of at most 8,192 rows, one row group being written, a panel of the variance factor. It is planned
 //! from the footers and refused where it does not fit, before anything is read or written.
 
+use super::applied::Applied;
 use super::columns::Columns;
 use super::function::{Function, VarianceBasis};
 use super::layout::{Layout, blocks_per_batch};
@@ -14,6 +15,7 @@ use crate::engine::bytes::Reader;
 use crate::engine::exchange::{Audience, Gather, agree, pass};
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
+use crate::matvec::products::{ProductReport, product_cutoff};
 use crate::plan::{ApplyPlan, MemoryPlan, Reading, Room, Writing};
 use nystream_datasets::atomic::place;
 use nystream_datasets::kept::KeptColumns;
@@ -22,15 +24,18 @@ use nystream_datasets::{BLOCK_ROWS, BlockReader, Catalog, ColumnBytes, Encoder, 
 use nystream_kernels::gram::Precision;
 use nystream_kernels::tile::Entry;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What is to be predicted besides the rows themselves.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PredictOptions {
     /// Input columns to carry over, in this order; `*` is all.
     pub keep: Vec<String>,
     /// Whether to add predictive variances (numbers only).
     pub variance: bool,
+    /// |K V - Y| <= this times |V| may be off in the sums Y over all rows, where that saves kernel entries.
+    pub product_tolerance: Option<f64>,
     /// Bad rows allowed; their predictions are null.
     pub max_bad_rows: u64,
     /// The Parquet file to write.
@@ -40,7 +45,7 @@ pub struct PredictOptions {
 }
 
 /// What was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Predictions {
     /// Rows written: all rows of the data.
     pub rows: u64,
@@ -50,6 +55,8 @@ pub struct Predictions {
     pub columns: Vec<String>,
     /// Memory of a process, as it was planned.
     pub memory: MemoryPlan,
+    /// How products were formed, where sparse ones were considered.
+    pub products: Option<ProductReport>,
 }
 
 /// The file that this process writes: `out` itself, or with several processes a numbered part in the folder `out`.
@@ -114,7 +121,7 @@ const OUTPUT_BYTES: usize = 24;
 /// ```
 ///
 /// # Errors
-/// * [`StageError::Usage`]: variances of classes, an output that is one of the inputs, a kept column with the name of a predicted one;
+/// * [`StageError::Usage`]: variances of classes or with a tolerance, a tolerance for a kernel that is no function of the distance, an output that is one of the inputs, a kept column with the name of a predicted one;
 /// * [`StageError::Budget`]: a plan that `options.room` does not hold;
 /// * [`StageError::Data`]: a missing or mistyped column, unreadable data, more than `max_bad_rows` bad rows, an output that cannot be written, a
 ///   function whose parts do not fit the encoder.
@@ -143,7 +150,7 @@ pub fn predict(
     session.end();
     let take = || std::mem::take(&mut *prepared.shared.outputs.lock().unwrap_or_else(PoisonError::into_inner));
     // Every worker is past the pass: what it left behind goes here on failure, before anyone reports it.
-    let Counts { rows, own, bad, named } = counts.inspect_err(|_| drop(take()))?;
+    let Counts { rows, own, bad, named, products } = counts.inspect_err(|_| drop(take()))?;
     if bad > options.max_bad_rows {
         drop(take());
         return Err(StageError::Data(format!(
@@ -163,7 +170,8 @@ pub fn predict(
             "{written} rows were written of {own} predicted in this process; {rows} of {total} in all"
         )));
     }
-    Ok(Predictions { rows, bad, columns: prepared.shared.decode.columns.names(), memory: prepared.plan.memory.clone() })
+    let columns = prepared.shared.decode.columns.names();
+    Ok(Predictions { rows, bad, columns, memory: prepared.plan.memory.clone(), products })
 }
 
 /// What the workers share, and how they read.
@@ -172,6 +180,8 @@ struct Prepared {
     projection: Vec<usize>,
     read: ReadOptions,
     plan: ApplyPlan,
+    /// Of sparse products, where they are considered.
+    cutoff: Option<f64>,
 }
 
 fn prepare(
@@ -183,6 +193,7 @@ fn prepare(
     processes: usize,
 ) -> Result<Prepared, StageError> {
     check(encoder, function, options.variance)?;
+    let cutoff = cutoff(function, options, catalog.total_rows)?;
     let out = place(&options.out);
     if let Some(input) = catalog.files.iter().find(|file| place(&file.path) == out) {
         let path = input.path.display();
@@ -233,7 +244,18 @@ fn prepare(
         outputs: Arc::new(Mutex::new(Outputs { table: Some(table), ..Outputs::default() })),
         out: options.out.clone(),
     };
-    Ok(Prepared { shared, projection, read, plan })
+    Ok(Prepared { shared, projection, read, plan, cutoff })
+}
+
+/// The cutoff of sparse products, where they are considered: not with variances, which need every entry.
+fn cutoff(function: &Function, options: &PredictOptions, rows: u64) -> Result<Option<f64>, StageError> {
+    match (options.variance, options.product_tolerance) {
+        (true, Some(_)) => Err(StageError::Usage(
+            "--variance needs every kernel entry, and --product-tolerance leaves some out: give one of them".into(),
+        )),
+        (true, None) => Ok(None),
+        (false, tolerance) => product_cutoff(&function.kernel, tolerance, rows, function.centers()),
+    }
 }
 
 /// Whether the parts of a function fit together: they come from a file.
@@ -278,6 +300,7 @@ struct Counts {
     own: u64,
     bad: u64,
     named: Vec<String>,
+    products: Option<ProductReport>,
 }
 
 fn run_pass<T: Entry>(
@@ -286,12 +309,18 @@ fn run_pass<T: Entry>(
     options: &PredictOptions,
 ) -> Result<Counts, StageError> {
     let shared = &prepared.shared;
-    let tiles = session.try_once(|| shared.function.tiles::<T>())?;
+    let applied =
+        session.try_once(|| Applied::<T>::new(&shared.function, options.product_tolerance, prepared.cutoff))?;
+    if let Some(choice) = applied.choice.filter(|_| session.is_first()) {
+        session.process.progress.say(&choice.sentence());
+    }
     let runs = shared.layout.runs(&shared.catalog, session.peers(), session.index());
     let reader = BlockReader::new(&shared.catalog, runs, &prepared.projection, prepared.read.clone());
     let process = Arc::clone(&session.process);
-    let scan = PredictScan::new(shared.clone(), tiles, options.variance, process, session.local_index(), reader);
-    let mut counts = Counts { rows: 0, own: 0, bad: 0, named: Vec::new() };
+    let ledger = Rc::default();
+    let (used, local) = (Rc::clone(&ledger), session.local_index());
+    let scan = PredictScan::new(shared.clone(), Arc::clone(&applied), used, options.variance, process, local, reader);
+    let mut counts = Counts { rows: 0, own: 0, bad: 0, named: Vec::new(), products: None };
     let workers = session.process.workers();
     let here = session.process.index() * workers..(session.process.index() + 1) * workers;
     // Parcels come in worker order, which is that of the data.
@@ -305,5 +334,7 @@ fn run_pass<T: Entry>(
         counts.named.extend(lines.lines().map(str::to_owned));
     }
     counts.named.truncate(NAMED_BAD_ROWS);
+    let certificate = applied.certificate(session, &shared.function, &ledger.borrow())?;
+    counts.products = applied.choice.map(|choice| ProductReport { choice, certificate });
     Ok(counts)
 }

@@ -207,6 +207,64 @@ fn numbers_equal_the_kernel_sum() {
     }
 }
 
+/// Sparse products are within their certificate of the dense ones, and a function of the rows alone.
+#[test]
+fn sparse_sums_are_within_their_bounds_for_any_number_of_workers() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = open(&["synth:sines?rows=9000&d=3", "synth:sines?rows=5&d=3&seed=1"]);
+    let encoder = encoder(&catalog, &["y"], None);
+    let compact = Family::Wendland { smoothness: 2, dimension: 3 };
+    for (family, bandwidth, tolerance) in
+        [(Family::Gaussian, 0.06, Some(1e-2)), (Family::Laplace, 0.02, Some(1e-2)), (compact, 0.3, None)]
+    {
+        for precision in [Precision::Single, Precision::Double] {
+            let code = numbers(&["y", "other"]);
+            let function =
+                Function { kernel: Kernel::new(family, bandwidth), ..function(&encoder, 3000, code, precision, 0) };
+            let dense = match precision {
+                Precision::Double => dense_sums::<f64>(&function, &rows(&catalog, &encoder)),
+                _ => dense_sums::<f32>(&function, &rows(&catalog, &encoder)),
+            };
+            let function = Arc::new(function);
+            let mut before = None;
+            for workers in [1, 2, 3] {
+                let out = folder.path().join("p.parquet");
+                let options = PredictOptions { product_tolerance: tolerance, out: out.clone(), ..Default::default() };
+                let predictions = predicted(workers, &catalog, &encoder, &function, &options).unwrap();
+                let made = predictions.products.clone().unwrap();
+                let certificate = made.certificate.clone().unwrap();
+                assert!(made.choice.sparse && certificate.rows == 9005, "{made:?}");
+                assert!(certificate.entries < 9005 * 3000 / 4, "{made:?}");
+                assert!(certificate.norm <= tolerance.unwrap_or(0.0), "{made:?}");
+                let found = table(&out);
+                let mut missed = 0.0f64;
+                for (k, name) in ["prediction_y", "prediction_other"].iter().enumerate() {
+                    let (scale, bound) = (function.code.scale(k), certificate.largest[k]);
+                    for (i, value) in found[*name].iter().enumerate() {
+                        let expected = function.code.decode(k, dense[i * 2 + k]);
+                        let error = (value.unwrap() - expected).abs() / scale;
+                        assert!(error <= bound + 1e-11, "{family:?} row {i}: {error:e}, {bound:e}");
+                        missed = missed.max(error);
+                    }
+                }
+                // Something was left out, unless that was nothing but zeros.
+                assert_eq!(missed > 1e-11, tolerance.is_some(), "{family:?}: {missed:e}");
+                let made = (std::fs::read(&out).unwrap(), made);
+                assert!(*before.get_or_insert(made.clone()) == made, "{family:?}, {workers} workers");
+            }
+        }
+    }
+}
+
+/// K(rows, Z) alpha with all entries.
+fn dense_sums<T: nystream_kernels::tile::Entry>(function: &Function, rows: &RowBuf) -> Vec<f64> {
+    let t = function.code.width();
+    let mut out = vec![0.0; rows.len() * t];
+    let tiles = function.tiles::<T>().unwrap();
+    tiles.k_v(rows.view(), &function.coefficients, t, &mut Default::default(), &mut out);
+    out
+}
+
 #[test]
 fn bytes_are_equal_for_any_number_of_workers() {
     let folder = tempfile::tempdir().unwrap();

@@ -338,6 +338,7 @@ pub fn solve<T: Entry>(
         iterations: Some(info.iterations),
         stopped: info.stopped,
         passes: 1,
+        products: None,
         notes: vec![format!(
             "blockcd: {} iterations on blocks of {block} rows, {:.1} epochs of the full kernel matrix, ||(K + Lambda I) w - y|| / ||y|| = {}, which --tolerance bounds",
             info.iterations,

@@ -355,6 +355,7 @@ pub fn solve(
         iterations: None,
         stopped: if solved { Stopped::Converged } else { Stopped::Stagnated },
         passes: 1,
+        products: None,
         notes,
     })
 }

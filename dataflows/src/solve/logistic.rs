@@ -281,6 +281,7 @@ pub fn solve<T: Entry>(
         iterations: Some(at_ridge),
         stopped: info.stopped,
         passes: operator.passes,
+        products: None,
         notes: vec![
             estimated_on(curvature.weights.len()),
             format!(

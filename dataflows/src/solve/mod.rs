@@ -6,6 +6,7 @@ pub mod gram;
 pub mod logistic;
 pub mod pcg;
 
+use crate::matvec::products::ProductReport;
 use crate::predict::VarianceBasis;
 use nystream_kernels::nystrom::Calibration;
 use nystream_kernels::solve::Stopped;
@@ -34,6 +35,8 @@ pub struct Solved {
     pub stopped: Stopped,
     /// Passes over the rows.
     pub passes: u64,
+    /// How products were formed, where sparse ones were considered.
+    pub products: Option<ProductReport>,
     /// Sentences for the report.
     pub notes: Vec<String>,
 }

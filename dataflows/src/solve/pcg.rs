@@ -1,11 +1,15 @@
 //! Conjugate gradients over streamed passes: the operator is one [`row_sums`] pass, the state machine and all m x m algebra live
 //! on the first worker of each process.
+//!
+//! Where the iterations have sparse products, the right-hand side alone is formed with every entry. All their products are with one matrix K~, of K_nm without what is at most the
+//! cutoff: the operator is symmetric, and the residuals are those of K~.
 
 use crate::dictionary::pool::Pool;
 use crate::engine::feed::{RowStore, view};
 use crate::engine::session::Session;
 use crate::error::StageError;
-use crate::matvec::{Reads, RowView, Widths, row_sums};
+use crate::matvec::products::{ProductCertificate, ProductChoice, ProductReport, Products};
+use crate::matvec::{Reads, RowView, Widths, row_sums, sparse_row_sums};
 use crate::nystrom::{Basis, MassLayout, StratifiedSample, from_row_major, numeric, owned, row_major};
 use crate::plan::{plural, preconditioner_rows};
 use crate::solve::{Solved, estimated_on};
@@ -23,6 +27,10 @@ use std::sync::Arc;
 pub struct PcgJob<'a, T: Entry> {
     /// Packed centers.
     pub tiles: &'a Arc<Tiles<T>>,
+    /// With which entries the iterations form their products: all of `tiles`, or some.
+    pub products: &'a Products<T>,
+    /// Why, where that was a choice.
+    pub choice: Option<ProductChoice>,
     /// The centers.
     pub centers: Rows<'a>,
     /// Kernel.
@@ -56,7 +64,7 @@ pub struct PcgJob<'a, T: Entry> {
 ///
 /// ```
 /// use nystream_dataflows::dictionary::pool::{Columns, PoolRule, gather_pool};
-/// use nystream_dataflows::{solve::pcg::{PcgJob, solve}, targets::TargetCode};
+/// use nystream_dataflows::{matvec::products::Products, solve::pcg::{PcgJob, solve}, targets::TargetCode};
 /// use nystream_hashing::StreamKey;
 /// use nystream_kernels::solve::{Stopped, pcg::PcgParams};
 /// use nystream_kernels::{kernel::{Family, Kernel}, rows::RowBuf, tile::{SimdPath, Tiles}};
@@ -81,6 +89,8 @@ pub struct PcgJob<'a, T: Entry> {
 ///     let sample = gather_pool(session, "sample", store.feed(Role::Training), rule, Columns::All)?;
 ///     solve(session, &store, &PcgJob {
 ///         tiles: &tiles,
+///         products: &Products::from(&tiles),
+///         choice: None,
 ///         centers: centers.view(),
 ///         kernel: &kernel,
 ///         simd: SimdPath::detect(),
@@ -189,6 +199,7 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
         machine = Some(pcg.map_err(solve_error)?);
         Ok(())
     })?;
+    let mut certificate: Option<ProductCertificate> = None;
     loop {
         let over_time = over_time(session, job.time_limit)?;
         if let Some(machine) = machine.as_mut().filter(|_| over_time) {
@@ -197,7 +208,10 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
         let block = session.once(|| machine.as_ref().and_then(Pcg::block));
         let Some((outputs, block)) = &*block else { break };
         let columns = outputs.len();
-        let products = apply(session, store, job, outputs, block.as_ref())?;
+        let (products, left_out) = apply(session, store, job, outputs, block.as_ref())?;
+        if let Some(own) = left_out {
+            certificate.get_or_insert_default().worst(&own);
+        }
         passes += 1;
         session.try_once(|| {
             let products = from_row_major(&products, m, columns);
@@ -229,6 +243,7 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
         iterations: Some(info.iterations),
         stopped: info.stopped,
         passes,
+        products: job.choice.map(|choice| ProductReport { choice, certificate }),
         notes: vec![
             estimated_on(*sampled),
             format!(
@@ -254,25 +269,26 @@ fn shares<T: Entry>(job: &PcgJob<'_, T>) -> Vec<f64> {
     job.target_weights.iter().map(|own| if *own > 0.0 { job.weight_sum / own } else { 1.0 }).collect()
 }
 
-/// K_nm^T W K_nm v, where column c belongs to output `outputs[c]`: rows that lack that target are left out of its column.
+/// K_nm^T W K_nm v, where column c belongs to output `outputs[c]`: rows that lack that target are left out of its column. And what sparse products left out of K_nm v.
 fn apply<T: Entry>(
     session: &mut Session<'_>,
     store: &RowStore,
     job: &PcgJob<'_, T>,
     outputs: &[usize],
     v: MatRef<'_, f64>,
-) -> Result<Vec<f64>, StageError> {
+) -> Result<(Vec<f64>, Option<ProductCertificate>), StageError> {
     let columns = outputs.len();
     let code = job.code.clone();
     let outputs = outputs.to_vec();
     let (shares, scale) = (shares(job), job.weight_scale);
     let mut y = vec![0.0; code.width()];
-    row_sums(
+    let v = Arc::new(row_major(v));
+    let (sums, ledger) = sparse_row_sums(
         session,
         "conjugate gradients",
         store.feed(Role::Training),
-        job.tiles,
-        Reads::Product(Arc::new(row_major(v))),
+        job.products.clone(),
+        Reads::Product(Arc::clone(&v)),
         Widths { input: columns, output: columns, extras: 0 },
         move |row: RowView<'_>, u: &mut [f64], _: &mut [f64]| {
             let raw = row.chunk.target_width;
@@ -283,7 +299,12 @@ fn apply<T: Entry>(
                 *u = if y[output].is_nan() { 0.0 } else { shares[output] * weight * row.values[c] };
             }
         },
-    )
+    )?;
+    let left_out = match job.products {
+        Products::Dense(_) => None,
+        Products::Sparse(_) => Some(ledger.certificate(session, &v)?),
+    };
+    Ok((sums, left_out))
 }
 
 /// Whether the first worker of all says that the time is up: one clock decides, so that all workers stop at the same step.

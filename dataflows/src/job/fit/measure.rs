@@ -9,7 +9,7 @@ use crate::error::StageError;
 use crate::evaluate::{Evaluation, evaluate};
 use crate::job::evaluate::{left_out, nothing_to_measure};
 use crate::job::{FitConfig, Solver};
-use crate::predict::Function;
+use crate::predict::{Applied, Function};
 use crate::solve::eigenpro::EXACT_PROJECTION_CENTERS;
 use nystream_datasets::Role;
 use nystream_kernels::tile::Entry;
@@ -69,7 +69,8 @@ pub(super) fn validation<T: Entry>(
     outcome.passes += 1;
     let rows = inputs.validation.as_ref().map_or(outcome.profile.held_out, |catalog| catalog.total_rows);
     begin(session, "validation", rows);
-    let evaluation = evaluate(session, "validation", feed, function, tiles)?;
+    let applied = session.once(|| Applied::from(Arc::clone(tiles)));
+    let (evaluation, _) = evaluate(session, "validation", feed, function, &applied)?;
     end(session);
     if inputs.validation.is_none() {
         // The profile counts what is bad whatever the encoder; that a held-out row lies too far out shows only when it is encoded.

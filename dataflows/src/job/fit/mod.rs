@@ -35,7 +35,8 @@ use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::Kernel;
 use rows::{keep_on_disk, keep_rows, row_bytes};
 use settings::{
-    check_dimensions, check_task, effective_dimension, given_centers, kernel, ridges, tune_if_asked, tune_reserve,
+    check_dimensions, check_task, effective_dimension, given_centers, kernel, product_share, ridges, tune_if_asked,
+    tune_reserve,
 };
 use solve::rest;
 use start::{Start, decoding, start};
@@ -175,6 +176,7 @@ impl Clock {
 ///     temp_dir: std::env::temp_dir(),
 ///     max_flops: 1e12,
 ///     tolerance: None,
+///     product_tolerance: None,
 ///     iterations: None,
 ///     time_limit: None,
 ///     max_bad_rows: 0,
@@ -284,6 +286,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     } else {
         range.as_ref().err().cloned()
     };
+    let product_share = product_share(session, config, &kernel, &sample, profile.rows)?;
     let workers = session.process.workers();
     let mut text = decoding(&inputs.catalog, &encoder, Role::All, workers)?;
     if let Some(validation) = &inputs.validation {
@@ -307,6 +310,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         processes: session.process.processes(),
         iterations: config.iterations,
         residual_tests: config.tolerance.is_some(),
+        product_share,
         one_gram: no_gram_reason.is_none(),
         nulls_differ: !same_nulls,
         logistic: config.loss == Loss::Logistic,

@@ -5,7 +5,8 @@ use crate::dictionary::TileOracle;
 use crate::dictionary::pool::Pool;
 use crate::engine::session::Session;
 use crate::error::StageError;
-use crate::job::{Bandwidth, FitConfig, Loss, Select, Task};
+use crate::job::{Bandwidth, FitConfig, Loss, Select, Solver, Task};
+use crate::matvec::products::{product_cutoff, sampled_share};
 use crate::plan::Shape;
 use crate::targets::TargetCode;
 use crate::tune::{TUNE_FLOOR, TUNE_SHARE, TuneBudget, TuneRequest, Tuned, tune};
@@ -16,6 +17,8 @@ use nystream_kernels::sampling::RidgeFactor;
 
 /// Sample rows from which the effective dimension is estimated.
 pub(crate) const DIMENSION_ROWS: usize = 2000;
+/// Centers for which rows of the sample stand where their number is open.
+const SHARE_CENTERS: usize = 2000;
 /// Bandwidth when the kernel is not a function of the distance and none was given.
 const PLAIN_BANDWIDTH: f64 = 1.0;
 
@@ -144,6 +147,23 @@ pub(super) fn kernel(config: &FitConfig, metric: &Metric, tuned: Option<&Tuned>,
         Bandwidth::Auto => PLAIN_BANDWIDTH,
     };
     Kernel { family, bandwidth, metric: metric.clone() }
+}
+
+/// The share of the entries that sparse products keep by the sample, where conjugate gradients may have them.
+pub(super) fn product_share(
+    session: &mut Session<'_>,
+    config: &FitConfig,
+    kernel: &Kernel,
+    sample: &Pool,
+    rows: u64,
+) -> Result<Option<f64>, StageError> {
+    if !matches!(config.solver, Solver::Auto | Solver::Pcg) || config.loss == Loss::Logistic || config.dictionary_only {
+        return Ok(None);
+    }
+    let m = given_centers(config).unwrap_or(SHARE_CENTERS).min(rows as usize);
+    let Some(cutoff) = product_cutoff(kernel, config.product_tolerance, rows, m)? else { return Ok(None) };
+    let share = session.try_once(|| sampled_share(kernel, sample.rows.view(), m, config.simd, cutoff))?;
+    Ok(Some(*share))
 }
 
 pub(super) fn given_centers(config: &FitConfig) -> Option<usize> {

@@ -11,6 +11,7 @@ use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::job::{FitConfig, Loss, Solver};
+use crate::matvec::products::{Products, product_cutoff};
 use crate::nystrom::range::{largest_of, least_log2};
 use crate::nystrom::{GramJob, exact_gram, weight_scale};
 use crate::plan::GRAM_ALGEBRA;
@@ -153,6 +154,12 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
         Solver::Auto => return Err(StageError::Internal("the plan named no solver".into())),
     };
     solved.notes.extend(warm.note.clone());
+    if config.product_tolerance.is_some() && solved.products.is_none() {
+        let solver = outcome.plan.solver.name();
+        solved.notes.push(format!(
+            "--product-tolerance has no effect: {solver} forms every kernel entry, pcg may leave some out"
+        ));
+    }
     // Of the least-squares problem with this curvature, every row of the kernel counting once.
     let solved_ridge = solved.ridges[0] / ridge_share(config.loss) * rows as f64;
     if solved.effective_dimension.is_none() {
@@ -340,8 +347,25 @@ fn pcg_solve<T: Entry>(
     own_weights(code, outcome);
     let weight_scale = weight_scale(outcome.weight_max);
     let target_weights: Vec<f64> = outcome.target_weights.iter().map(|own| weight_scale * own).collect();
+    // The sample stands for the rows: what it keeps decides, on the centers themselves.
+    let cutoff = product_cutoff(&outcome.kernel, config.product_tolerance, outcome.profile.rows, centers.rows.len())?;
+    let (products, choice) = match cutoff {
+        None => (Products::from(tiles), None),
+        Some(cutoff) => {
+            let parts = (&outcome.kernel, centers.rows.view(), config.simd);
+            let limits = (config.product_tolerance, cutoff);
+            let made =
+                session.try_once(|| Products::choose(parts, limits, sample.rows.view(), || Ok(Arc::clone(tiles))))?;
+            (made.0.clone(), Some(made.1))
+        }
+    };
+    if let Some(choice) = choice.filter(|_| session.is_first()) {
+        session.process.progress.say(&choice.sentence());
+    }
     let job = PcgJob {
         tiles,
+        products: &products,
+        choice,
         centers: centers.rows.view(),
         kernel: &outcome.kernel,
         simd: config.simd,

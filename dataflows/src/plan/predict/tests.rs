@@ -13,6 +13,7 @@ const MODEL: ModelSize = ModelSize {
     classes: 0,
     rank: 2970,
     precision: Precision::Single,
+    sparse: false,
 };
 const READING: Reading = Reading { rows: 8192, decoded: 88, pages: 0, targets: 0 };
 const WRITING: Writing = Writing { kept: 88, columns: 13, text: 0, group_rows: 131_072, rows: 1_000_000 };
@@ -64,6 +65,19 @@ fn only_classes_have_ranks() {
     assert!(bytes(&double.evaluating(READING, 1), "packed") > bytes(&model.evaluating(READING, 1), "packed"));
 }
 
+#[test]
+fn sparse_products_count() {
+    let model = ModelSize { file_bytes: 1 << 20, rank: 0, ..MODEL };
+    let sparse = ModelSize { sparse: true, ..model };
+    let [dense, four] = [model, sparse].map(|model| model.predicting(READING, WRITING, false, 4));
+    assert!(bytes(&four, "packed centers") > bytes(&dense, "packed centers"));
+    // 8,192 rows keep at most 47 blocks each.
+    assert!(bytes(&four, "rows by blocks") > 4 * 4 * 8192 * 47 && bytes(&dense, "rows by blocks") == 0);
+    assert!(sparse.evaluating(READING, 1).memory.total() > model.evaluating(READING, 1).memory.total());
+    // Variances need all entries.
+    assert_eq!(sparse.predicting(READING, WRITING, true, 4), model.predicting(READING, WRITING, true, 4));
+}
+
 /// What a damaged file says must not end the program.
 #[test]
 fn any_number_can_be_planned_for() {
@@ -73,5 +87,7 @@ fn any_number_can_be_planned_for() {
     let model = ModelSize { file_bytes: all, header_bytes: all, ..MODEL };
     assert_eq!(model.predicting(reading, writing, true, 2).memory.total(), all);
     assert!(model.evaluating(reading, 2).check(8 << 30).is_err());
+    let vast = ModelSize { centers: all, numeric: all, mapped: all, codes: all, targets: all, sparse: true, ..model };
+    assert_eq!(vast.evaluating(reading, 2).memory.total(), all);
     assert!(ModelSize::default().predicting(Reading::default(), Writing::default(), false, 2).check(1 << 30).is_ok());
 }

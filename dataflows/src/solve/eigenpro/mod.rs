@@ -518,6 +518,7 @@ fn solved<T: Entry>(
             other => other,
         },
         passes: EIGENPRO_PASSES as u64 + info.epochs as u64 + tests,
+        products: None,
         notes: vec![format!(
             "eigenpro: {}, residual {:.1e}; {} in batches of {} rows with step {:.3e} (stability {:.2} < 2), {} directions of {} \
              rows, {} projection every {} batches{}; {what}: {}",

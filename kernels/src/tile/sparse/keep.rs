@@ -26,6 +26,13 @@ impl Kept {
         let starts = std::iter::once(0).chain(self.ends.iter().map(|&(_, end)| end));
         starts.zip(&self.ends).map(|(start, &(block, end))| (block, &self.rows[start..end]))
     }
+
+    /// Bytes that are in use.
+    #[cfg(test)]
+    pub fn held_bytes(&self) -> usize {
+        let rows = self.rows.len() + self.lists.iter().map(Vec::len).sum::<usize>();
+        4 * rows + self.ends.len() * size_of::<(usize, usize)>()
+    }
 }
 
 /// The walk: rows and what is told of those left out at a node, (row, node, squared distance).
@@ -89,6 +96,31 @@ impl<T: Entry> SparseTiles<T> {
         kept.lists[0].extend(0..rows.len() as u32);
         Walk { tiles: self, rows, located, left_out, kept }.visit(0, 0);
     }
+
+    /// Entries that `rows` keep, of rows x centers: what a product would evaluate, without evaluating any.
+    ///
+    /// ```
+    /// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows, tile::{SimdPath, SparseScratch, SparseTiles}};
+    /// let z: Vec<f32> = (0..640).map(|j| j as f32).collect();
+    /// let (kernel, centers) = (Kernel::new(Family::Wendland { smoothness: 2, dimension: 1 }, 1.0), Rows::new(&z, 1, &[], 0));
+    /// let tiles = SparseTiles::<f64>::new(&kernel, centers, &[], SimdPath::detect(), 0.0)?;
+    /// // One of ten blocks, none, and the two on both sides of a border.
+    /// let rows = Rows::new(&[100.0, 1000.0, 63.5], 1, &[], 0);
+    /// assert_eq!(tiles.kept_entries(rows, &mut SparseScratch::new()), 64 + 128);
+    /// # Ok::<(), nystream_kernels::tile::TileError>(())
+    /// ```
+    pub fn kept_entries(&self, rows: Rows<'_>, scratch: &mut SparseScratch<T>) -> u64 {
+        self.tiles.check(rows);
+        let mut entries = 0;
+        for start in (0..rows.len()).step_by(SPARSE_ROWS) {
+            let part = rows.slice(start, (start + SPARSE_ROWS).min(rows.len()));
+            self.keep(part, &mut scratch.located, &mut scratch.kept, |_, _, _| {});
+            let kept = scratch.kept.blocks().map(|(block, rows)| (rows.len() * self.places(block).len()) as u64);
+            entries += kept.sum::<u64>();
+        }
+        entries
+    }
+
     /// At least sum_j (K - K~)_ij^2 of every row: what is left out, whatever v is. With M the sum over all rows, |K v - K~ v|_2 <= sqrt(M) |v|_2, and as much for K^T u;
     /// K^T K differs from K~^T K~ by at most 2 sqrt(M) |K|_2 + M in norm.
     ///

@@ -6,11 +6,16 @@
 use super::keep::Kept;
 use super::tree::Located;
 use super::{SparseTiles, SparseVectors};
-use crate::constants::{SPARSE_BLOCK, SPARSE_BYTES, SPARSE_ROWS, TILE_BLOCK_ROWS};
+use crate::constants::{SPARSE_BLOCK, SPARSE_BYTES, SPARSE_ROWS, TILE_BLOCK_ROWS, WIDE_CHUNK};
 use crate::rows::Rows;
 use crate::tile::Entry;
 use crate::tile::buffer::Buffer;
 use crate::tile::tasks::PackEach;
+
+/// Columns are padded to a multiple of this at most.
+const LANES: usize = 8;
+/// Alignment of the buffers.
+const SLACK: usize = 16 * 64;
 
 /// Working memory of one thread: reused, grown when needed; its contents mean nothing between calls.
 #[derive(Debug, Default)]
@@ -33,6 +38,45 @@ impl<T: Entry> SparseScratch<T> {
     /// No memory yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Bytes that products take at most, of calls of `rows` rows with t = `input` columns before and s = `output` after them. Where a row keeps few blocks it is
+    /// far less: the largest part are the rows of each block, of which there are rows x centers / 64 at most.
+    ///
+    /// ```
+    /// use nystream_kernels::tile::SparseScratch;
+    /// let bytes = |centers| SparseScratch::<f32>::memory_bytes(8192, centers, 3, 0, 1, 0);
+    /// assert!(bytes(10_000) < 8 << 20 && bytes(100_000) < 64 << 20);
+    /// ```
+    pub fn memory_bytes(
+        rows: usize,
+        centers: usize,
+        numeric_width: usize,
+        code_width: usize,
+        input: usize,
+        output: usize,
+    ) -> usize {
+        let (rows, blocks, entry) = (rows.min(SPARSE_ROWS), centers.div_ceil(SPARSE_BLOCK), size_of::<T>());
+        let padded = |columns: usize| if columns > 1 { columns.next_multiple_of(LANES) } else { columns };
+        let (tp, sp, depth) = (padded(input), padded(output), numeric_width + code_width + 3);
+        let located = rows * 8 * (numeric_width + 1);
+        let levels = blocks.next_power_of_two().trailing_zeros() as usize + 2;
+        let kept = 4 * rows * (blocks + levels) + 32 * blocks;
+        let tile = TILE_BLOCK_ROWS * (depth + SPARSE_BLOCK) * entry;
+        let held = if input > 0 && output > 0 { SPARSE_BYTES.max(blocks * SPARSE_BLOCK * entry) } else { 0 };
+        let of_rows = rows * (depth * entry + 8 * (tp + input + sp));
+        let of_blocks = 8 * (TILE_BLOCK_ROWS * (tp + sp + WIDE_CHUNK) + SPARSE_BLOCK * sp);
+        located + kept + tile + held + of_rows + of_blocks + SLACK
+    }
+
+    /// Bytes that are in use.
+    #[cfg(test)]
+    pub(in crate::tile) fn held_bytes(&self) -> usize {
+        let located = self.located.coordinates.len() + self.located.errors.len();
+        let entries: usize = [&self.packed, &self.gathered, &self.entries].iter().map(|buffer| buffer.len()).sum();
+        let sums = [&self.sums, &self.kv, &self.bounds, &self.u, &self.part, &self.acc, &self.wide];
+        let sums: usize = sums.iter().map(|buffer| buffer.len()).sum();
+        8 * (located + sums) + size_of::<T>() * entries + self.kept.held_bytes()
     }
 }
 

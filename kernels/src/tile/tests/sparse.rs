@@ -232,6 +232,19 @@ fn sparse_tiles_take_what_was_promised() {
             let tiles = SparseTiles::<f32>::new(&kernel, centers.view(), &[], simd, 1e-6).unwrap();
             let (held, promised) = (tiles.held_bytes(), SparseTiles::<f32>::memory_bytes(m, d, codes));
             assert!(held <= promised, "{simd} {m} {d} {codes}: {held} of {promised}");
+            // Every block is kept: the most that a scratch can take.
+            let wide = SparseTiles::<f32>::new(&Kernel::new(Family::Gaussian, 1e3), centers.view(), &[], simd, 1e-6);
+            let (wide, x) = (wide.unwrap(), random_rows("x", 100, d, codes));
+            for (t, s) in [(1, 0), (1, 1), (3, 0), (3, 5), (0, 2), (17, 17)] {
+                let (mut scratch, v) = (SparseScratch::new(), wide.vectors(&vec![1.0; m * t], t));
+                let evaluated =
+                    wide.map_rows(x.view(), Some(&v), s, &mut scratch, &mut vec![0.0; m * s], |_, _, _, _| {});
+                assert_eq!(evaluated, (100 * m) as u64);
+                assert_eq!(evaluated, wide.kept_entries(x.view(), &mut SparseScratch::new()));
+                let (held, promised) =
+                    (scratch.held_bytes(), SparseScratch::<f32>::memory_bytes(100, m, d, codes, t, s));
+                assert!(held <= promised, "{simd} {m} {d} {codes} {t} {s}: {held} of {promised}");
+            }
         }
     }
 }
