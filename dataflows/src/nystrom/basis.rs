@@ -38,7 +38,7 @@ impl Basis {
     /// Whitened features phi = R^T k of `rows` rows with kernel entries `k` (rows x m, row-major): r x rows.
     pub(crate) fn features(&self, k: &[f64], rows: usize) -> Result<Mat<f64>, StageError> {
         let columns = MatRef::from_column_major_slice(k, self.whitener.centers(), rows);
-        self.whitener.apply_transpose(columns).map_err(numeric)
+        self.whitener.features(columns.transpose()).map_err(numeric)
     }
 }
 

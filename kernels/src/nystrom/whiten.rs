@@ -39,6 +39,8 @@ pub struct Whitener {
     centers: usize,
     basis: Basis,
     dropped: Vec<usize>,
+    /// Entries below count as 0.
+    negligible: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -58,20 +60,23 @@ impl Whitener {
         let centers = k_mm.nrows();
         expect_shape("K_mm", k_mm, centers, centers)?;
         expect_finite("K_mm", k_mm)?;
-        let (basis, dropped, largest) = match method {
+        let (basis, dropped, largest, negligible) = match method {
             WhitenMethod::Eigen => {
-                let basis = eigen_basis(k_mm)?;
-                let largest = basis.1;
-                (basis.0, Vec::new(), largest)
+                let (basis, largest) = eigen_basis(k_mm)?;
+                (basis, Vec::new(), largest, 0.0)
             }
             WhitenMethod::Cholesky => {
-                let whole = cholesky_of_all(k_mm).map(|factor| (factor, (0..centers).collect(), Vec::new()));
-                let (factor, kept, dropped) = whole.unwrap_or_else(|| cholesky_with_drops(k_mm));
                 let largest = (0..centers).map(|i| k_mm[(i, i)]).fold(f64::NEG_INFINITY, f64::max);
-                (Basis::Cholesky { factor, kept }, dropped, largest)
+                let negligible = dense::NEGLIGIBLE * largest.max(0.0);
+                let whole = cholesky_of_all(k_mm, negligible);
+                let whole = whole.map(|factor| (factor, (0..centers).collect(), Vec::new()));
+                let (mut factor, kept, dropped) = whole.unwrap_or_else(|| cholesky_with_drops(k_mm, negligible));
+                // Its rows are the features of the centers, whose products are entries: the square of less than this is nothing.
+                dense::flush(factor.as_mut(), negligible);
+                (Basis::Cholesky { factor, kept }, dropped, largest, negligible)
             }
         };
-        let whitener = Whitener { centers, basis, dropped };
+        let whitener = Whitener { centers, basis, dropped, negligible };
         if whitener.rank() == 0 { Err(NystromError::NoRank { centers, largest }) } else { Ok(whitener) }
     }
 
@@ -174,7 +179,7 @@ impl Whitener {
     /// [`NystromError::Shape`].
     pub fn apply_transpose(&self, v: MatRef<'_, f64>) -> Result<Mat<f64>, NystromError> {
         expect_shape("block of center coordinates", v, self.centers, v.ncols())?;
-        Ok(self.transpose_times(v, fixed_parallelism()))
+        Ok(self.transpose_times(v, 0.0, fixed_parallelism()))
     }
 
     /// The features of a block of rows: `R^T K_Bm^T` (r x B, a column for each row) for their kernel entries `K_Bm` (B x m).
@@ -183,7 +188,7 @@ impl Whitener {
     /// [`NystromError::Shape`].
     pub fn features(&self, k_bm: MatRef<'_, f64>) -> Result<Mat<f64>, NystromError> {
         expect_shape("kernel block", k_bm, k_bm.nrows(), self.centers)?;
-        Ok(self.transpose_times(k_bm.transpose(), fixed_parallelism()))
+        Ok(self.transpose_times(k_bm.transpose(), self.negligible, fixed_parallelism()))
     }
 
     /// `R^T G R` (r x r, symmetric) of a symmetric `G` (m x m).
@@ -213,7 +218,8 @@ impl Whitener {
         Ok(norms)
     }
 
-    fn transpose_times(&self, v: MatRef<'_, f64>, par: Par) -> Mat<f64> {
+    /// `R^T v`, where numbers of v below `negligible` count as 0.
+    fn transpose_times(&self, v: MatRef<'_, f64>, negligible: f64, par: Par) -> Mat<f64> {
         match &self.basis {
             Basis::Eigen { map, .. } => {
                 let mut out = Mat::zeros(map.ncols(), v.ncols());
@@ -225,7 +231,9 @@ impl Whitener {
                     true => v.to_owned(),
                     false => Mat::from_fn(kept.len(), v.ncols(), |i, j| v[(kept[i], j)]),
                 };
+                dense::flush(out.as_mut(), negligible);
                 dense::solve_lower(factor.as_ref(), out.as_mut(), par);
+                dense::flush(out.as_mut(), negligible);
                 out
             }
         }
@@ -245,17 +253,21 @@ fn eigen_basis(k_mm: MatRef<'_, f64>) -> Result<(Basis, f64), NystromError> {
 }
 
 /// The factor where every pivot counts, in place: with K_mm itself 0.5 s at m = 4,000, where looking for those that do not takes 0.8 (Xeon, two cores, November 2026).
-fn cholesky_of_all(k: MatRef<'_, f64>) -> Option<Mat<f64>> {
+fn cholesky_of_all(k: MatRef<'_, f64>, negligible: f64) -> Option<Mat<f64>> {
     let m = k.nrows();
     let mut factor = k.to_owned();
+    dense::flush(factor.as_mut(), negligible);
     dense::cholesky(factor.as_mut(), fixed_parallelism()).ok()?;
     (0..m).all(|j| factor[(j, j)].powi(2) > PIVOT_THRESHOLD * m as f64 * k[(j, j)]).then_some(factor)
 }
 
 /// Left-looking blocked Cholesky in the given order; returns the factor, the centers kept and those dropped.
-fn cholesky_with_drops(k: MatRef<'_, f64>) -> (Mat<f64>, Vec<usize>, Vec<usize>) {
+fn cholesky_with_drops(k: MatRef<'_, f64>, negligible: f64) -> (Mat<f64>, Vec<usize>, Vec<usize>) {
     let m = k.nrows();
-    let entry = |i: usize, j: usize| if i >= j { k[(i, j)] } else { k[(j, i)] };
+    let entry = |i: usize, j: usize| {
+        let value = if i >= j { k[(i, j)] } else { k[(j, i)] };
+        if value.abs() < negligible { 0.0 } else { value }
+    };
     let (mut kept, mut dropped) = (Vec::with_capacity(m), Vec::new());
     let mut l = Mat::zeros(m, m);
     for start in (0..m).step_by(CHOLESKY_BLOCK) {

@@ -19,8 +19,8 @@
 use super::whitening::Whitening;
 use crate::constants::{CENTER_SHARE, GRAM_BLOCK};
 use crate::dense::{
-    DenseError, cholesky, fixed_parallelism, gemm, gemm_lower, inverse_diagonal, solve_lower, solve_lower_transpose,
-    symmetric_eigen, transpose_into,
+    DenseError, NEGLIGIBLE, cholesky, fixed_parallelism, flush, gemm, gemm_lower, inverse_diagonal, solve_lower,
+    solve_lower_transpose, symmetric_eigen, transpose_into,
 };
 use faer::{Mat, MatRef};
 
@@ -197,6 +197,8 @@ impl Preconditioner {
         for i in 0..gram.nrows() {
             gram[(i, i)] += ridge + damping;
         }
+        let smallest = (0..gram.nrows()).map(|i| gram[(i, i)]).fold(f64::INFINITY, f64::min);
+        flush(gram.as_mut(), NEGLIGIBLE * smallest.max(0.0));
         cholesky(gram.as_mut(), fixed_parallelism())?;
         Ok(Preconditioner { form: Form::Cholesky { factor: gram }, shift: ridge + damping, damping })
     }
