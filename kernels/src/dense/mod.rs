@@ -3,8 +3,8 @@
 //! Two rules keep one answer for any machine size (law 1):
 //! * inside dataflow workers every product is sequential ([`SEQUENTIAL`]);
 //! * m x m algebra, computed while workers rest, uses all threads ([`fixed_parallelism`]): products in tiles (`product.rs`), factors and solves by halves (`triangular.rs`), cut by
-//!   shapes alone, so that neither threads nor the choice between the two changes a bit; eigensystems and orthonormal bases with one *logical* parallelism whatever the thread pool
-//!   holds, since faer gives other bits for another `Par`.
+//!   shapes alone, so that neither threads nor the choice between the two changes a bit; products and solves of a few columns, eigensystems and orthonormal bases with one *logical*
+//!   parallelism whatever the thread pool holds, since faer gives other bits for another `Par`.
 //!
 //! Everything heavy is instantiated here once, behind non-generic functions, so that faer is compiled once.
 //! Cost: m^3/3 flops for [`cholesky`], about 9 m^3 for [`symmetric_eigen`], m^2 k for solves. Products reach 125 to 140 Gflop/s on two cores of 89 each (m = 4,000; Xeon, AVX-512, November
@@ -63,6 +63,9 @@ pub fn fixed_parallelism() -> Par {
 /// assert_eq!(c, mat![[7.0], [15.0]]);
 /// ```
 pub fn gemm(dst: MatMut<'_, f64>, accumulate: bool, alpha: f64, a: MatRef<'_, f64>, b: MatRef<'_, f64>, par: Par) {
+    if dst.ncols() < FEW_COLUMNS {
+        return faer::linalg::matmul::matmul(dst, accum(accumulate), a, b, alpha, par);
+    }
     product::multiply(dst, Part::All, accumulate, alpha, a, b, parallel(par));
 }
 
@@ -94,6 +97,9 @@ pub fn gemm_lower(
     product::multiply(dst, Part::Lower, accumulate, alpha, a, b, parallel(par));
 }
 
+/// Fewer columns than these are bound by memory, where faer's division over threads is the better one.
+const FEW_COLUMNS: usize = 8;
+
 fn parallel(par: Par) -> bool {
     !matches!(par, Par::Seq)
 }
@@ -119,9 +125,7 @@ pub fn cholesky(mut a: MatMut<'_, f64>, par: Par) -> Result<(), DenseError> {
     let order = a.nrows();
     triangular::factor(a.rb_mut(), (0, order), parallel(par))?;
     for j in 1..order {
-        for i in 0..j {
-            a[(i, j)] = 0.0;
-        }
+        a.rb_mut().col_mut(j).subrows_mut(0, j).fill(0.0);
     }
     Ok(())
 }
@@ -138,11 +142,17 @@ pub fn cholesky(mut a: MatMut<'_, f64>, par: Par) -> Result<(), DenseError> {
 /// assert_eq!(x, mat![[0.75], [2.5]]);
 /// ```
 pub fn solve_lower(l: MatRef<'_, f64>, b: MatMut<'_, f64>, par: Par) {
+    if b.ncols() < FEW_COLUMNS {
+        return faer::linalg::triangular_solve::solve_lower_triangular_in_place(l, b, par);
+    }
     triangular::solve(l, b, parallel(par));
 }
 
 /// `b <- L^-T b` for lower-triangular `l` (m x m) and `b` (m x k).
 pub fn solve_lower_transpose(l: MatRef<'_, f64>, b: MatMut<'_, f64>, par: Par) {
+    if b.ncols() < FEW_COLUMNS {
+        return faer::linalg::triangular_solve::solve_upper_triangular_in_place(l.transpose(), b, par);
+    }
     triangular::solve_transpose(l, b, parallel(par));
 }
 
@@ -253,29 +263,50 @@ pub fn orthonormal(a: MatRef<'_, f64>, par: Par) -> Mat<f64> {
     q
 }
 
-/// `to` = `from`^T, of which each reads and writes whole cache lines where it is column-major.
+/// diag(`weights`) `rows` (s x k), column-major whatever the rows are: what the second operand of a product should be. On all threads.
 ///
 /// ```
-/// use faer::{Mat, mat};
-/// use nystream_kernels::dense::transpose_into;
-/// let mut to = Mat::zeros(3, 1);
-/// transpose_into(mat![[1.0, 2.0, 3.0]].as_ref(), to.as_mut());
-/// assert_eq!(to, mat![[1.0], [2.0], [3.0]]);
+/// use faer::mat;
+/// use nystream_kernels::dense::weighted_rows;
+/// assert_eq!(weighted_rows(mat![[1.0, 2.0], [3.0, 4.0]].as_ref(), &[1.0, 0.5]), mat![[1.0, 2.0], [1.5, 2.0]]);
 /// ```
 ///
 /// # Panics
-/// If the shapes do not fit.
-pub fn transpose_into(from: MatRef<'_, f64>, mut to: MatMut<'_, f64>) {
-    assert_eq!((from.nrows(), from.ncols()), (to.ncols(), to.nrows()), "shapes of a matrix and its transpose");
+/// If there are not as many weights as rows.
+pub fn weighted_rows(rows: MatRef<'_, f64>, weights: &[f64]) -> Mat<f64> {
+    assert_eq!(rows.nrows(), weights.len(), "one weight a row");
+    /// Rows of a column-major transpose that are read at once: whole cache lines are written.
     const LINE: usize = 8;
-    for start in (0..to.nrows()).step_by(LINE) {
-        let end = to.nrows().min(start + LINE);
-        for j in 0..to.ncols() {
-            for i in start..end {
-                to[(i, j)] = from[(j, i)];
+    let mut out = Mat::zeros(rows.nrows(), rows.ncols());
+    product::each_columns(out.as_mut(), true, |mut out, first| {
+        for start in (0..weights.len()).step_by(LINE) {
+            let end = weights.len().min(start + LINE);
+            for j in 0..out.ncols() {
+                for i in start..end {
+                    out[(i, j)] = weights[i] * rows[(i, first + j)];
+                }
             }
         }
-    }
+    });
+    out
+}
+
+/// `by` times the lower triangle of a square matrix, zeros above. On all threads.
+///
+/// ```
+/// use faer::mat;
+/// use nystream_kernels::dense::scaled_lower;
+/// assert_eq!(scaled_lower(mat![[1.0, 7.0], [2.0, 3.0]].as_ref(), 2.0), mat![[2.0, 0.0], [4.0, 6.0]]);
+/// ```
+pub fn scaled_lower(a: MatRef<'_, f64>, by: f64) -> Mat<f64> {
+    let mut out = Mat::zeros(a.nrows(), a.ncols());
+    product::each_columns(out.as_mut(), true, |mut out, first| {
+        for j in 0..out.ncols() {
+            let from = a.col(first + j).iter().skip(first + j);
+            out.rb_mut().col_mut(j).iter_mut().skip(first + j).zip(from).for_each(|(out, a)| *out = by * a);
+        }
+    });
+    out
 }
 
 /// What is smaller than this, beside the largest numbers of a matrix, is no more than the rounding of a rounding, and may count as 0 ([`flush`]).
@@ -293,12 +324,13 @@ pub const NEGLIGIBLE: f64 = f64::EPSILON * f64::EPSILON;
 /// flush(a.as_mut(), NEGLIGIBLE);
 /// assert!(a[(0, 1)] == 0.0 && a[(1, 0)] > 0.0 && a[(1, 1)].is_nan());
 /// ```
-pub fn flush(mut matrix: MatMut<'_, f64>, negligible: f64) {
-    for j in 0..matrix.ncols() {
-        for x in matrix.rb_mut().col_mut(j).iter_mut().filter(|x| x.abs() < negligible) {
-            *x = 0.0;
+pub fn flush(matrix: MatMut<'_, f64>, negligible: f64) {
+    product::each_columns(matrix, true, |mut columns, _| {
+        for j in 0..columns.ncols() {
+            let column = columns.rb_mut().col_mut(j);
+            column.iter_mut().for_each(|x| *x = if x.abs() < negligible { 0.0 } else { *x });
         }
-    }
+    });
 }
 
 /// Copies the lower triangle of a square matrix onto its upper triangle.

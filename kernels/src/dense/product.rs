@@ -1,11 +1,11 @@
 //! Large products of f64 matrices, on all threads.
 //!
 //! The problem: two thirds of a fit's m^3 flops are products C += A B. faer's own division of them over threads loses a quarter of what its sequential product reaches.
-//! Here C is cut into tiles of [`PRODUCT_TILE`], each a sequential product of faer's, and the threads take tiles.
+//! Here C is cut into tiles, each a sequential product of faer's, and the threads take tiles: large ones, which reach the highest rate, where there are enough of them.
 //!
 //! Invariant: tiles are cut by the shape of C alone, so no number of threads changes a bit.
 
-use crate::constants::PRODUCT_TILE as TILE;
+use crate::constants::PRODUCT_TILES;
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{BlockStructure, matmul as triangular_matmul};
 use faer::{Accum, MatMut, MatRef, Par};
@@ -45,6 +45,16 @@ pub(super) fn multiply(
     if parallel { tiles.into_par_iter().with_max_len(1).for_each(each) } else { tiles.into_iter().for_each(each) }
 }
 
+/// Tiles that there should be, for a few threads to end together. A constant: bits may depend on tiles.
+const ENOUGH: usize = 8;
+
+/// Rows and columns of the tiles of C.
+pub(super) fn tile_width(rows: usize, columns: usize) -> usize {
+    let [large, .., small] = PRODUCT_TILES;
+    let enough = |tile: &usize| rows.div_ceil(*tile) * columns.div_ceil(*tile) >= ENOUGH;
+    if rows * columns >= large * large { PRODUCT_TILES.into_iter().find(enough).unwrap_or(small) } else { small }
+}
+
 /// A tile of C and where it begins.
 struct Tile<'a> {
     c: MatMut<'a, f64>,
@@ -54,15 +64,16 @@ struct Tile<'a> {
 
 /// C cut into tiles; those without an entry of `part` are left out.
 fn cut(c: MatMut<'_, f64>, part: Part) -> Vec<Tile<'_>> {
+    let tile = tile_width(c.nrows(), c.ncols());
     let mut tiles = Vec::new();
     let (mut rest, mut column) = (c, 0);
     while rest.ncols() > 0 {
-        let width = TILE.min(rest.ncols());
+        let width = tile.min(rest.ncols());
         let (mut strip, right) = rest.split_at_col_mut(width);
         rest = right;
         let mut row = 0;
         while strip.nrows() > 0 {
-            let height = TILE.min(strip.nrows());
+            let height = tile.min(strip.nrows());
             let (c, below) = strip.split_at_row_mut(height);
             strip = below;
             if part == Part::All || row >= column {
@@ -73,4 +84,24 @@ fn cut(c: MatMut<'_, f64>, part: Part) -> Vec<Tile<'_>> {
         column += width;
     }
     tiles
+}
+
+/// Columns of a matrix that one task copies or solves for.
+const COLUMNS: usize = 64;
+
+/// Calls `work` with at most [`COLUMNS`] columns at a time, and the first of them.
+pub(super) fn each_columns(c: MatMut<'_, f64>, parallel: bool, work: impl Fn(MatMut<'_, f64>, usize) + Send + Sync) {
+    let (mut parts, mut rest, mut first) = (Vec::new(), c, 0);
+    while rest.ncols() > 0 {
+        let width = COLUMNS.min(rest.ncols());
+        let (part, right) = rest.split_at_col_mut(width);
+        parts.push((part, first));
+        rest = right;
+        first += width;
+    }
+    if parallel && parts.len() > 1 {
+        parts.into_par_iter().for_each(|(part, first)| work(part, first));
+    } else {
+        parts.into_iter().for_each(|(part, first)| work(part, first));
+    }
 }

@@ -3,8 +3,7 @@
 //! Halving is by order alone, so that results depend on no thread. Blocks of at most [`BASE`] rows are faer's, sequential over as many columns as a task takes.
 
 use super::DenseError;
-use super::product::{Part, multiply};
-use crate::constants::PRODUCT_TILE;
+use super::product::{Part, each_columns, multiply, tile_width};
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt;
 use faer::linalg::matmul::matmul;
@@ -15,9 +14,6 @@ use rayon::prelude::*;
 
 /// Order of the blocks on the diagonal.
 const BASE: usize = 128;
-
-/// Columns of a right-hand side that one task solves for.
-const COLUMNS: usize = 64;
 
 /// Where a matrix of order `m` is cut: whole blocks on the left.
 fn half(m: usize) -> usize {
@@ -54,7 +50,7 @@ pub(super) fn factor(mut a: MatMut<'_, f64>, (first, order): (usize, usize), par
 pub(super) fn solve(l: MatRef<'_, f64>, b: MatMut<'_, f64>, parallel: bool) {
     let m = l.nrows();
     if m <= BASE {
-        return each_columns(b, parallel, |b| {
+        return each_columns(b, parallel, |b, _| {
             faer::linalg::triangular_solve::solve_lower_triangular_in_place(l, b, Par::Seq);
         });
     }
@@ -69,7 +65,7 @@ pub(super) fn solve(l: MatRef<'_, f64>, b: MatMut<'_, f64>, parallel: bool) {
 pub(super) fn solve_transpose(l: MatRef<'_, f64>, b: MatMut<'_, f64>, parallel: bool) {
     let m = l.nrows();
     if m <= BASE {
-        return each_columns(b, parallel, |b| {
+        return each_columns(b, parallel, |b, _| {
             faer::linalg::triangular_solve::solve_upper_triangular_in_place(l.transpose(), b, Par::Seq);
         });
     }
@@ -115,31 +111,19 @@ fn add_triangle(out: MatMut<'_, f64>, (t, shape): (MatRef<'_, f64>, BlockStructu
 
 /// Calls `work` with the rows of each tile and the first of them.
 fn each_tile(out: MatMut<'_, f64>, parallel: bool, work: impl Fn(MatMut<'_, f64>, usize) + Send + Sync) {
+    let tile = tile_width(out.nrows(), out.nrows());
     let mut tiles = Vec::new();
     let (mut rest, mut start) = (out, 0);
     while rest.nrows() > 0 {
-        let height = PRODUCT_TILE.min(rest.nrows());
-        let (tile, below) = rest.split_at_row_mut(height);
-        tiles.push((tile, start));
+        let height = tile.min(rest.nrows());
+        let (rows, below) = rest.split_at_row_mut(height);
+        tiles.push((rows, start));
         rest = below;
         start += height;
     }
     if parallel && tiles.len() > 1 {
-        tiles.into_par_iter().with_max_len(1).for_each(|(tile, start)| work(tile, start));
+        tiles.into_par_iter().with_max_len(1).for_each(|(rows, start)| work(rows, start));
     } else {
-        tiles.into_iter().for_each(|(tile, start)| work(tile, start));
+        tiles.into_iter().for_each(|(rows, start)| work(rows, start));
     }
-}
-
-/// Calls `work` with at most [`COLUMNS`] columns at a time.
-fn each_columns(b: MatMut<'_, f64>, parallel: bool, work: impl Fn(MatMut<'_, f64>) + Send + Sync) {
-    let mut parts = Vec::new();
-    let mut rest = b;
-    while rest.ncols() > COLUMNS {
-        let (part, right) = rest.split_at_col_mut(COLUMNS);
-        parts.push(part);
-        rest = right;
-    }
-    parts.push(rest);
-    if parallel && parts.len() > 1 { parts.into_par_iter().for_each(work) } else { parts.into_iter().for_each(work) }
 }

@@ -19,8 +19,8 @@
 use super::whitening::Whitening;
 use crate::constants::{CENTER_SHARE, GRAM_BLOCK};
 use crate::dense::{
-    DenseError, NEGLIGIBLE, cholesky, fixed_parallelism, flush, gemm, gemm_lower, inverse_diagonal, solve_lower,
-    solve_lower_transpose, symmetric_eigen, transpose_into,
+    DenseError, NEGLIGIBLE, cholesky, fixed_parallelism, flush, gemm, gemm_lower, inverse_diagonal, scaled_lower,
+    solve_lower, solve_lower_transpose, symmetric_eigen, weighted_rows,
 };
 use faer::{Mat, MatRef};
 
@@ -112,11 +112,7 @@ impl WeightedGram {
         assert_eq!(s, weights.len(), "one weight per feature row");
         for (block, weights) in weights.chunks(GRAM_BLOCK).enumerate() {
             let rows = features.subrows(block * GRAM_BLOCK, weights.len());
-            let mut weighted = Mat::zeros(weights.len(), k);
-            transpose_into(rows.transpose(), weighted.as_mut());
-            for j in 0..k {
-                weighted.col_as_slice_mut(j).iter_mut().zip(weights).for_each(|(x, w)| *x *= w);
-            }
+            let weighted = weighted_rows(rows, weights);
             let leading = self.lower.as_mut().submatrix_mut(0, 0, k, k);
             gemm_lower(leading, true, 1.0, rows.transpose(), weighted.as_ref(), fixed_parallelism());
         }
@@ -124,7 +120,7 @@ impl WeightedGram {
 
     /// The sum times `by`.
     pub fn scaled(&self, by: f64) -> Self {
-        WeightedGram { lower: faer::Scale(by) * &self.lower }
+        WeightedGram { lower: scaled_lower(self.lower.as_ref(), by) }
     }
 
     /// The sum: r x r, of which the lower triangle counts.
