@@ -7,8 +7,8 @@
 //!   parallelism whatever the thread pool holds, since faer gives other bits for another `Par`.
 //!
 //! Everything heavy is instantiated here once, behind non-generic functions, so that faer is compiled once.
-//! Cost: m^3/3 flops for [`cholesky`], about 9 m^3 for [`symmetric_eigen`], m^2 k for solves. Products reach 125 to 140 Gflop/s on two cores of 89 each (m = 4,000; Xeon, AVX-512, November
-//! 2026), where faer's own division over threads reached 95 to 110.
+//! Cost: m^3/3 flops for [`cholesky`], about 9 m^3 for [`symmetric_eigen`], m^2 k for solves. Products reach 133 to 145 Gflop/s on two cores of 89 each (m = 4,000; Xeon, AVX-512, November
+//! 2026), where faer's own division over threads reached 111 to 115.
 
 mod product;
 #[cfg(test)]
