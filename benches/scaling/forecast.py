@@ -11,13 +11,12 @@ CORES, LATENCY = 32, 50e-6
 GIGABITS = (10, 25, 100)
 CHANGES = {
     "the program as it is": Program(),
-    "algebra by all 32 cores": Program(algebra_threads=CORES),
-    "and sums merged in each process, segments owned by all": Program(algebra_threads=CORES, scattered=True),
-    "and algebra shared by all machines": Program(algebra_threads=CORES, scattered=True, shared_algebra=True),
+    "sums merged in each process, segments owned by all": Program(scattered=True),
+    "and algebra shared by all machines": Program(scattered=True, shared_algebra=True),
 }
 MOVES = {
     "kernel entries": "more machines",
-    "m x m algebra": "all cores instead of 8 threads, then factors shared by processes, or fewer m^3: eigenpro with centers spread over processes",
+    "m x m algebra": "factors shared by processes, or fewer m^3: eigenpro with centers spread over processes",
     "m x m matrices times vectors": "the same: factors shared by processes",
     "sums of the workers": "merging within a process, segments owned by all workers, one copy of the result a process",
     "rows from disk or Parquet": "more machines",

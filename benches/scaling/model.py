@@ -12,7 +12,7 @@ BLOCK_ROWS = 2048  # rows of a sum block
 GROUP_ROWS, PAGE_ROWS = 1 << 16, 20_480  # rows of a row group of Parquet, and of a page, as `datasets make` writes them
 SEGMENT = 1 << 16  # values of a sum that meet at one worker (engine/sums.rs)
 FRAGMENT, ENVELOPE, NODE = (1 << 20) - 256, 44, 24  # bytes of a message at most, beside its payload, and beside the values of a node (engine/exchange.rs)
-LOGICAL_PARALLELISM = 8  # threads that m x m algebra takes at most (kernels/src/constants.rs)
+LOGICAL_PARALLELISM = 8  # threads that an eigensystem takes at most (kernels/src/constants.rs)
 ENTRY_BITS, GRAM_TILE = 44, 192  # bits of a squared entry in a Gram, and order of its tiles (kernels/src/gram)
 GRAM_ALGEBRA = 12  # m^3 flops of the gram solve (plan/cost.rs)
 LANES = 8  # f64 columns that entries are multiplied with at once (AVX-512)
@@ -134,7 +134,6 @@ class Rates:
 class Program:
     """The program, or what it would be."""
 
-    algebra_threads: int = LOGICAL_PARALLELISM
     scattered: bool = False  # sums merged in each process first, segments owned by all processes, one copy of the result a process
     shared_algebra: bool = False  # m x m algebra shared by all processes, without counting what they would send
 
@@ -273,9 +272,9 @@ def decode(cost, stage, problem, cluster, rates, each, passes=1):
     cost.add(stage, "rows from disk or Parquet", max(values * each / cluster.busy, read / (cluster.processes * cluster.disk)))
 
 
-def algebra(flops, each, cluster, program):
-    """Seconds of m x m algebra, `each` a flop of one core, which every process does for itself."""
-    threads = min(program.algebra_threads, cluster.workers, cluster.cores)
+def algebra(flops, each, cluster, program, most=math.inf):
+    """Seconds of m x m algebra, `each` a flop of one core, which every process does for itself, on `most` threads at most."""
+    threads = min(most, cluster.workers, cluster.cores)
     return flops * each / threads / (cluster.processes if program.shared_algebra else 1)
 
 
@@ -344,7 +343,7 @@ def gram(problem, cluster, rates, program=Program()):
         cost.network += through * p
         cost.add("gram", "sums of the workers", through * rates.wire + 2 * through / cluster.network)
         cost.add("gram", "waiting", 2 * (rates.passing + rates.joining * (p - 1) + PASS_MESSAGES * cluster.latency))
-    cost.add("solve", "m x m algebra", algebra(m**3, rates.eigen, cluster, program))
+    cost.add("solve", "m x m algebra", algebra(m**3, rates.eigen, cluster, program, LOGICAL_PARALLELISM))
     certify(cost, problem, cluster, rates, program)
     return cost
 
