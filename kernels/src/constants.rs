@@ -30,6 +30,22 @@ pub const GRAM_BLOCK: usize = 512;
 /// (m = 4,000; Xeon, AVX-512, November 2026).
 pub const PRODUCT_TILES: [usize; 3] = [512, 256, 128];
 
+/// *Shape.* Tiles of a product that there should be, for a few threads to end together (2 cores; November 2026).
+pub const ENOUGH_TILES: usize = 8;
+
+/// *Shape.* Fewer columns than these make a product or a triangular solve one of memory, where faer's own division over threads is the better one (one column of m = 4,000: 8 ms for 12;
+/// Xeon, two cores, November 2026).
+pub const FEW_COLUMNS: usize = 8;
+
+/// *Shape.* Order of the blocks of factors and triangular solves that are not halved any more.
+pub const FACTOR_BLOCK: usize = 128;
+
+/// *Shape.* Columns of a matrix that one task copies or solves for.
+pub const TASK_COLUMNS: usize = 64;
+
+/// Rows of kernel entries that the exact Gram asks for before it packs them (Xeon, November 2026).
+pub const ROWS_AHEAD: usize = 6;
+
 /// *Shape.* Weight of the centers' estimate in a preconditioner of centers and sampled rows, as many of each (0.5 to 0.9 differ by a sixth in iterations; kin40k and protein, m = 1,200,
 /// November 2026).
 pub const CENTER_SHARE: f64 = 0.7;

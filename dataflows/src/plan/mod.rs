@@ -13,6 +13,7 @@ mod decoding;
 mod dictionary;
 mod fit;
 mod flops;
+mod held;
 mod memory;
 mod predict;
 mod preflight;

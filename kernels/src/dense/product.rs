@@ -5,7 +5,7 @@
 //!
 //! Invariant: tiles are cut by the shape of C alone, so no number of threads changes a bit.
 
-use crate::constants::PRODUCT_TILES;
+use crate::constants::{ENOUGH_TILES, PRODUCT_TILES};
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{BlockStructure, matmul as triangular_matmul};
 use faer::{Accum, MatMut, MatRef, Par};
@@ -45,13 +45,10 @@ pub(super) fn multiply(
     if parallel { tiles.into_par_iter().with_max_len(1).for_each(each) } else { tiles.into_iter().for_each(each) }
 }
 
-/// Tiles that there should be, for a few threads to end together. A constant: bits may depend on tiles.
-const ENOUGH: usize = 8;
-
-/// Rows and columns of the tiles of C.
+/// Rows and columns of the tiles of C: a function of its shape, since bits may depend on tiles.
 pub(super) fn tile_width(rows: usize, columns: usize) -> usize {
     let [large, .., small] = PRODUCT_TILES;
-    let enough = |tile: &usize| rows.div_ceil(*tile) * columns.div_ceil(*tile) >= ENOUGH;
+    let enough = |tile: &usize| rows.div_ceil(*tile) * columns.div_ceil(*tile) >= ENOUGH_TILES;
     if rows * columns >= large * large { PRODUCT_TILES.into_iter().find(enough).unwrap_or(small) } else { small }
 }
 
@@ -86,21 +83,23 @@ fn cut(c: MatMut<'_, f64>, part: Part) -> Vec<Tile<'_>> {
     tiles
 }
 
-/// Columns of a matrix that one task copies or solves for.
-const COLUMNS: usize = 64;
-
-/// Calls `work` with at most [`COLUMNS`] columns at a time, and the first of them.
-pub(super) fn each_columns(c: MatMut<'_, f64>, parallel: bool, work: impl Fn(MatMut<'_, f64>, usize) + Send + Sync) {
+/// Calls `work` with at most `width` columns at a time, and the first of them.
+pub(super) fn each_columns(
+    c: MatMut<'_, f64>,
+    width: usize,
+    parallel: bool,
+    work: impl Fn(MatMut<'_, f64>, usize) + Send + Sync,
+) {
     let (mut parts, mut rest, mut first) = (Vec::new(), c, 0);
     while rest.ncols() > 0 {
-        let width = COLUMNS.min(rest.ncols());
-        let (part, right) = rest.split_at_col_mut(width);
+        let columns = width.min(rest.ncols());
+        let (part, right) = rest.split_at_col_mut(columns);
         parts.push((part, first));
         rest = right;
-        first += width;
+        first += columns;
     }
     if parallel && parts.len() > 1 {
-        parts.into_par_iter().for_each(|(part, first)| work(part, first));
+        parts.into_par_iter().with_max_len(1).for_each(|(part, first)| work(part, first));
     } else {
         parts.into_iter().for_each(|(part, first)| work(part, first));
     }

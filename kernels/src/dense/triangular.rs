@@ -1,29 +1,26 @@
 //! Cholesky factors and triangular solves by halves: nearly all of their work is one large product at each level.
 //!
-//! Halving is by order alone, so that results depend on no thread. Blocks of at most [`BASE`] rows are faer's, sequential over as many columns as a task takes.
+//! Halving is by order alone, so that results depend on no thread. Blocks of at most [`FACTOR_BLOCK`] rows are faer's, sequential over as many columns as a task takes.
 
 use super::DenseError;
 use super::product::{Part, each_columns, multiply, tile_width};
+use crate::constants::{FACTOR_BLOCK, TASK_COLUMNS};
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt;
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{BlockStructure, matmul as triangular_matmul};
 use faer::prelude::{Reborrow, ReborrowMut};
 use faer::{Accum, Mat, MatMut, MatRef, Par};
-use rayon::prelude::*;
-
-/// Order of the blocks on the diagonal.
-const BASE: usize = 128;
 
 /// Where a matrix of order `m` is cut: whole blocks on the left.
 fn half(m: usize) -> usize {
-    (m / 2).next_multiple_of(BASE)
+    (m / 2).next_multiple_of(FACTOR_BLOCK)
 }
 
 /// `a` = L L^T in its lower triangle; `first` is the index of its first pivot in the whole matrix, of `order`.
 pub(super) fn factor(mut a: MatMut<'_, f64>, (first, order): (usize, usize), parallel: bool) -> Result<(), DenseError> {
     let m = a.nrows();
-    if m <= 2 * BASE {
+    if m <= 2 * FACTOR_BLOCK {
         let scratch = llt::factor::cholesky_in_place_scratch::<f64>(m, Par::Seq, Default::default());
         let mut buffer = MemBuffer::new(scratch);
         let done = llt::factor::cholesky_in_place(
@@ -49,8 +46,8 @@ pub(super) fn factor(mut a: MatMut<'_, f64>, (first, order): (usize, usize), par
 /// `b <- L^-1 b` for the lower triangle of `l`.
 pub(super) fn solve(l: MatRef<'_, f64>, b: MatMut<'_, f64>, parallel: bool) {
     let m = l.nrows();
-    if m <= BASE {
-        return each_columns(b, parallel, |b, _| {
+    if m <= FACTOR_BLOCK {
+        return each_columns(b, TASK_COLUMNS, parallel, |b, _| {
             faer::linalg::triangular_solve::solve_lower_triangular_in_place(l, b, Par::Seq);
         });
     }
@@ -64,8 +61,8 @@ pub(super) fn solve(l: MatRef<'_, f64>, b: MatMut<'_, f64>, parallel: bool) {
 /// `b <- L^-T b` for the lower triangle of `l`.
 pub(super) fn solve_transpose(l: MatRef<'_, f64>, b: MatMut<'_, f64>, parallel: bool) {
     let m = l.nrows();
-    if m <= BASE {
-        return each_columns(b, parallel, |b, _| {
+    if m <= FACTOR_BLOCK {
+        return each_columns(b, TASK_COLUMNS, parallel, |b, _| {
             faer::linalg::triangular_solve::solve_upper_triangular_in_place(l.transpose(), b, Par::Seq);
         });
     }
@@ -112,18 +109,5 @@ fn add_triangle(out: MatMut<'_, f64>, (t, shape): (MatRef<'_, f64>, BlockStructu
 /// Calls `work` with the rows of each tile and the first of them.
 fn each_tile(out: MatMut<'_, f64>, parallel: bool, work: impl Fn(MatMut<'_, f64>, usize) + Send + Sync) {
     let tile = tile_width(out.nrows(), out.nrows());
-    let mut tiles = Vec::new();
-    let (mut rest, mut start) = (out, 0);
-    while rest.nrows() > 0 {
-        let height = tile.min(rest.nrows());
-        let (rows, below) = rest.split_at_row_mut(height);
-        tiles.push((rows, start));
-        rest = below;
-        start += height;
-    }
-    if parallel && tiles.len() > 1 {
-        tiles.into_par_iter().with_max_len(1).for_each(|(rows, start)| work(rows, start));
-    } else {
-        tiles.into_iter().for_each(|(rows, start)| work(rows, start));
-    }
+    each_columns(out.transpose_mut(), tile, parallel, |rows, start| work(rows.transpose_mut(), start));
 }

@@ -12,6 +12,7 @@
 
 use super::quantise::{integer, limbs, nearest};
 use super::{PANEL_ROWS, TILE};
+use crate::constants::ROWS_AHEAD;
 use crate::gram::Precision;
 use crate::tile::lanes::{Lanes, Path, Task};
 use crate::tile::on_fastest_path;
@@ -23,8 +24,7 @@ const DEPTH: usize = 128;
 const WIDEST: usize = 32;
 const TALLEST: usize = 6;
 
-/// Rows that are asked for before they are packed.
-const AHEAD: usize = 6;
+/// Bytes of a cache line.
 const LINE: usize = 64;
 
 /// How an operand lies in a tile.
@@ -154,7 +154,7 @@ impl<T: Copy + Into<f64>> Pack<'_, T> {
             for (row, &factor) in factors.iter().enumerate() {
                 let from = &k[(start + row) * stride + self.first..][..self.width];
                 // A piece of every row, each on a page of its own: nothing else foresees them.
-                let ahead = k.get((start + row + AHEAD) * stride + self.first..).unwrap_or_default();
+                let ahead = k.get((start + row + ROWS_AHEAD) * stride + self.first..).unwrap_or_default();
                 ahead.iter().take(self.width).step_by(LINE / size_of::<T>()).for_each(|value| p.prefetch(value));
                 let [high, low, both] = &mut rounded;
                 match self.precision {

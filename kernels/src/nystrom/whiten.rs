@@ -182,7 +182,8 @@ impl Whitener {
         Ok(self.transpose_times(v, 0.0, fixed_parallelism()))
     }
 
-    /// The features of a block of rows: `R^T K_Bm^T` (r x B, a column for each row) for their kernel entries `K_Bm` (B x m).
+    /// The features of a block of rows: `R^T K_Bm^T` (r x B, a column for each row) for their kernel entries `K_Bm` (B x m). In a [`WhitenMethod::Cholesky`] entries and
+    /// features below [`NEGLIGIBLE`](dense::NEGLIGIBLE) times the largest k(z, z) count as 0, as in its factor.
     ///
     /// # Errors
     /// [`NystromError::Shape`].

@@ -15,7 +15,7 @@
 //!   (van der Vorst and Ye, SIAM J. Sci. Comput. 22, 2000).
 //!
 //! Cost: one pass an iteration, plus one to look at the end, plus one for a warm start; per pass and column about
-//! m^2 flops for each of R, R^T, K_mm and P^-1. State: 5 vectors a column.
+//! m^2 flops for each of R, R^T, K_mm R and P^-1, and for K_mm of an iterate that is looked at. State: 5 vectors a column.
 //!
 //! [`Pcg`] is the state machine, replicated on every worker; [`pcg`] drives it with a [`NormalOperator`].
 
