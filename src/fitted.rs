@@ -8,6 +8,7 @@ use crate::model::{self, Exact, FrozenConfig, Model, Selection, Target, Variance
 use crate::repeat::selection_of;
 use nystream_dataflows::StageError;
 use nystream_dataflows::job::{FitConfig, FitOutcome, Loss, Solver};
+use nystream_dataflows::plan::Preconditioning;
 use nystream_dataflows::predict::{self, Function};
 use nystream_dataflows::targets::TargetCode;
 use nystream_datasets::Encoder;
@@ -89,6 +90,9 @@ pub fn model_of(outcome: &FitOutcome, config: &FitConfig, split: &str) -> Result
         let own = config.tolerance.or((outcome.plan.solver != Solver::EigenPro).then(|| config.tolerance()));
         settings.insert("tolerance".into(), json!(own));
         settings.insert("iterations".into(), json!(config.iterations));
+        if outcome.plan.solver == Solver::Pcg && config.preconditioning != Preconditioning::Auto {
+            settings.insert("preconditioner".into(), json!(config.preconditioning));
+        }
     }
     // Where no product was sparse for the solver's or the loss's sake it had no effect.
     if let Some(tolerance) = config.product_tolerance.filter(|_| solved.products.is_some()) {

@@ -12,6 +12,7 @@ use nystream_cluster::{Communication, Hosts, JobIdentity, JoinError, join, singl
 use nystream_dataflows::StageError;
 use nystream_dataflows::engine::{self, Process, Session};
 use nystream_dataflows::job::{Bandwidth, DictionaryRule, FitConfig, Loss, MetricRequest, Select, Solver, Task};
+use nystream_dataflows::plan::Preconditioning;
 use nystream_datasets::{Catalog, ClassWeight, Encoder, EncoderOptions, Part, Scale, Sources, Split};
 use nystream_kernels::gram::Precision;
 use nystream_kernels::tile::SimdPath;
@@ -183,6 +184,11 @@ pub fn fit_config(
         tolerance: solve.and_then(|s| s.tolerance).map(|t| t.0),
         product_tolerance: None,
         iterations: solve.and_then(|s| s.iterations).map(|i| i.0 as usize),
+        preconditioning: match solve.map(|s| s.preconditioner) {
+            Some(values::Preconditioner::Centers) => Preconditioning::Centers,
+            Some(values::Preconditioner::Mixed) => Preconditioning::Mixed,
+            Some(values::Preconditioner::Auto) | None => Preconditioning::Auto,
+        },
         time_limit: solve.and_then(|s| s.time_limit).map(|t| t.0),
         max_bad_rows: input.max_bad_rows,
         dictionary_only: false,

@@ -59,6 +59,7 @@ pub fn take_over(model: &Model, args: &FitArgs, config: &mut FitConfig) -> Resul
         config.tolerance = setting(model, "tolerance")?;
         config.iterations = setting(model, "iterations")?;
     }
+    config.preconditioning = setting(model, "preconditioner")?.unwrap_or_default();
     config.product_tolerance = setting(model, "product_tolerance")?;
     Ok(Frozen {
         encoder,
@@ -298,6 +299,9 @@ fn refuse_contradictions(model: &Model, encoder: &Encoder, args: &FitArgs, confi
         let same = args.solve.iterations.map(|count| count.0) == iterations;
         check("iterations", same, iterations.map_or_else(|| "the solver's own".into(), |count| count.to_string()));
     }
+    let preconditioner = setting::<String>(model, "preconditioner")?.unwrap_or_else(|| "auto".into());
+    let asked = args.solve.preconditioner.as_str();
+    check("preconditioner", ["auto", &preconditioner].contains(&asked), preconditioner);
     let tolerance = setting::<f64>(model, "product_tolerance")?;
     let own = tolerance.map_or_else(|| "none".into(), |t| t.to_string());
     check("product-tolerance", args.products.product_tolerance.map(|t| t.0) == tolerance, own);

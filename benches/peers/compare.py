@@ -103,16 +103,18 @@ class Comparison:
             (train, test), kernel = pair, {"bandwidth": settings["bandwidth"], "ridge": settings["ridge"]}
             centers, choosing = self.program.centers(train, settings["target"], m, kernel="gaussian", **kernel)
             case = f"solve {name}, m = {m}"
-            for solver, more in (("pcg", {"iterations": iterations, "tolerance": 1e-30}), ("gram", {})):
-                fit = self.program.fit(train, settings["target"], self.options.repeats, kernel="gaussian", select=f"file:{centers}", solver=solver, **kernel, **more)
+            pcg, by_pcg = None, {"solver": "pcg", "iterations": iterations, "tolerance": 1e-30}
+            forms = {"nystream": by_pcg | {"preconditioner": "centers"}, "nystream, mixed": by_pcg | {"preconditioner": "mixed"}, "nystream, gram": {"solver": "gram"}}
+            for who, more in forms.items():
+                fit = self.program.fit(train, settings["target"], self.options.repeats, kernel="gaussian", select=f"file:{centers}", **kernel, **more)
                 n = fit["report"]["rows"]
                 entries = 2.0 * n * m * (fit["report"]["features_encoded"] + ENTRY)
                 cubes = {"f64": m**3, "f32": (iterations + 1) * (entries + 4.0 * n * m)}
-                work = cubes if solver == "pcg" else {"f32": entries, "f64": float(n) * m**2 + m**3}
+                work = cubes if "iterations" in more else {"f32": entries, "f64": float(n) * m**2 + m**3}
                 fit |= {"error": self.program.error(test), "how": f"centers {choosing:.2g} s, whole fit {fit['wall']:.3g} s"}
-                if solver == "pcg":
+                if pcg is None:
                     pcg, reached = work, fit["error"]
-                self.add(case, "nystream" if solver == "pcg" else "nystream, gram", fit, **work)
+                self.add(case, who, fit, **work)
             least = (np.inf, "", 4, False)
             for size, stored in ((4, False), (4, True), (8, False), (8, True)):
                 who = f"Falkon in torch, f{8 * size}{', K kept' if stored else ''}"

@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from model import Cluster, Problem, Program, fit, pool_flops
+from model import PRECONDITIONER, Cluster, Problem, Program, fit, pool_flops
 
 PROBLEM = Problem(rows=10**9, centers=10**5, features=30, iterations=25, memory=400 * 2.0**30)
 MACHINES = (1, 2, 4, 10, 30, 100, 300, 1000)
@@ -86,7 +86,7 @@ def needs(rates, table):
         ["K_mm, its factor and the preconditioner (pcg), each process", f"3 x 8 m^2 = {24 * m**2 / 1e9:.0f} GB"],
         ["rows kept in memory, all of them", f"{n * PROBLEM.row_bytes / 1e9:.0f} GB; kept where that is a third of --memory, however many processes share them"],
         ["sampled rows of the preconditioner", f"{PROBLEM.preconditioner_rows:,.0f}: the hashed sample, where {min(1 + 80 * n // m**2, 3)} m were planned"],
-        ["algebra of the preconditioner, each process", f"{3 * m**3 + 2 * PROBLEM.preconditioner_rows * m**2:.2g} flops"],
+        ["algebra of the preconditioner, each process", f"{PRECONDITIONER * m**3 + 2 * PROBLEM.preconditioner_rows * m**2:.2g} flops"],
         ["kernel entries of a pass", f"{float(n * m):.0e}"],
         ["centers by `--select auto`: a pool of 50 m rows, each process", f"{pool_flops(pool, m):.0e} flops: {time(pool_flops(pool, m) * rates.algebra / CORES)} on {CORES} cores, at the rate of m x m algebra"],
     ]

@@ -17,7 +17,7 @@ ENTRY_BITS, GRAM_TILE = 44, 192  # bits of a squared entry in a Gram, and order 
 GRAM_ALGEBRA = 12  # m^3 flops of the gram solve (plan/cost.rs)
 LANES = 8  # f64 columns that entries are multiplied with at once (AVX-512)
 SAMPLE_ROWS, TRACE_ROWS, HELD_OUT_ROWS = 20_000, 2_000, 500
-PRECONDITIONER = 3.0  # m^3 flops of the factors and degrees of freedom beside 2 s m^2 for s sampled rows (nystrom/basis.rs)
+PRECONDITIONER = 7 / 3  # m^3 flops of the factors and Grams of centers beside 2 s m^2 for s sampled rows (nystrom/basis.rs)
 PASS_MESSAGES = 4  # one-way messages that a pass waits for: parcels, their end, results, their end
 LETTER = 24  # bytes of a sampled row beside its numbers (dictionary/pool.rs)
 

@@ -2,7 +2,7 @@
 //! found before any data is opened.
 
 use super::groups::{DictionaryArgs, HoldoutArgs, InputArgs, KernelArgs, ResourceArgs, SolveArgs};
-use super::values::{AutoOr, ClassWeight, Loss, Ridge, Select, Solver, Task};
+use super::values::{AutoOr, ClassWeight, Loss, Preconditioner, Ridge, Select, Solver, Task};
 use super::{DictionaryCommandArgs, EvaluateArgs, FitArgs, PredictArgs, TuneArgs};
 use crate::exit::Failure;
 
@@ -149,6 +149,14 @@ fn check_solve(
             return usage("--loss logistic takes a single --target");
         }
     }
+    if solve.preconditioner != Preconditioner::Auto
+        && (!matches!(solver, Solver::Auto | Solver::Pcg) || solve.loss == Loss::Logistic)
+    {
+        return usage(format!(
+            "--preconditioner {} is for squared loss by --solver pcg: leave it out, or give --solver pcg",
+            solve.preconditioner
+        ));
+    }
     if kernel.ridge == AutoOr::Given(Ridge(0.0)) && solver != Solver::EigenPro {
         return usage(format!(
             "--ridge 0 has no unique solution with --solver {solver}: give a positive ridge, auto, or --solver eigenpro \
@@ -260,6 +268,8 @@ mod tests {
             (&format!("{fit} --variance --task classification"), "--variance"),
             (&format!("{fit} --temp-dir absent/folder"), "--temp-dir absent/folder does not exist"),
             (&format!("{fit} --temp-dir Cargo.toml"), "is no folder"),
+            (&format!("{fit} --preconditioner centers --solver gram"), "--solver pcg"),
+            (&format!("{fit} --preconditioner mixed --loss logistic"), "squared loss"),
             (&format!("{fit} --product-tolerance 1e-3 --solver gram"), "--solver pcg"),
             (&format!("{fit} --product-tolerance 1e-3 --solver eigenpro"), "--solver pcg"),
             (&format!("{fit} --product-tolerance 1e-3 --solver blockcd"), "--solver pcg"),

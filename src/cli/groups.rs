@@ -2,7 +2,7 @@
 
 use super::values::{
     AllOr, AutoOr, Bandwidth, ByteSize, ClassWeight, Count, DictionaryMode, KernelName, Loss, Positive, Precision,
-    Ridge, Scale, Seconds, Select, Simd, Solver, SplitSpec, Task,
+    Preconditioner, Ridge, Scale, Seconds, Select, Simd, Solver, SplitSpec, Task,
 };
 use clap::Args;
 use std::path::PathBuf;
@@ -139,6 +139,10 @@ pub struct SolveArgs {
     /// epochs (eigenpro, blockcd) [default: pcg 300; logistic loss 30; eigenpro 60, or up to 400 on few rows; blockcd 100]
     #[arg(long, value_name = "N")]
     pub iterations: Option<Count>,
+    /// What stands for the rows in the preconditioner of pcg (squared loss): the centers, each for the rows around it, which takes a quarter of the algebra and about twice the
+    /// iterations, or these and sampled rows, mixed, which also give the degrees of freedom; auto decides by the numbers of rows and centers
+    #[arg(long, value_name = "ROWS", default_value = "auto")]
+    pub preconditioner: Preconditioner,
     /// Stop the solve when the fit has run so long, save the model and exit with code 3: 90s, 10m, 1.5h. Iterations stop; gram takes no more rows and solves with those it has. What
     /// comes before the solve, and the algebra after a Gram, are not stopped [default: no limit]
     #[arg(long, value_name = "TIME")]

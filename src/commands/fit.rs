@@ -74,7 +74,7 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
             ("--kernel, --bandwidth, --ridge or --metric", &args.kernel),
             ("--centers, --select or another option of the centers", &args.dictionary),
             (
-                "--solver, --loss, --tolerance, --product-tolerance, --iterations or --time-limit",
+                "--solver, --loss, --tolerance, --product-tolerance, --preconditioner, --iterations or --time-limit",
                 &(&args.solve, &args.products),
             ),
             ("--seed, --precision or --max-flops", &args.sample),

@@ -44,7 +44,7 @@ pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
         ("--split", &split_text),
         ("--kernel, --bandwidth, --ridge or --metric", &args.kernel),
         ("--centers, --select or another option of the centers", &args.dictionary),
-        ("--solver, --loss, --tolerance, --iterations or --time-limit", &args.solve),
+        ("--solver, --loss, --tolerance, --preconditioner, --iterations or --time-limit", &args.solve),
         ("--seed, --precision or --max-flops", &args.sample),
     ];
     let identity = identity("tune", &[&catalog], &args.input, &args.resources, &told)?;

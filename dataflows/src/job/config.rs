@@ -2,6 +2,7 @@
 
 use crate::dictionary::SelectionRule;
 use crate::error::StageError;
+use crate::plan::Preconditioning;
 use crate::targets::TargetCode;
 use nystream_datasets::{Catalog, Encoder, EncoderOptions};
 use nystream_kernels::gram::Precision;
@@ -209,6 +210,8 @@ pub struct FitConfig {
     pub product_tolerance: Option<f64>,
     /// Most iterations (pcg), Newton steps at the ridge (logistic loss) or epochs (eigenpro, blockcd).
     pub iterations: Option<usize>,
+    /// What stands for the rows in the preconditioner of conjugate gradients (squared loss).
+    pub preconditioning: Preconditioning,
     /// Seconds since the start of the process after which a solve ends early.
     pub time_limit: Option<f64>,
     /// Bad rows that are tolerated.

@@ -2,6 +2,7 @@
 
 use crate::dictionary::LEAF_ROWS;
 use crate::solve::gram::GRID_RIDGES;
+use serde::{Deserialize, Serialize};
 
 /// Flop equivalents of the scalar part of a kernel entry (exponential, norms, rounding).
 pub const ENTRY_FLOPS: f64 = 20.0;
@@ -39,17 +40,39 @@ pub fn block_algebra(b: f64, r: f64, entry: f64) -> f64 {
         + 24.0 * b * (b + 4.0 * r)
 }
 
-/// Rows of the sample of conjugate gradients' preconditioner, in units of m: one, and up to three where passes over `rows` rows outweigh their algebra.
+/// What stands for the rows in the preconditioner of conjugate gradients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Preconditioning {
+    /// What takes the least time to a residual of 1e-6, by the numbers of rows and centers alone.
+    #[default]
+    Auto,
+    /// The centers, each for the rows around it: a quarter of the algebra of a mixture, about twice the iterations.
+    Centers,
+    /// The centers and sampled rows.
+    Mixed,
+}
+
+/// Rows of the sample of conjugate gradients' preconditioner, in units of m: one, and up to three where passes over `rows` rows outweigh their algebra; none where a pass is so cheap that
+/// the iterations they save take less time than their algebra.
 ///
 /// A second m costs 2 m^3 flops and saves about 8 of 33 iterations, a third 4 more. With the rates of this machine (95 Gflop/s, 4.6 billion entries a second; Xeon, two cores,
-/// November 2026) that is worth it from m^2 / 80 rows on, and from twice as many.
+/// November 2026) that is worth it from m^2 / 80 rows on, and from twice as many. The first m, with the degrees of freedom that it gives, costs 3.3 m^3 and saves some 30 iterations of n m entries and
+/// 1.25 ns m^2 of vectors: worth it from about m^2 / 250 - 6 m rows on. The centers alone take 1.1 to 4.5 times the iterations (two to five features, gaussian and matern32): there must be more to gain.
 ///
 /// ```
-/// use nystream_dataflows::plan::preconditioner_rows;
-/// assert_eq!([36_000.0, 200_000.0, 1e6].map(|rows| preconditioner_rows(rows, 4000.0)), [1.0, 2.0, 3.0]);
+/// use nystream_dataflows::plan::{Preconditioning, preconditioner_rows};
+/// let auto = |rows| preconditioner_rows(Preconditioning::Auto, rows, 4000.0);
+/// assert_eq!([10_000.0, 36_000.0, 200_000.0, 1e6].map(auto), [0.0, 1.0, 2.0, 3.0]);
+/// assert_eq!(preconditioner_rows(Preconditioning::Centers, 1e6, 4000.0), 0.0);
+/// assert_eq!(preconditioner_rows(Preconditioning::Mixed, 20_000.0, 4000.0), 1.0);
 /// ```
-pub fn preconditioner_rows(rows: f64, m: f64) -> f64 {
-    (1.0 + (80.0 * rows / (m * m)).floor()).min(MOST_PRECONDITIONER_ROWS)
+pub fn preconditioner_rows(preconditioning: Preconditioning, rows: f64, m: f64) -> f64 {
+    match preconditioning {
+        Preconditioning::Centers => 0.0,
+        Preconditioning::Auto if rows < m * m / 400.0 - 6.0 * m => 0.0,
+        _ => (1.0 + (80.0 * rows / (m * m)).floor()).min(MOST_PRECONDITIONER_ROWS),
+    }
 }
 
 /// The size of a problem.
@@ -105,15 +128,17 @@ impl Shape {
     /// `iterations` conjugate-gradient steps: one pass for the right-hand side, one each, one for the final residual,
     /// with a preconditioner of the centers and sampled rows, its own factor and that of K_mm, and the degrees of freedom twice.
     pub fn pcg(&self, m: f64, iterations: f64) -> SolverCost {
-        self.sparse_pcg(m, iterations, 1.0)
+        self.sparse_pcg(m, iterations, 1.0, preconditioner_rows(Preconditioning::Auto, self.rows, m))
     }
 
-    /// [`Shape::pcg`] whose products keep a share of the entries: all but those of the right-hand side.
-    pub fn sparse_pcg(&self, m: f64, iterations: f64, share: f64) -> SolverCost {
+    /// [`Shape::pcg`] whose products keep a share of the entries, all but those of the right-hand side, with `sampled` m rows in the preconditioner.
+    pub fn sparse_pcg(&self, m: f64, iterations: f64, share: f64, sampled: f64) -> SolverCost {
         let passes = iterations + 2.0;
-        let sample = preconditioner_rows(self.rows, m) * m;
+        let sample = sampled * m;
         let entries = self.rows * m * (1.0 + (iterations + 1.0) * share) + sample * m;
-        let algebra = m.powi(3) * 3.0 + sample * m * m * 2.0 + iterations * 6.0 * m * m * self.targets;
+        // K_mm's factor, the centers' Gram and its factor; with a sample as much for either number of the extrapolated degrees of freedom.
+        let fixed = if sampled > 0.0 { 7.0 / 3.0 } else { 1.0 };
+        let algebra = m.powi(3) * fixed + sample * m * m * 2.0 + iterations * 6.0 * m * m * self.targets;
         let flops = entries * (self.entry() + 4.0 * self.targets) + algebra;
         SolverCost { passes, entries, flops }
     }

@@ -1,6 +1,6 @@
 //! The plan of one fit: solver, selection and their costs.
 
-use super::cost::{Shape, SolverCost};
+use super::cost::{Preconditioning, Shape, SolverCost, preconditioner_rows};
 use super::decoding::Decoding;
 use super::dictionary::{Crew, DictionaryWork};
 use super::memory::MemoryPlan;
@@ -19,8 +19,9 @@ const ENTRY_SECONDS: f64 = 1.0 / 3.5e10;
 const PRODUCT_SECONDS: f64 = 1.0 / 4.0e10;
 /// Seconds to read, decode and encode one value, on one core of the reference machine.
 const DECODE_SECONDS: f64 = 8e-9;
-/// Iterations that `auto` expects of conjugate gradients.
+/// Iterations that `auto` expects of conjugate gradients, and where the centers alone make the preconditioner.
 pub const EXPECTED_ITERATIONS: f64 = 25.0;
+const EXPECTED_OF_CENTERS: f64 = 50.0;
 /// Epochs that are expected of eigenpro, and rows that all of them together pass at least: few rows walk longer. (Ridge 1e-6, gaussian at the median distance:
 /// 283 epochs of 1,000 rows, 32 and 84 of 4,000, 11 and 29 of 12,000, 23 on kin40k, 79 on protein, 11 on beijing_air.)
 const EXPECTED_EPOCHS: f64 = 16.0;
@@ -38,6 +39,11 @@ const SPARSE_SECONDS: f64 = 2.7;
 const GRAM_PREFERENCE: f64 = 4.0;
 /// Share of the fit's flops that selecting centers may take.
 pub const SELECT_SHARE: f64 = 0.25;
+
+/// Iterations expected of conjugate gradients whose preconditioner has `sampled` m rows beside the centers.
+fn expected_iterations(sampled: f64) -> f64 {
+    if sampled > 0.0 { EXPECTED_ITERATIONS } else { EXPECTED_OF_CENTERS }
+}
 
 /// The plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -167,6 +173,8 @@ pub struct PlanRequest {
     pub processes: usize,
     /// Iterations asked for.
     pub iterations: Option<usize>,
+    /// What stands for the rows in the preconditioner of conjugate gradients.
+    pub preconditioning: Preconditioning,
     /// Whether the residual is tested on the way (`--tolerance` of eigenpro).
     pub residual_tests: bool,
     /// Share of the entries that sampled rows keep where conjugate gradients may have sparse products.
@@ -209,9 +217,15 @@ impl PlanRequest {
 
     fn pcg_seconds(&self, m: f64) -> f64 {
         let share = (SPARSE_SECONDS * self.share()).min(1.0);
-        let SolverCost { entries, flops, .. } = self.shape.sparse_pcg(m, EXPECTED_ITERATIONS, share);
+        let sampled = self.preconditioner_rows(m);
+        let SolverCost { entries, flops, .. } = self.shape.sparse_pcg(m, expected_iterations(sampled), share, sampled);
         let entry_flops = entries * (self.shape.entry() + 4.0 * self.shape.targets);
         entry_flops * ENTRY_SECONDS + (flops - entry_flops).max(0.0) * PRODUCT_SECONDS
+    }
+
+    /// Rows sampled for the preconditioner of conjugate gradients, in units of m.
+    fn preconditioner_rows(&self, m: f64) -> f64 {
+        preconditioner_rows(self.preconditioning, self.shape.rows, m)
     }
 
     /// The share of the entries that products of conjugate gradients are expected to form.
@@ -297,8 +311,9 @@ impl PlanRequest {
                 self.shape.logistic(m, steps, passes * steps / EXPECTED_NEWTON)
             }
             Solver::Pcg => {
-                let iterations = self.iterations.map_or(EXPECTED_ITERATIONS, |i| i as f64);
-                self.shape.sparse_pcg(m, iterations, self.share())
+                let sampled = self.preconditioner_rows(m);
+                let iterations = self.iterations.map_or(expected_iterations(sampled), |i| i as f64);
+                self.shape.sparse_pcg(m, iterations, self.share(), sampled)
             }
             Solver::EigenPro => {
                 let expected = (EXPECTED_WALK / self.shape.rows.max(1.0)).clamp(EXPECTED_EPOCHS, MOST_EPOCHS);

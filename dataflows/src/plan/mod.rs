@@ -21,8 +21,8 @@ mod selection;
 mod size;
 
 pub use cost::{
-    CODE_FLOPS, EIGEN_ALGEBRA, EIGENPRO_PASSES, ENTRY_FLOPS, GRAM_ALGEBRA, PRECONDITIONER_ROWS, SHRINK_ALGEBRA, Shape,
-    SolverCost, block_algebra, preconditioner_rows,
+    CODE_FLOPS, EIGEN_ALGEBRA, EIGENPRO_PASSES, ENTRY_FLOPS, GRAM_ALGEBRA, PRECONDITIONER_ROWS, Preconditioning,
+    SHRINK_ALGEBRA, Shape, SolverCost, block_algebra, preconditioner_rows,
 };
 pub use decoding::Decoding;
 pub(crate) use decoding::{ProfilePlan, profiled_bytes};

@@ -11,7 +11,7 @@ use crate::error::StageError;
 use crate::matvec::products::{ProductCertificate, ProductChoice, ProductReport, Products};
 use crate::matvec::{Reads, RowView, Widths, row_sums, sparse_row_sums};
 use crate::nystrom::{Basis, MassLayout, StratifiedSample, from_row_major, numeric, owned, row_major};
-use crate::plan::{plural, preconditioner_rows};
+use crate::plan::{Preconditioning, plural, preconditioner_rows};
 use crate::solve::{Solved, estimated_on};
 use crate::targets::TargetCode;
 use faer::MatRef;
@@ -51,6 +51,8 @@ pub struct PcgJob<'a, T: Entry> {
     pub target_weights: &'a [f64],
     /// The hashed sample with its weights, from which the preconditioner is made.
     pub sample: &'a Arc<Pool>,
+    /// What stands for the rows in the preconditioner.
+    pub preconditioning: Preconditioning,
     /// Tolerance and iterations.
     pub params: PcgParams,
     /// Coefficients to start from, m x t row-major, in units of the scaled targets.
@@ -101,6 +103,7 @@ pub struct PcgJob<'a, T: Entry> {
 ///         weight_sum: 5000.0,
 ///         target_weights: &[5000.0],
 ///         sample: &sample,
+///         preconditioning: Default::default(),
 ///         params: PcgParams { tolerance: 1e-6, ..PcgParams::default() },
 ///         warm_start: None,
 ///         time_limit: None,
@@ -150,7 +153,7 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
     session.step("preconditioner", m);
     let basis = session.try_once(|| Basis::new(job.kernel, job.centers, job.simd))?;
     let parts = (&*basis, job.kernel, job.simd);
-    let most = preconditioner_rows(job.rows as f64, m as f64);
+    let most = preconditioner_rows(job.preconditioning, job.rows as f64, m as f64);
     let made = session.try_once(|| {
         let weight = |i: usize| scale * job.sample.weights[i];
         let rows = StratifiedSample::new(
@@ -182,11 +185,14 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
                 rows.dimension(job.ridge * own).map(Some)
             }
         };
+        if most == 0.0 {
+            return Ok((rows.of_centers(ridge_matrix)?, None, 0));
+        }
         // Before the preconditioner is there: each takes as much memory as making that does.
         let own = job.target_weights.iter().enumerate().map(own).collect::<Result<Vec<Option<f64>>, StageError>>()?;
         let (preconditioner, dimension) = rows.estimates(ridge_matrix)?;
         let dimensions: Vec<f64> = own.into_iter().map(|own| own.unwrap_or(dimension)).collect();
-        Ok((preconditioner, dimensions, rows.len()))
+        Ok((preconditioner, Some(dimensions), rows.len()))
     })?;
     let (preconditioner, dimensions, sampled) = &*made;
     let warm = job.warm_start.as_ref().map(|w| from_row_major(w, m, t));
@@ -226,17 +232,26 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
     let (coefficients, info) = &*result;
     if session.is_first() {
         let (m, t) = (m as f64, t as f64);
-        let sample = *sampled as f64 - m;
+        let sample = (*sampled as f64 - m).max(0.0);
         let with_nulls = job.target_weights.iter().filter(|own| **own != job.weight_sum).count() as f64;
-        let grams = (1.0 + with_nulls) * (2.0 * sample * m * m + 2.0 * m.powi(3)) + m.powi(3);
-        session.process.count_algebra(grams + 6.0 * info.iterations as f64 * m * m * t);
+        // Features and Gram of the sample, then the centers' Gram and a factor for either number of an extrapolation.
+        let extrapolation = 2.0 * sample * m * m + 4.0 / 3.0 * m.powi(3);
+        let estimates = if dimensions.is_some() { (1.0 + with_nulls) * extrapolation } else { 0.0 };
+        session.process.count_algebra(m.powi(3) + estimates + 6.0 * info.iterations as f64 * m * m * t);
         session.process.count(sample as u64 * m as u64, 0);
     }
+    let told = format!(
+        "pcg: {}, {}, preconditioner of the centers{}, condition of the preconditioned system about {:.1}",
+        plural(info.iterations as u64, "iteration"),
+        plural(info.applications as u64, "pass"),
+        if dimensions.is_some() { " and sampled rows" } else { " alone" },
+        info.condition_estimate
+    );
     Ok(Solved {
         coefficients: coefficients.clone(),
         ridges: vec![job.ridge; t],
         residuals: info.residuals.clone(),
-        effective_dimension: Some(dimensions.clone()),
+        effective_dimension: dimensions.clone(),
         trace_error: None,
         variance: None,
         rounding: 0.0,
@@ -244,15 +259,7 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
         stopped: info.stopped,
         passes,
         products: job.choice.map(|choice| ProductReport { choice, certificate }),
-        notes: vec![
-            estimated_on(*sampled),
-            format!(
-                "pcg: {}, {}, condition of the preconditioned system about {:.1}",
-                plural(info.iterations as u64, "iteration"),
-                plural(info.applications as u64, "pass"),
-                info.condition_estimate
-            ),
-        ],
+        notes: dimensions.iter().map(|_| estimated_on(*sampled)).chain([told]).collect(),
     })
 }
 

@@ -24,6 +24,7 @@ use faer::linalg::qr::no_pivoting::factor as qr;
 use faer::prelude::ReborrowMut;
 use faer::{Accum, Conj, Mat, MatMut, MatRef, Par};
 use product::Part;
+pub(crate) use product::each_columns;
 use thiserror::Error;
 
 /// What [`cholesky`] and [`symmetric_eigen`] can report.
@@ -276,7 +277,7 @@ pub fn weighted_rows(rows: MatRef<'_, f64>, weights: &[f64]) -> Mat<f64> {
     /// Rows of a column-major transpose that are read at once: whole cache lines are written.
     const LINE: usize = 8;
     let mut out = Mat::zeros(rows.nrows(), rows.ncols());
-    product::each_columns(out.as_mut(), TASK_COLUMNS, true, |mut out, first| {
+    each_columns(out.as_mut(), TASK_COLUMNS, true, |mut out, first| {
         for start in (0..weights.len()).step_by(LINE) {
             let end = weights.len().min(start + LINE);
             for j in 0..out.ncols() {
@@ -298,7 +299,7 @@ pub fn weighted_rows(rows: MatRef<'_, f64>, weights: &[f64]) -> Mat<f64> {
 /// ```
 pub fn scaled_lower(a: MatRef<'_, f64>, by: f64) -> Mat<f64> {
     let mut out = Mat::zeros(a.nrows(), a.ncols());
-    product::each_columns(out.as_mut(), TASK_COLUMNS, true, |mut out, first| {
+    each_columns(out.as_mut(), TASK_COLUMNS, true, |mut out, first| {
         for j in 0..out.ncols() {
             let from = a.col(first + j).iter().skip(first + j);
             out.rb_mut().col_mut(j).iter_mut().skip(first + j).zip(from).for_each(|(out, a)| *out = by * a);
@@ -323,7 +324,7 @@ pub const NEGLIGIBLE: f64 = f64::EPSILON * f64::EPSILON;
 /// assert!(a[(0, 1)] == 0.0 && a[(1, 0)] > 0.0 && a[(1, 1)].is_nan());
 /// ```
 pub fn flush(matrix: MatMut<'_, f64>, negligible: f64) {
-    product::each_columns(matrix, TASK_COLUMNS, true, |mut columns, _| {
+    each_columns(matrix, TASK_COLUMNS, true, |mut columns, _| {
         for j in 0..columns.ncols() {
             let column = columns.rb_mut().col_mut(j);
             column.iter_mut().for_each(|x| *x = if x.abs() < negligible { 0.0 } else { *x });

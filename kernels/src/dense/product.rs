@@ -84,7 +84,7 @@ fn cut(c: MatMut<'_, f64>, part: Part) -> Vec<Tile<'_>> {
 }
 
 /// Calls `work` with at most `width` columns at a time, and the first of them.
-pub(super) fn each_columns(
+pub(crate) fn each_columns(
     c: MatMut<'_, f64>,
     width: usize,
     parallel: bool,

@@ -174,18 +174,13 @@ impl<T: Entry> Tiles<T> {
     /// # Ok::<(), nystream_kernels::tile::TileError>(())
     /// ```
     pub fn block(&self, rows: Rows<'_>, scratch: &mut TileScratch<T>, out: &mut [T]) {
-        self.block_until(rows, self.centers, scratch, out);
-    }
-
-    /// [`Tiles::block`] for the first `until` centers; what lies beyond their panels is left alone.
-    pub(super) fn block_until(&self, rows: Rows<'_>, until: usize, scratch: &mut TileScratch<T>, out: &mut [T]) {
         self.check(rows);
         assert_eq!(out.len(), rows.len() * self.stride, "out must be rows x stride");
         let step = self.block_rows();
         for start in (0..rows.len()).step_by(step) {
             let end = (start + step).min(rows.len());
             let out = &mut out[start * self.stride..end * self.stride];
-            self.fill(rows.slice(start, end), until, &mut scratch.rows, out);
+            self.fill(rows.slice(start, end), self.centers, &mut scratch.rows, out);
         }
     }
 

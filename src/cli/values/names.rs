@@ -51,6 +51,17 @@ named_values! {
     }
 }
 named_values! {
+    /// What stands for the rows in the preconditioner of conjugate gradients.
+    Preconditioner {
+        /// By the numbers of rows and centers.
+        Auto = "auto",
+        /// The centers, each for the rows around it: a quarter of the algebra, about twice the iterations; no degrees of freedom of its own.
+        Centers = "centers",
+        /// The centers and sampled rows.
+        Mixed = "mixed",
+    }
+}
+named_values! {
     /// Precision of kernel entries; sums are always f64.
     Precision {
         /// Single precision entries.

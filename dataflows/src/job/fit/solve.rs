@@ -14,7 +14,7 @@ use crate::job::{FitConfig, Loss, Solver};
 use crate::matvec::products::{Products, product_cutoff};
 use crate::nystrom::range::{largest_of, least_log2};
 use crate::nystrom::{GramJob, exact_gram, weight_scale};
-use crate::plan::GRAM_ALGEBRA;
+use crate::plan::{GRAM_ALGEBRA, Preconditioning};
 use crate::predict::{Function, VarianceFactor};
 use crate::solve::blockcd::BlockJob;
 use crate::solve::eigenpro::{EXACT_PROJECTION_CENTERS, EigenProJob};
@@ -154,8 +154,11 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
         Solver::Auto => return Err(StageError::Internal("the plan named no solver".into())),
     };
     solved.notes.extend(warm.note.clone());
+    let solver = outcome.plan.solver.name();
+    if config.preconditioning != Preconditioning::Auto && outcome.plan.solver != Solver::Pcg {
+        solved.notes.push(format!("--preconditioner has no effect: it is that of pcg, and {solver} solved this"));
+    }
     if config.product_tolerance.is_some() && solved.products.is_none() {
-        let solver = outcome.plan.solver.name();
         solved.notes.push(format!(
             "--product-tolerance has no effect: {solver} forms every kernel entry, pcg may leave some out"
         ));
@@ -376,6 +379,7 @@ fn pcg_solve<T: Entry>(
         weight_sum: weight_scale * outcome.weight_sum,
         target_weights: &target_weights,
         sample,
+        preconditioning: config.preconditioning,
         params,
         warm_start,
         time_limit: config.time_limit,

@@ -563,3 +563,32 @@ fn preconditioners_know_the_degrees_of_freedom_of_their_rows() {
     }
     assert_eq!(Preconditioner::identity().effective_dimension(), None);
 }
+
+/// Beyond the order up to which traces are exact they are within four standard errors, and the same every time.
+#[test]
+fn traces_of_large_factors_are_probed() {
+    use crate::constants::{EXACT_TRACE, TRACE_PROBES};
+    let r = EXACT_TRACE + 77;
+    // Features in a band: a Gram far from diagonal, with eigenvalues from 1e-3 to 1e3.
+    let features = Mat::from_fn(r, r, |i, j| {
+        let scale = 10f64.powf(3.0 * (j as f64 / r as f64) - 1.5);
+        if i == j {
+            scale
+        } else if i > j && i - j < 4 {
+            0.4 * scale
+        } else {
+            0.0
+        }
+    });
+    let weights = vec![1.0; r];
+    for ridge in [1e-4, 1.0, 1e3] {
+        let p = Preconditioner::from_rows(features.as_ref(), &weights, ridge).unwrap();
+        let found = p.effective_dimension().unwrap();
+        assert_eq!(found, p.clone().effective_dimension().unwrap());
+        let gram = features.transpose() * &features;
+        let (values, _) = symmetric_eigen(gram.as_ref(), fixed_parallelism()).unwrap();
+        let exact: f64 = values.iter().map(|v| v / (v + ridge)).sum();
+        let deviation = (2.0 * exact.min(r as f64 - exact) / TRACE_PROBES as f64).sqrt();
+        assert!((found - exact).abs() <= 4.0 * deviation, "{ridge}: {found}, {exact}, deviation {deviation}");
+    }
+}
