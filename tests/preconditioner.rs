@@ -60,3 +60,24 @@ fn other_solvers_have_none() {
     let notes = report["notes"].to_string();
     assert!(notes.contains("--preconditioner has no effect"), "{notes}");
 }
+
+/// Where K_mm is nearly singular the rounding of entries keeps conjugate gradients from converging: `auto` does not take them for being cheap.
+#[test]
+fn auto_expects_convergence_of_rough_kernels_alone() {
+    let place = Place::new();
+    waves(&place, 6000);
+    let plan = |kernel: &str| {
+        let line = format!(
+            "fit --data d.parquet --target y --centers 1000 --select uniform {kernel} --ridge 1e-7 --split none --dry-run --explain"
+        );
+        let report = place.json(&line);
+        (report["solver"].clone(), report["reasons"].to_string())
+    };
+    let (solver, reasons) = plan("--kernel gaussian --bandwidth 0.3x");
+    assert!(
+        solver == "gram" && reasons.contains("degrees of freedom of the kernel do not promise"),
+        "{solver} {reasons}"
+    );
+    let (solver, reasons) = plan("--kernel laplace --bandwidth 0.3x");
+    assert!(solver == "pcg" && !reasons.contains("do not promise"), "{solver} {reasons}");
+}

@@ -221,6 +221,27 @@ impl Family {
         !matches!(self, Family::Polynomial { .. } | Family::ArcCosine { .. } | Family::Ntk { .. })
     }
 
+    /// Whether the kernel is exactly 0 from some distance on.
+    ///
+    /// ```
+    /// use nystream_kernels::kernel::Family;
+    /// assert!(Family::Wendland { smoothness: 2, dimension: 3 }.is_compact() && !Family::Gaussian.is_compact());
+    /// ```
+    pub fn is_compact(&self) -> bool {
+        match self {
+            Family::Wendland { .. } => true,
+            Family::Gaussian
+            | Family::Laplace
+            | Family::Matern12
+            | Family::Matern32
+            | Family::Matern52
+            | Family::Cauchy
+            | Family::Polynomial { .. }
+            | Family::ArcCosine { .. }
+            | Family::Ntk { .. } => false,
+        }
+    }
+
     /// The value at squared distance `r2` for bandwidth `sigma`.
     ///
     /// # Panics

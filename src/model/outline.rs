@@ -5,7 +5,6 @@
 
 use super::file::looks_like_model;
 use super::{ModelError, Precision};
-use nystream_dataflows::matvec::products::is_compact;
 use nystream_dataflows::plan::ModelSize;
 use nystream_kernels::gram;
 use nystream_kernels::kernel::{Kernel, Metric};
@@ -84,7 +83,7 @@ fn sizes(header: &[u8], known: ModelSize) -> Option<ModelSize> {
         Precision::F32 => gram::Precision::Single,
     };
     let classes = config.classes.len() as u64;
-    let sparse = is_compact(&config.kernel);
+    let sparse = config.kernel.family.is_compact();
     Some(ModelSize {
         header_bytes,
         centers,

@@ -8,7 +8,7 @@ use super::memory::MemoryPlan;
 use crate::certify::{HELD_OUT_ROWS, TRACE_ROWS};
 use crate::evaluate::{RANK_BYTES, RANK_PARCEL_BYTES};
 use crate::job::Solver;
-use crate::job::fit::DIMENSION_ROWS;
+use crate::job::fit::{CONVERGENCE_ROWS, DIMENSION_ROWS};
 use crate::solve::blockcd;
 use crate::solve::eigenpro::{self, order};
 use crate::solve::gram::JUDGE_BLOCK;
@@ -62,7 +62,9 @@ impl PlanRequest {
         plan.add("packed centers", (m as u64) * (8 * (s.numeric + s.codes) as u64 + 64));
         // The certificate's kernel block, twice while it is copied, and the effective dimension's matrix, its factor and inverse.
         let certificate = 16 * (TRACE_ROWS * m) as u64 + 24 * (HELD_OUT_ROWS * HELD_OUT_ROWS) as u64;
-        let dimension = if self.centers.is_some() { 0 } else { 24 * (DIMENSION_ROWS * DIMENSION_ROWS) as u64 };
+        let few = if self.solver == Solver::Auto && self.ridge_given { CONVERGENCE_ROWS } else { 0 };
+        let few = if self.centers.is_some() { few } else { DIMENSION_ROWS };
+        let dimension = 24 * (few * few) as u64;
         plan.add("estimates on the sample", certificate.max(dimension));
         let before_solve = plan.total();
         match solver {

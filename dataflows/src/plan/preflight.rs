@@ -127,7 +127,8 @@ pub fn preflight(catalog: &Catalog, config: &FitConfig, workers: usize, processe
         select: config.select.clone(),
         dictionary_rows: config.dictionary_rows,
         precision: config.precision,
-        effective_dimension: 0.0,
+        // Not known yet: the cheaper of the solvers is what `auto` takes at least.
+        effective_dimension: f64::INFINITY,
         max_flops: config.max_flops,
         memory: config.memory,
         workers,

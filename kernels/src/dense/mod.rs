@@ -40,7 +40,7 @@ pub enum DenseError {
         order: usize,
     },
     /// The eigensolver did not converge, or the input holds a NaN or an infinity.
-    #[error("the symmetric eigensolver failed on a matrix of order {order}, whose numbers are too large or no numbers")]
+    #[error("the symmetric eigensolver failed on a matrix of order {order}: its entries are too large, or not numbers")]
     NoConvergence {
         /// Order of the matrix.
         order: usize,
@@ -69,11 +69,6 @@ pub fn gemm(dst: MatMut<'_, f64>, accumulate: bool, alpha: f64, a: MatRef<'_, f6
         return faer::linalg::matmul::matmul(dst, accum(accumulate), a, b, alpha, par);
     }
     product::multiply(dst, Part::All, accumulate, alpha, a, b, parallel(par));
-}
-
-/// The single-precision form of [`gemm`].
-pub fn gemm_f32(dst: MatMut<'_, f32>, accumulate: bool, alpha: f32, a: MatRef<'_, f32>, b: MatRef<'_, f32>, par: Par) {
-    faer::linalg::matmul::matmul(dst, accum(accumulate), a, b, alpha, par);
 }
 
 /// Lower triangle (with the diagonal) of `dst = beta dst + alpha a b`; the strict upper triangle is left alone.
@@ -211,6 +206,10 @@ pub fn inverse_diagonal(l: MatRef<'_, f64>, par: Par) -> Vec<f64> {
 /// ```
 pub fn symmetric_eigen(a: MatRef<'_, f64>, par: Par) -> Result<(Vec<f64>, Mat<f64>), DenseError> {
     let order = a.nrows();
+    // What is no number is not turned away by the solver itself: it iterates to its limit.
+    if !(0..order).all(|j| a.col(j).iter().skip(j).all(|x| x.is_finite())) {
+        return Err(DenseError::NoConvergence { order });
+    }
     let mut values = Diag::<f64>::zeros(order);
     let mut vectors = Mat::<f64>::zeros(order, order);
     let scratch = evd::self_adjoint_evd_scratch::<f64>(order, evd::ComputeEigenvectors::Yes, par, Default::default());
@@ -324,10 +323,25 @@ pub const NEGLIGIBLE: f64 = f64::EPSILON * f64::EPSILON;
 /// assert!(a[(0, 1)] == 0.0 && a[(1, 0)] > 0.0 && a[(1, 1)].is_nan());
 /// ```
 pub fn flush(matrix: MatMut<'_, f64>, negligible: f64) {
-    each_columns(matrix, TASK_COLUMNS, true, |mut columns, _| {
+    flush_below(matrix, |_, _| negligible);
+}
+
+/// [`flush`] where what is negligible depends on row and column.
+///
+/// ```
+/// use faer::mat;
+/// use nystream_kernels::dense::flush_below;
+/// let mut a = mat![[1.0, 1e-5], [1e-5, 1.0]];
+/// flush_below(a.as_mut(), |i, _| if i == 0 { 1e-4 } else { 1e-6 });
+/// assert_eq!(a, mat![[1.0, 0.0], [1e-5, 1.0]]);
+/// ```
+pub fn flush_below(matrix: MatMut<'_, f64>, negligible: impl Fn(usize, usize) -> f64 + Send + Sync) {
+    each_columns(matrix, TASK_COLUMNS, true, |mut columns, first| {
         for j in 0..columns.ncols() {
             let column = columns.rb_mut().col_mut(j);
-            column.iter_mut().for_each(|x| *x = if x.abs() < negligible { 0.0 } else { *x });
+            for (i, x) in column.iter_mut().enumerate() {
+                *x = if x.abs() < negligible(i, first + j) { 0.0 } else { *x };
+            }
         }
     });
 }

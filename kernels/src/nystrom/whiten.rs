@@ -39,8 +39,33 @@ pub struct Whitener {
     centers: usize,
     basis: Basis,
     dropped: Vec<usize>,
-    /// Entries below count as 0.
-    negligible: f64,
+    scale: Scale,
+}
+
+/// The sizes that entries and features have at most, k(z, z')^2 <= k(z, z) k(z', z'), beside which others are negligible.
+#[derive(Clone, Debug)]
+struct Scale {
+    /// k(z, z)^1/2 of every center.
+    roots: Vec<f64>,
+    /// The largest.
+    largest: f64,
+}
+
+impl Scale {
+    fn of(k_mm: MatRef<'_, f64>) -> Self {
+        let roots: Vec<f64> = (0..k_mm.nrows()).map(|i| k_mm[(i, i)].max(0.0).sqrt()).collect();
+        Scale { largest: roots.iter().copied().fold(0.0, f64::max), roots }
+    }
+
+    /// Entries of centers i and j below this count as 0.
+    fn entry(&self, i: usize, j: usize) -> f64 {
+        dense::NEGLIGIBLE * self.roots[i] * self.roots[j]
+    }
+
+    /// Features of center i below this count as 0.
+    fn feature(&self, i: usize) -> f64 {
+        dense::NEGLIGIBLE * self.roots[i]
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -60,23 +85,23 @@ impl Whitener {
         let centers = k_mm.nrows();
         expect_shape("K_mm", k_mm, centers, centers)?;
         expect_finite("K_mm", k_mm)?;
-        let (basis, dropped, largest, negligible) = match method {
+        let scale = Scale::of(k_mm);
+        let (basis, dropped, largest) = match method {
             WhitenMethod::Eigen => {
                 let (basis, largest) = eigen_basis(k_mm)?;
-                (basis, Vec::new(), largest, 0.0)
+                (basis, Vec::new(), largest)
             }
             WhitenMethod::Cholesky => {
                 let largest = (0..centers).map(|i| k_mm[(i, i)]).fold(f64::NEG_INFINITY, f64::max);
-                let negligible = dense::NEGLIGIBLE * largest.max(0.0);
-                let whole = cholesky_of_all(k_mm, negligible);
+                let whole = cholesky_of_all(k_mm, &scale);
                 let whole = whole.map(|factor| (factor, (0..centers).collect(), Vec::new()));
-                let (mut factor, kept, dropped) = whole.unwrap_or_else(|| cholesky_with_drops(k_mm, negligible));
-                // Its rows are the features of the centers, whose products are entries: the square of less than this is nothing.
-                dense::flush(factor.as_mut(), negligible);
-                (Basis::Cholesky { factor, kept }, dropped, largest, negligible)
+                let (mut factor, kept, dropped) = whole.unwrap_or_else(|| cholesky_with_drops(k_mm, &scale));
+                // Its rows are the features of the centers.
+                dense::flush_below(factor.as_mut(), |i, _| scale.feature(kept[i]));
+                (Basis::Cholesky { factor, kept }, dropped, largest)
             }
         };
-        let whitener = Whitener { centers, basis, dropped, negligible };
+        let whitener = Whitener { centers, basis, dropped, scale };
         if whitener.rank() == 0 { Err(NystromError::NoRank { centers, largest }) } else { Ok(whitener) }
     }
 
@@ -183,13 +208,13 @@ impl Whitener {
     }
 
     /// The features of a block of rows: `R^T K_Bm^T` (r x B, a column for each row) for their kernel entries `K_Bm` (B x m). In a [`WhitenMethod::Cholesky`] entries and
-    /// features below [`NEGLIGIBLE`](dense::NEGLIGIBLE) times the largest k(z, z) count as 0, as in its factor.
+    /// features below [`NEGLIGIBLE`](dense::NEGLIGIBLE) times what those of the centers are at most count as 0, as in its factor.
     ///
     /// # Errors
     /// [`NystromError::Shape`].
     pub fn features(&self, k_bm: MatRef<'_, f64>) -> Result<Mat<f64>, NystromError> {
         expect_shape("kernel block", k_bm, k_bm.nrows(), self.centers)?;
-        Ok(self.transpose_times(k_bm.transpose(), self.negligible, fixed_parallelism()))
+        Ok(self.transpose_times(k_bm.transpose(), dense::NEGLIGIBLE * self.scale.largest, fixed_parallelism()))
     }
 
     /// `R^T G R` (r x r, symmetric) of a symmetric `G` (m x m).
@@ -219,7 +244,7 @@ impl Whitener {
         Ok(norms)
     }
 
-    /// `R^T v`, where numbers of v below `negligible` count as 0.
+    /// `R^T v`, where features below `negligible` count as 0, and numbers of v below that times k(z, z)^1/2.
     fn transpose_times(&self, v: MatRef<'_, f64>, negligible: f64, par: Par) -> Mat<f64> {
         match &self.basis {
             Basis::Eigen { map, .. } => {
@@ -232,9 +257,13 @@ impl Whitener {
                     true => v.to_owned(),
                     false => Mat::from_fn(kept.len(), v.ncols(), |i, j| v[(kept[i], j)]),
                 };
-                dense::flush(out.as_mut(), negligible);
+                if negligible > 0.0 {
+                    dense::flush_below(out.as_mut(), |i, _| negligible * self.scale.roots[kept[i]]);
+                }
                 dense::solve_lower(factor.as_ref(), out.as_mut(), par);
-                dense::flush(out.as_mut(), negligible);
+                if negligible > 0.0 {
+                    dense::flush(out.as_mut(), negligible);
+                }
                 out
             }
         }
@@ -254,20 +283,20 @@ fn eigen_basis(k_mm: MatRef<'_, f64>) -> Result<(Basis, f64), NystromError> {
 }
 
 /// The factor where every pivot counts, in place: with K_mm itself 0.5 s at m = 4,000, where looking for those that do not takes 0.8 (Xeon, two cores, November 2026).
-fn cholesky_of_all(k: MatRef<'_, f64>, negligible: f64) -> Option<Mat<f64>> {
+fn cholesky_of_all(k: MatRef<'_, f64>, scale: &Scale) -> Option<Mat<f64>> {
     let m = k.nrows();
     let mut factor = k.to_owned();
-    dense::flush(factor.as_mut(), negligible);
+    dense::flush_below(factor.as_mut(), |i, j| scale.entry(i, j));
     dense::cholesky(factor.as_mut(), fixed_parallelism()).ok()?;
     (0..m).all(|j| factor[(j, j)].powi(2) > PIVOT_THRESHOLD * m as f64 * k[(j, j)]).then_some(factor)
 }
 
 /// Left-looking blocked Cholesky in the given order; returns the factor, the centers kept and those dropped.
-fn cholesky_with_drops(k: MatRef<'_, f64>, negligible: f64) -> (Mat<f64>, Vec<usize>, Vec<usize>) {
+fn cholesky_with_drops(k: MatRef<'_, f64>, scale: &Scale) -> (Mat<f64>, Vec<usize>, Vec<usize>) {
     let m = k.nrows();
     let entry = |i: usize, j: usize| {
         let value = if i >= j { k[(i, j)] } else { k[(j, i)] };
-        if value.abs() < negligible { 0.0 } else { value }
+        if value.abs() < scale.entry(i, j) { 0.0 } else { value }
     };
     let (mut kept, mut dropped) = (Vec::with_capacity(m), Vec::new());
     let mut l = Mat::zeros(m, m);

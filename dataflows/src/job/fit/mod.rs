@@ -9,8 +9,8 @@ mod solve;
 mod start;
 mod warm;
 
-pub(crate) use settings::DIMENSION_ROWS;
 pub use settings::ridge_share;
+pub(crate) use settings::{CONVERGENCE_ROWS, DIMENSION_ROWS};
 
 use crate::certify::Certificate;
 use crate::dictionary::pool::{Columns, Pool, PoolRule, gather_pool, pool_bits};
@@ -263,10 +263,14 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     clock.lap("tune");
 
     let (ridge, ridge_matrix) = ridges(config, tuned.as_ref(), weight_sum, profile.rows);
-    // Only `--centers auto` asks for it.
-    let dimension = session.try_once(|| match given_centers(config) {
-        Some(_) => Ok(0.0),
-        None => effective_dimension(config, &kernel, &sample, None, profile.rows, ridge_matrix),
+    // `--centers auto` asks for it, and `--solver auto` with the ridge given, which fewer rows answer.
+    let dimension = session.try_once(|| {
+        let most = match given_centers(config) {
+            None => DIMENSION_ROWS,
+            Some(_) if config.solver == Solver::Auto && config.ridges.is_some() => CONVERGENCE_ROWS,
+            Some(_) => return Ok(0.0),
+        };
+        effective_dimension(config, &kernel, &sample, (None, most), profile.rows, ridge_matrix)
     })?;
     let mut range = match inputs.frozen.as_ref().and_then(|frozen| frozen.kernel_log2) {
         Some(declared) => Ok(declared),

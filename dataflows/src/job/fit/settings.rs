@@ -17,6 +17,8 @@ use nystream_kernels::sampling::RidgeFactor;
 
 /// Sample rows from which the effective dimension is estimated.
 pub(crate) const DIMENSION_ROWS: usize = 2000;
+/// Those from which it is estimated where it only tells whether conjugate gradients would converge soon.
+pub(crate) const CONVERGENCE_ROWS: usize = 1000;
 /// Centers for which rows of the sample stand where their number is open.
 const SHARE_CENTERS: usize = 2000;
 /// Bandwidth when the kernel is not a function of the distance and none was given.
@@ -42,18 +44,28 @@ pub(super) fn check_task(config: &FitConfig, code: &TargetCode) -> Result<(), St
 
 /// Refuses a family that is not positive definite in as many dimensions as encoded rows have: a categorical column of L codes takes L - 1.
 pub(super) fn check_dimensions(config: &FitConfig, encoder: &Encoder, metric: &Metric) -> Result<(), StageError> {
-    let Some(Family::Wendland { smoothness, dimension }) = config.family else { return Ok(()) };
+    let Some((family, most)) = config.family.and_then(|family| Some((family, family.most_dimensions()?))) else {
+        return Ok(());
+    };
     let numeric = match metric {
         Metric::Full { rows, .. } => encoder.numeric_width().min(*rows),
         _ => encoder.numeric_width(),
     };
     let needed = numeric + encoder.one_hot_width() - encoder.numeric_width() - encoder.code_width();
-    if needed <= dimension as usize {
+    if needed <= most as usize {
         return Ok(());
     }
+    let remedy = match family {
+        Family::Wendland { smoothness, .. } => format!("give --kernel wendland{smoothness}:{needed}, "),
+        _ => String::new(),
+    };
+    let name = match family {
+        Family::Wendland { smoothness, dimension } => format!("wendland{smoothness}:{dimension}"),
+        other => format!("{other:?}").to_lowercase(),
+    };
     Err(StageError::Usage(format!(
-        "--kernel wendland{smoothness}:{dimension} is a kernel in up to {dimension} dimensions, and the encoded rows have {needed} (a category of L levels, the pooled \
-         and the null one included, takes L - 1): give --kernel wendland{smoothness}:{needed}, drop columns, or choose another kernel"
+        "--kernel {name} is a kernel in up to {most} dimensions, and the encoded rows have {needed} (a category of L levels, the pooled \
+         and the null one included, takes L - 1): {remedy}drop columns, or choose another kernel"
     )))
 }
 
@@ -174,16 +186,16 @@ pub(super) fn given_centers(config: &FitConfig) -> Option<usize> {
     }
 }
 
-/// d_eff(n lambda) of the kernel matrix, from scores of the sample's rows; with the mean weight of all rows, of W^1/2 K W^1/2.
+/// d_eff(n lambda) of the kernel matrix, from scores of at most so many of the sample's rows; with the mean weight of all rows, of W^1/2 K W^1/2.
 pub(super) fn effective_dimension(
     config: &FitConfig,
     kernel: &Kernel,
     sample: &Pool,
-    mean_weight: Option<f64>,
+    (mean_weight, most): (Option<f64>, usize),
     rows: u64,
     ridge_matrix: f64,
 ) -> Result<f64, StageError> {
-    let s = sample.len().min(DIMENSION_ROWS);
+    let s = sample.len().min(most);
     let weight = |i: usize| mean_weight.map_or(1.0, |mean| sample.weights[i] / mean);
     // A row without weight has no score.
     let counted: Vec<usize> = (0..s).filter(|i| weight(*i) > 0.0).collect();

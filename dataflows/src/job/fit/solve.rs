@@ -168,8 +168,9 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     if solved.effective_dimension.is_none() {
         // Of the whole kernel, which for all rows as centers is the model's; no model has more degrees of freedom than centers.
         let mean = weighted.then(|| outcome.weight_sum / rows as f64);
-        let found =
-            session.try_once(|| effective_dimension(config, &outcome.kernel, sample, mean, rows, solved_ridge))?;
+        let found = session.try_once(|| {
+            effective_dimension(config, &outcome.kernel, sample, (mean, super::DIMENSION_ROWS), rows, solved_ridge)
+        })?;
         solved.effective_dimension = Some(vec![found.min(centers.ids.len() as f64); code.width()]);
         solved.notes.push(crate::solve::estimated_on(sample.len().min(super::DIMENSION_ROWS)));
     }

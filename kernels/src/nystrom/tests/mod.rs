@@ -545,3 +545,29 @@ fn single_precision_is_the_exact_solution_of_the_rounded_problem() {
         assert!(distance(&(&rounded * ours), &(&rounded * dense)) < 1e-8);
     }
 }
+
+/// What counts as 0 is told by the sizes of k(z, z), in their unit: a kernel times a power of four has the factor and the features of the kernel, times its root, bit for bit.
+#[test]
+fn whitening_does_not_know_the_unit_of_the_kernel() {
+    // Centers on a line, a narrow kernel, and k(z, z) over eight decades.
+    let (m, rows) = (60, 9);
+    let size = |i: usize| 10f64.powf(8.0 * (i * 37 % m) as f64 / m as f64 - 4.0);
+    let place = |i: usize| 0.9 * i as f64;
+    let entry = |x: f64, s: f64, j: usize| s * size(j) * (-(x - place(j)).powi(2) / 2.0).exp();
+    let by = |scale: f64| {
+        let k = Mat::from_fn(m, m, |i, j| scale * entry(place(i), size(i), j));
+        let rows = Mat::from_fn(rows, m, |i, j| scale * entry(5.3 * i as f64, 1.0, j));
+        let whitener = Whitener::new(k.as_ref(), WhitenMethod::Cholesky).unwrap();
+        let features = whitener.features(rows.as_ref()).unwrap();
+        let (factor, kept) = whitener.factor().unwrap();
+        (factor.to_owned(), kept.to_vec(), features)
+    };
+    let (factor, kept, features) = by(1.0);
+    assert!(factor.col(0).iter().any(|x| *x == 0.0) && kept.len() == m);
+    for power in [-300, -20, 20, 200, 300] {
+        let root = 2f64.powi(power);
+        let scaled = by(root * root);
+        let times = |a: &Mat<f64>| Mat::from_fn(a.nrows(), a.ncols(), |i, j| root * a[(i, j)]);
+        assert!(scaled == (times(&factor), kept.clone(), times(&features)), "2^{power}");
+    }
+}

@@ -24,7 +24,7 @@ pub struct Decay {
 /// At least k(a), for a >= 0.
 fn above(family: Family, a: f64) -> f64 {
     let k = family.of_squared_distance((1.0 - SLACK) * a, scale(family, 1.0)) * (1.0 + SLACK);
-    if matches!(family, Family::Wendland { .. }) { k } else { k.max(f64::MIN_POSITIVE) }
+    if family.is_compact() { k } else { k.max(f64::MIN_POSITIVE) }
 }
 
 impl Decay {
