@@ -86,6 +86,12 @@ pub fn read_hosts(path: &Path) -> Result<Vec<HostLine>, HostsError> {
 
 /// Lines for `processes` processes on this machine, on loopback ports that are free now.
 ///
+/// ```
+/// let lines = nystream_cluster::launch::loopback(2)?;
+/// assert!(lines[0].host() == "127.0.0.1" && lines[0] != lines[1]);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
 /// # Errors
 /// What the system says when it has no more ports.
 pub fn loopback(processes: usize) -> std::io::Result<Vec<HostLine>> {

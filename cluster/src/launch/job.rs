@@ -38,9 +38,9 @@ pub enum LaunchError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// No free ports, or no room for a host file, on this machine.
-    #[error("cannot prepare the host file: {0}")]
-    Hosts(std::io::Error),
+    /// This machine has no free ports.
+    #[error("cannot find free ports for the processes: {0}")]
+    Ports(std::io::Error),
 }
 
 /// Where the processes of a job run.
@@ -124,7 +124,7 @@ pub struct Launch {
 
 /// What became of an attempt.
 #[derive(Clone, Debug)]
-pub struct Attempt {
+pub(super) struct Attempt {
     /// The ends of all processes, as they were seen.
     pub ends: Vec<Ended>,
     /// Whether an interrupt ended it.
@@ -132,14 +132,14 @@ pub struct Attempt {
 }
 
 impl Launch {
-    /// Starts a process for each of `lines` and waits until all have ended. `file` is a host file on this machine with these lines. `interrupts` counts the requests to end that have come.
+    /// Starts a process for each of `lines` and waits until all have ended. `file` is a host file on this machine with these lines; elsewhere, and without it, shells make their own. `interrupts` counts the requests to end that have come.
     ///
     /// # Errors
     /// A shell or an ssh that cannot be started; what had been started is killed.
-    pub fn attempt(
+    pub(super) fn attempt(
         &self,
         lines: &[HostLine],
-        file: &Path,
+        file: Option<&Path>,
         interrupts: &AtomicUsize,
         say: &dyn Fn(&str),
     ) -> Result<Attempt, LaunchError> {
@@ -184,14 +184,18 @@ impl Launch {
         Ok(attempt)
     }
 
-    fn start(&self, lines: &[HostLine], index: usize, file: &Path) -> Result<Process, LaunchError> {
+    fn start(&self, lines: &[HostLine], index: usize, file: Option<&Path>) -> Result<Process, LaunchError> {
         let host = &lines[index];
         let others = if index == 0 { &[][..] } else { &self.others };
         let variables: Vec<&Variable> = self.variables.iter().chain(others).collect();
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        let (shell, hosts) = match &self.launcher {
-            Launcher::Local => (local(), HostFile::At(file)),
-            Launcher::Ssh { program, options } => (ssh(program, options, host, BOOT), HostFile::Copy(&text)),
+        let shell = match &self.launcher {
+            Launcher::Local => local(),
+            Launcher::Ssh { program, options } => ssh(program, options, host, BOOT),
+        };
+        let hosts = match file {
+            Some(file) if self.launcher == Launcher::Local => HostFile::At(file),
+            _ => HostFile::Copy(&text),
         };
         let start = Start {
             folder: &self.folder,

@@ -27,7 +27,7 @@ mod script;
 
 pub use end::{End, Ended, Verdict, verdict};
 pub use hosts::{HostLine, loopback, read_hosts};
-pub use job::{Attempt, Launch, LaunchError, Launcher, Log, Times, Variable};
+pub use job::{Launch, LaunchError, Launcher, Log, Times, Variable};
 pub use restart::{Job, Places, supervise};
 
 #[cfg(test)]

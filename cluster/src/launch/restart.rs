@@ -7,7 +7,6 @@ use super::end::{Verdict, verdict};
 use super::hosts::{HostLine, loopback};
 use super::job::{Launch, LaunchError};
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -116,13 +115,10 @@ pub fn supervise(job: &mut Job, interrupts: &AtomicUsize, say: &dyn Fn(&str)) ->
 
 fn attempt(job: &Job, interrupts: &AtomicUsize, say: &dyn Fn(&str)) -> Result<Verdict, LaunchError> {
     let attempt = match &job.places {
-        Places::File { path, lines } => job.launch.attempt(lines, path, interrupts, say)?,
+        Places::File { path, lines } => job.launch.attempt(lines, Some(path), interrupts, say)?,
         Places::Loopback(processes) => {
-            let lines = loopback(*processes).map_err(LaunchError::Hosts)?;
-            let mut file = tempfile::NamedTempFile::with_prefix("nystream.hosts.").map_err(LaunchError::Hosts)?;
-            let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-            file.write_all(text.as_bytes()).and_then(|()| file.flush()).map_err(LaunchError::Hosts)?;
-            job.launch.attempt(&lines, file.path(), interrupts, say)?
+            let lines = loopback(*processes).map_err(LaunchError::Ports)?;
+            job.launch.attempt(&lines, None, interrupts, say)?
         }
     };
     // A job that was done before the interrupt reached it is done.
