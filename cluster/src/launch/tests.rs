@@ -59,7 +59,11 @@ impl Place {
             launcher,
             folder: self.folder.path().to_owned(),
             command: ["/bin/sh", "-c", &whole, "job"].map(Into::into).into(),
-            variables: vec![Variable::new("NYSTREAM_SECRET", "sword'fish").unwrap()],
+            // A shell that is killed leaves its copy of the host file where these say.
+            variables: vec![
+                Variable::new("NYSTREAM_SECRET", "sword'fish").unwrap(),
+                Variable::new("TMPDIR", self.folder.path()).unwrap(),
+            ],
             others: vec![Variable::new("QUIET", "1").unwrap()],
             log: Log::new(self.log.clone()),
             times: Times {
