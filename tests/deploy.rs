@@ -24,10 +24,13 @@ fn documents(name: &str) -> Vec<Yaml> {
     YamlLoader::load_from_str(&read(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
+/// Words and variables of a process.
+type Started = (Vec<String>, Vec<(String, String)>);
+
 /// What a recipe starts: words and variables of each process, and the text of its host file.
 #[derive(Debug)]
 struct Recipe {
-    processes: Vec<(Vec<String>, Vec<(String, String)>)>,
+    processes: Vec<Started>,
     hosts: String,
 }
 
@@ -179,7 +182,7 @@ fn starts(recipe: &Recipe) {
     assert_eq!(recipe.hosts.lines().count(), recipe.processes.len());
     let lines: String = loopback(recipe.processes.len()).unwrap().iter().map(|line| format!("{line}\n")).collect();
     std::fs::write(place.path("hosts.txt"), lines).unwrap();
-    let start = |(words, variables): &(Vec<String>, Vec<(String, String)>)| {
+    let start = |(words, variables): &Started| {
         // Threads and memory of real machines are not what a test has.
         let mut command = place.command("");
         let mut words = words.iter();
