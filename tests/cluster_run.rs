@@ -1,6 +1,7 @@
 //! `cluster run`: several processes as one command, here and behind an `ssh` that is a script.
 
-#![cfg(unix)]
+// Processes are looked up in /proc.
+#![cfg(target_os = "linux")]
 
 mod common;
 

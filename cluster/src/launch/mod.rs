@@ -30,5 +30,6 @@ pub use hosts::{HostLine, loopback, read_hosts};
 pub use job::{Launch, LaunchError, Launcher, Log, Times, Variable};
 pub use restart::{Job, Places, supervise};
 
-#[cfg(test)]
+// They look processes up in /proc.
+#[cfg(all(test, target_os = "linux"))]
 mod tests;
