@@ -7,7 +7,7 @@
 use nystream_datasets::atomic::{NoOutputs, remove_pending};
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The documented exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,21 @@ pub enum ExitCode {
     Bug = 101,
     /// Interrupted by a signal.
     Interrupted = 130,
+}
+
+impl ExitCode {
+    /// The documented code of this number.
+    ///
+    /// ```
+    /// use nystream::exit::ExitCode;
+    /// assert_eq!(ExitCode::of_number(5), Some(ExitCode::PeerLost));
+    /// assert_eq!(ExitCode::of_number(77), None);
+    /// ```
+    pub fn of_number(number: u8) -> Option<Self> {
+        use ExitCode::*;
+        let all = [Done, Data, Usage, Stopped, Budget, PeerLost, JoinRefused, Bug, Interrupted];
+        all.into_iter().find(|code| *code as u8 == number)
+    }
 }
 
 impl From<ExitCode> for std::process::ExitCode {
@@ -247,9 +262,20 @@ pub fn at_early_end(hook: impl Fn() + Send + 'static) {
     lock(&AT_END).push(Box::new(hook));
 }
 
+static TAKEN: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
+
+/// From now on an interrupt or a termination signal runs `instead` and does not end the process: a command that has others to end first does that itself. The first
+/// such command of a process has the say.
+pub fn take_interrupts(instead: impl Fn() + Send + Sync + 'static) {
+    let _ = TAKEN.set(Box::new(instead));
+}
+
 /// Ends the process with code 130 on the first interrupt or termination signal, without partial output; says which outputs are whole.
 pub fn install_interrupt_handler() -> Result<(), Failure> {
     ctrlc::set_handler(|| {
+        if let Some(instead) = TAKEN.get() {
+            return instead();
+        }
         let outputs = remove_pending();
         let whole: Vec<String> = outputs.written().iter().map(|path| path.display().to_string()).collect();
         let what = match whole.as_slice() {

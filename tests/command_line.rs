@@ -69,7 +69,7 @@ fn fails(output: &Output, expected: i32, parts: &[&str]) {
 #[test]
 fn help_and_version_are_results() {
     let place = Place::new();
-    for line in ["--help", "--version", "fit --help", "datasets make --help", "help predict"] {
+    for line in ["--help", "--version", "fit --help", "datasets make --help", "cluster run --help", "help predict"] {
         let output = place.run(line);
         assert_eq!(code(&output), 0, "{line}");
         assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{line}");
@@ -84,6 +84,10 @@ fn help_and_version_are_results() {
     for part in
         ["Rows in all [default: 10000]", "Feature columns [default: 10]", "[default: 1 for friedman1 and twoclass"]
     {
+        assert!(help.contains(part), "{part} is missing from {help}");
+    }
+    let help = text(&place.run("cluster run --help").stdout);
+    for part in ["--hosts <FILE>", "--launcher", "[default: 0]", "Examples:", "The exit code is the job's"] {
         assert!(help.contains(part), "{part} is missing from {help}");
     }
     // These are the defaults.
@@ -110,7 +114,8 @@ fn wrong_lines_exit_with_2() {
         ("fit --data d --target y --out m --solver magic", "eigenpro"),
         ("fit --data d --target y --out m --frobnicate", "--frobnicate"),
         ("fit --data d --target y --out m --hosts h", "--process"),
-        ("cluster", "cluster"),
+        ("clustre", "clustre"),
+        ("cluster walk", "walk"),
         ("config show nonsense", "nonsense"),
         ("inspect x --config-file absent.toml", "absent.toml"),
     ];
@@ -231,7 +236,9 @@ fn completions_for_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = place.run(&format!("completions {shell}"));
         assert_eq!(code(&output), 0);
-        assert!(text(&output.stdout).contains("dictionary-rows"), "{shell}");
+        for word in ["dictionary-rows", "cluster", "restarts"] {
+            assert!(text(&output.stdout).contains(word), "{shell}: {word}");
+        }
     }
 }
 

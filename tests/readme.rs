@@ -1,5 +1,8 @@
-//! README and scripts say only what the program understands.
+//! README and scripts say only what the program understands, and what the README has others type works as written.
 
+mod common;
+
+use common::{Place, text};
 use nystream::cli::Cli;
 use nystream::config::{Environment, Refusal, parse};
 use nystream::exit::ExitCode;
@@ -20,6 +23,18 @@ fn words(line: &str) -> Vec<OsString> {
         .collect()
 }
 
+/// The lines of a text that are commands of nystream.
+fn commands(text: &str) -> Vec<&str> {
+    text.lines().filter_map(|l| l.strip_prefix("    ")).filter(|l| l.starts_with("nystream ")).collect()
+}
+
+/// The part of a text under a heading.
+fn section<'a>(text: &'a str, heading: &str) -> &'a str {
+    let from = text.find(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no section {heading}"));
+    let rest = &text[from + 4..];
+    &rest[..rest.find("\n## ").unwrap_or(rest.len())]
+}
+
 fn understood(line: &str) -> Cli {
     let environment = Environment { folder: PathBuf::from("absent"), ..Environment::default() };
     match parse(&words(line), &environment) {
@@ -31,11 +46,12 @@ fn understood(line: &str) -> Cli {
 
 #[test]
 fn command_lines_parse() {
-    let readme = read("README.md");
-    let in_readme: Vec<&str> =
-        readme.lines().filter_map(|l| l.strip_prefix("    ")).filter(|l| l.starts_with("nystream ")).collect();
-    assert!(in_readme.len() >= 3);
-    in_readme.iter().for_each(|line| drop(understood(line)));
+    for (name, least) in [("README.md", 3), ("cluster/README.md", 1)] {
+        let readme = read(name);
+        let lines = commands(&readme);
+        assert!(lines.len() >= least, "{name}");
+        lines.iter().for_each(|line| drop(understood(line)));
+    }
     let script = read("examples/first_model.sh");
     let in_script: Vec<String> =
         script.lines().filter_map(|l| l.strip_prefix("say ")).map(|l| format!("nystream {l}")).collect();
@@ -52,16 +68,40 @@ fn options_named_in_the_readme_exist() {
     }
     let mut known = vec!["--help".to_string(), "--release".to_string(), "--workspace".to_string()];
     flags(&Cli::command(), &mut known);
-    let readme = read("README.md");
-    let named =
-        readme.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).filter(|w| w.starts_with("--") && w.len() > 2);
-    for flag in named.filter(|w| w.chars().any(|c| c.is_ascii_alphabetic())) {
-        assert!(known.iter().any(|k| k == flag), "README.md names {flag}");
+    // Said to be absent.
+    let announced = ["--checkpoint", "--resume"];
+    for (name, more) in [("README.md", &[][..]), ("cluster/README.md", &announced)] {
+        let readme = read(name);
+        let words = readme.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+        let named = words.filter(|w| w.starts_with("--") && w.chars().any(|c| c.is_ascii_alphabetic()));
+        for flag in named.filter(|flag| !more.contains(flag)) {
+            assert!(known.iter().any(|k| k == flag), "{name} names {flag}");
+        }
     }
+    let readme = read("README.md");
     let commands: Vec<String> = Cli::command().get_subcommands().map(|c| c.get_name().to_string()).collect();
     for command in commands {
         assert!(readme.contains(&format!("| `{command}")), "README.md has no line on `{command}`");
     }
+}
+
+/// The five minutes, on the machine of the tests.
+#[cfg(unix)]
+#[test]
+fn the_cluster_of_the_readme_fits_the_same_model() {
+    let readme = read("README.md");
+    let lines = commands(section(&readme, "A cluster in five minutes"));
+    let here: Vec<&&str> = lines.iter().filter(|line| !line.contains("--hosts")).collect();
+    assert_eq!(here.len(), 4, "{lines:?}");
+    let place = Place::new();
+    let mut last = String::new();
+    for line in here {
+        let output = place.run(line.strip_prefix("nystream ").unwrap());
+        assert_eq!(output.status.code(), Some(0), "{line}\n{}", text(&output.stderr));
+        last = text(&output.stdout);
+    }
+    let digests: Vec<&str> = last.lines().filter(|line| line.contains("digest")).collect();
+    assert!(digests.len() == 2 && digests[0] == digests[1], "{last}");
 }
 
 #[test]

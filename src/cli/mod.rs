@@ -5,9 +5,11 @@
 //! and [`crate::commands`] acts. Every value has a unit and a default in its help text.
 
 pub mod checks;
+pub mod cluster;
 pub mod groups;
 pub mod values;
 
+pub use cluster::{ClusterArgs, ClusterCommand, ClusterRunArgs};
 pub use groups::{
     DictionaryArgs, HoldoutArgs, InputArgs, KernelArgs, ProductArgs, ResourceArgs, SampleArgs, SolveArgs, SplitSource,
 };
@@ -73,6 +75,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Choose centers only, and certify them
     Dictionary(DictionaryCommandArgs),
+    /// Run a command in several processes, on this machine or on many
+    Cluster(ClusterArgs),
     /// Public and synthetic data sets
     Datasets(DatasetsArgs),
     /// Show where settings come from
@@ -417,6 +421,10 @@ mod tests {
         let predict = command.find_subcommand("predict").unwrap();
         for flag in "model data out keep variance product-tolerance workers memory hosts process".split_whitespace() {
             assert!(has(predict, flag), "predict lacks --{flag}");
+        }
+        let run = command.find_subcommand("cluster").and_then(|cluster| cluster.find_subcommand("run")).unwrap();
+        for flag in ["hosts", "restarts", "launcher"] {
+            assert!(has(run, flag), "cluster run lacks --{flag}");
         }
         for flag in ["format", "quiet", "log-format", "config-file", "no-config"] {
             assert!(has(&command, flag), "no global --{flag}");

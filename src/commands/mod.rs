@@ -3,6 +3,8 @@
 //! Every command is a function of its options and a [`Context`], and gives the exit code; results go to stdout, all
 //! else to stderr.
 
+#[cfg(unix)]
+pub mod cluster;
 pub mod completions;
 pub mod config;
 pub mod datasets;
@@ -72,6 +74,12 @@ pub fn run(cli: Cli, context: &Context) -> Result<ExitCode, Refusal> {
         Command::Tune(args) => tune::run(args, context),
         Command::Inspect(args) => inspect::run(args, context),
         Command::Dictionary(args) => dictionary::run(args, context),
+        #[cfg(unix)]
+        Command::Cluster(args) => return cluster::run(args, &cli.global, context),
+        #[cfg(not(unix))]
+        Command::Cluster(_) => {
+            Err(Failure::usage("cluster run needs a Unix system: start each process with --hosts and --process"))
+        }
         Command::Datasets(args) => datasets::run(args, context),
         Command::Config(args) => return config::run(args, context),
         Command::Completions(args) => completions::run(args, context),

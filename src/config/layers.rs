@@ -86,6 +86,9 @@ type Origins = BTreeMap<(Vec<String>, String), Origin>;
 /// Options that say where settings are cannot be settings.
 const NOT_IN_FILE: [&str; 2] = ["config-file", "no-config"];
 
+/// The secret of a cluster's processes: a variable that is no option, since command lines are there for all to see.
+const SECRET: &str = "NYSTREAM_SECRET";
+
 /// The command a line stands for, all layers applied.
 ///
 /// # Errors
@@ -112,7 +115,7 @@ pub fn parse(line: &[OsString], environment: &Environment) -> Result<Cli, Refusa
 pub fn unknown_variables(environment: &Environment) -> Vec<String> {
     let mut flags: Vec<String> = Vec::new();
     collect_flags(&Cli::command(), &mut flags);
-    let known: Vec<String> = flags.iter().map(|flag| variable_of(flag)).collect();
+    let known: Vec<String> = flags.iter().map(|flag| variable_of(flag)).chain([SECRET.to_owned()]).collect();
     let unknown = environment.variables.keys().filter(|name| !known.contains(name));
     unknown
         .map(|name| {

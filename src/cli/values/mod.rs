@@ -13,7 +13,9 @@ mod tests;
 
 pub use data::{AllOr, ClassWeight, Select, SplitSpec};
 pub use kernel::{Bandwidth, KernelName, Ridge};
-pub use names::{DictionaryMode, Format, LogFormat, Loss, Precision, Preconditioner, Scale, Simd, Solver, Task};
+pub use names::{
+    DictionaryMode, Format, Launcher, LogFormat, Loss, Precision, Preconditioner, Scale, Simd, Solver, Task,
+};
 pub use numbers::{ByteSize, Count, Noise, Positive, Seconds};
 
 use std::fmt;

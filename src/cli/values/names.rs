@@ -36,6 +36,15 @@ named_values! {
     }
 }
 named_values! {
+    /// How the processes of a job are started.
+    Launcher {
+        /// By ssh, each on its host.
+        Ssh = "ssh",
+        /// All on this machine.
+        Local = "local",
+    }
+}
+named_values! {
     /// Which solver.
     Solver {
         /// By the cost model.

@@ -1,0 +1,206 @@
+//! How processes end, and which end of several is the cause.
+//!
+//! Processes of a job take each other along: a lost one makes the others end with code 5 at once, one that cannot join makes them end with 6 a minute later, and what the
+//! launcher stops ends as it was told to. The order in which ends are seen says little, since a peer may be gone before the shell of the lost process has told so. What an end is says more:
+//!
+//! 1. a code of its own (1, 2, 4, 101, any other that is not listed below): the process knows what is wrong and has said so; 130 too, unless the launcher stopped it;
+//! 2. a signal: it was killed, by somebody or by the system for its memory;
+//! 3. ssh's 255: its host cannot be reached, or the connection broke;
+//! 4. code 5: another process was lost;
+//! 5. code 6: the processes did not come together.
+//!
+//! The first of these that is there is the cause, of equal ones the one seen first. Without any, 3 (stopped at a limit) wins over 0.
+
+use super::HostLine;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+/// The code of ssh itself, for whatever went wrong with the connection.
+const SSH_FAILED: i32 = 255;
+/// Exit codes of nystream that this module knows by meaning.
+const STOPPED_AT_LIMIT: u8 = 3;
+const PEER_LOST: u8 = 5;
+const JOIN_REFUSED: u8 = 6;
+const INTERRUPTED: u8 = 130;
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// With an exit code.
+    Code(u8),
+    /// By a signal.
+    Signal(i32),
+    /// ssh could not reach the host, or lost it.
+    Unreachable,
+}
+
+impl End {
+    /// Of the shell of a process: a shell gives 128 + n for a program that signal n ended. With `ssh`, 255 is ssh's own.
+    pub(super) fn of(status: ExitStatus, ssh: bool) -> Self {
+        match status.code() {
+            Some(SSH_FAILED) if ssh => End::Unreachable,
+            // 130 is nystream's own as well, and means the same.
+            Some(code @ 129..=192) if code != i32::from(INTERRUPTED) => End::Signal(code - 128),
+            Some(code) => End::Code(u8::try_from(code).unwrap_or(1)),
+            None => End::Signal(status.signal().unwrap_or(0)),
+        }
+    }
+
+    /// Whether it says nothing of what ended the job, when the launcher had stopped the process before.
+    fn obeyed(self) -> bool {
+        matches!(
+            self,
+            End::Signal(_)
+                | End::Unreachable
+                | End::Code(0 | STOPPED_AT_LIMIT | PEER_LOST | JOIN_REFUSED | INTERRUPTED)
+        )
+    }
+
+    /// The lower, the nearer to the cause.
+    fn distance(self) -> u8 {
+        match self {
+            End::Signal(_) => 1,
+            End::Unreachable => 2,
+            End::Code(PEER_LOST) => 3,
+            End::Code(JOIN_REFUSED) => 4,
+            End::Code(STOPPED_AT_LIMIT) => 5,
+            End::Code(0) => 6,
+            End::Code(_) => 0,
+        }
+    }
+
+    /// Whether all is well with the process, its result saved.
+    pub fn is_success(self) -> bool {
+        matches!(self, End::Code(0 | STOPPED_AT_LIMIT))
+    }
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            End::Code(126 | 127) => {
+                f.write_str("could not start its program (the shell's message is above; --remote-program names it)")
+            }
+            End::Code(code) => write!(f, "ended with code {code}"),
+            End::Signal(number) => match nix::sys::signal::Signal::try_from(*number) {
+                Ok(signal) => write!(f, "was ended by signal {number} ({})", signal.as_str()),
+                Err(_) => write!(f, "was ended by signal {number}"),
+            },
+            End::Unreachable => f.write_str("was lost: ssh cannot reach its host, or the connection broke"),
+        }
+    }
+}
+
+/// The end of one process.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Its index.
+    pub process: usize,
+    /// Where it ran.
+    pub host: HostLine,
+    /// How it ended.
+    pub end: End,
+    /// Whether the launcher had asked it to end.
+    pub stopped: bool,
+}
+
+/// What a job came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The exit code of the job: the cause's own; 5 for a process that was lost by a signal or with its host, 2 for a program that cannot be started.
+    pub code: u8,
+    /// Whether another attempt may end otherwise: a process or its host was lost.
+    pub lost: bool,
+    /// Which process ended how; empty where all is well.
+    pub message: String,
+}
+
+/// The verdict on the ends of all processes, in the order in which they were seen.
+///
+/// ```
+/// use nystream_cluster::launch::{End, Ended, verdict};
+/// let ended = |process, end| Ended { process, host: "alpha:4100".parse().unwrap(), end, stopped: false };
+/// // Process 0 noticed that process 1 was killed before its shell told so.
+/// let verdict = verdict(&[ended(0, End::Code(5)), ended(1, End::Signal(9))]);
+/// assert_eq!((verdict.code, verdict.lost), (5, true));
+/// assert!(verdict.message.starts_with("process 1 (alpha:4100) was ended by signal 9"));
+/// ```
+pub fn verdict(ends: &[Ended]) -> Verdict {
+    let telling = ends.iter().filter(|ended| !(ended.stopped && ended.end.obeyed()));
+    // The first of equal ones.
+    let Some(cause) = telling.min_by_key(|ended| ended.end.distance()) else {
+        return Verdict { code: INTERRUPTED, lost: false, message: "every process was stopped".into() };
+    };
+    let (code, lost) = match cause.end {
+        End::Code(126 | 127) => (2, false),
+        End::Code(code) => (code, code == PEER_LOST),
+        End::Signal(_) | End::Unreachable => (PEER_LOST, true),
+    };
+    let message = match cause.end.is_success() {
+        true => String::new(),
+        false => format!("process {} ({}) {}", cause.process, cause.host, cause.end),
+    };
+    Verdict { code, lost, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(ends: &[(End, bool)]) -> (u8, bool, String) {
+        let host: HostLine = "h:1".parse().unwrap();
+        let ended = |(process, (end, stopped)): (usize, &(End, bool))| Ended {
+            process,
+            host: host.clone(),
+            end: *end,
+            stopped: *stopped,
+        };
+        let verdict = verdict(&ends.iter().enumerate().map(ended).collect::<Vec<_>>());
+        (verdict.code, verdict.lost, verdict.message)
+    }
+
+    #[test]
+    fn the_cause_wins_over_its_consequences_in_any_order() {
+        use End::{Code, Signal, Unreachable};
+        let live = |ends: &[End]| ends.iter().map(|end| (*end, false)).collect::<Vec<_>>();
+        let ranked = [Code(1), Signal(9), Unreachable, Code(5), Code(6), Code(3), Code(0)];
+        let wanted = [(1, false), (5, true), (5, true), (5, true), (6, false), (3, false), (0, false)];
+        for (at, wanted) in wanted.iter().enumerate() {
+            // What comes after it in rank never changes the verdict, before or behind it.
+            for other in &ranked[at..] {
+                for order in [[ranked[at], *other], [*other, ranked[at]]] {
+                    let (code, lost, message) = judge(&live(&order));
+                    assert_eq!((code, lost), *wanted, "{order:?}");
+                    assert_eq!(message.is_empty(), ranked[at].is_success(), "{order:?}: {message}");
+                }
+            }
+        }
+        for code in [2, 4, 101, 130, 77] {
+            assert_eq!(judge(&live(&[Code(5), Code(code), Signal(9)])).0, code);
+        }
+        // Of equal ones the first.
+        assert_eq!(judge(&live(&[Code(0), Code(4), Code(1)])).0, 4);
+        let (code, lost, message) = judge(&live(&[Code(6), Code(127)]));
+        assert!(code == 2 && !lost && message.contains("--remote-program"), "{message}");
+    }
+
+    #[test]
+    fn what_was_stopped_is_no_cause_unless_it_knows_better() {
+        use End::{Code, Signal, Unreachable};
+        for obeyed in [Code(130), Signal(9), Signal(15), Code(0), Unreachable, Code(5)] {
+            assert_eq!(judge(&[(Code(5), false), (obeyed, true)]).2, "process 0 (h:1) ended with code 5");
+            assert_eq!(judge(&[(obeyed, true), (obeyed, true)]).0, 130);
+        }
+        assert_eq!(judge(&[(Code(5), false), (Code(4), true)]).0, 4);
+    }
+
+    #[test]
+    fn statuses_of_shells_are_read() {
+        let exit = |code: i32, ssh| End::of(ExitStatus::from_raw(code << 8), ssh);
+        assert_eq!(exit(137, false), End::Signal(9));
+        assert_eq!(exit(130, true), End::Code(130));
+        assert_eq!((exit(255, true), exit(255, false)), (End::Unreachable, End::Code(255)));
+        assert_eq!(End::of(ExitStatus::from_raw(9), true), End::Signal(9));
+        assert_eq!(End::Signal(9).to_string(), "was ended by signal 9 (SIGKILL)");
+    }
+}

@@ -1,0 +1,98 @@
+//! The shell of one process, on this machine or behind ssh: its input is what keeps the process alive.
+
+use super::end::End;
+use super::lines::Log;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+/// How long the log of a process that has ended is waited for: something that left its process group may hold the stream.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A shell under way.
+pub struct Process {
+    child: Child,
+    /// While it is there, the shell's input stays open.
+    hold: Option<Sender<()>>,
+    /// Ends when all of the log was read.
+    logged: Receiver<()>,
+    ssh: bool,
+}
+
+impl Process {
+    /// Starts `shell` in a process group of its own and gives it `script`. Its log goes to `log` behind `prefix`; its standard output is this program's when `prints`, and nowhere otherwise.
+    pub fn start(
+        mut shell: Command,
+        script: Vec<u8>,
+        log: &Log,
+        prefix: String,
+        prints: bool,
+        ssh: bool,
+    ) -> std::io::Result<Self> {
+        let out = if prints { Stdio::inherit() } else { Stdio::null() };
+        shell.stdin(Stdio::piped()).stdout(out).stderr(Stdio::piped()).process_group(0);
+        let mut child = shell.spawn()?;
+        let (hold, released) = channel::<()>();
+        if let Some(mut input) = child.stdin.take() {
+            // On a thread: a host that does not answer takes nothing.
+            std::thread::spawn(move || {
+                if input.write_all(&script).and_then(|()| input.flush()).is_ok() {
+                    let _ = released.recv();
+                }
+            });
+        }
+        let (tell, logged) = channel::<()>();
+        if let Some(stream) = child.stderr.take() {
+            let log = log.clone();
+            std::thread::spawn(move || {
+                log.follow(&prefix, stream);
+                drop(tell);
+            });
+        }
+        Ok(Process { child, hold: Some(hold), logged, ssh })
+    }
+
+    /// Asks the process to end; the shell kills what does not.
+    pub fn stop(&mut self) {
+        self.hold = None;
+    }
+
+    /// Whether it was asked to end.
+    pub fn stopped(&self) -> bool {
+        self.hold.is_none()
+    }
+
+    /// Kills the shell and everything in its group on this machine. Behind ssh, the shell there sees the end of its input.
+    pub fn kill(&mut self) {
+        self.stop();
+        self.sweep();
+    }
+
+    fn sweep(&self) {
+        if let Ok(group) = i32::try_from(self.child.id()) {
+            // It may be gone already.
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        }
+    }
+
+    /// How it ended, once it has and its log is written. Nothing of its group on this machine is left then.
+    pub fn ended(&mut self) -> Option<End> {
+        let status = self.child.try_wait().ok().flatten()?;
+        self.sweep();
+        let _ = self.logged.recv_timeout(LAST_WORDS);
+        Some(End::of(status, self.ssh))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.child.try_wait().ok().flatten().is_none() {
+            self.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
