@@ -18,7 +18,7 @@ struct Pieces<'a> {
 impl Read for Pieces<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.turn += 1;
-        if self.turn % 2 == 0 {
+        if self.turn.is_multiple_of(2) {
             return Err(ErrorKind::WouldBlock.into());
         }
         let length = self.lengths[self.turn / 2 % self.lengths.len()].min(buffer.len()).min(self.bytes.len());

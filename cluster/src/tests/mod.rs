@@ -65,8 +65,7 @@ fn run_job(joined: Joined) -> u64 {
         });
     });
     workers.unwrap().join().into_iter().for_each(|end| end.unwrap());
-    let total = *total.lock().unwrap();
-    total
+    *total.lock().unwrap()
 }
 
 /// Both ends of a connection.
