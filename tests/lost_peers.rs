@@ -36,12 +36,12 @@ fn until_listening(address: &str, listening: bool) {
     }
 }
 
-/// Processes that have joined each other: the listener of the first is closed when they have.
+/// Processes that have joined each other: each closes its listener when it has told the others that it is connected to all.
 fn joined(addresses: &[String], mut start: impl FnMut(usize) -> Child) -> Vec<Child> {
     let mut children = vec![start(0)];
     until_listening(&addresses[0], true);
     children.extend((1..addresses.len()).map(start));
-    until_listening(&addresses[0], false);
+    addresses.iter().for_each(|address| until_listening(address, false));
     children
 }
 

@@ -222,12 +222,13 @@ impl<'a> Gathering<'a> {
 
     /// Tells the others that this process is connected to all, and stops listening.
     fn ready(&mut self) {
-        self.listener = None;
         self.ready = true;
         for outgoing in self.outgoing.iter_mut().flatten() {
             // A connection that broke is noticed by the thread that reads it.
             let _ = send(&outgoing.socket, &mut outgoing.sealer, Kind::Ready, &[], self.shared.until);
         }
+        // Last, so that whoever sees it closed knows that the others can begin.
+        self.listener = None;
     }
 
     fn timeout(&self, missing: usize) -> JoinError {

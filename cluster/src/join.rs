@@ -6,7 +6,7 @@
 //!
 //! Strangers cannot hold up a join: handshakes run side by side, each in its own time, and of too many at once the oldest is dropped ([`crate::listener`]); whoever belongs
 //! here tries again. They are logged, a few by name and the rest by number, and cannot end it: only the deadline, a process that holds the secret and another job, or a
-//! failure of one's own does. The listener is closed when all processes are connected, before the first byte of the job.
+//! failure of one's own does. The listener is closed when all processes are connected, before this one begins the job.
 //!
 //! Cost: two round trips a connection and one more for all, and a thread for each connection until the join is over.
 
