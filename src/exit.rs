@@ -4,6 +4,7 @@
 //! ends the process early leaves a half-written output behind (see [`crate::atomic`]); a reader that closes our
 //! stdout has what it wants, and that is exit code 0.
 
+use nystream_cluster::PeerLost;
 use nystream_datasets::atomic::{NoOutputs, remove_pending};
 use std::fmt;
 use std::io::{self, Write};
@@ -208,9 +209,8 @@ pub fn install_panic_hook(tolerated: fn() -> bool) {
         if tolerated() {
             return;
         }
-        // Print before anything that may block; the first panic wins and the rest stay silent.
-        static FIRST: Mutex<()> = Mutex::new(());
-        let _first = lock(&FIRST);
+        // Print before anything that may block.
+        let _first = lock(&ENDING);
         let thread = std::thread::current();
         let payload = info.payload();
         let cause = payload
@@ -222,43 +222,44 @@ pub fn install_panic_hook(tolerated: fn() -> bool) {
         let stage = STAGE.try_lock().ok().and_then(|s| s.clone());
         let stage = stage.map(|s| format!(" in stage `{s}`")).unwrap_or_default();
         let name = thread.name().unwrap_or("unnamed");
-        if let Some(peer) = peer_of(name) {
-            let address = lock(&PEERS).get(peer).map(|a| format!(" ({a})")).unwrap_or_default();
-            let _ = writeln!(
-                io::stderr().lock(),
-                "error: process {peer}{address} was lost{stage}: {}. Its own message says why; start all processes again",
-                cause.trim_start_matches("timely communication error: ")
-            );
-            end(ExitCode::PeerLost, remove_pending())
-        }
         let _ = writeln!(
             io::stderr().lock(),
             "error: bug in nystream (thread `{name}`{stage}{place}): {cause}\n\
              Please report it with this message and the command line."
         );
-        end(ExitCode::Bug, remove_pending())
+        end(ExitCode::Bug, &Early::Panic(&cause), remove_pending())
     }));
 }
 
-static PEERS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// Held by the first cause that ends the process; the others wait for its end and stay silent.
+static ENDING: Mutex<()> = Mutex::new(());
 
-/// Tells the panic hook the addresses of the processes of the job, for the message of a lost one.
-pub fn set_peers(addresses: Vec<String>) {
-    *lock(&PEERS) = addresses;
+/// Ends the process with code 5 and one message that names the process that was lost, on whatever thread that was noticed.
+pub fn peer_lost(lost: &PeerLost) -> ! {
+    let _first = lock(&ENDING);
+    let stage = STAGE.try_lock().ok().and_then(|s| s.clone());
+    let stage = stage.map(|s| format!(" (stage `{s}`)")).unwrap_or_default();
+    say(&format!("error: {lost}{stage}. Start all processes again"));
+    end(ExitCode::PeerLost, &Early::Lost(lost), remove_pending())
 }
 
-/// The process at the other end of timely's network thread of this name. Such a thread panics only when that end closes its
-/// socket without a farewell or cannot be reached: its process died.
-fn peer_of(thread: &str) -> Option<usize> {
-    thread.strip_prefix("timely:recv-").or_else(|| thread.strip_prefix("timely:send-"))?.parse().ok()
+/// What ends the process before its time.
+#[derive(Clone, Copy, Debug)]
+pub enum Early<'a> {
+    /// A signal.
+    Interrupt,
+    /// A panic, with this message.
+    Panic(&'a str),
+    /// Another process of the job is gone.
+    Lost(&'a PeerLost),
 }
 
-type Hook = Box<dyn Fn() + Send>;
+type Hook = Box<dyn Fn(&Early<'_>) + Send>;
 static AT_END: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
 
-/// Runs `hook` when a signal or a panic ends the process: to remove temporary files, to write a checkpoint.
+/// Runs `hook` when a signal, a panic or the loss of another process ends the process: to remove temporary files, to write a checkpoint.
 /// It must not wait for other threads.
-pub fn at_early_end(hook: impl Fn() + Send + 'static) {
+pub fn at_early_end(hook: impl Fn(&Early<'_>) + Send + 'static) {
     lock(&AT_END).push(Box::new(hook));
 }
 
@@ -276,6 +277,7 @@ pub fn install_interrupt_handler() -> Result<(), Failure> {
         if let Some(instead) = TAKEN.get() {
             return instead();
         }
+        let _first = lock(&ENDING);
         let outputs = remove_pending();
         let whole: Vec<String> = outputs.written().iter().map(|path| path.display().to_string()).collect();
         let what = match whole.as_slice() {
@@ -283,7 +285,7 @@ pub fn install_interrupt_handler() -> Result<(), Failure> {
             whole => format!("{} was written before, nothing else", whole.join(", ")),
         };
         let _ = writeln!(io::stderr().lock(), "\ninterrupted: {what}");
-        end(ExitCode::Interrupted, outputs)
+        end(ExitCode::Interrupted, &Early::Interrupt, outputs)
     })
     .map_err(|e| Failure::new(ExitCode::Bug, format!("cannot handle interrupts: {e}")))
 }
@@ -304,9 +306,9 @@ pub fn outlive_file_size_limits() {
 pub fn outlive_file_size_limits() {}
 
 /// Runs the hooks and ends the process. `_outputs` is held for good: no thread can finish or start an output meanwhile.
-fn end(code: ExitCode, _outputs: NoOutputs) -> ! {
+fn end(code: ExitCode, why: &Early<'_>, _outputs: NoOutputs) -> ! {
     if let Ok(hooks) = AT_END.try_lock() {
-        hooks.iter().for_each(|hook| hook());
+        hooks.iter().for_each(|hook| hook(why));
     }
     std::process::exit(code as i32)
 }

@@ -1,14 +1,18 @@
 //! From parsed options to jobs: what the stages are asked, and the workers that run them.
 
 use crate::cli::groups::{
-    DictionaryArgs, HoldoutArgs, InputArgs, KernelArgs, ResourceArgs, SampleArgs, SolveArgs, SplitSource,
+    ClusterArgs, DictionaryArgs, HoldoutArgs, InputArgs, KernelArgs, ResourceArgs, SampleArgs, SolveArgs, SplitSource,
 };
 use crate::cli::values::{self, AllOr, AutoOr, SplitSpec};
-use crate::exit::{ExitCode, Failure};
+use crate::config::SECRET;
+use crate::exit::{Early, ExitCode, Failure, at_early_end, peer_lost};
 use crate::model::metric_file::{MetricError, MetricFile};
 use crate::progress::{Pass, Progress};
 use crate::report::text::count;
-use nystream_cluster::{Communication, Hosts, JobIdentity, JoinError, join, single_process};
+use nystream_cluster::{
+    Communication, Hosts, JobIdentity, JoinError, JoinOptions, Network, PeerLost, Secret, Transport, join,
+    single_process,
+};
 use nystream_dataflows::StageError;
 use nystream_dataflows::engine::{self, Process, Session};
 use nystream_dataflows::job::{Bandwidth, DictionaryRule, FitConfig, Loss, MetricRequest, Select, Solver, Task};
@@ -17,14 +21,11 @@ use nystream_datasets::{Catalog, ClassWeight, Encoder, EncoderOptions, Part, Sca
 use nystream_kernels::gram::Precision;
 use nystream_kernels::tile::SimdPath;
 use std::fmt::Debug;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Seconds a process waits for the others of its job.
-const JOIN_SECONDS: u64 = 60;
 /// How long a process that fails before it has joined the others tries to tell them.
 const DECLINE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -334,10 +335,27 @@ impl engine::Progress for Watcher {
     }
 }
 
+/// The secret of the processes of a job: of `--secret-file`, else of `NYSTREAM_SECRET`, else none.
+///
+/// # Errors
+/// One that cannot be read, is too short, or is open to others (2).
+pub fn secret(cluster: &ClusterArgs) -> Result<Secret, Failure> {
+    let secret = match (&cluster.secret_file, std::env::var_os(SECRET)) {
+        (Some(path), _) => Secret::read(path),
+        (None, Some(text)) if !text.is_empty() => {
+            Secret::new(text.as_encoded_bytes(), &format!("the variable {SECRET}"))
+        }
+        _ => Ok(Secret::none()),
+    };
+    secret.map_err(|e| Failure::caused(ExitCode::Usage, e))
+}
+
 /// The workers of a job, ready to run.
 pub struct Workers {
     /// What they share in this process.
     pub process: Arc<Process>,
+    /// The connections to other processes, where there are any.
+    pub network: Option<Network>,
     communication: Communication,
 }
 
@@ -353,28 +371,42 @@ impl Workers {
         let Some(path) = &resources.hosts else {
             let communication = single_process(threads).map_err(refused)?;
             let process = Process::new(threads, 1, 0, Watcher::new(progress, 1));
-            return Ok(Workers { process, communication });
+            return Ok(Workers { process, network: None, communication });
         };
         JOINING.store(true, Ordering::Relaxed);
         let hosts = Hosts::read(path).map_err(|e| Failure::caused(ExitCode::Usage, e))?;
         let index = resources.process.unwrap_or(0) as usize;
         hosts.address(index).map_err(|e| Failure::caused(ExitCode::Usage, e))?;
         let processes = hosts.len();
-        crate::exit::set_peers(hosts.addresses().iter().map(ToString::to_string).collect());
-        let communication = if processes == 1 {
-            single_process(threads).map_err(refused)?
+        let cluster = &resources.cluster;
+        let secret = secret(cluster)?;
+        let (communication, network) = if processes == 1 {
+            (single_process(threads).map_err(refused)?, None)
         } else {
             let identity = identity.digests(threads);
-            let deadline = Duration::from_secs(JOIN_SECONDS);
             let begun = Instant::now();
-            let waiting = |peer: usize, address: &SocketAddr| {
+            let waiting = |peer: usize, address: &str| {
                 let waited = begun.elapsed().as_secs();
-                progress.say(&format!("waiting for process {peer} ({address}), {waited} of {JOIN_SECONDS} s"));
+                let patience = cluster.join_timeout.0;
+                progress.say(&format!("waiting for process {peer} ({address}), {waited} of {patience} s"));
             };
-            join(&hosts, index, identity, deadline, &waiting).map_err(refused)?
+            let options = JoinOptions {
+                secret,
+                transport: match cluster.transport {
+                    values::Transport::Noise => Transport::Noise,
+                    values::Transport::Plain => Transport::Plain,
+                },
+                join_timeout: Duration::from_secs_f64(cluster.join_timeout.0),
+                peer_timeout: Duration::from_secs_f64(cluster.peer_timeout.0),
+                waiting: &waiting,
+                lost: Arc::new(|lost: PeerLost| peer_lost(&lost)),
+            };
+            let joined = join(&hosts, index, threads, &identity, &options).map_err(refused)?;
+            announce_ends(joined.network.clone(), index);
+            (joined.communication, Some(joined.network))
         };
         let watcher = Watcher::new(progress, processes);
-        Ok(Workers { process: Process::new(threads, processes, index, watcher), communication })
+        Ok(Workers { process: Process::new(threads, processes, index, watcher), network, communication })
     }
 
     /// Runs `job` on every worker; gives the result of the first one of this process.
@@ -395,6 +427,18 @@ impl Workers {
     }
 }
 
+/// Lets the other processes know of an early end of this one, and of its cause.
+fn announce_ends(network: Network, index: usize) {
+    at_early_end(move |end| match end {
+        Early::Lost(lost) => network.announce(lost.process, ExitCode::PeerLost as u8, &lost.reason),
+        Early::Panic(cause) => {
+            let message = format!("a bug ended it ({cause}); its own message says more");
+            network.announce(index, ExitCode::Bug as u8, &message);
+        }
+        Early::Interrupt => network.announce(index, ExitCode::Interrupted as u8, "it was interrupted"),
+    });
+}
+
 /// Whether this process has tried to join the others.
 static JOINING: AtomicBool = AtomicBool::new(false);
 
@@ -404,10 +448,11 @@ pub fn decline(resources: &ResourceArgs, failure: &Failure) {
         return;
     }
     let Some(hosts) = resources.hosts.as_ref().and_then(|path| Hosts::read(path).ok()) else { return };
+    let Ok(secret) = secret(&resources.cluster) else { return };
     let Some(index) = resources.process.map(|index| index as usize).filter(|index| *index < hosts.len()) else {
         return;
     };
-    nystream_cluster::decline(&hosts, index, failure.code as u8, &failure.to_string(), DECLINE_PATIENCE);
+    nystream_cluster::decline(&hosts, index, &secret, failure.code as u8, &failure.to_string(), DECLINE_PATIENCE);
 }
 
 fn refused(error: JoinError) -> Failure {

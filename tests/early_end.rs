@@ -26,7 +26,7 @@ fn play() {
     file.write_all(b"half a model").unwrap();
     file.flush().unwrap();
     let hooked = Path::new(&folder).join("hooked");
-    exit::at_early_end(move || std::fs::write(&hooked, "ran").unwrap());
+    exit::at_early_end(move |_| std::fs::write(&hooked, "ran").unwrap());
     match part.as_str() {
         "wait" | "wait after an output" => {
             if part != "wait" {

@@ -1,4 +1,4 @@
-//! Several processes on loopback: what they count together, what they write, and how the rest end when one is lost.
+//! Several processes on loopback: what they count together, what they write.
 
 mod common;
 
@@ -7,8 +7,6 @@ use arrow_array::types::Float64Type;
 use common::*;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
 
 /// Bytes, entries and flops are those of all processes, whatever their number.
 #[test]
@@ -68,32 +66,4 @@ fn predictions_of_several_processes_are_parts_of_one() {
         assert!(error.contains("row 29000") && error.contains("'a'"), "{error}");
     }
     assert_eq!(place.names().len(), before.len() + 1, "only the host file is new: {:?}", place.names());
-}
-
-/// kill -9 of one process: the other ends within seconds, with code 5, names it, and leaves nothing behind.
-#[test]
-fn a_lost_peer_ends_the_others_with_its_name() {
-    let place = Place::new();
-    let line = "fit --data synth:friedman1?rows=300000000&d=10&seed=1 --target y --out m.nys --kernel gaussian \
-                --bandwidth 1x --ridge 1e-5 --centers 1000 --select uniform --workers 1 --max-flops 1e18";
-    let ports: Vec<_> = (0..2).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let addresses: Vec<String> = ports.iter().map(|p| p.local_addr().unwrap().to_string()).collect();
-    drop(ports);
-    std::fs::write(place.path("hosts"), addresses.join("\n")).unwrap();
-    for lost in [1, 0] {
-        let start = |index: usize| place.command(&format!("{line} --hosts hosts --process {index}")).spawn().unwrap();
-        let mut children = [Some(start(0)), Some(start(1))];
-        std::thread::sleep(Duration::from_secs(3));
-        let mut victim = children[lost].take().unwrap();
-        assert!(victim.try_wait().unwrap().is_none(), "the job ended too soon");
-        Command::new("kill").args(["-9", &victim.id().to_string()]).status().unwrap();
-        victim.wait().unwrap();
-        let output = finish(children[1 - lost].take().unwrap(), line);
-        let error = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(5), "{error}");
-        assert!(error.contains(&format!("process {lost} ({}) was lost", addresses[lost])), "{error}");
-        assert!(output.stdout.is_empty());
-    }
-    // A killed process cannot remove what it had begun; whoever lives leaves nothing.
-    assert!(!place.names().iter().any(|name| name == "m.nys"), "{:?}", place.names());
 }

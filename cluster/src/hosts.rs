@@ -17,7 +17,9 @@ pub enum HostsError {
         source: std::io::Error,
     },
     /// A line is not `host:port`.
-    #[error("line {line} of the host file is not `host:port`: {text:?}")]
+    #[error(
+        "line {line} of the host file is not `host:port` (a name, an IPv4 address or an IPv6 address in brackets, and a port): {text:?}"
+    )]
     Malformed {
         /// 1-based line.
         line: usize,
@@ -32,10 +34,10 @@ pub enum HostsError {
         /// 1-based line of the second naming.
         line: usize,
     },
-    /// An address is not on this machine's loopback.
+    /// An address is not on this machine's loopback, and there is no secret.
     #[error(
-        "{address} (line {line} of the host file) is not a loopback address: connections between hosts are not \
-         authenticated in this version, so only 127.0.0.0/8 and [::1] are accepted"
+        "{address} (line {line} of the host file) is not a loopback address, and without a secret anybody could join: give all \
+         processes the same secret by --secret-file FILE or the variable NYSTREAM_SECRET"
     )]
     NotLoopback {
         /// The address.
@@ -58,19 +60,26 @@ pub enum HostsError {
 
 /// The processes of a job, in order; process i listens on address i.
 ///
+/// An address is a name, an IPv4 or a bracketed IPv6 address, and a port. Names are kept as they are written and resolved when a connection is made
+/// ([`Hosts::resolve`]): a name may begin to exist only when its process does.
+///
 /// ```
 /// use nystream_cluster::Hosts;
 /// let folder = tempfile::tempdir().unwrap();
 /// let path = folder.path().join("hosts.txt");
 /// std::fs::write(&path, "127.0.0.1:4100\n127.0.0.1:4101\n").unwrap();
 /// let hosts = Hosts::read(&path)?;
-/// assert_eq!(hosts.address(1)?.port(), 4101);
+/// assert_eq!(hosts.address(1)?, "127.0.0.1:4101");
 /// // Processes are numbered from 0.
 /// assert!(hosts.address(2).is_err());
 /// # Ok::<(), nystream_cluster::HostsError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hosts(Vec<SocketAddr>);
+pub struct Hosts {
+    addresses: Vec<String>,
+    /// 1-based lines of the addresses.
+    lines: Vec<usize>,
+}
 
 impl Hosts {
     /// Reads a host file: one `host:port` a line; blank lines and `#` comments are skipped.
@@ -83,67 +92,115 @@ impl Hosts {
         Hosts::parse(&text)
     }
 
-    /// Parses the text of a host file.
+    /// Parses the text of a host file. Nothing is resolved.
     ///
     /// ```
     /// use nystream_cluster::Hosts;
-    /// let hosts = Hosts::parse("# two on this machine\n127.0.0.1:4100\n[::1]:4101 # second\n").unwrap();
-    /// assert_eq!(hosts.len(), 2);
-    /// assert!(Hosts::parse("10.1.2.3:4100").is_err());
+    /// let hosts = Hosts::parse("# three\nnode-1:4100\n10.0.0.7:4100\n[2001:db8::7]:4100 # the last\n").unwrap();
+    /// assert_eq!(hosts.len(), 3);
+    /// assert!(Hosts::parse("node-1:4100\nNODE-1:4100\n").is_err());
     /// ```
     ///
     /// # Errors
     /// See [`HostsError`].
     pub fn parse(text: &str) -> Result<Self, HostsError> {
-        let mut addresses: Vec<SocketAddr> = Vec::new();
-        for (number, raw) in text.lines().enumerate() {
+        let mut hosts = Hosts { addresses: Vec::new(), lines: Vec::new() };
+        let mut known: Vec<String> = Vec::new();
+        for (number, raw) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             let line = number + 1;
             let entry = raw.split('#').next().unwrap_or("").trim();
             if entry.is_empty() {
                 continue;
             }
-            let address = entry
-                .to_socket_addrs()
-                .ok()
-                .and_then(|mut found| found.next())
-                .filter(|address| address.port() != 0)
-                .ok_or_else(|| HostsError::Malformed { line, text: entry.to_owned() })?;
-            if !address.ip().is_loopback() {
-                return Err(HostsError::NotLoopback { address: entry.to_owned(), line });
-            }
-            if addresses.contains(&address) {
+            let plain = canonical(entry).ok_or_else(|| HostsError::Malformed { line, text: entry.to_owned() })?;
+            if known.contains(&plain) {
                 return Err(HostsError::Duplicate { address: entry.to_owned(), line });
             }
-            addresses.push(address);
+            known.push(plain);
+            hosts.addresses.push(entry.to_owned());
+            hosts.lines.push(line);
         }
-        if addresses.is_empty() {
+        if hosts.addresses.is_empty() {
             return Err(HostsError::Empty);
         }
-        Ok(Hosts(addresses))
+        Ok(hosts)
     }
 
     /// Number of processes.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.addresses.len()
     }
 
     /// Never true: a host file names at least one process.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.addresses.is_empty()
     }
 
-    /// Address of process `index`.
+    /// Address of process `index`, as written.
     ///
     /// # Errors
     /// [`HostsError::NoSuchProcess`].
-    pub fn address(&self, index: usize) -> Result<SocketAddr, HostsError> {
-        self.0.get(index).copied().ok_or(HostsError::NoSuchProcess { index, processes: self.0.len() })
+    pub fn address(&self, index: usize) -> Result<&str, HostsError> {
+        let address = self.addresses.get(index).map(String::as_str);
+        address.ok_or(HostsError::NoSuchProcess { index, processes: self.addresses.len() })
     }
 
-    /// All addresses, in process order.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.0
+    /// All addresses as written, in process order.
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
     }
+
+    /// What the address of process `index` stands for now, at least one.
+    ///
+    /// # Errors
+    /// A name that cannot be resolved, or no such process.
+    pub fn resolve(&self, index: usize) -> std::io::Result<Vec<SocketAddr>> {
+        let address = self.address(index).map_err(std::io::Error::other)?;
+        let found: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
+        if found.is_empty() {
+            return Err(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
+        }
+        Ok(found)
+    }
+
+    /// Checks that every process is on this machine's loopback: what a job without a secret is limited to.
+    ///
+    /// ```
+    /// use nystream_cluster::Hosts;
+    /// assert!(Hosts::parse("127.0.0.1:4100\n[::1]:4101").unwrap().check_loopback().is_ok());
+    /// assert!(Hosts::parse("10.1.2.3:4100").unwrap().check_loopback().is_err());
+    /// ```
+    ///
+    /// # Errors
+    /// [`HostsError::NotLoopback`], for a name that cannot be resolved too.
+    pub fn check_loopback(&self) -> Result<(), HostsError> {
+        for (index, (address, line)) in self.addresses.iter().zip(&self.lines).enumerate() {
+            if !self.resolve(index).is_ok_and(|found| found.iter().all(|address| address.ip().is_loopback())) {
+                return Err(HostsError::NotLoopback { address: address.clone(), line: *line });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One spelling for each address; `None` for what is no `host:port` that another process could connect to.
+fn canonical(entry: &str) -> Option<String> {
+    if let Ok(address) = entry.parse::<SocketAddr>() {
+        return (address.port() != 0 && !address.ip().is_unspecified()).then(|| address.to_string());
+    }
+    let (name, port) = entry.rsplit_once(':')?;
+    let port = port.parse::<u16>().ok().filter(|port| *port != 0)?;
+    let letters = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    // A name whose last part is a number is an IPv4 address gone wrong.
+    let numeric = name.rsplit('.').next()?.bytes().all(|b| b.is_ascii_digit());
+    if name.is_empty() || name.len() > 253 || !letters || numeric {
+        return None;
+    }
+    let name = match name.to_ascii_lowercase() {
+        name if name == "localhost" => "127.0.0.1".to_owned(),
+        name => name,
+    };
+    Some(format!("{name}:{port}"))
 }
 
 #[cfg(test)]
@@ -159,8 +216,17 @@ mod tests {
             ("127.0.0.1:4000\nnonsense\n", "line 2"),
             ("127.0.0.1:99999", "line 1"),
             ("127.0.0.1:0", "line 1"),
+            ("0.0.0.0:4000", "line 1"),
+            ("[::]:4000", "line 1"),
+            ("::1:4000", "line 1"),
+            ("999.0.0.1:4000", "line 1"),
+            (":4000", "line 1"),
+            ("two words:4000", "line 1"),
+            ("user@host:4000", "line 1"),
             ("127.0.0.1:4000\n127.0.0.1:4000", "twice"),
-            ("192.0.2.1:4000", "loopback"),
+            ("[::1]:4000\n[0:0::1]:4000", "twice"),
+            ("node:4000\n\nNode:4000", "line 3"),
+            ("localhost:4000\n127.0.0.1:4000", "twice"),
         ] {
             let message = Hosts::parse(text).expect_err(text).to_string();
             assert!(message.contains(wanted), "{text:?}: {message}");
@@ -168,9 +234,26 @@ mod tests {
     }
 
     #[test]
+    fn any_address_is_taken_and_only_loopback_ones_without_a_secret() {
+        let hosts =
+            Hosts::parse("\u{feff}# comment\r\n\r\nnode-0.example:1 # first\r\n[fe80::1]:65535\n10.0.0.1:3").unwrap();
+        assert_eq!(hosts.addresses(), ["node-0.example:1", "[fe80::1]:65535", "10.0.0.1:3"]);
+        for (text, wanted) in [
+            ("127.0.0.1:1\n10.0.0.1:3", Some("line 2")),
+            ("no-such-name.invalid:4", Some("--secret-file")),
+            ("127.9.9.9:1\n[::1]:1", None),
+        ] {
+            let message = Hosts::parse(text).unwrap().check_loopback().err().map(|e| e.to_string());
+            assert_eq!(message.is_some(), wanted.is_some(), "{text}: {message:?}");
+            assert!(message.is_none_or(|message| message.contains(wanted.unwrap())), "{text}");
+        }
+    }
+
+    #[test]
     fn a_process_outside_the_file_is_refused() {
         let hosts = Hosts::parse("127.0.0.1:4000").unwrap();
         assert!(hosts.address(0).is_ok());
+        assert!(hosts.resolve(1).is_err());
         assert!(hosts.address(1).unwrap_err().to_string().contains("numbered from 0"));
         assert!(Hosts::read(Path::new("no/such/file")).unwrap_err().to_string().contains("no/such/file"));
     }

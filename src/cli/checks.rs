@@ -116,6 +116,15 @@ impl Check for ResourceArgs {
             let what = if folder.exists() { "is no folder" } else { "does not exist" };
             return usage(format!("--temp-dir {} {what}: make it, or name another folder", folder.display()));
         }
+        // A day is more than anybody waits, and heartbeats need some time to come.
+        let cluster = &self.cluster;
+        for (flag, time, least) in
+            [("join-timeout", cluster.join_timeout, 0.0), ("peer-timeout", cluster.peer_timeout, 1.0)]
+        {
+            if time.0 > 86_400.0 || time.0 < least {
+                return usage(format!("--{flag} {time} is out of range: {least}s to 24h"));
+            }
+        }
         match (&self.hosts, self.process) {
             (Some(_), None) => usage("--hosts needs --process INDEX: which line of the file this process is, from 0"),
             (None, Some(_)) => usage("--process needs --hosts FILE"),
@@ -255,6 +264,8 @@ mod tests {
             (&format!("{fit} --split hash:0.1 --validation v"), "--validation"),
             (&format!("{fit} --hosts h"), "--process"),
             (&format!("{fit} --process 0"), "--hosts"),
+            (&format!("{fit} --hosts h --process 0 --peer-timeout 0.5s"), "--peer-timeout"),
+            (&format!("{fit} --hosts h --process 0 --join-timeout 25h"), "--join-timeout"),
             (&format!("{fit} --workers 100000"), "4096"),
             (&format!("{fit} --loss logistic --task regression"), "logistic"),
             (&format!("{fit} --loss logistic --solver gram"), "pcg"),

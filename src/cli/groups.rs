@@ -2,7 +2,7 @@
 
 use super::values::{
     AllOr, AutoOr, Bandwidth, ByteSize, ClassWeight, Count, DictionaryMode, KernelName, Loss, Positive, Precision,
-    Preconditioner, Ridge, Scale, Seconds, Select, Simd, Solver, SplitSpec, Task,
+    Preconditioner, Ridge, Scale, Seconds, Select, Simd, Solver, SplitSpec, Task, Transport,
 };
 use clap::Args;
 use std::path::PathBuf;
@@ -193,12 +193,34 @@ pub struct ResourceArgs {
     /// own
     #[arg(long, value_name = "SET", default_value = "auto")]
     pub simd: Simd,
-    /// File of host:port lines, one per process; each waits up to 60 s for the others [default: one process]
+    /// File of host:port lines, one per process [default: one process]
     #[arg(long, value_name = "FILE")]
     pub hosts: Option<PathBuf>,
     /// Which line of --hosts this process is, from 0
     #[arg(long, value_name = "INDEX")]
     pub process: Option<u32>,
+    /// How processes meet and what they do when one is lost.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// How the processes of --hosts meet, and what they do when one is lost.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Machine")]
+pub struct ClusterArgs {
+    /// File with the secret that all processes of --hosts share: 16 bytes or more, readable by its owner alone. The variable NYSTREAM_SECRET may hold the secret itself instead [default: none;
+    /// then --hosts may name loopback addresses only]
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
+    /// What processes send each other: noise (encrypted), or plain (readable on the network; authenticated like noise)
+    #[arg(long, value_name = "TRANSPORT", default_value = "noise")]
+    pub transport: Transport,
+    /// How long a process waits for the others of --hosts; then exit code 6
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    pub join_timeout: Seconds,
+    /// A process of which nothing is heard for so long, or that takes nothing for so long, is lost: exit code 5. At least 1s
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub peer_timeout: Seconds,
 }
 
 impl ResourceArgs {

@@ -6,9 +6,10 @@
 use super::Context;
 use crate::cli::values::{Format, Launcher as Starts, LogFormat};
 use crate::cli::{ClusterArgs, ClusterCommand, ClusterRunArgs, GlobalArgs};
-use crate::config::{Environment, Origin, Refusal, Setting, settings};
+use crate::config::{Environment, Origin, Refusal, SECRET, Setting, settings};
 use crate::exit::{self, ExitCode, Failure};
 use nystream_cluster::launch::{Job, Launch, Launcher, Log, Places, Times, Variable, read_hosts, supervise};
+use nystream_cluster::{Secret, SecretError};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read;
@@ -16,8 +17,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The variable of the secret itself.
-const SECRET: &str = "NYSTREAM_SECRET";
 /// Bytes of a secret that is made for a run.
 const SECRET_BYTES: usize = 32;
 /// Variables that mean the launching side.
@@ -113,7 +112,7 @@ fn job(
     let launch = Launch {
         folder: environment.folder.join(args.remote_folder.as_deref().unwrap_or(Path::new(""))),
         command: [program].into_iter().chain(args.line.clone()).collect(),
-        variables: variables(global, environment, secret(args, options, environment)?),
+        variables: variables(global, environment, secret(args, options)?),
         others: Variable::new("NYSTREAM_NO_PROGRESS", "true").into_iter().collect(),
         log: Log::new(std::io::stderr()),
         launcher,
@@ -157,37 +156,30 @@ fn variables(global: &GlobalArgs, environment: &Environment, secret: Option<Stri
 }
 
 /// The secret that processes are given: that of `--secret-file` or `NYSTREAM_SECRET`, otherwise one made for the run; none where the command names a file of its own.
-fn secret(args: &ClusterRunArgs, options: &[Setting], environment: &Environment) -> Result<Option<String>, Failure> {
+fn secret(args: &ClusterRunArgs, options: &[Setting]) -> Result<Option<String>, Failure> {
+    let text = |bytes: &[u8], origin: &str| {
+        let line = String::from_utf8_lossy(bytes).trim_end_matches(['\r', '\n']).to_owned();
+        // It travels as a variable of one line.
+        let fits = std::str::from_utf8(bytes).is_ok() && !line.contains(['\0', '\n', '\r']);
+        let wrong = || Failure::usage(format!("{origin} is no line of text: write the secret as one"));
+        if fits { Ok(line) } else { Err(wrong()) }
+    };
     if let Some(path) = &args.secret_file {
-        let place = path.display();
-        refuse_open_file(path)?;
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| Failure::usage(format!("cannot read the secret file {place}: {e}")))?;
-        let secret = text.trim_end_matches(['\r', '\n']);
-        if secret.is_empty() || secret.contains('\0') {
-            return Err(Failure::usage(format!(
-                "the secret file {place} holds no line of text: write the secret into it"
-            )));
-        }
-        return Ok(Some(secret.to_owned()));
+        let refused = |e| Failure::caused(ExitCode::Usage, e);
+        // Who may read it, and how long it is.
+        Secret::read(path).map_err(refused)?;
+        let bytes = std::fs::read(path)
+            .map_err(|source| refused(SecretError::Read { path: path.display().to_string(), source }))?;
+        return text(&bytes, &format!("the secret file {}", path.display())).map(Some);
     }
-    if let Some(secret) = environment.variables.get(SECRET).filter(|secret| !secret.is_empty()) {
-        return Ok(Some(secret.clone()));
+    if let Some(secret) = std::env::var_os(SECRET).filter(|secret| !secret.is_empty()) {
+        let origin = format!("the variable {SECRET}");
+        let bytes = secret.as_encoded_bytes();
+        Secret::new(bytes, &origin).map_err(|e| Failure::caused(ExitCode::Usage, e))?;
+        return text(bytes, &origin).map(Some);
     }
     let own = options.iter().any(|option| option.name == "secret-file" && option.origin == Origin::Flag);
     if own { Ok(None) } else { random_secret().map(Some) }
-}
-
-/// A secret that others can read is none.
-fn refuse_open_file(path: &Path) -> Result<(), Failure> {
-    use std::os::unix::fs::PermissionsExt;
-    // A file that is not there is named when it is read.
-    let mode = std::fs::metadata(path).map_or(0, |about| about.permissions().mode());
-    if mode & 0o077 == 0 {
-        return Ok(());
-    }
-    let place = path.display();
-    Err(Failure::usage(format!("the secret file {place} is open to others than its owner: run `chmod 600 {place}`")))
 }
 
 fn random_secret() -> Result<String, Failure> {

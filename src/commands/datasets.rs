@@ -79,7 +79,7 @@ fn made(args: &MakeArgs, context: &Context) -> Result<MakeReport, Failure> {
         .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
         .map(Path::to_path_buf)
         .collect();
-    at_early_end(move || made.iter().for_each(|folder| drop(std::fs::remove_dir(folder))));
+    at_early_end(move |_| made.iter().for_each(|folder| drop(std::fs::remove_dir(folder))));
     let pass = context.progress.pass("make", Some(spec.rows), "rows");
     let made = make(&spec, &args.out, &options, |done, _| pass.add(done - pass.done()))?;
     Ok(MakeReport {

@@ -14,9 +14,10 @@ use crate::output::write_json_into;
 use crate::overwrite::Inputs;
 use crate::repeat::{median_distance, resources_of, take_over};
 use crate::report::{
-    Certificate, ConsideredSolver, Consumer, DictionaryReport, FitReport, Flops, PerTarget, PlanReport, Predicted,
-    Report, Validation,
+    Certificate, ConsideredSolver, Consumer, DictionaryReport, FitReport, Flops, NetworkReport, PerTarget, PlanReport,
+    Predicted, Report, Validation,
 };
+use nystream_cluster::Traffic;
 use nystream_dataflows::engine::Process;
 use nystream_dataflows::job::{FitConfig, FitInputs, FitOutcome, Loss, WarmStart, fit};
 use nystream_dataflows::plan::Selection;
@@ -99,6 +100,7 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
     drop((from, config_from));
     let workers = Workers::start(&resources, &context.progress, &identity)?;
     let process = Arc::clone(&workers.process);
+    let network = workers.network.clone();
     let inputs = FitInputs { catalog, validation, config: config.clone(), frozen, plan_only };
     let outcome = workers.run(move |session| fit(session, &inputs))?;
     if plan_only {
@@ -116,6 +118,10 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
     let digest = model.digest()?;
     let total = begun.elapsed().as_secs_f64();
     let mut report = fit_report(&outcome, &config, &process, &args, &digest, total);
+    report.network = network.map(|network| {
+        let Traffic { bytes_sent, bytes_received } = network.traffic();
+        NetworkReport { bytes_sent, bytes_received, seconds_waiting: process.seconds_waiting() }
+    });
     if let Some(median) = median {
         report.median_distance = median;
     }
@@ -246,6 +252,7 @@ fn fit_report(
         },
         seconds,
         peak_rss_bytes: crate::resources::peak_rss_bytes(),
+        network: None,
         workers: process.workers() as u64,
         processes: process.processes() as u64,
         simd: outcome.function.as_ref().map(|f| f.simd.to_string()).unwrap_or_default(),

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// The variables and the folder a command line is read in; tests make their own.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
-    /// Variables that start with `NYSTREAM_`.
+    /// Variables that start with `NYSTREAM_`, but for the secret ([`SECRET`]): what is kept here may be shown.
     pub variables: BTreeMap<String, String>,
     /// Current folder.
     pub folder: PathBuf,
@@ -28,13 +28,16 @@ impl Environment {
     pub fn of_process() -> Result<Self, Failure> {
         let mut variables = BTreeMap::new();
         for (name, value) in std::env::vars_os() {
-            let Some(name) = name.to_str().filter(|n| n.starts_with("NYSTREAM_")) else { continue };
+            let Some(name) = name.to_str().filter(|n| n.starts_with("NYSTREAM_") && *n != SECRET) else { continue };
             let value = value.into_string().map_err(|_| Failure::usage(format!("{name} is not UTF-8 text")))?;
             variables.insert(name.to_string(), value);
         }
         Ok(Environment { variables, folder: std::env::current_dir().unwrap_or_default() })
     }
 }
+
+/// The variable that holds the secret of the processes of a job. It is no option: a command line can be seen by others.
+pub const SECRET: &str = "NYSTREAM_SECRET";
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,9 +88,6 @@ type Origins = BTreeMap<(Vec<String>, String), Origin>;
 
 /// Options that say where settings are cannot be settings.
 const NOT_IN_FILE: [&str; 2] = ["config-file", "no-config"];
-
-/// The secret of a cluster's processes: a variable that is no option, since command lines are there for all to see.
-const SECRET: &str = "NYSTREAM_SECRET";
 
 /// The command a line stands for, all layers applied.
 ///

@@ -13,7 +13,7 @@
 mod file;
 mod layers;
 
-pub use layers::{Environment, Origin, Setting, parse, settings, unknown_variables};
+pub use layers::{Environment, Origin, SECRET, Setting, parse, settings, unknown_variables};
 
 use crate::exit::Failure;
 

@@ -83,6 +83,9 @@ pub struct FitReport {
     /// Peak resident memory of this process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_rss_bytes: Option<u64>,
+    /// What this process sent, received and waited for, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkReport>,
     /// Worker threads per process.
     pub workers: u64,
     /// Processes.
@@ -103,6 +106,18 @@ pub struct FitReport {
     /// Files written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<String>,
+}
+
+/// The network as one process of several saw it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NetworkReport {
+    /// Bytes sent to the other processes, heartbeats and what protects them included.
+    pub bytes_sent: u64,
+    /// Bytes received from them.
+    pub bytes_received: u64,
+    /// Seconds that a worker spent, on the average, between the end of its share of a pass and the end of the pass: waiting for other workers, their
+    /// results and the network.
+    pub seconds_waiting: f64,
 }
 
 /// How the dictionary was sampled.
@@ -279,6 +294,17 @@ impl Report for FitReport {
             self.peak_rss_bytes
                 .map(|peak| format!("{} ({} predicted)", bytes(peak), bytes(self.predicted.memory_bytes))),
         );
+        pairs.maybe(
+            "network",
+            self.network.map(|network| {
+                format!(
+                    "{} sent, {} received, {} waited",
+                    bytes(network.bytes_sent),
+                    bytes(network.bytes_received),
+                    seconds(network.seconds_waiting)
+                )
+            }),
+        );
         pairs
             .add(
                 "machine",
@@ -340,6 +366,7 @@ mod tests {
             predicted: Predicted { passes: 5, bytes_read: 40_000_000, memory_bytes: 200 << 20, seconds: 9.0 },
             seconds: BTreeMap::from([("profile".into(), 1.0), ("solve".into(), 9.0), ("total".into(), 10.5)]),
             peak_rss_bytes: Some(1 << 29),
+            network: Some(NetworkReport { bytes_sent: 3 << 20, bytes_received: 5 << 20, seconds_waiting: 1.5 }),
             workers: 2,
             processes: 1,
             simd: "avx2".into(),
@@ -376,6 +403,9 @@ mod tests {
             "/flops/predicted",
             "/flops/achieved",
             "/seconds/total",
+            "/network/bytes_sent",
+            "/network/bytes_received",
+            "/network/seconds_waiting",
         ] {
             assert!(json.pointer(pointer).is_some_and(|v| v.is_number()), "{pointer}");
         }
@@ -400,7 +430,15 @@ mod tests {
         {
             assert!(text.lines().any(|shown| shown == line), "{line} is missing from\n{text}");
         }
-        for part in ["1,000,000", "held-out rows", "standardized rmse", "wrote", "air.nys", "10.5 s (profile 1.0 s"] {
+        for part in [
+            "1,000,000",
+            "held-out rows",
+            "standardized rmse",
+            "wrote",
+            "air.nys",
+            "10.5 s (profile 1.0 s",
+            "received, 1.5 s waited",
+        ] {
             assert!(text.contains(part), "{part} is missing from\n{text}");
         }
         assert!(!text.contains("accuracy"), "{text}");

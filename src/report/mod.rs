@@ -10,7 +10,7 @@ mod metrics;
 mod tables;
 pub mod text;
 
-pub use fit::{Certificate, DictionaryReport, FitReport, Flops, PencilReport, Predicted, Validation};
+pub use fit::{Certificate, DictionaryReport, FitReport, Flops, NetworkReport, PencilReport, Predicted, Validation};
 pub use inspect::{ColumnReport, DatasetReport, ModelReport};
 pub use metrics::{EvaluateReport, Metrics, PlannedMemory, PredictReport, Products};
 pub use tables::{

@@ -14,10 +14,11 @@
 use crate::engine::session::Session;
 use crate::error::StageError;
 use serde::{Deserialize, Serialize};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::Probe;
@@ -283,6 +284,8 @@ where
     let workers = session.process.workers() as u64;
     let process = session.process.clone();
     let stage = session.stage();
+    let scanned = Rc::new(Cell::new(None));
+    let scans = Rc::clone(&scanned);
     let collected = Rc::new(RefCell::new(Reassembly::default()));
     let collector = Rc::clone(&collected);
     let probe = ProbeHandle::new();
@@ -316,6 +319,7 @@ where
                             vec![error_parcel(&error)]
                         }
                     };
+                    scans.set(Some(Instant::now()));
                     for (serial, parcel) in outgoing.into_iter().enumerate() {
                         for mut fragment in fragments(me, serial as u32, parcel) {
                             fragment.to = fragment.key % peers;
@@ -377,6 +381,7 @@ where
             .probe_with(&probe);
     });
     session.worker.step_or_park_while(None, || !watched.done());
+    session.process.wait_since(scanned.get());
 
     let parcels = collected.borrow_mut().parcels()?;
     let mut results = Vec::with_capacity(parcels.len());

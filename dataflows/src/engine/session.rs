@@ -70,6 +70,8 @@ pub struct Process {
     pub bad_rows: Mutex<(u64, Vec<BadRow>)>,
     /// Rows without a target met by such passes.
     pub skipped_rows: AtomicU64,
+    /// Nanoseconds that workers waited in exchanges, added up over the workers. Display only.
+    waited: AtomicU64,
     /// Watches the passes.
     pub progress: Box<dyn Progress>,
     started: Instant,
@@ -92,6 +94,7 @@ impl Process {
             entry_flops: AtomicU64::new(0),
             bad_rows: Mutex::new((0, Vec::new())),
             skipped_rows: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
             progress,
             started: Instant::now(),
         })
@@ -157,6 +160,18 @@ impl Process {
             bad.1.sort();
             bad.1.truncate(NAMED_BAD_ROWS);
         }
+    }
+
+    /// Adds the time since `scanned`, when a worker had done its share of a pass, to what is waited.
+    pub(super) fn wait_since(&self, scanned: Option<Instant>) {
+        let waited = scanned.map_or(0, |scanned| scanned.elapsed().as_nanos() as u64);
+        self.waited.fetch_add(waited, Ordering::Relaxed);
+    }
+
+    /// Seconds that a worker of this process spent, on the average, between the end of its own share of a pass and the end of the pass: for other workers, their
+    /// results, and the network. Reports only.
+    pub fn seconds_waiting(&self) -> f64 {
+        self.waited.load(Ordering::Relaxed) as f64 * 1e-9 / self.workers as f64
     }
 
     /// Seconds since the process's session began. Reports and `--time-limit` only: never a decision about the model.

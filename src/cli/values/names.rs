@@ -71,6 +71,15 @@ named_values! {
     }
 }
 named_values! {
+    /// How what processes send each other is protected.
+    Transport {
+        /// Encrypted and authenticated.
+        Noise = "noise",
+        /// Authenticated, and readable on the network.
+        Plain = "plain",
+    }
+}
+named_values! {
     /// Precision of kernel entries; sums are always f64.
     Precision {
         /// Single precision entries.

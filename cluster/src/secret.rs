@@ -1,0 +1,166 @@
+//! The secret that the processes of a job share.
+//!
+//! Invariants: what was given is kept only as a 32-byte key derived from it, which is never printed; a file that others can read is refused. A job without
+//! a secret runs the same protocol with a key that everybody can compute, and is limited to loopback addresses
+//! ([`crate::Hosts::check_loopback`]).
+
+use std::fmt;
+use std::io::Read;
+use std::path::Path;
+use thiserror::Error;
+
+/// Least length of a secret, bytes.
+const LEAST: usize = 16;
+/// Longest file that is taken for a secret, bytes.
+const LONGEST: u64 = 65_536;
+const CONTEXT: &str = "nystream cluster 2026-11-27 pre-shared key of the join";
+
+/// Why a secret was refused. No message shows any of it.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SecretError {
+    /// The file cannot be read.
+    #[error("cannot read the secret file {path}: {source}")]
+    Read {
+        /// Path of the file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Others than the owner of the file may read or change it.
+    #[error("the secret file {path} is open to others than its owner (mode {mode:03o}): run `chmod 600 {path}`")]
+    Permissions {
+        /// Path of the file.
+        path: String,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Too short to withstand guessing, or too long to be a secret.
+    #[error(
+        "the secret of {origin} has {length} bytes: between 16 and 65536 are needed, at random, as `head -c 32 /dev/urandom | base64` makes them"
+    )]
+    Length {
+        /// Where it is from.
+        origin: String,
+        /// Its length without line ends at its end; at most 65537.
+        length: usize,
+    },
+}
+
+/// A secret, as the key derived from it.
+///
+/// ```
+/// use nystream_cluster::Secret;
+/// let secret = Secret::new(b"correct horse battery staple\n", "NYSTREAM_SECRET")?;
+/// // A line end at the end does not count, and nothing of it is shown.
+/// assert_eq!(secret, Secret::new(b"correct horse battery staple", "a file")?);
+/// assert_eq!(format!("{secret:?}"), "Secret(shared)");
+/// assert!(Secret::new(b"short", "NYSTREAM_SECRET").is_err());
+/// # Ok::<(), nystream_cluster::SecretError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    key: [u8; 32],
+    shared: bool,
+}
+
+impl Secret {
+    /// No secret: the key that everybody can compute.
+    pub fn none() -> Self {
+        Secret { key: blake3::derive_key(CONTEXT, b""), shared: false }
+    }
+
+    /// Of these bytes without line ends at their end; `origin` names them in errors.
+    ///
+    /// # Errors
+    /// [`SecretError::Length`].
+    pub fn new(bytes: &[u8], origin: &str) -> Result<Self, SecretError> {
+        let line_end = |b: &u8| matches!(b, b'\n' | b'\r');
+        let length = bytes.iter().rposition(|b| !line_end(b)).map_or(0, |last| last + 1);
+        if length < LEAST || length as u64 > LONGEST {
+            return Err(SecretError::Length { origin: origin.to_owned(), length });
+        }
+        Ok(Secret { key: blake3::derive_key(CONTEXT, &bytes[..length]), shared: true })
+    }
+
+    /// Of a file that only its owner can read or change (as `ssh` asks of keys).
+    ///
+    /// # Errors
+    /// See [`SecretError`].
+    pub fn read(path: &Path) -> Result<Self, SecretError> {
+        let name = path.display().to_string();
+        let failed = |source| SecretError::Read { path: path.display().to_string(), source };
+        let file = std::fs::File::open(path).map_err(failed)?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // Of the open file: the path may stand for another one a moment later.
+            let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+            if mode & 0o077 != 0 {
+                return Err(SecretError::Permissions { path: name, mode });
+            }
+        }
+        let mut bytes = Vec::new();
+        file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+        Secret::new(&bytes, &name)
+    }
+
+    /// Whether it is a secret at all.
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    pub(crate) fn key(&self) -> &[u8; 32] {
+        &self.key
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.shared { "Secret(shared)" } else { "Secret(none)" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_secrets_have_other_keys() {
+        let secrets = [
+            Secret::none(),
+            Secret::new(b"0123456789abcdef", "").unwrap(),
+            Secret::new(b"0123456789abcdeg", "").unwrap(),
+            Secret::new(b" 0123456789abcdef", "").unwrap(),
+        ];
+        for (i, one) in secrets.iter().enumerate() {
+            assert_eq!(one.is_shared(), i > 0);
+            for other in &secrets[..i] {
+                assert_ne!(one.key(), other.key());
+            }
+        }
+        let message = Secret::new(b"0123456789abcde\r\n\n", "NYSTREAM_SECRET").unwrap_err().to_string();
+        assert!(message.contains("NYSTREAM_SECRET has 15 bytes") && !message.contains("012345"), "{message}");
+        assert!(Secret::new(&[7; 65_537], "").is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        std::fs::write(&path, "0123456789abcdef\n").unwrap();
+        for mode in 0..0o1000 {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode | 0o400)).unwrap();
+            match Secret::read(&path) {
+                Ok(secret) => assert!(mode & 0o077 == 0 && secret.is_shared(), "{mode:o}"),
+                Err(error) => {
+                    let message = error.to_string();
+                    assert!(mode & 0o077 != 0 && message.contains("chmod 600"), "{mode:o}: {message}");
+                }
+            }
+        }
+        assert!(Secret::read(&folder.path().join("absent")).unwrap_err().to_string().contains("absent"));
+    }
+}
