@@ -150,6 +150,11 @@ impl Hosts {
         &self.addresses
     }
 
+    /// The line of the file, from 1, that process `index` stands on; 0 for none.
+    pub(crate) fn line(&self, index: usize) -> usize {
+        self.lines.get(index).copied().unwrap_or_default()
+    }
+
     /// What the address of process `index` stands for now, at least one.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! Names are not resolved here: ssh knows aliases that the resolver does not, and a name may mean another address on the hosts than on the machine that launches.
 
-use crate::HostsError;
+use crate::{Hosts, HostsError};
 use std::net::TcpListener;
 use std::path::Path;
 
@@ -63,25 +63,11 @@ impl std::str::FromStr for HostLine {
 /// # Errors
 /// A file that cannot be read, that names no process or one address twice, a line that is not `host:port`.
 pub fn read_hosts(path: &Path) -> Result<Vec<HostLine>, HostsError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| HostsError::Read { path: path.display().to_string(), source })?;
-    let mut lines: Vec<HostLine> = Vec::new();
-    for (number, raw) in text.lines().enumerate() {
-        let entry = raw.split('#').next().unwrap_or("").trim();
-        if entry.is_empty() {
-            continue;
-        }
-        let line = number + 1;
-        let host: HostLine = entry.parse().map_err(|()| HostsError::Malformed { line, text: entry.to_owned() })?;
-        if lines.contains(&host) {
-            return Err(HostsError::Duplicate { address: host.text, line });
-        }
-        lines.push(host);
-    }
-    if lines.is_empty() {
-        return Err(HostsError::Empty);
-    }
-    Ok(lines)
+    let hosts = Hosts::read(path)?;
+    let lines = hosts.addresses().iter().enumerate().map(|(index, address)| {
+        address.parse().map_err(|()| HostsError::Malformed { line: hosts.line(index), text: address.clone() })
+    });
+    lines.collect()
 }
 
 /// Lines for `processes` processes on this machine, on loopback ports that are free now.
