@@ -13,7 +13,7 @@ const SHIFT: u32 = 52 - 7;
 const INTERVALS: usize = 8 << 7;
 const SLACK: f64 = 1e-12;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Decay {
     /// Above this squared distance entries are at most the cutoff.
     pub radius: f64,

@@ -2,20 +2,32 @@
 //!
 //! A node takes the list of its parent and hands on the rows that are within the radius of its box; the others are told to a function, with their distance, and go no
 //! further. What reaches a block is its list. Blocks come in their order, rows of each in theirs; what is told of a row comes in the order of the nodes,
-//! whatever other rows there are. Cost: the distances of `tree.rs`, at most two a kept node.
+//! whatever other rows there are. With a budget (`budget.rs`) rows then go through their lists once more, and give up what it allows.
+//! Cost: the distances of `tree.rs`, at most two a kept node.
 
+use super::budget::{Budget, DrawnRows, Fate, Plans};
 use super::tree::Located;
 use super::{SparseScratch, SparseTiles};
-use crate::constants::SPARSE_ROWS;
+use crate::constants::{SPARSE_ROWS, SUM_BLOCK_ROWS};
 use crate::rows::Rows;
 use crate::tile::Entry;
+
+/// A block that some row keeps, its node, and the end of its rows.
+#[derive(Clone, Copy, Debug)]
+struct KeptBlock {
+    block: usize,
+    node: usize,
+    end: usize,
+}
 
 /// The rows of each block that some row keeps.
 #[derive(Debug, Default)]
 pub struct Kept {
-    /// Blocks in their order, with the end of their rows.
-    ends: Vec<(usize, usize)>,
+    /// In their order.
+    ends: Vec<KeptBlock>,
     rows: Vec<u32>,
+    /// With a budget, of each of those rows: the bits of the share that the block takes, then with how many chances it was drawn.
+    marks: Vec<u32>,
     /// Lists of rows, one a level of the tree.
     lists: Vec<Vec<u32>>,
 }
@@ -23,25 +35,55 @@ pub struct Kept {
 impl Kept {
     /// Blocks with the rows that keep them, both ascending.
     pub fn blocks(&self) -> impl Iterator<Item = (usize, &[u32])> {
-        let starts = std::iter::once(0).chain(self.ends.iter().map(|&(_, end)| end));
-        starts.zip(&self.ends).map(|(start, &(block, end))| (block, &self.rows[start..end]))
+        self.drawn_blocks().map(|(block, rows, _)| (block, rows))
+    }
+
+    /// Those, with what [`weight`](super::budget::weight) takes of each row; nothing without a budget.
+    pub fn drawn_blocks(&self) -> impl Iterator<Item = (usize, &[u32], &[u32])> {
+        let starts = std::iter::once(0).chain(self.ends.iter().map(|kept| kept.end));
+        starts.zip(&self.ends).map(|(start, kept)| {
+            let marks = if self.marks.is_empty() { &[] } else { &self.marks[start..kept.end] };
+            (kept.block, &self.rows[start..kept.end], marks)
+        })
+    }
+
+    /// Keeps of each block the rows whose fate says so, and tells the function of those that leave it out: (row, node, bound).
+    fn spend(&mut self, budget: &Budget, plans: &mut Plans, mut left_out: impl FnMut(usize, usize, f64)) {
+        let (mut from, mut to) = (0, 0);
+        for kept in &mut self.ends {
+            for at in from..kept.end {
+                let (row, share) = (self.rows[at], f32::from_bits(self.marks[at]));
+                match plans.fate(budget, row as usize, (kept.node, kept.block), share) {
+                    Fate::Kept(chances) => {
+                        (self.rows[to], self.marks[to]) = (row, chances);
+                        to += 1;
+                    }
+                    Fate::Dropped(bound) => left_out(row as usize, kept.node, bound),
+                    Fate::Missed => {}
+                }
+            }
+            (from, kept.end) = (kept.end, to);
+        }
+        self.rows.truncate(to);
+        self.marks.truncate(to);
     }
 
     /// Bytes that are in use.
     #[cfg(test)]
     pub fn held_bytes(&self) -> usize {
-        let rows = self.rows.len() + self.lists.iter().map(Vec::len).sum::<usize>();
-        4 * rows + self.ends.len() * size_of::<(usize, usize)>()
+        let rows = self.rows.len() + self.marks.len() + self.lists.iter().map(Vec::len).sum::<usize>();
+        4 * rows + self.ends.len() * size_of::<KeptBlock>()
     }
 }
 
-/// The walk: rows and what is told of those left out at a node, (row, node, squared distance).
+/// The walk: rows and what is told of those left out at a node, (row, node, bound of its entries).
 struct Walk<'a, T: Entry, F> {
     tiles: &'a SparseTiles<T>,
     rows: Rows<'a>,
     located: &'a Located,
-    left_out: F,
+    left_out: &'a mut F,
     kept: &'a mut Kept,
+    plans: &'a mut Plans,
 }
 
 impl<T: Entry, F: FnMut(usize, usize, f64)> Walk<'_, T, F> {
@@ -50,6 +92,8 @@ impl<T: Entry, F: FnMut(usize, usize, f64)> Walk<'_, T, F> {
         let (radius, width) = (self.tiles.decay.radius, tree.width);
         let (above, below) = self.kept.lists.split_at_mut(level + 1);
         let (from, to) = (&above[level], &mut below[0]);
+        let budget = self.tiles.budget.as_ref();
+        let block = tree.nodes[node].blocks == 1;
         to.clear();
         for &row in from {
             let i = row as usize;
@@ -57,9 +101,18 @@ impl<T: Entry, F: FnMut(usize, usize, f64)> Walk<'_, T, F> {
             let codes = if tree.codes > 0 { self.rows.codes(i) } else { &[] };
             let distance = tree.squared_distance(node, x, self.located.errors[i], codes, radius);
             if distance > radius {
-                (self.left_out)(i, node, distance);
-            } else {
-                to.push(row);
+                let bound = self.tiles.decay.bound(distance);
+                (self.left_out)(i, node, bound);
+                if let Some(budget) = budget {
+                    self.plans.beyond(budget, i, node, bound);
+                }
+                continue;
+            }
+            to.push(row);
+            if let Some(budget) = budget.filter(|_| block) {
+                let share = budget.near_share(node, distance);
+                self.plans.candidate(i, share);
+                self.kept.marks.push(share.to_bits());
             }
         }
         if to.is_empty() {
@@ -68,7 +121,7 @@ impl<T: Entry, F: FnMut(usize, usize, f64)> Walk<'_, T, F> {
         let here = tree.nodes[node];
         if here.blocks == 1 {
             self.kept.rows.extend_from_slice(to);
-            self.kept.ends.push((here.first, self.kept.rows.len()));
+            self.kept.ends.push(KeptBlock { block: here.first, node, end: self.kept.rows.len() });
         } else {
             self.visit(node + 1, level + 1);
             self.visit(here.right, level + 1);
@@ -77,16 +130,21 @@ impl<T: Entry, F: FnMut(usize, usize, f64)> Walk<'_, T, F> {
 }
 
 impl<T: Entry> SparseTiles<T> {
-    /// Finds the blocks that `rows` keep.
+    /// Rows whose blocks are found together: with a budget no more than have their sums in the second-level cache.
+    pub(super) fn rows_at_once(&self) -> usize {
+        if self.budget.is_some() { SUM_BLOCK_ROWS } else { SPARSE_ROWS }
+    }
+
+    /// Finds the blocks that `rows` keep, and tells of those left out: (row, node, bound of its entries).
     pub(super) fn keep(
         &self,
-        rows: Rows<'_>,
-        located: &mut Located,
-        kept: &mut Kept,
-        left_out: impl FnMut(usize, usize, f64),
+        DrawnRows { rows, ids }: DrawnRows<'_>,
+        (located, kept, plans): (&mut Located, &mut Kept, &mut Plans),
+        mut left_out: impl FnMut(usize, usize, f64),
     ) {
         kept.ends.clear();
         kept.rows.clear();
+        kept.marks.clear();
         kept.lists.resize_with(self.tree.height() + 1, Vec::new);
         if self.tree.nodes.is_empty() {
             return;
@@ -94,7 +152,14 @@ impl<T: Entry> SparseTiles<T> {
         located.locate(&self.tiles.form, rows);
         kept.lists[0].clear();
         kept.lists[0].extend(0..rows.len() as u32);
-        Walk { tiles: self, rows, located, left_out, kept }.visit(0, 0);
+        if self.budget.is_some() {
+            plans.clear(rows.len());
+        }
+        Walk { tiles: self, rows, located, left_out: &mut left_out, kept, plans }.visit(0, 0);
+        if let Some(budget) = &self.budget {
+            plans.plan(budget, ids);
+            kept.spend(budget, plans, left_out);
+        }
     }
 
     /// Entries that `rows` keep, of rows x centers: what a product would evaluate, without evaluating any.
@@ -109,23 +174,24 @@ impl<T: Entry> SparseTiles<T> {
     /// assert_eq!(tiles.kept_entries(rows, &mut SparseScratch::new()), 64 + 128);
     /// # Ok::<(), nystream_kernels::tile::TileError>(())
     /// ```
-    pub fn kept_entries(&self, rows: Rows<'_>, scratch: &mut SparseScratch<T>) -> u64 {
-        self.tiles.check(rows);
-        let mut entries = 0;
-        for start in (0..rows.len()).step_by(SPARSE_ROWS) {
-            let part = rows.slice(start, (start + SPARSE_ROWS).min(rows.len()));
-            self.keep(part, &mut scratch.located, &mut scratch.kept, |_, _, _| {});
+    pub fn kept_entries<'a>(&self, rows: impl Into<DrawnRows<'a>>, scratch: &mut SparseScratch<T>) -> u64 {
+        let rows = rows.into();
+        self.tiles.check(rows.rows);
+        let (mut entries, n, step) = (0, rows.rows.len(), self.rows_at_once());
+        for start in (0..n).step_by(step) {
+            let part = rows.slice(start, (start + step).min(n));
+            self.keep(part, scratch.parts(), |_, _, _| {});
             let kept = scratch.kept.blocks().map(|(block, rows)| (rows.len() * self.places(block).len()) as u64);
             entries += kept.sum::<u64>();
         }
         entries
     }
 
-    /// At least sum_j (K - K~)_ij^2 of every row: what is left out, whatever v is. With M the sum over all rows, |K v - K~ v|_2 <= sqrt(M) |v|_2, and as much for K^T u;
+    /// At least sum_j (K - K~)_ij^2 of every row: what is left out, whatever v is (of tiles whose rows draw nothing). With M the sum over all rows, |K v - K~ v|_2 <= sqrt(M) |v|_2, and as much for K^T u;
     /// K^T K differs from K~^T K~ by at most 2 sqrt(M) |K|_2 + M in norm.
     ///
     /// # Panics
-    /// If `out` does not have one value a row.
+    /// If `out` does not have one value a row, or rows draw.
     ///
     /// ```
     /// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows, tile::{SimdPath, SparseScratch, SparseTiles}};
@@ -141,12 +207,12 @@ impl<T: Entry> SparseTiles<T> {
         self.tiles.check(rows);
         assert_eq!(out.len(), rows.len(), "out must have one value a row");
         out.fill(0.0);
-        for start in (0..rows.len()).step_by(SPARSE_ROWS) {
-            let part = rows.slice(start, (start + SPARSE_ROWS).min(rows.len()));
-            self.keep(part, &mut scratch.located, &mut scratch.kept, |i, node, distance| {
+        for start in (0..rows.len()).step_by(self.rows_at_once()) {
+            let part = rows.slice(start, (start + self.rows_at_once()).min(rows.len()));
+            self.keep(part.into(), scratch.parts(), |i, node, bound| {
                 let centers = self.tree.places(node, self.centers()).len() as f64;
                 // A half per cent more than any number of roundings.
-                out[start + i] += 1.005 * centers * self.decay.bound(distance).powi(2);
+                out[start + i] += 1.005 * centers * bound.powi(2);
             });
         }
     }
