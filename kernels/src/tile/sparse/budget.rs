@@ -18,7 +18,8 @@
 //! Errors of drawn blocks cancel, of those left out they add up: with N blocks of about the same h a row can leave out 1 / h of them but draw N with theta = 1 / sqrt(N h). A row takes
 //! what keeps fewer blocks: drawing pays with broad kernels, of which many blocks matter about as little, and never where a few blocks are all of the tail.
 //!
-//! **Cost.** A row's h are added up in [`BUCKETS`] buckets by size (4 an octave) while the tree is walked: 256 bytes a row, no sorting. Then one look at each pair of row and block.
+//! **Cost.** A row's h are added up in [`BUCKETS`] buckets by size (4 an octave) while the tree is walked: 256 bytes a row, no sorting, and what a row leaves out is told by its sums. Then one comparison a pair of row
+//! and block, and 10 ns a drawn pair.
 
 use super::bound::Decay;
 use super::{SparseTiles, SparseVectors};
@@ -27,6 +28,8 @@ use crate::rows::Rows;
 use crate::tile::Entry;
 use nystream_hashing::{RowId, StreamKey, philox4x32};
 
+/// Octaves of squared distances with bounds of their own: from entries of one half on, what matters of any kernel that sparse products are for.
+const OCTAVES: usize = 12;
 /// Buckets of a row: 16 octaves below its budget; what is smaller is added up by itself.
 pub const BUCKETS: usize = 64;
 /// Values of `f32` share a bucket when they agree in these leading bits: 4 buckets an octave.
@@ -64,7 +67,7 @@ impl<'a> DrawnRows<'a> {
     }
 }
 
-/// What is not known of a row's product, with a budget of a known V, in units of |v| of each column: nothing but `left_out` where the row draws nothing.
+/// What is not known of a row's product within a budget, in units of |v| of each column: nothing but `left_out` where the row draws nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Spread {
     /// The error is at most this on the mean of all draws.
@@ -116,7 +119,8 @@ struct RowPlan {
     draw: usize,
     drop: usize,
     theta: f64,
-    words: [u32; 4],
+    /// At least all that is left out.
+    left_out: f64,
 }
 
 /// The plans of some rows, and what they are made of.
@@ -126,19 +130,14 @@ pub struct Plans {
     sums: Vec<f32>,
     /// Of each row: the shares beyond the radius, those below the buckets, and the number of the latter.
     far: Vec<[f64; 3]>,
-    plans: Vec<RowPlan>,
+    /// Of each row: the shares below which a block is left out, and drawn; the latter is not below the former.
+    limits: Vec<[f32; 2]>,
+    /// Of each row that draws: theta, and by what it draws.
+    draws: Vec<(f64, [u32; 4])>,
+    /// Of each row, in units of |v|: what is left out of the kept blocks.
+    pub left_out: Vec<f64>,
     /// What became of each row.
     pub spreads: Vec<Spread>,
-}
-
-/// What a row does with a block.
-pub enum Fate {
-    /// Left out, where no entry is above this.
-    Dropped(f64),
-    /// Kept, so many chances of 2^32 having been enough; 0 where no draw decided.
-    Kept(u32),
-    /// Drawn, and not kept.
-    Missed,
 }
 
 /// The bucket of a share of the budget: from 0 for the largest; none for what is not below 1.
@@ -179,7 +178,7 @@ impl Budget {
     /// let v = tiles.vectors(&[1.0; 6400], 1);
     /// let rows = DrawnRows { rows: Rows::new(&[50.0], 1, &[], 0), ids: &[RowId(1)] };
     /// let all = tiles.kept_entries(rows, &mut SparseScratch::new());
-    /// let budget = Budget::new(&tiles, epsilon, n, Some(&v), Some(StreamKey::new(0, "example", 0)));
+    /// let budget = Budget::new(&tiles, (epsilon, n), Some(&v), Some(StreamKey::new(0, "example", 0)));
     /// let tiles = tiles.within(budget);
     /// let exact: f64 = z.iter().map(|z| (-(z - 50.0).abs() / 5.0) as f64).map(f64::exp).sum();
     /// let entries = tiles.map_rows(rows, Some(&v), 0, &mut SparseScratch::new(), &mut [], |_, kv, missing, _| {
@@ -194,8 +193,7 @@ impl Budget {
     /// If `v` is of other tiles.
     pub fn new<T: Entry>(
         tiles: &SparseTiles<T>,
-        epsilon: f64,
-        rows: u64,
+        (epsilon, rows): (f64, u64),
         v: Option<&SparseVectors>,
         draws: Option<StreamKey>,
     ) -> Self {
@@ -214,7 +212,7 @@ impl Budget {
         let blocks = (0..nodes).filter(|node| tiles.tree.nodes[*node].blocks == 1);
         let light = blocks.map(|node| weights[node]).filter(|w| *w > 0.0).fold(f64::INFINITY, f64::min);
         let all_above = if v.is_some() { 1.0 / light } else { light.sqrt().recip() };
-        let near = Decay::new(tiles.kernel().family, all_above.clamp(tiles.cutoff(), 0.5));
+        let near = Decay::over(tiles.kernel().family, all_above.clamp(tiles.cutoff(), 0.5), OCTAVES);
         Budget { limit, near, weights, any: v.is_none(), draws }
     }
 
@@ -225,12 +223,13 @@ impl Budget {
 
     /// Bytes of a budget over so many nodes.
     pub(super) fn memory_bytes(nodes: usize) -> usize {
-        8 * nodes + Decay::memory_bytes()
+        8 * nodes + Decay::memory_bytes_over(OCTAVES)
     }
 
     /// Bytes of the plans of so many rows.
     pub(super) fn plan_bytes(rows: usize) -> usize {
-        rows * (4 * BUCKETS + size_of::<[f64; 3]>() + size_of::<RowPlan>() + size_of::<Spread>())
+        let each = size_of::<[f64; 3]>() + size_of::<(f64, [u32; 4])>() + size_of::<Spread>();
+        rows * (4 * BUCKETS + each + size_of::<[f32; 2]>() + size_of::<f64>())
     }
 
     /// Whether rows draw: they need identities then.
@@ -244,24 +243,20 @@ impl Budget {
         self.weights[node] * if self.any { bound * bound } else { bound }
     }
 
-    /// The share that a kept block takes at this squared distance, not below it; for [`Budget::fate`].
+    /// What gives the shares that block `node` takes at squared distances within the cutoff's radius, none of them below the truth.
     #[inline(always)]
-    pub(super) fn near_share(&self, node: usize, distance: f64) -> f32 {
-        // A distance that is no number is none.
-        let bound = if distance > self.near.radius { self.near.bound(distance) } else { 1.0 };
-        ((self.share(node, bound) * (1.0 + 1e-6)) as f32).max(f32::MIN_POSITIVE)
+    pub(super) fn near_shares(&self, node: usize) -> impl Fn(f64) -> f32 + '_ {
+        let weight = self.weights[node] * (1.0 + 1e-6);
+        move |distance| {
+            // A distance that is no number is none.
+            let bound = if distance > self.near.radius { self.near.bound(distance) } else { 1.0 };
+            ((weight * if self.any { bound * bound } else { bound }) as f32).max(f32::MIN_POSITIVE)
+        }
     }
 
-    /// The other way round: at least every entry of `node`, which takes this share.
-    fn bound(&self, node: usize, share: f32) -> f64 {
-        match self.weights[node] {
-            weight if weight > 0.0 => {
-                let bound = f64::from(share) / weight;
-                (if self.any { bound.sqrt() } else { bound }).min(1.0)
-            }
-            // Of values that are all 0.
-            _ => 0.0,
-        }
+    /// Whether it is for any V.
+    pub(super) fn any(&self) -> bool {
+        self.any
     }
 }
 
@@ -274,7 +269,9 @@ impl Plans {
         self.far.resize(rows, [0.0; 3]);
         self.spreads.clear();
         self.spreads.resize(rows, Spread::default());
-        self.plans.clear();
+        self.limits.clear();
+        self.draws.clear();
+        self.left_out.clear();
     }
 
     /// Row `i` lacks `node`, of entries of at most `bound`.
@@ -299,42 +296,44 @@ impl Plans {
     /// How each row spends what it has.
     pub(super) fn plan(&mut self, budget: &Budget, ids: &[RowId]) {
         assert!(!budget.draws() || ids.len() == self.far.len(), "rows that draw need identities");
+        let below = |k: usize| match k {
+            0 => 1.0,
+            k if k <= BUCKETS => least(k - 1) as f32,
+            _ => 0.0,
+        };
         for (i, (sums, &far)) in self.sums.chunks_exact(BUCKETS).zip(&self.far).enumerate() {
-            let mut plan = RowPlan::best(sums, far, budget.draws());
-            if let Some(key) = budget.draws.filter(|_| plan.draw < plan.drop) {
-                plan.words = key.words(ids[i]);
+            let plan = RowPlan::best(sums, far, budget.draws());
+            let drop = below(plan.drop);
+            self.limits.push([drop, below(plan.draw).max(drop)]);
+            if let Some(key) = budget.draws {
+                let words = if plan.draw < plan.drop { key.words(ids[i]) } else { [0; 4] };
+                self.draws.push((plan.theta, words));
             }
-            self.plans.push(plan);
-            if !budget.any {
-                self.spreads[i].left_out = far[0] * budget.limit;
-            }
+            let units = |share: f64| budget.limit * if budget.any { share.sqrt() } else { share };
+            self.left_out.push(units(plan.left_out));
+            self.spreads[i].left_out = units(far[0] + plan.left_out);
         }
     }
 
-    /// What row `i` does with block `block`, a node of this share.
+    /// Whether row `i` keeps a block of this share for certain, and otherwise whether it draws it.
     #[inline(always)]
-    pub(super) fn fate(&mut self, budget: &Budget, i: usize, (node, block): (usize, usize), share: f32) -> Fate {
-        let plan = &self.plans[i];
-        let Some(k) = bucket(share).filter(|k| *k >= plan.draw) else { return Fate::Kept(0) };
-        if k >= plan.drop {
-            let bound = budget.bound(node, share);
-            if !budget.any {
-                self.spreads[i].left_out += f64::from(share) * budget.limit;
-            }
-            return Fate::Dropped(bound);
-        }
-        let share = f64::from(share);
-        let enough = (share / plan.theta * CHANCES).ceil().max(1.0);
+    pub(super) fn keeps(&self, i: usize, share: f32) -> (bool, bool) {
+        let [drop, draw] = self.limits[i];
+        (share >= draw, share >= drop)
+    }
+
+    /// With how many chances of 2^32 row `i` keeps a block that it draws: 0 where they were all; nothing where the draw says no.
+    pub(super) fn draw(&mut self, budget: &Budget, i: usize, block: usize, share: f32) -> Option<u32> {
+        let ((theta, [a, b, c, d]), share) = (self.draws[i], f64::from(share));
+        let enough = (share / theta * CHANCES).ceil().max(1.0);
         if enough >= CHANCES {
-            return Fate::Kept(0);
+            return Some(0);
         }
-        let square = budget.limit * budget.limit;
         let spread = &mut self.spreads[i];
-        spread.variance += share * (plan.theta - share) * square;
-        spread.largest = plan.theta * budget.limit;
-        let [a, b, c, d] = plan.words;
+        spread.variance += share * (theta - share) * (budget.limit * budget.limit);
+        spread.largest = theta * budget.limit;
         let word = philox4x32([a, b], [block as u32, (block as u64 >> 32) as u32, c, d])[0];
-        if f64::from(word) < enough { Fate::Kept(enough as u32) } else { Fate::Missed }
+        (f64::from(word) < enough).then_some(enough as u32)
     }
 }
 
@@ -360,7 +359,7 @@ impl RowPlan {
                 }
             }
             if saved > best.0 {
-                best = (saved, RowPlan { draw: drop, drop, ..RowPlan::default() });
+                best = (saved, RowPlan { draw: drop, drop, theta: 0.0, left_out: left_out - far });
             }
             if !draws {
                 break;
@@ -386,7 +385,7 @@ impl RowPlan {
                 }
                 let all = saved + count - mean / theta;
                 if all > best.0 {
-                    best = (all, RowPlan { draw, drop, theta, words: [0; 4] });
+                    best = (all, RowPlan { draw, drop, theta, left_out: left_out - far });
                 }
             }
         }

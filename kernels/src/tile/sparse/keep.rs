@@ -5,18 +5,17 @@
 //! whatever other rows there are. With a budget (`budget.rs`) rows then go through their lists once more, and give up what it allows.
 //! Cost: the distances of `tree.rs`, at most two a kept node.
 
-use super::budget::{Budget, DrawnRows, Fate, Plans};
+use super::budget::{Budget, DrawnRows, Plans};
 use super::tree::Located;
 use super::{SparseScratch, SparseTiles};
 use crate::constants::{SPARSE_ROWS, SUM_BLOCK_ROWS};
 use crate::rows::Rows;
 use crate::tile::Entry;
 
-/// A block that some row keeps, its node, and the end of its rows.
+/// A block that some row keeps, and the end of its rows.
 #[derive(Clone, Copy, Debug)]
 struct KeptBlock {
     block: usize,
-    node: usize,
     end: usize,
 }
 
@@ -38,7 +37,7 @@ impl Kept {
         self.drawn_blocks().map(|(block, rows, _)| (block, rows))
     }
 
-    /// Those, with what [`weight`](super::budget::weight) takes of each row; nothing without a budget.
+    /// Those, with what [`weight`](super::budget::weight) takes of each row; nothing where none draws.
     pub fn drawn_blocks(&self) -> impl Iterator<Item = (usize, &[u32], &[u32])> {
         let starts = std::iter::once(0).chain(self.ends.iter().map(|kept| kept.end));
         starts.zip(&self.ends).map(|(start, kept)| {
@@ -47,25 +46,27 @@ impl Kept {
         })
     }
 
-    /// Keeps of each block the rows whose fate says so, and tells the function of those that leave it out: (row, node, bound).
-    fn spend(&mut self, budget: &Budget, plans: &mut Plans, mut left_out: impl FnMut(usize, usize, f64)) {
+    /// Keeps of each block the rows whose plans say so.
+    fn spend(&mut self, budget: &Budget, plans: &mut Plans) {
         let (mut from, mut to) = (0, 0);
         for kept in &mut self.ends {
             for at in from..kept.end {
                 let (row, share) = (self.rows[at], f32::from_bits(self.marks[at]));
-                match plans.fate(budget, row as usize, (kept.node, kept.block), share) {
-                    Fate::Kept(chances) => {
-                        (self.rows[to], self.marks[to]) = (row, chances);
-                        to += 1;
-                    }
-                    Fate::Dropped(bound) => left_out(row as usize, kept.node, bound),
-                    Fate::Missed => {}
+                let (keeps, draws) = plans.keeps(row as usize, share);
+                (self.rows[to], self.marks[to]) = (row, 0);
+                to += usize::from(keeps);
+                if draws
+                    && !keeps
+                    && let Some(chances) = plans.draw(budget, row as usize, kept.block, share)
+                {
+                    self.marks[to] = chances;
+                    to += 1;
                 }
             }
             (from, kept.end) = (kept.end, to);
         }
         self.rows.truncate(to);
-        self.marks.truncate(to);
+        self.marks.truncate(if budget.draws() { to } else { 0 });
     }
 
     /// Bytes that are in use.
@@ -93,7 +94,8 @@ impl<T: Entry, F: FnMut(usize, usize, f64)> Walk<'_, T, F> {
         let (above, below) = self.kept.lists.split_at_mut(level + 1);
         let (from, to) = (&above[level], &mut below[0]);
         let budget = self.tiles.budget.as_ref();
-        let block = tree.nodes[node].blocks == 1;
+        let block = budget.filter(|_| tree.nodes[node].blocks == 1);
+        let shares = block.map(|budget| budget.near_shares(node));
         to.clear();
         for &row in from {
             let i = row as usize;
@@ -109,8 +111,8 @@ impl<T: Entry, F: FnMut(usize, usize, f64)> Walk<'_, T, F> {
                 continue;
             }
             to.push(row);
-            if let Some(budget) = budget.filter(|_| block) {
-                let share = budget.near_share(node, distance);
+            if let Some(share) = &shares {
+                let share = share(distance);
                 self.plans.candidate(i, share);
                 self.kept.marks.push(share.to_bits());
             }
@@ -121,7 +123,7 @@ impl<T: Entry, F: FnMut(usize, usize, f64)> Walk<'_, T, F> {
         let here = tree.nodes[node];
         if here.blocks == 1 {
             self.kept.rows.extend_from_slice(to);
-            self.kept.ends.push(KeptBlock { block: here.first, node, end: self.kept.rows.len() });
+            self.kept.ends.push(KeptBlock { block: here.first, end: self.kept.rows.len() });
         } else {
             self.visit(node + 1, level + 1);
             self.visit(here.right, level + 1);
@@ -135,7 +137,7 @@ impl<T: Entry> SparseTiles<T> {
         if self.budget.is_some() { SUM_BLOCK_ROWS } else { SPARSE_ROWS }
     }
 
-    /// Finds the blocks that `rows` keep, and tells of those left out: (row, node, bound of its entries).
+    /// Finds the blocks that `rows` keep, and tells of those beyond the cutoff: (row, node, bound of its entries). What rows leave out besides, the plans say.
     pub(super) fn keep(
         &self,
         DrawnRows { rows, ids }: DrawnRows<'_>,
@@ -158,7 +160,7 @@ impl<T: Entry> SparseTiles<T> {
         Walk { tiles: self, rows, located, left_out: &mut left_out, kept, plans }.visit(0, 0);
         if let Some(budget) = &self.budget {
             plans.plan(budget, ids);
-            kept.spend(budget, plans, left_out);
+            kept.spend(budget, plans);
         }
     }
 
@@ -187,11 +189,11 @@ impl<T: Entry> SparseTiles<T> {
         entries
     }
 
-    /// At least sum_j (K - K~)_ij^2 of every row: what is left out, whatever v is (of tiles whose rows draw nothing). With M the sum over all rows, |K v - K~ v|_2 <= sqrt(M) |v|_2, and as much for K^T u;
+    /// At least sum_j (K - K~)_ij^2 of every row: what is left out, whatever v is. With M the sum over all rows, |K v - K~ v|_2 <= sqrt(M) |v|_2, and as much for K^T u;
     /// K^T K differs from K~^T K~ by at most 2 sqrt(M) |K|_2 + M in norm.
     ///
     /// # Panics
-    /// If `out` does not have one value a row, or rows draw.
+    /// If `out` does not have one value a row, or the tiles have a budget of known vectors.
     ///
     /// ```
     /// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows, tile::{SimdPath, SparseScratch, SparseTiles}};
@@ -206,6 +208,7 @@ impl<T: Entry> SparseTiles<T> {
     pub fn missing(&self, rows: Rows<'_>, scratch: &mut SparseScratch<T>, out: &mut [f64]) {
         self.tiles.check(rows);
         assert_eq!(out.len(), rows.len(), "out must have one value a row");
+        assert!(self.budget.as_ref().is_none_or(Budget::any), "a budget of known vectors says nothing of others");
         out.fill(0.0);
         for start in (0..rows.len()).step_by(self.rows_at_once()) {
             let part = rows.slice(start, (start + self.rows_at_once()).min(rows.len()));
@@ -214,6 +217,12 @@ impl<T: Entry> SparseTiles<T> {
                 // A half per cent more than any number of roundings.
                 out[start + i] += 1.005 * centers * bound.powi(2);
             });
+            if self.budget.is_some() {
+                out[start..]
+                    .iter_mut()
+                    .zip(&scratch.plans.left_out)
+                    .for_each(|(out, left)| *out += 1.005 * left * left);
+            }
         }
     }
 }

@@ -122,7 +122,7 @@ impl<T: Entry> SparseTiles<T> {
         Ok(SparseTiles { tiles, tree, decay: Decay::new(kernel.family, cutoff), cutoff, budget: None })
     }
 
-    /// These tiles, with rows that do without more blocks: as many as `budget` allows, which must be of these.
+    /// These tiles, with rows that do without more blocks: as many as `budget` allows, which must be of these. Where that is of known vectors, bounds are for products with those.
     ///
     /// # Panics
     /// If it is of other tiles.

