@@ -12,6 +12,7 @@ use nystream_cluster::{Communication, Hosts, JobIdentity, JoinError, join, singl
 use nystream_dataflows::StageError;
 use nystream_dataflows::engine::{self, Process, Session};
 use nystream_dataflows::job::{Bandwidth, DictionaryRule, FitConfig, Loss, MetricRequest, Select, Solver, Task};
+use nystream_dataflows::matvec::products::ProductLimit;
 use nystream_datasets::{Catalog, ClassWeight, Encoder, EncoderOptions, Part, Scale, Sources, Split};
 use nystream_kernels::gram::Precision;
 use nystream_kernels::tile::SimdPath;
@@ -181,7 +182,7 @@ pub fn fit_config(
         temp_dir: resources.temporary_folder(),
         max_flops: sample.max_flops.0,
         tolerance: solve.and_then(|s| s.tolerance).map(|t| t.0),
-        product_tolerance: None,
+        products: ProductLimit::default(),
         iterations: solve.and_then(|s| s.iterations).map(|i| i.0 as usize),
         time_limit: solve.and_then(|s| s.time_limit).map(|t| t.0),
         max_bad_rows: input.max_bad_rows,

@@ -407,7 +407,7 @@ mod tests {
         let flags = "data target out kernel bandwidth ridge metric centers select dictionary-rows dictionary-mode solver \
                      precision seed workers memory temp-dir disk-limit hosts process validation split task loss scale \
                      report explain dry-run time-limit max-bad-rows from config-from drop categorical weight \
-                     class-weight id-column cyclic simd max-flops tolerance iterations product-tolerance";
+                     class-weight id-column cyclic simd max-flops tolerance iterations product-tolerance product-mode";
         let command = Cli::command();
         let has = |command: &clap::Command, flag: &str| command.get_arguments().any(|a| a.get_long() == Some(flag));
         let fit = command.find_subcommand("fit").unwrap();
@@ -415,7 +415,9 @@ mod tests {
             assert!(has(fit, flag), "fit lacks --{flag}");
         }
         let predict = command.find_subcommand("predict").unwrap();
-        for flag in "model data out keep variance product-tolerance workers memory hosts process".split_whitespace() {
+        for flag in "model data out keep variance product-tolerance product-mode workers memory hosts process"
+            .split_whitespace()
+        {
             assert!(has(predict, flag), "predict lacks --{flag}");
         }
         for flag in ["format", "quiet", "log-format", "config-file", "no-config"] {

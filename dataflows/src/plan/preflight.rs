@@ -76,7 +76,7 @@ fn enough(catalog: &Catalog, config: &FitConfig, least: &PlanRequest, solvers: &
 /// #     temp_dir: std::env::temp_dir(),
 /// #     max_flops: 1e12,
 /// #     tolerance: None,
-/// #     product_tolerance: None,
+/// #     products: Default::default(),
 /// #     iterations: None,
 /// #     time_limit: None,
 /// #     max_bad_rows: 0,

@@ -13,7 +13,7 @@ mod tests;
 
 pub use data::{AllOr, ClassWeight, Select, SplitSpec};
 pub use kernel::{Bandwidth, KernelName, Ridge};
-pub use names::{DictionaryMode, Format, LogFormat, Loss, Precision, Scale, Simd, Solver, Task};
+pub use names::{DictionaryMode, Format, LogFormat, Loss, Precision, ProductMode, Scale, Simd, Solver, Task};
 pub use numbers::{ByteSize, Count, Noise, Positive, Seconds};
 
 use std::fmt;

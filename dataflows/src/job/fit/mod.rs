@@ -176,7 +176,7 @@ impl Clock {
 ///     temp_dir: std::env::temp_dir(),
 ///     max_flops: 1e12,
 ///     tolerance: None,
-///     product_tolerance: None,
+///     products: Default::default(),
 ///     iterations: None,
 ///     time_limit: None,
 ///     max_bad_rows: 0,
