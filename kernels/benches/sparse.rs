@@ -201,7 +201,10 @@ fn budgets(n: usize, m: usize) -> Result<(), TileError> {
     Ok(())
 }
 
-/// Nanoseconds a row of both products, entries a row, the products, and the mean of the squared errors that is allowed for.
+/// Nanoseconds a row of both products, entries a row; the products, and the sum of their squared errors that is allowed for.
+type InMode = (f64, f64, f64, (Vec<f64>, f64));
+
+/// What the products of `rows` take and give in a mode.
 fn in_mode<T: Entry>(
     (kernel, z, cutoff): (&Kernel, Rows<'_>, f64),
     mode: &str,
@@ -209,7 +212,7 @@ fn in_mode<T: Entry>(
     epsilon: f64,
     rows: DrawnRows<'_>,
     v: &[f64],
-) -> Result<(f64, f64, f64, (Vec<f64>, f64)), TileError> {
+) -> Result<InMode, TileError> {
     let mut tiles = SparseTiles::<T>::new(kernel, z, &[], SimdPath::detect(), cutoff)?;
     let vectors = tiles.vectors(v, 1);
     if mode != "certified" {
