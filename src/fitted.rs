@@ -8,6 +8,7 @@ use crate::model::{self, Exact, FrozenConfig, Model, Selection, Target, Variance
 use crate::repeat::selection_of;
 use nystream_dataflows::StageError;
 use nystream_dataflows::job::{FitConfig, FitOutcome, Loss, Solver};
+use nystream_dataflows::matvec::products::ProductMode;
 use nystream_dataflows::plan::Preconditioning;
 use nystream_dataflows::predict::{self, Function};
 use nystream_dataflows::targets::TargetCode;
@@ -95,8 +96,12 @@ pub fn model_of(outcome: &FitOutcome, config: &FitConfig, split: &str) -> Result
         }
     }
     // Where no product was sparse for the solver's or the loss's sake it had no effect.
-    if let Some(tolerance) = config.product_tolerance.filter(|_| solved.products.is_some()) {
+    if let Some((tolerance, made)) = config.products.tolerance.zip(solved.products.as_ref()) {
         settings.insert("product_tolerance".into(), json!(tolerance));
+        // That of the products: kernels of compact support are always certified.
+        if made.choice.limit.mode == ProductMode::Sampled {
+            settings.insert("product_mode".into(), json!("sampled"));
+        }
     }
     if code.is_classification() {
         settings.insert("class_centres".into(), json!(code.centres));

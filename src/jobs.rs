@@ -16,6 +16,7 @@ use nystream_cluster::{
 use nystream_dataflows::StageError;
 use nystream_dataflows::engine::{self, Process, Session};
 use nystream_dataflows::job::{Bandwidth, DictionaryRule, FitConfig, Loss, MetricRequest, Select, Solver, Task};
+use nystream_dataflows::matvec::products::ProductLimit;
 use nystream_dataflows::plan::Preconditioning;
 use nystream_datasets::{Catalog, ClassWeight, Encoder, EncoderOptions, Part, Scale, Sources, Split};
 use nystream_kernels::gram::Precision;
@@ -183,7 +184,7 @@ pub fn fit_config(
         temp_dir: resources.temporary_folder(),
         max_flops: sample.max_flops.0,
         tolerance: solve.and_then(|s| s.tolerance).map(|t| t.0),
-        product_tolerance: None,
+        products: ProductLimit::default(),
         iterations: solve.and_then(|s| s.iterations).map(|i| i.0 as usize),
         preconditioning: match solve.map(|s| s.preconditioner) {
             Some(values::Preconditioner::Centers) => Preconditioning::Centers,

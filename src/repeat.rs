@@ -17,6 +17,7 @@ use nystream_dataflows::dictionary::rows_of_file;
 use nystream_dataflows::job::{
     Bandwidth as Sigma, FitConfig, Frozen, Method, MetricRequest, Select, SelectionRule, Solver, Task,
 };
+use nystream_dataflows::matvec::products::{ProductLimit, ProductMode};
 use nystream_datasets::{ColumnKind, Encoder, Role, Scale};
 use nystream_kernels::sampling::DictionaryMode;
 use nystream_kernels::tile::SimdPath;
@@ -60,7 +61,7 @@ pub fn take_over(model: &Model, args: &FitArgs, config: &mut FitConfig) -> Resul
         config.iterations = setting(model, "iterations")?;
     }
     config.preconditioning = setting(model, "preconditioner")?.unwrap_or_default();
-    config.product_tolerance = setting(model, "product_tolerance")?;
+    config.products = ProductLimit { tolerance: setting(model, "product_tolerance")?, mode: product_mode(model)? };
     Ok(Frozen {
         encoder,
         code: function.code,
@@ -102,6 +103,15 @@ fn setting<T: serde::de::DeserializeOwned>(model: &Model, name: &str) -> Result<
     match model.config.settings.get(name).filter(|value| !value.is_null()) {
         None => Ok(None),
         Some(value) => T::deserialize(value).map(Some).map_err(|e| unusable(format!("its setting `{name}`: {e}"))),
+    }
+}
+
+/// How the products of `model` keep their tolerance: certified where it does not say.
+fn product_mode(model: &Model) -> Result<ProductMode, Failure> {
+    match setting::<String>(model, "product_mode")?.as_deref() {
+        None | Some("certified") => Ok(ProductMode::Certified),
+        Some("sampled") => Ok(ProductMode::Sampled),
+        Some(other) => Err(unusable(format!("its product mode `{other}` is unknown"))),
     }
 }
 
@@ -304,7 +314,11 @@ fn refuse_contradictions(model: &Model, encoder: &Encoder, args: &FitArgs, confi
     check("preconditioner", ["auto", &preconditioner].contains(&asked), preconditioner);
     let tolerance = setting::<f64>(model, "product_tolerance")?;
     let own = tolerance.map_or_else(|| "none".into(), |t| t.to_string());
-    check("product-tolerance", args.products.product_tolerance.map(|t| t.0) == tolerance, own);
+    let given = args.products.limit();
+    check("product-tolerance", given.tolerance == tolerance, own);
+    let mode = product_mode(model)?;
+    let own = if mode == ProductMode::Sampled { "sampled" } else { "certified" };
+    check("product-mode", given.mode == mode, own.into());
     check("simd", ["auto", &fixed.simd].contains(&args.resources.simd.as_str()), fixed.simd.clone());
     check("seed", args.sample.seed == fixed.seed, fixed.seed.to_string());
     let precision = match fixed.precision {

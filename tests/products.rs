@@ -71,6 +71,38 @@ fn processes_certify_the_same() {
     assert_eq!(alone["products"]["kind"], "sparse");
 }
 
+/// Rows draw by their identity: the same predictions on any workers and processes, within what the report says, with fewer entries.
+#[test]
+fn sampled_predictions_are_within_their_certificate() {
+    let place = Place::new();
+    cube(&place, "d.parquet", 12_000);
+    place.solved(&format!("{FIT} --kernel laplace --bandwidth 0.3 --solver pcg --out m.nys"));
+    let (_, dense) = predictions(&place, "--model m.nys");
+    let line = "--model m.nys --product-tolerance 80";
+    let certified = place.json(&format!("evaluate --data d.parquet {line}"));
+    let mut first = None;
+    for workers in [1, 2, 3] {
+        let (report, sampled) = predictions(&place, &format!("{line} --product-mode sampled --workers {workers}"));
+        let made = report["products"].clone();
+        assert_eq!((&made["kind"], &made["mode"]), (&"sparse".into(), &"sampled".into()), "{made}");
+        assert_eq!(number(&made, "/probability"), 0.999);
+        assert!(number(&made, "/relative_bound") <= 80.0, "{made}");
+        let error = dense.iter().zip(&sampled).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(1e-9 < error && error <= number(&made, "/error_bound"), "error {error:e}, {made}");
+        let bytes = std::fs::read(place.path("p.parquet")).unwrap();
+        assert!(*first.get_or_insert((made.clone(), bytes.clone())) == (made, bytes), "{workers} workers");
+    }
+    let made = &first.as_ref().unwrap().0;
+    let share = number(made, "/entries_share");
+    assert!(share < 0.8 * number(&certified["products"], "/expected_share"), "{made}, {certified}");
+    let line = format!("evaluate --data d.parquet {line} --product-mode sampled");
+    let (alone, two) = (place.json(&line), place.cluster(&format!("{line} --workers 1"), 2));
+    assert_eq!((&alone["products"], &alone["rmse"]), (&two["products"], &two["rmse"]));
+    assert_eq!(&alone["products"], made);
+    let text = text(&place.run(&line).stdout);
+    assert!(text.contains("sparse (sampled, tolerance") && text.contains("with probability 0.999"), "{text}");
+}
+
 /// Zeros are left out without being asked.
 #[test]
 fn kernels_of_compact_support_need_no_tolerance() {
@@ -88,6 +120,10 @@ fn kernels_of_compact_support_need_no_tolerance() {
         assert!(made.get("tolerance").is_none() && number(made, "/entries_share") < 0.25, "{made}");
         assert!(*first.get_or_insert(found.clone()) == found, "{workers} workers");
     }
+    // Samples are of no use to them: they stay certified.
+    let (report, found) = predictions(&place, "--model m.nys --product-mode sampled --product-tolerance 1e-3");
+    assert!(report["products"].get("mode").is_none() && report["products"]["kind"] == "sparse", "{report}");
+    assert!(first.is_some_and(|exact| exact.iter().zip(&found).all(|(a, b)| (a - b).abs() < 0.1)));
     // A wide one gains nothing.
     place.solved(&format!("{FIT} --kernel wendland2 --bandwidth 9 --solver pcg --out wide.nys"));
     let (report, _) = predictions(&place, "--model wide.nys");
@@ -120,6 +156,9 @@ fn what_cannot_be_left_out_is_refused() {
         let line = |more: &str| format!("{command} --data d.parquet {more}");
         place.fails(&line("--model p.nys --product-tolerance 1e-3"), 2, &["--product-tolerance", "polynomial"]);
         place.fails(&line("--model g.nys --product-tolerance 1e9"), 2, &["2000 rows", "give less than 316.2"]);
+        place.fails(&line("--model g.nys --product-mode sampled"), 2, &["--product-mode", "--product-tolerance"]);
+        let sampled = "--product-mode sampled --product-tolerance 1e-3";
+        place.fails(&line(&format!("--model p.nys {sampled}")), 2, &["--product-tolerance", "polynomial"]);
         for tolerance in ["0", "-1", "nan", "much"] {
             let output = place.run(&line(&format!("--model g.nys --product-tolerance={tolerance}")));
             assert_eq!(output.status.code(), Some(2), "{tolerance}");
@@ -164,6 +203,23 @@ fn conjugate_gradients_take_the_entries_that_matter() {
     let none = "fit --data d.parquet --config-from dense.nys --product-tolerance 1e-3 --out again.nys";
     place.fails(none, 2, &["--product-tolerance (the model has none)"]);
     place.fails(&format!("fit {base} --solver gram --product-tolerance 1e-3 --out g.nys"), 2, &["--solver pcg"]);
+
+    // By budgets of rows: fewer entries within the same bound, for certain, and recorded with the model.
+    let mut before = None;
+    for workers in [1, 3] {
+        let report = fit(&format!("--product-tolerance 1e-5 --product-mode sampled --workers {workers} --out s.nys"));
+        let found = &report["products"];
+        assert_eq!((&found["kind"], &found["mode"]), (&"sparse".into(), &"sampled".into()));
+        assert!(found.get("probability").is_none() && number(found, "/relative_bound") <= 1e-5, "{found}");
+        assert!(number(found, "/entries_share") < 0.97 * number(&made, "/entries_share"), "{found} {made}");
+        let same = (digest(&report), found.clone());
+        assert!(*before.get_or_insert(same.clone()) == same, "{workers} workers: {same:?}");
+    }
+    let again = place.json("fit --data d.parquet --config-from s.nys --out again.nys");
+    assert_eq!((digest(&again), again["products"].clone()), before.unwrap());
+    let other = "fit --data d.parquet --config-from m.nys --product-mode sampled --product-tolerance 1e-5 --out o.nys";
+    place.fails(other, 2, &["--product-mode (the model has certified)"]);
+    place.fails(&format!("fit {base} --solver pcg --product-mode sampled --out g.nys"), 2, &["--product-tolerance"]);
 
     // The plan counts what is left out.
     let plan = |more: &str| place.json(&format!("fit {base} --solver pcg --explain {more}"));

@@ -3,13 +3,18 @@
 //! `cargo bench -p nystream-kernels --bench sparse [-- ROWS CENTERS]` (1,000,000 and 100,000): seconds for K v and K^T(K v) over all rows on one core, in calls of 2,048 rows, beside the
 //! dense products, of which a few calls are measured and scaled up; the certified bound, and the true error in f64 on the rows of one call. Then the share of entries kept at which
 //! sparse products take as long as dense ones: `SPARSE_GAIN`.
+//!
+//! `-- budgets [ROWS CENTERS]` (100,000 and 100,000, with the tolerance of 1,000,000 rows): the cutoff beside budgets of rows that leave out, for any V and for the one at hand, and that draw: entries a row,
+//! nanoseconds of the thread a row for K v and K^T(K v), and the error in f64 beside its bound, relative to what is allowed.
 #![allow(clippy::print_stdout, missing_docs)]
 
 use nystream_hashing::{RowId, StreamKey};
 use nystream_kernels::constants::SUM_BLOCK_ROWS;
 use nystream_kernels::kernel::{Family, Kernel};
-use nystream_kernels::rows::RowBuf;
-use nystream_kernels::tile::{Entry, SimdPath, SparseScratch, SparseTiles, TileError, TileScratch, Tiles, norm_cutoff};
+use nystream_kernels::rows::{RowBuf, Rows};
+use nystream_kernels::tile::{
+    Budget, DrawnRows, Entry, Missing, SimdPath, SparseScratch, SparseTiles, TileError, TileScratch, Tiles, norm_cutoff,
+};
 use std::time::Instant;
 
 /// |K v - y|_2 over |v|_2 that is asked for.
@@ -19,8 +24,11 @@ const BANDWIDTH: f64 = 0.01;
 const DENSE_CALLS: usize = 3;
 
 fn main() -> Result<(), TileError> {
-    let sizes: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
-    let (n, m) = (sizes.first().copied().unwrap_or(1_000_000), sizes.get(1).copied().unwrap_or(100_000));
+    let numbers: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
+    if std::env::args().any(|argument| argument == "budgets") {
+        return budgets(numbers.first().copied().unwrap_or(100_000), numbers.get(1).copied().unwrap_or(100_000));
+    }
+    let (n, m) = (numbers.first().copied().unwrap_or(1_000_000), numbers.get(1).copied().unwrap_or(100_000));
     let (x, z) = (cube("x", n), cube("z", m));
     let key = StreamKey::new(1, "values", 0);
     let v: Vec<f64> = (0..m).map(|i| key.normal_pair(RowId(i as u128)).0).collect();
@@ -146,6 +154,101 @@ fn run<T: Entry>(
         norm(&bound)
     );
     Ok(())
+}
+
+/// Rows that the tolerance of `budgets` is for.
+const ALL_ROWS: u64 = 1_000_000;
+
+/// The certified cutoff beside budgets of rows. Seconds are those of the thread: others may work beside it.
+fn budgets(n: usize, m: usize) -> Result<(), TileError> {
+    let (x, z, simd) = (cube("x", n), cube("z", m), SimdPath::detect());
+    let ids: Vec<RowId> = (0..n as u128).map(RowId).collect();
+    let key = StreamKey::new(1, "values", 0);
+    let v: Vec<f64> = (0..m).map(|i| key.normal_pair(RowId(i as u128)).0).collect();
+    println!(
+        "{n} rows of {ALL_ROWS}, {m} centers, {simd}, f32 entries; entries a row, thread ns a row of K v and K^T(K v), error and bound of the tolerance"
+    );
+    for (name, family) in [("gaussian", Family::Gaussian), ("matern32", Family::Matern32), ("laplace", Family::Laplace)]
+    {
+        for (bandwidth, epsilon) in [(0.01, 1e-3), (0.01, 1e-1), (0.03, 1e-3), (0.03, 1e-1)] {
+            println!("{name}, bandwidth {bandwidth}, tolerance {epsilon:.0e}");
+            let kernel = Kernel::new(family, bandwidth);
+            // The truth, of the rows of one call.
+            let few = x.view().slice(0, SUM_BLOCK_ROWS.min(n) / 4);
+            let mut truth = vec![0.0; few.len()];
+            Tiles::<f64>::new(&kernel, z.view(), &[], simd)?.k_v(few, &v, 1, &mut TileScratch::new(), &mut truth);
+            for mode in ["certified", "any v, left out", "this v, left out", "this v, drawn"] {
+                let draws = (mode == "this v, drawn").then(|| StreamKey::new(0, "sparse products", 0));
+                let margin = if draws.is_some() { Budget::margin(ALL_ROWS) } else { 1.0 };
+                let cutoff = norm_cutoff(margin * epsilon, ALL_ROWS, m);
+                let rows = DrawnRows { rows: x.view(), ids: &ids };
+                let (kv, both, entries, _) =
+                    in_mode::<f32>((&kernel, z.view(), cutoff), mode, draws, epsilon, rows, &v)?;
+                let rows = rows.slice(0, few.len());
+                let (.., errors) = in_mode::<f64>((&kernel, z.view(), cutoff), mode, draws, epsilon, rows, &v)?;
+                let (found, bound) = errors;
+                let off: Vec<f64> = truth.iter().zip(&found).map(|(a, b)| a - b).collect();
+                let norm = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>().sqrt();
+                let allowed = epsilon * (few.len() as f64 / ALL_ROWS as f64).sqrt() * norm(&v);
+                println!(
+                    "  {mode:17} {entries:8.0} entries {kv:8.0} {both:8.0} ns  error {:.1e} bound {:.2}",
+                    norm(&off) / allowed,
+                    bound.sqrt() * norm(&v) / allowed
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Nanoseconds a row of both products, entries a row; the products, and the sum of their squared errors that is allowed for.
+type InMode = (f64, f64, f64, (Vec<f64>, f64));
+
+/// What the products of `rows` take and give in a mode.
+fn in_mode<T: Entry>(
+    (kernel, z, cutoff): (&Kernel, Rows<'_>, f64),
+    mode: &str,
+    draws: Option<StreamKey>,
+    epsilon: f64,
+    rows: DrawnRows<'_>,
+    v: &[f64],
+) -> Result<InMode, TileError> {
+    let mut tiles = SparseTiles::<T>::new(kernel, z, &[], SimdPath::detect(), cutoff)?;
+    let vectors = tiles.vectors(v, 1);
+    if mode != "certified" {
+        let known = (mode != "any v, left out").then_some(&vectors);
+        let budget = Budget::new(&tiles, (epsilon, ALL_ROWS), known, draws);
+        tiles = tiles.within(budget);
+    }
+    let (n, mut scratch) = (rows.rows.len(), SparseScratch::new());
+    let (mut y, mut square, mut entries, mut acc) = (vec![0.0; n], 0.0, 0, vec![0.0; z.len()]);
+    let size = vectors.norms()[0];
+    let mut calls = |s: usize, each: &mut dyn FnMut(usize, f64, Missing<'_>)| {
+        let clock = thread_seconds();
+        for start in (0..n).step_by(SUM_BLOCK_ROWS) {
+            let part = rows.slice(start, (start + SUM_BLOCK_ROWS).min(n));
+            let acc = &mut acc[..s * z.len()];
+            entries += tiles.map_rows(part, Some(&vectors), s, &mut scratch, acc, |i, kv, missing, u| {
+                u.copy_from_slice(&kv[..s]);
+                each(start + i, kv[0], missing);
+            });
+        }
+        1e9 * (thread_seconds() - clock) / n as f64
+    };
+    let kv = calls(0, &mut |i, value, missing| {
+        y[i] = value;
+        square += (missing.bounds[0] / size).powi(2) + missing.spread.variance;
+    });
+    let both = calls(1, &mut |_, _, _| {});
+    Ok((kv, both, entries as f64 / (2 * n) as f64, (y, square)))
+}
+
+/// Seconds that this thread has had a processor, where the system tells (Linux); else of the clock.
+fn thread_seconds() -> f64 {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let nanoseconds = told.and_then(|text| text.split_whitespace().next()?.parse::<f64>().ok());
+    let clock = || std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0.0, |elapsed| elapsed.as_secs_f64());
+    nanoseconds.map_or_else(clock, |ns| 1e-9 * ns)
 }
 
 /// Points uniform in the unit cube.

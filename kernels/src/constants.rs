@@ -63,6 +63,9 @@ pub const SPARSE_BLOCK: usize = 64;
 /// and 10 columns of which three matter, 16,384 centers, f32; Xeon, AVX-512, November 2026; `benches/sparse.rs`): below this they always gain, at a tenth two to six times.
 pub const SPARSE_GAIN: f64 = 0.25;
 
+/// *Shape.* With what probability at most products with drawn blocks miss what they promise.
+pub const DRAW_FAILURE: f64 = 1e-3;
+
 /// Bytes of kept entries that a thread holds at most, for both products of one evaluation. Shapes no sum.
 pub const SPARSE_BYTES: usize = 8 << 20;
 

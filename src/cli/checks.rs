@@ -54,6 +54,7 @@ impl Check for DictionaryCommandArgs {
 
 impl Check for PredictArgs {
     fn check(&self) -> Result<(), Failure> {
+        self.products.check()?;
         if self.variance && self.products.product_tolerance.is_some() {
             return usage(
                 "--variance needs every kernel entry, and --product-tolerance leaves some out: give one of them",
@@ -199,6 +200,7 @@ fn check_variance(solve: &SolveArgs, input: &InputArgs) -> Result<(), Failure> {
 
 /// Only conjugate gradients of squared loss have products that may leave entries out.
 fn check_products(args: &FitArgs) -> Result<(), Failure> {
+    args.products.check()?;
     if args.products.product_tolerance.is_none() {
         return Ok(());
     }

@@ -2,9 +2,11 @@
 
 use super::values::{
     AllOr, AutoOr, Bandwidth, ByteSize, ClassWeight, Count, DictionaryMode, KernelName, Loss, Positive, Precision,
-    Preconditioner, Ridge, Scale, Seconds, Select, Simd, Solver, SplitSpec, Task, Transport,
+    Preconditioner, ProductMode, Ridge, Scale, Seconds, Select, Simd, Solver, SplitSpec, Task, Transport,
 };
+use crate::exit::Failure;
 use clap::Args;
+use nystream_dataflows::matvec::products::{self, ProductLimit};
 use std::path::PathBuf;
 
 /// Data, and what its columns mean.
@@ -156,6 +158,31 @@ pub struct ProductArgs {
     /// how much was left out. Where sampled rows say that nothing is gained, and by default, every entry is formed. For kernels that are functions of the distance
     #[arg(long, value_name = "EPS")]
     pub product_tolerance: Option<Positive>,
+    /// How --product-tolerance is kept: certified, for certain by one cutoff; or sampled, with fewer entries: each row leaves out or draws what its own part of EPS allows, so that it holds
+    /// with probability 0.999 (predict, evaluate) or for certain (fit, where nothing is drawn)
+    #[arg(long, value_name = "MODE", default_value = "certified")]
+    pub product_mode: ProductMode,
+}
+
+impl ProductArgs {
+    /// What products may be off by.
+    pub fn limit(&self) -> ProductLimit {
+        let mode = match self.product_mode {
+            ProductMode::Certified => products::ProductMode::Certified,
+            ProductMode::Sampled => products::ProductMode::Sampled,
+        };
+        ProductLimit { tolerance: self.product_tolerance.map(|tolerance| tolerance.0), mode }
+    }
+
+    /// Refuses a mode without the tolerance that it keeps.
+    pub fn check(&self) -> Result<(), Failure> {
+        match (self.product_mode, &self.product_tolerance) {
+            (ProductMode::Sampled, None) => {
+                Err(Failure::usage("--product-mode sampled needs a tolerance: give --product-tolerance"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What fixes the bits of the answer beside the data, and the cap on what it may cost.

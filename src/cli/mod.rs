@@ -411,7 +411,7 @@ mod tests {
         let flags = "data target out kernel bandwidth ridge metric centers select dictionary-rows dictionary-mode solver \
                      precision seed workers memory temp-dir disk-limit hosts process validation split task loss scale \
                      report explain dry-run time-limit max-bad-rows from config-from drop categorical weight \
-                     class-weight id-column cyclic simd max-flops tolerance iterations preconditioner product-tolerance \
+                     class-weight id-column cyclic simd max-flops tolerance iterations preconditioner product-tolerance product-mode \
                      secret-file transport join-timeout peer-timeout";
         let command = Cli::command();
         let has = |command: &clap::Command, flag: &str| command.get_arguments().any(|a| a.get_long() == Some(flag));
@@ -420,9 +420,8 @@ mod tests {
             assert!(has(fit, flag), "fit lacks --{flag}");
         }
         let predict = command.find_subcommand("predict").unwrap();
-        for flag in
-            "model data out keep variance product-tolerance workers memory hosts process secret-file peer-timeout"
-                .split_whitespace()
+        for flag in "model data out keep variance product-tolerance product-mode workers memory hosts process secret-file peer-timeout"
+            .split_whitespace()
         {
             assert!(has(predict, flag), "predict lacks --{flag}");
         }

@@ -26,9 +26,9 @@ use std::time::Instant;
 pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
     args.check()?;
     let begun = Instant::now();
-    let tolerance = args.products.product_tolerance.map(|tolerance| tolerance.0);
+    let limit = args.products.limit();
     let mut room = Room { budget: args.resources.memory.0, model: Model::outline(&args.model)? };
-    room.model.sparse |= tolerance.is_some();
+    room.model.sparse |= limit.tolerance.is_some();
     // What the model alone needs: the columns of the data are not known yet.
     room.model.evaluating(Reading::default(), args.resources.worker_threads()).check(room.budget)?;
     let mut model = Model::load(&args.model)?;
@@ -48,14 +48,14 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
     let identity = Identity::new("evaluate")
         .with("the model", &digest)
         .with("what the files of --data hold", &catalog.fingerprint)
-        .with("--product-tolerance", &tolerance);
+        .with("--product-tolerance or --product-mode", &(limit.tolerance, args.products.product_mode.as_str()));
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let process = Arc::clone(&workers.process);
     let (encoder, function) = (Arc::new(encoder), Arc::new(function));
     let max_bad_rows = args.max_bad_rows;
     let (code, centers) = (function.code.clone(), function.centers());
     let job = move |session: &mut Session<'_>| {
-        evaluate_model(session, &catalog, &encoder, &function, tolerance, max_bad_rows, &room)
+        evaluate_model(session, &catalog, &encoder, &function, limit, max_bad_rows, &room)
     };
     let Measured { evaluation, memory, products: made } = workers.run(job)?;
     let report = EvaluateReport {

@@ -62,7 +62,7 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
     let mut config =
         fit_config(&args.input, split, &args.kernel, &args.dictionary, Some(&args.solve), &args.sample, &resources)?;
     config.variance = args.variance;
-    config.product_tolerance = args.products.product_tolerance.map(|tolerance| tolerance.0);
+    config.products = args.products.limit();
     let catalogs: Vec<_> = std::iter::once(&catalog).chain(&validation).collect();
     let starts = [&from, &config_from].map(|model| model.as_ref().map(Model::digest));
     let identity = identity(
@@ -75,7 +75,7 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
             ("--kernel, --bandwidth, --ridge or --metric", &args.kernel),
             ("--centers, --select or another option of the centers", &args.dictionary),
             (
-                "--solver, --loss, --tolerance, --product-tolerance, --preconditioner, --iterations or --time-limit",
+                "--solver, --loss, --tolerance, --product-tolerance, --product-mode, --preconditioner, --iterations or --time-limit",
                 &(&args.solve, &args.products),
             ),
             ("--seed, --precision or --max-flops", &args.sample),

@@ -2,7 +2,7 @@
 
 use crate::report::{Metrics, PerTarget, Products};
 use nystream_dataflows::evaluate::Evaluation;
-use nystream_dataflows::matvec::products::ProductReport;
+use nystream_dataflows::matvec::products::{ProductMode, ProductReport};
 use nystream_dataflows::targets::TargetCode;
 
 /// How the products of a function of `centers` centers were formed, with errors in the units of its predictions.
@@ -12,7 +12,9 @@ pub(super) fn products(made: &ProductReport, code: &TargetCode, centers: usize) 
     let all = |rows: u64| (rows as f64 * centers as f64).max(1.0);
     Products {
         kind: if choice.sparse { "sparse" } else { "dense" }.into(),
-        tolerance: choice.tolerance,
+        tolerance: choice.limit.tolerance,
+        mode: (choice.limit.mode == ProductMode::Sampled).then(|| "sampled".into()),
+        probability: certificate.and_then(|found| found.probability),
         cutoff: choice.cutoff,
         expected_share: choice.expected_share,
         entries_share: certificate.map(|found| found.entries as f64 / all(found.rows)),

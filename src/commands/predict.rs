@@ -29,9 +29,9 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
     args.check()?;
     let begun = Instant::now();
     let budget = args.resources.memory.0;
-    let product_tolerance = args.products.product_tolerance.map(|tolerance| tolerance.0);
+    let limit = args.products.limit();
     let mut size = Model::outline(&args.model)?;
-    size.sparse |= product_tolerance.is_some();
+    size.sparse |= limit.tolerance.is_some();
     // What the model alone needs: the columns of the data are not known yet.
     let threads = args.resources.worker_threads();
     size.predicting(Reading::default(), Writing::default(), args.variance, threads).check(budget)?;
@@ -62,11 +62,14 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
     let inputs = Inputs::default().data("--data", &catalog).file("--model", Some(&args.model));
     inputs.spared_by(&[("--out", Some(&args.out))])?;
     // Processes that were told otherwise would write parts that do not fit together.
-    let told = (&args.keep, args.variance, product_tolerance, args.max_bad_rows, args.out.file_name());
+    let told = (
+        (&args.keep, args.variance, args.max_bad_rows, args.out.file_name()),
+        (limit.tolerance, args.products.product_mode.as_str()),
+    );
     let identity = Identity::new("predict")
         .with("the model", &digest)
         .with("what the files of --data hold", &catalog.fingerprint)
-        .with("--keep, --variance, --product-tolerance, --max-bad-rows or --out", &told);
+        .with("--keep, --variance, --product-tolerance, --product-mode, --max-bad-rows or --out", &told);
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let process = Arc::clone(&workers.process);
     let (encoder, function) = (Arc::new(encoder), Arc::new(function));
@@ -74,7 +77,7 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
     let options = PredictOptions {
         keep: args.keep.clone(),
         variance: args.variance,
-        product_tolerance,
+        products: limit,
         max_bad_rows: args.max_bad_rows,
         out: args.out.clone(),
         room: Room { budget, model: size },

@@ -67,7 +67,10 @@ pub struct Products {
     /// `--product-tolerance`; absent for a kernel of compact support without it, which leaves out zeros alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerance: Option<f64>,
-    /// No entry above this is left out.
+    /// `sampled` with `--product-mode sampled`; absent where products are certified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// No entry above this is left out; with `mode: sampled` none is left out below it whatever the budget of its row.
     pub cutoff: f64,
     /// Share of the entries that the rows which judged this keep.
     pub expected_share: f64,
@@ -80,18 +83,25 @@ pub struct Products {
     /// At most |K V - Y| / |V| over all rows: within the tolerance. Of `fit` the worst of all iterations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relative_bound: Option<f64>,
+    /// With what probability `relative_bound` holds, and `error_bound` for all predictions at once, each at least; absent where they hold for certain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probability: Option<f64>,
 }
 
 impl Products {
     /// One line for people.
     pub(super) fn text(&self) -> String {
         let asked = match self.tolerance {
-            Some(tolerance) => format!("tolerance {}, cutoff {}", number(tolerance), number(self.cutoff)),
+            Some(tolerance) => {
+                let mode = self.mode.as_ref().map(|mode| format!("{mode}, ")).unwrap_or_default();
+                format!("{mode}tolerance {}, cutoff {}", number(tolerance), number(self.cutoff))
+            }
             None => "kernel of compact support".to_owned(),
         };
+        let certain = self.probability.map(|p| format!(", with probability {}", number(p))).unwrap_or_default();
         match (&self.error_bound, self.entries_share) {
             (Some(bound), Some(share)) => format!(
-                "{} ({asked}): {} % of the entries, at most {} left out of any prediction",
+                "{} ({asked}): {} % of the entries, at most {} left out of any prediction{certain}",
                 self.kind,
                 number(100.0 * share),
                 per_target(bound)

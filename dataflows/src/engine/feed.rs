@@ -12,6 +12,7 @@ use crate::engine::session::Process;
 use crate::error::StageError;
 use nystream_datasets::{BLOCK_ROWS, BlockReader, BlockRun, Catalog, Chunk, ChunkCache, Encoder, ReadOptions, Role};
 use nystream_kernels::rows::Rows;
+use nystream_kernels::tile::DrawnRows;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -25,6 +26,11 @@ pub const AHEAD: usize = 2;
 /// The encoded view of a chunk.
 pub fn view(chunk: &Chunk) -> Rows<'_> {
     Rows::new(&chunk.numeric, chunk.numeric_width, &chunk.codes, chunk.code_width)
+}
+
+/// Those rows, with the identities by which they draw.
+pub fn drawn(chunk: &Chunk) -> DrawnRows<'_> {
+    DrawnRows { rows: view(chunk), ids: &chunk.ids }
 }
 
 /// Blocks of one data set that a worker owns, and how they are encoded. Clones share what is kept.

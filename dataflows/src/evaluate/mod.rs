@@ -12,7 +12,7 @@ pub use metrics::{ClassMetrics, Evaluation, TargetMetrics};
 pub use ranks::{RANK_BYTES, RANK_PARCEL_BYTES};
 
 use crate::engine::exchange::{Audience, Outgoing, Scan, Step, pass};
-use crate::engine::feed::{Feed, view};
+use crate::engine::feed::{Feed, drawn};
 use crate::engine::session::{Process, Session};
 use crate::engine::sums::{TreeReducer, assemble, node_parcels};
 use crate::error::StageError;
@@ -52,7 +52,7 @@ impl<T: Entry> Scan for EvaluateScan<T> {
         let raw = self.chunk.target_width;
         let rows = self.chunk.rows();
         let mut scores = vec![0.0; rows * t];
-        let entries = self.applied.sums(view(&self.chunk), &self.function, &mut self.scratch, &mut scores);
+        let entries = self.applied.sums(drawn(&self.chunk), &self.function, &mut self.scratch, &mut scores);
         let mut ranks = self.ranks.borrow_mut();
         let mut outputs = vec![0.0; self.function.outputs()];
         for block in 0..self.chunk.blocks() {
@@ -138,7 +138,7 @@ pub type Evaluated = (Evaluation, Option<ProductReport>);
 /// let results = run(&process, communication, move |session| {
 /// #   let (peers, index, process) = (session.peers(), session.index(), Arc::clone(&session.process));
 /// #   let store = RowStore::new(&catalog, Arc::clone(&encoder), peers, index, process);
-///     let applied = session.try_once(|| Applied::<f32>::new(&function, None, None))?;
+///     let applied = session.try_once(|| Applied::<f32>::new(&function, None))?;
 ///     evaluate(session, "evaluate", store.feed(Role::HeldOut), &function, &applied)
 /// }).unwrap();
 /// let Ok((Evaluation::Regression(targets), None)) = &results[0] else { panic!("{results:?}") };

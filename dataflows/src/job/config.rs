@@ -2,6 +2,7 @@
 
 use crate::dictionary::SelectionRule;
 use crate::error::StageError;
+use crate::matvec::products::ProductLimit;
 use crate::plan::Preconditioning;
 use crate::targets::TargetCode;
 use nystream_datasets::{Catalog, Encoder, EncoderOptions};
@@ -206,8 +207,8 @@ pub struct FitConfig {
     pub max_flops: f64,
     /// Relative residual at which iterative solvers stop; none: 1e-5, and for eigenpro when its objective has settled.
     pub tolerance: Option<f64>,
-    /// |K V - Y| <= this times |V| may be off in the products of conjugate gradients, where that saves kernel entries.
-    pub product_tolerance: Option<f64>,
+    /// What may be off in the products of conjugate gradients, where that saves kernel entries.
+    pub products: ProductLimit,
     /// Most iterations (pcg), Newton steps at the ridge (logistic loss) or epochs (eigenpro, blockcd).
     pub iterations: Option<usize>,
     /// What stands for the rows in the preconditioner of conjugate gradients (squared loss).

@@ -5,7 +5,7 @@ use crate::engine::feed::{Feed, RowStore, encoded_blocks};
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::evaluate::{Evaluated, Evaluation, evaluate};
-use crate::matvec::products::{ProductReport, product_cutoff};
+use crate::matvec::products::{ProductLimit, ProductReport, ProductTerms, product_terms};
 use crate::plan::{MemoryPlan, Reading, Room};
 use crate::predict::{Applied, Function};
 use crate::profile::{NAMED_BAD_ROWS, refuse_bad_rows};
@@ -33,7 +33,7 @@ pub struct Measured {
 ///
 /// ```
 /// use nystream_dataflows::evaluate::Evaluation;
-/// use nystream_dataflows::job::{Loss, evaluate_model};
+/// use nystream_dataflows::{job::{Loss, evaluate_model}, matvec::products::ProductLimit};
 /// use nystream_dataflows::{plan::Room, predict::Function, targets::TargetCode};
 /// use nystream_kernels::{gram::Precision, kernel::{Family, Kernel}, rows::RowBuf, tile::SimdPath};
 /// # use nystream_dataflows::engine::{Process, SilentProgress, run};
@@ -57,7 +57,7 @@ pub struct Measured {
 ///     variance: None,
 /// });
 /// let results = run(&process, communication, move |session| {
-///     evaluate_model(session, &catalog, &encoder, &function, None, 0, &Room::default()) // No limit on memory.
+///     evaluate_model(session, &catalog, &encoder, &function, ProductLimit::default(), 0, &Room::default()) // No limit on memory.
 /// }).unwrap();
 /// let Evaluation::Regression(targets) = &results[0].as_ref().unwrap().evaluation else { panic!("{results:?}") };
 /// // So its error is the root mean square of the target, and it explains nothing of the spread.
@@ -74,7 +74,7 @@ pub fn evaluate_model(
     catalog: &Catalog,
     encoder: &Arc<Encoder>,
     function: &Arc<Function>,
-    tolerance: Option<f64>,
+    products: ProductLimit,
     max_bad_rows: u64,
     room: &Room,
 ) -> Result<Measured, StageError> {
@@ -85,7 +85,7 @@ pub fn evaluate_model(
     });
     // Budgets may differ from process to process.
     let plan = agree(session, planned)?;
-    let cutoff = product_cutoff(&function.kernel, tolerance, catalog.total_rows, function.centers())?;
+    let terms = product_terms(&function.kernel, products, (catalog.total_rows, function.centers()), true)?;
     let store =
         RowStore::new(catalog, Arc::clone(encoder), session.peers(), session.index(), Arc::clone(&session.process));
     let feed = store.feed(Role::Evaluation);
@@ -95,8 +95,8 @@ pub fn evaluate_model(
     }
     session.begin("evaluate", catalog.total_rows);
     let (evaluation, products) = match function.precision {
-        Precision::Double => measure::<f64>(session, feed, function, tolerance, cutoff)?,
-        _ => measure::<f32>(session, feed, function, tolerance, cutoff)?,
+        Precision::Double => measure::<f64>(session, feed, function, terms)?,
+        _ => measure::<f32>(session, feed, function, terms)?,
     };
     session.end();
     left_out(session, catalog, max_bad_rows)?;
@@ -110,10 +110,9 @@ fn measure<T: Entry>(
     session: &mut Session<'_>,
     feed: Feed,
     function: &Arc<Function>,
-    tolerance: Option<f64>,
-    cutoff: Option<f64>,
+    terms: Option<ProductTerms>,
 ) -> Result<Evaluated, StageError> {
-    let applied = session.try_once(|| Applied::<T>::new(function, tolerance, cutoff))?;
+    let applied = session.try_once(|| Applied::<T>::new(function, terms))?;
     if let Some(choice) = applied.choice.filter(|_| session.is_first()) {
         session.process.progress.say(&choice.sentence());
     }

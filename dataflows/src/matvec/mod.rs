@@ -8,7 +8,7 @@
 //!
 //! where u and e are functions of the row and of K(x, Z) V (t values) or its nearest center ([`Reads`]). K^T (K V), K^T Y, residuals, gradients
 //! and Hessian products of every loss are this one loop with different u; an entry is evaluated once a pass.
-//! Where some entries suffice ([`products`]), K is the matrix K~ of those in both products.
+//! Where some entries suffice ([`products`]), K is the matrix K~ of those in both products; rows draw none of them here.
 //! Sums run in f64, inside a sum block in row order and across blocks over the fixed tree.
 //! Cost: n m entries, 2 n m (t + s) flops, (m s + extras) log(blocks) values exchanged by each worker.
 
@@ -124,8 +124,8 @@ where
                         output,
                         &mut self.sparse_scratch,
                         products,
-                        |i, values, bounds, u| {
-                            ledger.add(0, bounds, input);
+                        |i, values, missing, u| {
+                            ledger.add(0, missing.bounds, input);
                             see(i, values, u);
                         },
                     );

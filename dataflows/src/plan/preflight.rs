@@ -76,7 +76,7 @@ fn enough(catalog: &Catalog, config: &FitConfig, least: &PlanRequest, solvers: &
 /// #     temp_dir: std::env::temp_dir(),
 /// #     max_flops: 1e12,
 /// #     tolerance: None,
-/// #     product_tolerance: None,
+/// #     products: Default::default(),
 /// #     iterations: None,
 /// #     preconditioning: Default::default(),
 /// #     time_limit: None,

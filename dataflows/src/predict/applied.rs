@@ -3,15 +3,17 @@
 use super::function::Function;
 use crate::engine::session::Session;
 use crate::error::StageError;
-use crate::matvec::products::{Ledger, ProductCertificate, ProductChoice, Products};
-use nystream_kernels::rows::Rows;
-use nystream_kernels::tile::{Entry, SparseScratch, SparseTiles, SparseVectors, TileScratch, Tiles};
+use crate::matvec::products::{Ledger, ProductCertificate, ProductChoice, ProductTerms, Products};
+use nystream_kernels::constants::DRAW_FAILURE;
+use nystream_kernels::tile::{DrawnRows, Entry, SparseScratch, SparseTiles, SparseVectors, TileScratch, Tiles};
 use std::sync::Arc;
 
 /// A function's centers and coefficients, packed. Shared between threads; each has its own [`AppliedScratch`].
 #[derive(Clone, Debug)]
 pub struct Applied<T: Entry> {
     form: Form<T>,
+    /// Rows of the pass.
+    rows: u64,
     /// Why products are what they are, where sparse ones were considered.
     pub choice: Option<ProductChoice>,
 }
@@ -29,7 +31,6 @@ pub struct AppliedScratch<T: Entry> {
     /// Also for whoever uses the tiles of [`Applied::dense`].
     pub dense: TileScratch<T>,
     sparse: SparseScratch<T>,
-    bounds: Vec<f64>,
     /// What sparse products left out.
     pub ledger: Ledger,
 }
@@ -37,26 +38,22 @@ pub struct AppliedScratch<T: Entry> {
 impl<T: Entry> From<Arc<Tiles<T>>> for Applied<T> {
     /// With all entries.
     fn from(tiles: Arc<Tiles<T>>) -> Self {
-        Applied { form: Form::Dense(tiles), choice: None }
+        Applied { form: Form::Dense(tiles), rows: 0, choice: None }
     }
 }
 
 impl<T: Entry> Applied<T> {
-    /// With all entries, or at `cutoff` where the centers, as rows, keep few enough of them ([`product_cutoff`](crate::matvec::products::product_cutoff)).
+    /// With all entries, or by `terms` where the centers, as rows, keep few enough of them ([`product_terms`](crate::matvec::products::product_terms)).
     ///
     /// # Errors
     /// [`StageError::Numeric`] when kernel and centers do not fit together.
-    pub fn new(function: &Function, tolerance: Option<f64>, cutoff: Option<f64>) -> Result<Self, StageError> {
-        let Some(cutoff) = cutoff else { return Ok(Self::from(Arc::new(function.tiles()?))) };
+    pub fn new(function: &Function, terms: Option<ProductTerms>) -> Result<Self, StageError> {
+        let Some(terms) = terms else { return Ok(Self::from(Arc::new(function.tiles()?))) };
         let centers = function.centers.view();
         let parts = (&function.kernel, centers, function.simd);
         let dense = || function.tiles().map(Arc::new);
-        let (products, choice) = Products::choose(parts, (tolerance, cutoff), centers, dense)?;
-        Ok(Self::with(products, Some(choice), function))
-    }
-
-    /// With products that were chosen before, of the function's kernel and centers.
-    pub fn with(products: Products<T>, choice: Option<ProductChoice>, function: &Function) -> Self {
+        let vectors = (&function.coefficients[..], function.code.width());
+        let (products, choice) = Products::choose(parts, terms, Some(vectors), centers, dense)?;
         let form = match products {
             Products::Dense(tiles) => Form::Dense(tiles),
             Products::Sparse(tiles) => {
@@ -64,7 +61,7 @@ impl<T: Entry> Applied<T> {
                 Form::Sparse(tiles, Arc::new(vectors))
             }
         };
-        Applied { form, choice }
+        Ok(Applied { form, rows: terms.rows, choice: Some(choice) })
     }
 
     /// Number of centers, m.
@@ -83,21 +80,32 @@ impl<T: Entry> Applied<T> {
         }
     }
 
-    /// `out` (n x t) = K(rows, Z) alpha, with the coefficients of `function`, which this is of; gives the number of entries evaluated.
+    /// `out` (n x t) = K(rows, Z) alpha, with the coefficients of `function`, which this is of; gives the number of entries evaluated. Rows may draw by their identities.
     ///
     /// # Panics
     /// If `out` has another length.
-    pub fn sums(&self, rows: Rows<'_>, function: &Function, scratch: &mut AppliedScratch<T>, out: &mut [f64]) -> u64 {
+    pub fn sums(
+        &self,
+        rows: DrawnRows<'_>,
+        function: &Function,
+        scratch: &mut AppliedScratch<T>,
+        out: &mut [f64],
+    ) -> u64 {
         let t = function.code.width();
         match &self.form {
             Form::Dense(tiles) => {
-                tiles.k_v(rows, &function.coefficients, t, &mut scratch.dense, out);
-                (rows.len() * tiles.centers()) as u64
+                tiles.k_v(rows.rows, &function.coefficients, t, &mut scratch.dense, out);
+                (rows.rows.len() * tiles.centers()) as u64
             }
             Form::Sparse(tiles, vectors) => {
-                scratch.bounds.resize(out.len(), 0.0);
-                let entries = tiles.k_v(rows, vectors, &mut scratch.sparse, out, &mut scratch.bounds);
-                scratch.ledger.add(entries, &scratch.bounds, t);
+                let AppliedScratch { sparse, ledger, .. } = scratch;
+                let exponent = (2.0 * self.rows.max(1) as f64 * t as f64 / DRAW_FAILURE).ln();
+                let entries = tiles.map_rows(rows, Some(vectors), 0, sparse, &mut [], |i, values, missing, _| {
+                    out[i * t..(i + 1) * t].copy_from_slice(values);
+                    ledger.add(0, missing.bounds, t);
+                    ledger.add_spread(&missing.spread, missing.bounds, vectors.norms(), exponent);
+                });
+                ledger.add(entries, &[], t);
                 entries
             }
         }

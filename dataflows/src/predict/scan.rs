@@ -7,7 +7,7 @@ use super::layout::Layout;
 use super::variance::{VarianceScratch, latent};
 use crate::engine::bytes::Writer;
 use crate::engine::exchange::{Outgoing, Scan, Step};
-use crate::engine::feed::{AHEAD, view};
+use crate::engine::feed::{AHEAD, drawn, view};
 use crate::engine::session::Process;
 use crate::error::StageError;
 use crate::matvec::products::Ledger;
@@ -154,7 +154,7 @@ impl<T: Entry> PredictScan<T> {
         let chunk = &piece.chunk;
         let (n, t, width) = (chunk.rows(), function.code.width(), function.outputs());
         self.scores.resize(n * t, 0.0);
-        let entries = self.applied.sums(view(chunk), &function, &mut self.scratch, &mut self.scores);
+        let entries = self.applied.sums(drawn(chunk), &function, &mut self.scratch, &mut self.scores);
         self.outputs.resize(n * width, 0.0);
         for i in 0..n {
             function.outputs_of(&self.scores[i * t..(i + 1) * t], &mut self.outputs[i * width..(i + 1) * width]);

@@ -15,7 +15,7 @@ use crate::engine::bytes::Reader;
 use crate::engine::exchange::{Audience, Gather, agree, pass};
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
-use crate::matvec::products::{ProductReport, product_cutoff};
+use crate::matvec::products::{ProductLimit, ProductReport, ProductTerms, product_terms};
 use crate::plan::{ApplyPlan, MemoryPlan, Reading, Room, Writing};
 use nystream_datasets::atomic::place;
 use nystream_datasets::kept::KeptColumns;
@@ -34,8 +34,8 @@ pub struct PredictOptions {
     pub keep: Vec<String>,
     /// Whether to add predictive variances (numbers only).
     pub variance: bool,
-    /// |K V - Y| <= this times |V| may be off in the sums Y over all rows, where that saves kernel entries.
-    pub product_tolerance: Option<f64>,
+    /// What may be off in the sums K V over all rows, where that saves kernel entries.
+    pub products: ProductLimit,
     /// Bad rows allowed; their predictions are null.
     pub max_bad_rows: u64,
     /// The Parquet file to write.
@@ -181,7 +181,7 @@ struct Prepared {
     read: ReadOptions,
     plan: ApplyPlan,
     /// Of sparse products, where they are considered.
-    cutoff: Option<f64>,
+    terms: Option<ProductTerms>,
 }
 
 fn prepare(
@@ -193,7 +193,7 @@ fn prepare(
     processes: usize,
 ) -> Result<Prepared, StageError> {
     check(encoder, function, options.variance)?;
-    let cutoff = cutoff(function, options, catalog.total_rows)?;
+    let terms = terms(function, options, catalog.total_rows)?;
     let out = place(&options.out);
     if let Some(input) = catalog.files.iter().find(|file| place(&file.path) == out) {
         let path = input.path.display();
@@ -244,17 +244,17 @@ fn prepare(
         outputs: Arc::new(Mutex::new(Outputs { table: Some(table), ..Outputs::default() })),
         out: options.out.clone(),
     };
-    Ok(Prepared { shared, projection, read, plan, cutoff })
+    Ok(Prepared { shared, projection, read, plan, terms })
 }
 
-/// The cutoff of sparse products, where they are considered: not with variances, which need every entry.
-fn cutoff(function: &Function, options: &PredictOptions, rows: u64) -> Result<Option<f64>, StageError> {
-    match (options.variance, options.product_tolerance) {
+/// The terms of sparse products, where they are considered: not with variances, which need every entry.
+fn terms(function: &Function, options: &PredictOptions, rows: u64) -> Result<Option<ProductTerms>, StageError> {
+    match (options.variance, options.products.tolerance) {
         (true, Some(_)) => Err(StageError::Usage(
             "--variance needs every kernel entry, and --product-tolerance leaves some out: give one of them".into(),
         )),
         (true, None) => Ok(None),
-        (false, tolerance) => product_cutoff(&function.kernel, tolerance, rows, function.centers()),
+        (false, _) => product_terms(&function.kernel, options.products, (rows, function.centers()), true),
     }
 }
 
@@ -309,8 +309,7 @@ fn run_pass<T: Entry>(
     options: &PredictOptions,
 ) -> Result<Counts, StageError> {
     let shared = &prepared.shared;
-    let applied =
-        session.try_once(|| Applied::<T>::new(&shared.function, options.product_tolerance, prepared.cutoff))?;
+    let applied = session.try_once(|| Applied::<T>::new(&shared.function, prepared.terms))?;
     if let Some(choice) = applied.choice.filter(|_| session.is_first()) {
         session.process.progress.say(&choice.sentence());
     }

@@ -5,6 +5,7 @@ use super::*;
 use crate::engine::{Process, SilentProgress, run};
 use crate::error::StageError;
 use crate::job::Loss;
+use crate::matvec::products::{ProductLimit, ProductMode};
 use crate::targets::TargetCode;
 use arrow_array::{ArrayRef, Float64Array, Int32Array, RecordBatch, StringArray};
 use nystream_datasets::sink::PredictionWriter;
@@ -214,9 +215,14 @@ fn sparse_sums_are_within_their_bounds_for_any_number_of_workers() {
     let catalog = open(&["synth:sines?rows=9000&d=3", "synth:sines?rows=5&d=3&seed=1"]);
     let encoder = encoder(&catalog, &["y"], None);
     let compact = Family::Wendland { smoothness: 2, dimension: 3 };
-    for (family, bandwidth, tolerance) in
-        [(Family::Gaussian, 0.06, Some(1e-2)), (Family::Laplace, 0.02, Some(1e-2)), (compact, 0.3, None)]
-    {
+    let (certified, sampled) = (ProductMode::Certified, ProductMode::Sampled);
+    for (family, bandwidth, tolerance, mode) in [
+        (Family::Gaussian, 0.06, Some(1e-2), certified),
+        (Family::Laplace, 0.02, Some(1e-2), certified),
+        (Family::Gaussian, 0.06, Some(1e-2), sampled),
+        (Family::Laplace, 0.3, Some(80.0), sampled),
+        (compact, 0.3, None, certified),
+    ] {
         for precision in [Precision::Single, Precision::Double] {
             let code = numbers(&["y", "other"]);
             let function =
@@ -229,13 +235,20 @@ fn sparse_sums_are_within_their_bounds_for_any_number_of_workers() {
             let mut before = None;
             for workers in [1, 2, 3] {
                 let out = folder.path().join("p.parquet");
-                let options = PredictOptions { product_tolerance: tolerance, out: out.clone(), ..Default::default() };
+                let options = PredictOptions {
+                    products: ProductLimit { tolerance, mode },
+                    out: out.clone(),
+                    ..Default::default()
+                };
                 let predictions = predicted(workers, &catalog, &encoder, &function, &options).unwrap();
                 let made = predictions.products.clone().unwrap();
                 let certificate = made.certificate.clone().unwrap();
                 assert!(made.choice.sparse && certificate.rows == 9005, "{made:?}");
                 assert!(certificate.entries < 9005 * 3000 / 4, "{made:?}");
                 assert!(certificate.norm <= tolerance.unwrap_or(0.0), "{made:?}");
+                // Broad tails are drawn, narrow ones left out.
+                let drawn = mode == sampled && family == Family::Laplace;
+                assert_eq!(certificate.probability, drawn.then_some(0.999), "{made:?}");
                 let found = table(&out);
                 let mut missed = 0.0f64;
                 for (k, name) in ["prediction_y", "prediction_other"].iter().enumerate() {

@@ -51,7 +51,7 @@ pub use gradients::Gradients;
 pub use matrix::{kernel_matrix, symmetric_kernel_matrix};
 pub use nearest::Nearest;
 pub use probe::multiply_adds;
-pub use sparse::{SparseScratch, SparseTiles, SparseVectors, norm_cutoff};
+pub use sparse::{Budget, DrawnRows, Missing, SparseScratch, SparseTiles, SparseVectors, Spread, norm_cutoff};
 pub use tiles::{TileScratch, Tiles};
 
 use crate::kernel::Family;

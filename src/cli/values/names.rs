@@ -45,6 +45,15 @@ named_values! {
     }
 }
 named_values! {
+    /// How a tolerance of products is kept.
+    ProductMode {
+        /// For certain, by one cutoff.
+        Certified = "certified",
+        /// By budgets of rows, which may draw.
+        Sampled = "sampled",
+    }
+}
+named_values! {
     /// Which solver.
     Solver {
         /// By the cost model.

@@ -6,7 +6,7 @@ use crate::dictionary::pool::Pool;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::job::{Bandwidth, FitConfig, Loss, Select, Solver, Task};
-use crate::matvec::products::{product_cutoff, sampled_share};
+use crate::matvec::products::{product_terms, sampled_share};
 use crate::plan::Shape;
 use crate::targets::TargetCode;
 use crate::tune::{TUNE_FLOOR, TUNE_SHARE, TuneBudget, TuneRequest, Tuned, tune};
@@ -173,8 +173,8 @@ pub(super) fn product_share(
         return Ok(None);
     }
     let m = given_centers(config).unwrap_or(SHARE_CENTERS).min(rows as usize);
-    let Some(cutoff) = product_cutoff(kernel, config.product_tolerance, rows, m)? else { return Ok(None) };
-    let share = session.try_once(|| sampled_share(kernel, sample.rows.view(), m, config.simd, cutoff))?;
+    let Some(terms) = product_terms(kernel, config.products, (rows, m), false)? else { return Ok(None) };
+    let share = session.try_once(|| sampled_share(kernel, sample.rows.view(), m, config.simd, terms))?;
     Ok(Some(*share))
 }
 

@@ -11,7 +11,7 @@ use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::job::{FitConfig, Loss, Solver};
-use crate::matvec::products::{Products, product_cutoff};
+use crate::matvec::products::{Products, product_terms};
 use crate::nystrom::range::{largest_of, least_log2};
 use crate::nystrom::{GramJob, exact_gram, weight_scale};
 use crate::plan::{GRAM_ALGEBRA, Preconditioning};
@@ -158,7 +158,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     if config.preconditioning != Preconditioning::Auto && outcome.plan.solver != Solver::Pcg {
         solved.notes.push(format!("--preconditioner has no effect: it is that of pcg, and {solver} solved this"));
     }
-    if config.product_tolerance.is_some() && solved.products.is_none() {
+    if config.products.tolerance.is_some() && solved.products.is_none() {
         solved.notes.push(format!(
             "--product-tolerance has no effect: {solver} forms every kernel entry, pcg may leave some out"
         ));
@@ -352,14 +352,14 @@ fn pcg_solve<T: Entry>(
     let weight_scale = weight_scale(outcome.weight_max);
     let target_weights: Vec<f64> = outcome.target_weights.iter().map(|own| weight_scale * own).collect();
     // The sample stands for the rows: what it keeps decides, on the centers themselves.
-    let cutoff = product_cutoff(&outcome.kernel, config.product_tolerance, outcome.profile.rows, centers.rows.len())?;
-    let (products, choice) = match cutoff {
+    let sizes = (outcome.profile.rows, centers.rows.len());
+    let (products, choice) = match product_terms(&outcome.kernel, config.products, sizes, false)? {
         None => (Products::from(tiles), None),
-        Some(cutoff) => {
+        Some(terms) => {
             let parts = (&outcome.kernel, centers.rows.view(), config.simd);
-            let limits = (config.product_tolerance, cutoff);
-            let made =
-                session.try_once(|| Products::choose(parts, limits, sample.rows.view(), || Ok(Arc::clone(tiles))))?;
+            // The iterations' vectors come of these products: rows leave out, and draw nothing.
+            let made = session
+                .try_once(|| Products::choose(parts, terms, None, sample.rows.view(), || Ok(Arc::clone(tiles))))?;
             (made.0.clone(), Some(made.1))
         }
     };

@@ -3,6 +3,7 @@
 //! Rows are packed one by one and gathered into the groups of a register tile; entries lie as `rows x block_stride`. A block's rows are taken at most
 //! TILE_BLOCK_ROWS at a time, which shapes no sum. Cost besides the entries: copies of a packed row a block, and of a block's sums in and out.
 
+use super::budget::weight;
 use super::{SparseScratch, SparseTiles, SparseVectors};
 use crate::constants::{SPARSE_BLOCK, TILE_BLOCK_ROWS, WIDE_CHUNK};
 use crate::tile::Entry;
@@ -10,16 +11,26 @@ use crate::tile::buffer::Buffer;
 use crate::tile::products::{Direction, Dot, Entries, Many, Scatter};
 use crate::tile::tasks::Fill;
 
+/// Multiplies rows of `columns` values by the weights of their draws.
+fn weigh(marks: &[u32], values: &mut [f64], columns: usize) {
+    for (&chances, values) in marks.iter().zip(values.chunks_exact_mut(columns)) {
+        if chances > 0 {
+            let weight = weight(chances);
+            values.iter_mut().for_each(|value| *value *= weight);
+        }
+    }
+}
+
 impl<T: Entry> SparseTiles<T> {
     /// kv += the products of all kept blocks; their number of entries.
     pub(super) fn forward(&self, v: &SparseVectors, hold: bool, scratch: &mut SparseScratch<T>) -> u64 {
         let SparseScratch { kept, packed, gathered, entries, sums, kv, wide, .. } = scratch;
         let (t, tp) = (v.t, self.columns(v.t));
         let (mut evaluated, mut at) = (0, 0);
-        for (block, list) in kept.blocks() {
+        for (block, list, marks) in kept.drawn_blocks() {
             let (stride, centers) = (self.block_stride(block), self.places(block).len());
             let from = block * SPARSE_BLOCK * tp;
-            for list in list.chunks(TILE_BLOCK_ROWS) {
+            for (part, list) in list.chunks(TILE_BLOCK_ROWS).enumerate() {
                 let n = list.len();
                 evaluated += (n * centers) as u64;
                 let k = entries.held(at, n * stride);
@@ -38,6 +49,9 @@ impl<T: Entry> SparseTiles<T> {
                         Many { entries: block, direction, rows: n, columns: t, v, out: sums, wide },
                     );
                 }
+                if !marks.is_empty() {
+                    weigh(&marks[part * TILE_BLOCK_ROWS..], sums, tp);
+                }
                 for (&row, sums) in list.iter().zip(sums.chunks_exact(tp)) {
                     let kv = kv.held(row as usize * tp, tp);
                     kv.iter_mut().zip(sums).for_each(|(kv, sum)| *kv += sum);
@@ -52,7 +66,7 @@ impl<T: Entry> SparseTiles<T> {
         let SparseScratch { kept, packed, gathered, entries, u, part, acc: block_acc, wide, .. } = scratch;
         let sp = self.columns(s);
         let (mut evaluated, mut at) = (0, 0);
-        for (block, list) in kept.blocks() {
+        for (block, list, marks) in kept.drawn_blocks() {
             let (stride, order) = (self.block_stride(block), &self.tree.order[self.places(block)]);
             let centers = order.len();
             let sums = block_acc.take(stride * sp);
@@ -60,7 +74,7 @@ impl<T: Entry> SparseTiles<T> {
             for (sums, &j) in sums.chunks_exact_mut(sp).zip(order) {
                 sums[..s].copy_from_slice(&acc[j * s..(j + 1) * s]);
             }
-            for list in list.chunks(TILE_BLOCK_ROWS) {
+            for (from, list) in list.chunks(TILE_BLOCK_ROWS).enumerate() {
                 let n = list.len();
                 evaluated += (n * centers) as u64;
                 let k = entries.held(at, n * stride);
@@ -72,6 +86,9 @@ impl<T: Entry> SparseTiles<T> {
                 let part = part.take(n * sp);
                 for (part, &row) in part.chunks_exact_mut(sp).zip(list) {
                     part.copy_from_slice(u.part(row as usize * sp, sp));
+                }
+                if !marks.is_empty() {
+                    weigh(&marks[from * TILE_BLOCK_ROWS..], part, sp);
                 }
                 let block = Entries { k: &*k, stride, centers };
                 if s == 1 {

@@ -9,11 +9,11 @@ use crate::kernel::Family;
 
 /// Values of `f64` share an interval when they agree in these leading bits: 128 intervals an octave.
 const SHIFT: u32 = 52 - 7;
-/// Eight octaves of a from the radius on; the last interval has no end.
-const INTERVALS: usize = 8 << 7;
+/// Octaves of a from the radius on; the last interval has no end.
+const OCTAVES: usize = 8;
 const SLACK: f64 = 1e-12;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Decay {
     /// Above this squared distance entries are at most the cutoff.
     pub radius: f64,
@@ -29,19 +29,29 @@ fn above(family: Family, a: f64) -> f64 {
 
 impl Decay {
     pub fn new(family: Family, cutoff: f64) -> Self {
+        Self::over(family, cutoff, OCTAVES)
+    }
+
+    /// Over so many octaves.
+    pub fn over(family: Family, cutoff: f64, octaves: usize) -> Self {
         let radius = radius(family, cutoff);
         if radius == f64::INFINITY {
             return Decay { radius, first: 0, bounds: vec![1.0] };
         }
         let first = radius.to_bits() >> SHIFT;
         let lower_end = |i: u64| f64::from_bits((first + i) << SHIFT);
-        let bounds = (0..INTERVALS as u64).map(|i| above(family, lower_end(i)).min(cutoff)).collect();
+        let bounds = (0..(octaves as u64) << 7).map(|i| above(family, lower_end(i)).min(cutoff)).collect();
         Decay { radius, first, bounds }
     }
 
     /// Bytes of the intervals.
     pub fn memory_bytes() -> usize {
-        INTERVALS * size_of::<f64>()
+        Self::memory_bytes_over(OCTAVES)
+    }
+
+    /// Bytes of those of so many octaves.
+    pub fn memory_bytes_over(octaves: usize) -> usize {
+        (octaves << 7) * size_of::<f64>()
     }
 
     /// At least every entry at the squared distance `a` or more, for `a` above the radius; at most the cutoff.

@@ -2,20 +2,31 @@
 //!
 //! A node takes the list of its parent and hands on the rows that are within the radius of its box; the others are told to a function, with their distance, and go no
 //! further. What reaches a block is its list. Blocks come in their order, rows of each in theirs; what is told of a row comes in the order of the nodes,
-//! whatever other rows there are. Cost: the distances of `tree.rs`, at most two a kept node.
+//! whatever other rows there are. With a budget (`budget.rs`) rows then go through their lists once more, and give up what it allows.
+//! Cost: the distances of `tree.rs`, at most two a kept node.
 
+use super::budget::{Budget, DrawnRows, Plans};
 use super::tree::Located;
 use super::{SparseScratch, SparseTiles};
-use crate::constants::SPARSE_ROWS;
+use crate::constants::{SPARSE_ROWS, SUM_BLOCK_ROWS};
 use crate::rows::Rows;
 use crate::tile::Entry;
+
+/// A block that some row keeps, and the end of its rows.
+#[derive(Clone, Copy, Debug)]
+struct KeptBlock {
+    block: usize,
+    end: usize,
+}
 
 /// The rows of each block that some row keeps.
 #[derive(Debug, Default)]
 pub struct Kept {
-    /// Blocks in their order, with the end of their rows.
-    ends: Vec<(usize, usize)>,
+    /// In their order.
+    ends: Vec<KeptBlock>,
     rows: Vec<u32>,
+    /// With a budget, of each of those rows: the bits of the share that the block takes, then with how many chances it was drawn.
+    marks: Vec<u32>,
     /// Lists of rows, one a level of the tree.
     lists: Vec<Vec<u32>>,
 }
@@ -23,25 +34,57 @@ pub struct Kept {
 impl Kept {
     /// Blocks with the rows that keep them, both ascending.
     pub fn blocks(&self) -> impl Iterator<Item = (usize, &[u32])> {
-        let starts = std::iter::once(0).chain(self.ends.iter().map(|&(_, end)| end));
-        starts.zip(&self.ends).map(|(start, &(block, end))| (block, &self.rows[start..end]))
+        self.drawn_blocks().map(|(block, rows, _)| (block, rows))
+    }
+
+    /// Those, with what [`weight`](super::budget::weight) takes of each row; nothing where none draws.
+    pub fn drawn_blocks(&self) -> impl Iterator<Item = (usize, &[u32], &[u32])> {
+        let starts = std::iter::once(0).chain(self.ends.iter().map(|kept| kept.end));
+        starts.zip(&self.ends).map(|(start, kept)| {
+            let marks = if self.marks.is_empty() { &[] } else { &self.marks[start..kept.end] };
+            (kept.block, &self.rows[start..kept.end], marks)
+        })
+    }
+
+    /// Keeps of each block the rows whose plans say so.
+    fn spend(&mut self, budget: &Budget, plans: &mut Plans) {
+        let (mut from, mut to) = (0, 0);
+        for kept in &mut self.ends {
+            for at in from..kept.end {
+                let (row, share) = (self.rows[at], f32::from_bits(self.marks[at]));
+                let (keeps, draws) = plans.keeps(row as usize, share);
+                (self.rows[to], self.marks[to]) = (row, 0);
+                to += usize::from(keeps);
+                if draws
+                    && !keeps
+                    && let Some(chances) = plans.draw(budget, row as usize, kept.block, share)
+                {
+                    self.marks[to] = chances;
+                    to += 1;
+                }
+            }
+            (from, kept.end) = (kept.end, to);
+        }
+        self.rows.truncate(to);
+        self.marks.truncate(if budget.draws() { to } else { 0 });
     }
 
     /// Bytes that are in use.
     #[cfg(test)]
     pub fn held_bytes(&self) -> usize {
-        let rows = self.rows.len() + self.lists.iter().map(Vec::len).sum::<usize>();
-        4 * rows + self.ends.len() * size_of::<(usize, usize)>()
+        let rows = self.rows.len() + self.marks.len() + self.lists.iter().map(Vec::len).sum::<usize>();
+        4 * rows + self.ends.len() * size_of::<KeptBlock>()
     }
 }
 
-/// The walk: rows and what is told of those left out at a node, (row, node, squared distance).
+/// The walk: rows and what is told of those left out at a node, (row, node, bound of its entries).
 struct Walk<'a, T: Entry, F> {
     tiles: &'a SparseTiles<T>,
     rows: Rows<'a>,
     located: &'a Located,
-    left_out: F,
+    left_out: &'a mut F,
     kept: &'a mut Kept,
+    plans: &'a mut Plans,
 }
 
 impl<T: Entry, F: FnMut(usize, usize, f64)> Walk<'_, T, F> {
@@ -50,6 +93,9 @@ impl<T: Entry, F: FnMut(usize, usize, f64)> Walk<'_, T, F> {
         let (radius, width) = (self.tiles.decay.radius, tree.width);
         let (above, below) = self.kept.lists.split_at_mut(level + 1);
         let (from, to) = (&above[level], &mut below[0]);
+        let budget = self.tiles.budget.as_ref();
+        let block = budget.filter(|_| tree.nodes[node].blocks == 1);
+        let shares = block.map(|budget| budget.near_shares(node));
         to.clear();
         for &row in from {
             let i = row as usize;
@@ -57,9 +103,18 @@ impl<T: Entry, F: FnMut(usize, usize, f64)> Walk<'_, T, F> {
             let codes = if tree.codes > 0 { self.rows.codes(i) } else { &[] };
             let distance = tree.squared_distance(node, x, self.located.errors[i], codes, radius);
             if distance > radius {
-                (self.left_out)(i, node, distance);
-            } else {
-                to.push(row);
+                let bound = self.tiles.decay.bound(distance);
+                (self.left_out)(i, node, bound);
+                if let Some(budget) = budget {
+                    self.plans.beyond(budget, i, node, bound);
+                }
+                continue;
+            }
+            to.push(row);
+            if let Some(share) = &shares {
+                let share = share(distance);
+                self.plans.candidate(i, share);
+                self.kept.marks.push(share.to_bits());
             }
         }
         if to.is_empty() {
@@ -68,7 +123,7 @@ impl<T: Entry, F: FnMut(usize, usize, f64)> Walk<'_, T, F> {
         let here = tree.nodes[node];
         if here.blocks == 1 {
             self.kept.rows.extend_from_slice(to);
-            self.kept.ends.push((here.first, self.kept.rows.len()));
+            self.kept.ends.push(KeptBlock { block: here.first, end: self.kept.rows.len() });
         } else {
             self.visit(node + 1, level + 1);
             self.visit(here.right, level + 1);
@@ -77,16 +132,21 @@ impl<T: Entry, F: FnMut(usize, usize, f64)> Walk<'_, T, F> {
 }
 
 impl<T: Entry> SparseTiles<T> {
-    /// Finds the blocks that `rows` keep.
+    /// Rows whose blocks are found together: with a budget no more than have their sums in the second-level cache.
+    pub(super) fn rows_at_once(&self) -> usize {
+        if self.budget.is_some() { SUM_BLOCK_ROWS } else { SPARSE_ROWS }
+    }
+
+    /// Finds the blocks that `rows` keep, and tells of those beyond the cutoff: (row, node, bound of its entries). What rows leave out besides, the plans say.
     pub(super) fn keep(
         &self,
-        rows: Rows<'_>,
-        located: &mut Located,
-        kept: &mut Kept,
-        left_out: impl FnMut(usize, usize, f64),
+        DrawnRows { rows, ids }: DrawnRows<'_>,
+        (located, kept, plans): (&mut Located, &mut Kept, &mut Plans),
+        mut left_out: impl FnMut(usize, usize, f64),
     ) {
         kept.ends.clear();
         kept.rows.clear();
+        kept.marks.clear();
         kept.lists.resize_with(self.tree.height() + 1, Vec::new);
         if self.tree.nodes.is_empty() {
             return;
@@ -94,7 +154,14 @@ impl<T: Entry> SparseTiles<T> {
         located.locate(&self.tiles.form, rows);
         kept.lists[0].clear();
         kept.lists[0].extend(0..rows.len() as u32);
-        Walk { tiles: self, rows, located, left_out, kept }.visit(0, 0);
+        if self.budget.is_some() {
+            plans.clear(rows.len());
+        }
+        Walk { tiles: self, rows, located, left_out: &mut left_out, kept, plans }.visit(0, 0);
+        if let Some(budget) = &self.budget {
+            plans.plan(budget, ids);
+            kept.spend(budget, plans);
+        }
     }
 
     /// Entries that `rows` keep, of rows x centers: what a product would evaluate, without evaluating any.
@@ -109,12 +176,13 @@ impl<T: Entry> SparseTiles<T> {
     /// assert_eq!(tiles.kept_entries(rows, &mut SparseScratch::new()), 64 + 128);
     /// # Ok::<(), nystream_kernels::tile::TileError>(())
     /// ```
-    pub fn kept_entries(&self, rows: Rows<'_>, scratch: &mut SparseScratch<T>) -> u64 {
-        self.tiles.check(rows);
-        let mut entries = 0;
-        for start in (0..rows.len()).step_by(SPARSE_ROWS) {
-            let part = rows.slice(start, (start + SPARSE_ROWS).min(rows.len()));
-            self.keep(part, &mut scratch.located, &mut scratch.kept, |_, _, _| {});
+    pub fn kept_entries<'a>(&self, rows: impl Into<DrawnRows<'a>>, scratch: &mut SparseScratch<T>) -> u64 {
+        let rows = rows.into();
+        self.tiles.check(rows.rows);
+        let (mut entries, n, step) = (0, rows.rows.len(), self.rows_at_once());
+        for start in (0..n).step_by(step) {
+            let part = rows.slice(start, (start + step).min(n));
+            self.keep(part, scratch.parts(), |_, _, _| {});
             let kept = scratch.kept.blocks().map(|(block, rows)| (rows.len() * self.places(block).len()) as u64);
             entries += kept.sum::<u64>();
         }
@@ -125,7 +193,7 @@ impl<T: Entry> SparseTiles<T> {
     /// K^T K differs from K~^T K~ by at most 2 sqrt(M) |K|_2 + M in norm.
     ///
     /// # Panics
-    /// If `out` does not have one value a row.
+    /// If `out` does not have one value a row, or the tiles have a budget of known vectors.
     ///
     /// ```
     /// use nystream_kernels::{kernel::{Family, Kernel}, rows::Rows, tile::{SimdPath, SparseScratch, SparseTiles}};
@@ -140,14 +208,21 @@ impl<T: Entry> SparseTiles<T> {
     pub fn missing(&self, rows: Rows<'_>, scratch: &mut SparseScratch<T>, out: &mut [f64]) {
         self.tiles.check(rows);
         assert_eq!(out.len(), rows.len(), "out must have one value a row");
+        assert!(self.budget.as_ref().is_none_or(Budget::any), "a budget of known vectors says nothing of others");
         out.fill(0.0);
-        for start in (0..rows.len()).step_by(SPARSE_ROWS) {
-            let part = rows.slice(start, (start + SPARSE_ROWS).min(rows.len()));
-            self.keep(part, &mut scratch.located, &mut scratch.kept, |i, node, distance| {
+        for start in (0..rows.len()).step_by(self.rows_at_once()) {
+            let part = rows.slice(start, (start + self.rows_at_once()).min(rows.len()));
+            self.keep(part.into(), scratch.parts(), |i, node, bound| {
                 let centers = self.tree.places(node, self.centers()).len() as f64;
                 // A half per cent more than any number of roundings.
-                out[start + i] += 1.005 * centers * self.decay.bound(distance).powi(2);
+                out[start + i] += 1.005 * centers * bound.powi(2);
             });
+            if self.budget.is_some() {
+                out[start..]
+                    .iter_mut()
+                    .zip(&scratch.plans.left_out)
+                    .for_each(|(out, left)| *out += 1.005 * left * left);
+            }
         }
     }
 }

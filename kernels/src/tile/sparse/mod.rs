@@ -11,6 +11,9 @@
 //! * All n rows: |K v - K~ v|_2 <= tau sqrt(n m) |v|_2 ([`norm_cutoff`]).
 //! * Wendland's kernels need no cutoff: with tau = 0 what is left out is exactly 0.
 //!
+//! With a [`Budget`] rows give up more: each the blocks that matter least to it, as many as its own part of the tolerance allows, and of a known V it may draw blocks with weights (`budget.rs`). K~ is then
+//! fixed by the budget and the rows' identities too.
+//!
 //! What a product returns beside its values is tighter: each row's sum over the boxes left out of k(distance to the box) times the sum of |v| inside (`bound.rs`).
 //! [`SparseTiles::missing`] bounds the squared Frobenius norm of K - K~, row by row, which holds for every v and for both products.
 //! Distances here are of f64 coordinates, with their rounding counted against them; what is certified is the kernel as defined, and kept entries have the errors of [`Tiles`].
@@ -19,17 +22,21 @@
 //! over its blocks in the order of the tree, each a product of fixed shape ([`Tiles`]); every output of the transposed product is one chain over its rows in their order.
 //! Kept entries have the bits of [`Tiles`]. Nothing is sorted by row: rows that keep a block are gathered for its tile (`keep.rs`), so that no row pays for another's neighbourhood.
 //!
+//! What a row draws is a function of its identity, so the same holds of it.
+//!
 //! **Cost.** With b blocks kept of m / 64 a row: 64 b entries, and about 4 b + 2 log2(m / 64) distances to boxes. Where nothing can be left out the walk adds 2 m / 64
 //! distances a row to the dense product. Memory: packed centers and their boxes; entries of at most [`SPARSE_BYTES`] a thread, where both products are wanted of one evaluation.
 
 mod blocks;
 mod bound;
+mod budget;
 mod keep;
 mod products;
 mod tree;
 mod vectors;
 
-pub use products::SparseScratch;
+pub use budget::{Budget, DrawnRows, Spread};
+pub use products::{Missing, SparseScratch};
 pub use vectors::SparseVectors;
 
 use super::{Entry, SimdPath, TileError, Tiles};
@@ -61,6 +68,7 @@ pub struct SparseTiles<T: Entry> {
     tree: Tree,
     decay: Decay,
     cutoff: f64,
+    budget: Option<Budget>,
 }
 
 /// The cutoff with which |K v - K~ v|_2 <= epsilon |v|_2 for any v, over `rows` rows and `centers` centers.
@@ -111,7 +119,23 @@ impl<T: Entry> SparseTiles<T> {
             }
             other => other,
         })?;
-        Ok(SparseTiles { tiles, tree, decay: Decay::new(kernel.family, cutoff), cutoff })
+        Ok(SparseTiles { tiles, tree, decay: Decay::new(kernel.family, cutoff), cutoff, budget: None })
+    }
+
+    /// These tiles, with rows that do without more blocks: as many as `budget` allows, which must be of these. Where that is of known vectors, bounds are for products with those.
+    ///
+    /// # Panics
+    /// If it is of other tiles.
+    #[must_use]
+    pub fn within(mut self, budget: Budget) -> Self {
+        assert_eq!(budget.nodes(), self.tree.nodes.len(), "the budget must be of these tiles");
+        self.budget = Some(budget);
+        self
+    }
+
+    /// What rows may do without, beyond the cutoff.
+    pub fn budget(&self) -> Option<&Budget> {
+        self.budget.as_ref()
     }
 
     /// Number of centers, m.
@@ -131,7 +155,9 @@ impl<T: Entry> SparseTiles<T> {
         let ordered = 4 * numeric_width + 2 * code_width;
         let coordinates = 8 * (numeric_width + 1);
         let held = Tiles::<T>::memory_bytes(centers, numeric_width, code_width) + Decay::memory_bytes();
-        held + Tree::memory_bytes(centers, numeric_width, code_width) + centers * (ordered + coordinates)
+        // One in use and one that is made.
+        let budget = 2 * Budget::memory_bytes(Tree::most_nodes(centers));
+        held + budget + Tree::memory_bytes(centers, numeric_width, code_width) + centers * (ordered + coordinates)
     }
 
     /// Bytes that these tiles hold.

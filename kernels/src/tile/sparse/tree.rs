@@ -149,7 +149,7 @@ impl Tree {
     }
 
     /// Nodes of a tree over so many centers, at most.
-    fn most_nodes(centers: usize) -> usize {
+    pub fn most_nodes(centers: usize) -> usize {
         2 * centers.div_ceil(SPARSE_BLOCK)
     }
 

@@ -19,6 +19,22 @@ pub struct SparseVectors {
     pub(super) packed: Vec<f64>,
     /// nodes x t: at least the sum of |v| inside.
     pub(super) sizes: Vec<f64>,
+    /// |v| of each column.
+    pub(super) norms: Vec<f64>,
+}
+
+impl SparseVectors {
+    /// |v|_2 of each column.
+    pub fn norms(&self) -> &[f64] {
+        &self.norms
+    }
+
+    /// At least the sum of |v| inside `node`, relative to |v|_2, in each column.
+    pub(super) fn share(&self, node: usize) -> f64 {
+        let sizes = self.sizes[node * self.t..(node + 1) * self.t].iter().zip(&self.norms);
+        // More than the roundings of the norm.
+        sizes.map(|(size, norm)| if *size > 0.0 { size / norm * (1.0 + 1e-9) } else { 0.0 }).fold(0.0, f64::max)
+    }
 }
 
 impl<T: Entry> SparseTiles<T> {
@@ -69,7 +85,8 @@ impl<T: Entry> SparseTiles<T> {
                 sizes[node * t + c] = size;
             }
         }
-        SparseVectors { t, mark: self.tree.mark, packed, sizes }
+        let norm = |c: usize| (0..self.centers()).map(|j| v[j * t + c] * v[j * t + c]).sum::<f64>().sqrt();
+        SparseVectors { t, mark: self.tree.mark, packed, sizes, norms: (0..t).map(norm).collect() }
     }
 
     /// Row length of a padded block of `t` columns: one column is not padded.

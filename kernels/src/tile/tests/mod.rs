@@ -1,5 +1,6 @@
 //! Tiles against the definition ([`Kernel::evaluate`]), and the invariants of the module docs, on every path of this processor.
 
+mod budget;
 mod entries;
 mod functions;
 mod gradients;

@@ -99,7 +99,7 @@ fn check_products<T: Entry + std::fmt::Debug>() {
                 let evaluated =
                     tiles.map_rows(x.view(), Some(&vectors), s, &mut scratch, &mut acc, |i, kv, bound, u| {
                         seen[i * t..(i + 1) * t].copy_from_slice(kv);
-                        bounds[i * t..(i + 1) * t].copy_from_slice(bound);
+                        bounds[i * t..(i + 1) * t].copy_from_slice(bound.bounds);
                         u.iter_mut().enumerate().for_each(|(c, u)| *u = function(i, kv, c));
                     });
                 assert!(evaluated as usize >= kept && (evaluated as usize) < n * m, "{evaluated} of {kept}");
@@ -143,7 +143,7 @@ fn pieces(tiles: &SparseTiles<f32>, x: Rows<'_>, t: usize, cuts: &[usize]) -> (V
         let rows = x.slice(cut[0], cut[1]);
         tiles.map_rows(rows, Some(&vectors), t, &mut scratch, &mut acc, |_, row, bound, u| {
             kv.extend_from_slice(row);
-            bounds.extend_from_slice(bound);
+            bounds.extend_from_slice(bound.bounds);
             u.copy_from_slice(row);
         });
     }
