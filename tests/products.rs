@@ -61,6 +61,19 @@ fn predictions_are_within_their_certificate() {
 }
 
 #[test]
+fn much_left_out_is_said() {
+    let place = Place::new();
+    cube(&place, "d.parquet", 6000);
+    place.solved(&format!("{FIT} --kernel gaussian --bandwidth 0.15 --solver pcg --out m.nys"));
+    for (tolerance, much) in [("100", true), ("1e-4", false)] {
+        let done = place
+            .run(&format!("predict --model m.nys --data d.parquet --out p.parquet --product-tolerance {tolerance}"));
+        let told = text(&done.stderr);
+        assert_eq!(told.contains("may be left out of a prediction"), much, "{tolerance}: {told}");
+    }
+}
+
+#[test]
 fn processes_certify_the_same() {
     let place = Place::new();
     cube(&place, "d.parquet", 9000);

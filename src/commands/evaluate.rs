@@ -1,7 +1,7 @@
 //! `nystream evaluate`.
 
 use super::Context;
-use super::measured::{metrics, products};
+use super::measured::{metrics, products, warn_of_much_left_out};
 use crate::atomic::AtomicFile;
 use crate::cli::EvaluateArgs;
 use crate::cli::checks::Check;
@@ -58,6 +58,10 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
         evaluate_model(session, &catalog, &encoder, &function, limit, max_bad_rows, &room)
     };
     let Measured { evaluation, memory, products: made } = workers.run(job)?;
+    let made = made.map(|made| products(&made, &code, centers));
+    if let Some(made) = made.as_ref().filter(|_| first) {
+        warn_of_much_left_out(made, &deviations);
+    }
     let report = EvaluateReport {
         targets,
         task,
@@ -69,7 +73,7 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
         seconds: BTreeMap::from([("total".to_owned(), begun.elapsed().as_secs_f64())]),
         peak_rss_bytes: crate::resources::peak_rss_bytes(),
         predicted: PlannedMemory { memory_bytes: memory.total() },
-        products: made.map(|made| products(&made, &code, centers)),
+        products: made,
         model_digest: digest,
     };
     if first {

@@ -1,5 +1,6 @@
 //! Reports of what stages measured.
 
+use crate::report::text::number;
 use crate::report::{Metrics, PerTarget, Products};
 use nystream_dataflows::evaluate::Evaluation;
 use nystream_dataflows::matvec::products::{ProductMode, ProductReport};
@@ -24,6 +25,23 @@ pub(super) fn products(made: &ProductReport, code: &TargetCode, centers: usize) 
             let bounds = found.largest.iter().enumerate().map(|(k, largest)| largest * code.scale(k));
             PerTarget::from(bounds.collect::<Vec<_>>())
         }),
+    }
+}
+
+/// Share of a target's standard deviation above which what a prediction may lack is worth a word.
+const MUCH: f64 = 0.1;
+
+/// A warning where `made` may have left out much of a prediction: a tolerance is relative to coefficients, which a small ridge makes large. `deviations` are the standard deviations of the
+/// training targets.
+pub(super) fn warn_of_much_left_out(made: &Products, deviations: &[Option<f64>]) {
+    let bounds = made.error_bound.as_ref().map_or(&[][..], PerTarget::values);
+    let beyond = bounds.iter().zip(deviations.iter().flatten()).find(|(bound, deviation)| **bound > MUCH * **deviation);
+    if let Some((bound, deviation)) = beyond {
+        tracing::warn!(
+            "up to {} may be left out of a prediction, where the training target has a standard deviation of {}: give a smaller --product-tolerance for more",
+            number(*bound),
+            number(*deviation)
+        );
     }
 }
 

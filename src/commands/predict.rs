@@ -1,7 +1,7 @@
 //! `nystream predict`.
 
 use super::Context;
-use super::measured::products;
+use super::measured::{products, warn_of_much_left_out};
 use crate::atomic::AtomicFile;
 use crate::cli::PredictArgs;
 use crate::cli::checks::Check;
@@ -53,6 +53,7 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
     let alone = args.resources.hosts.is_none();
     let reserved = if alone { Some(AtomicFile::create(&args.out)?) } else { None };
     let digest = model.digest()?;
+    let deviations: Vec<Option<f64>> = model.config.targets.iter().map(|target| target.deviation).collect();
     if !args.variance {
         model.variance = None;
     }
@@ -103,6 +104,10 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
     if process.index() > 0 {
         return Ok(ExitCode::Done);
     }
+    let made = predictions.products.map(|made| products(&made, &code, centers));
+    if let Some(made) = &made {
+        warn_of_much_left_out(made, &deviations);
+    }
     context.output.report(&PredictReport {
         rows: predictions.rows,
         rows_bad: predictions.bad,
@@ -112,7 +117,7 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
         seconds: BTreeMap::from([("total".to_owned(), begun.elapsed().as_secs_f64())]),
         peak_rss_bytes: crate::resources::peak_rss_bytes(),
         predicted: PlannedMemory { memory_bytes: predictions.memory.total() },
-        products: predictions.products.map(|made| products(&made, &code, centers)),
+        products: made,
         model_digest: digest,
     })?;
     Ok(ExitCode::Done)

@@ -392,6 +392,7 @@ impl Ledger {
 mod tests {
     use super::*;
     use crate::engine::{Process, SilentProgress, run};
+    use nystream_kernels::kernel::Family;
 
     /// Rows and their bounds, two columns.
     fn bound(i: usize) -> [f64; 2] {
