@@ -220,7 +220,7 @@ fn sparse_sums_are_within_their_bounds_for_any_number_of_workers() {
         (Family::Gaussian, 0.06, Some(1e-2), certified),
         (Family::Laplace, 0.02, Some(1e-2), certified),
         (Family::Gaussian, 0.06, Some(1e-2), sampled),
-        (Family::Laplace, 0.3, Some(80.0), sampled),
+        (Family::Laplace, 0.15, Some(80.0), sampled),
         (compact, 0.3, None, certified),
     ] {
         for precision in [Precision::Single, Precision::Double] {
