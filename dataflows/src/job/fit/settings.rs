@@ -18,7 +18,7 @@ use nystream_kernels::sampling::RidgeFactor;
 /// Sample rows from which the effective dimension is estimated.
 pub(crate) const DIMENSION_ROWS: usize = 2000;
 /// Those from which it is estimated where it only tells whether conjugate gradients would converge soon.
-pub(crate) const CONVERGENCE_ROWS: usize = 1000;
+pub(crate) const CONVERGENCE_ROWS: usize = 500;
 /// Centers for which rows of the sample stand where their number is open.
 const SHARE_CENTERS: usize = 2000;
 /// Bandwidth when the kernel is not a function of the distance and none was given.
