@@ -69,9 +69,9 @@ def grams(runs):
 
 
 def stages(runs):
-    """Seconds of a value that is profiled or decoded, its bytes, and seconds of a row that is chosen from, of the run with most rows (which are kept in memory after two passes over Parquet); of the
+    """Seconds of a value that is profiled or decoded, its bytes, and seconds of a row that is chosen from, of the run with most rows that are kept in memory after two passes over Parquet; of the
     process beside its stages, of the one with fewest."""
-    alone = [run for run in runs if run["processes"] == 1]
+    alone = [run for run in runs if run["processes"] == 1 and problem_of(run).place == "memory"]
     most, few = max(alone, key=lambda run: run["n"]), min(alone, key=lambda run: run["n"])
     values = most["n"] * (most["d"] + most["t"]) / most["workers"]
     read = 2 * touched_rows(most["n"], most["workers"]) * (most["d"] + most["t"])

@@ -6,6 +6,7 @@ use crate::handshake::{Link, Party, Refusal, send};
 use crate::hosts::Hosts;
 use crate::join::JoinError;
 use crate::listener::{Listener, Visitor};
+use std::cell::Cell;
 use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -322,6 +323,8 @@ fn reach(shared: &Shared, peer: usize) -> Result<TcpStream, String> {
 fn receive(shared: &Shared, visitor: Visitor) {
     let card = visitor.card();
     let Visitor { socket, from, until, .. } = visitor;
+    // Whose seat this connection has taken, until it is heard from.
+    let seat = Cell::new(None);
     let welcome = |member: &Member| {
         card.settle();
         let peer = member.index;
@@ -331,13 +334,19 @@ fn receive(shared: &Shared, visitor: Visitor) {
         if shared.here(peer, true) {
             return Err("there is such a process already: each needs a --process of its own".to_owned());
         }
+        seat.set(Some(peer));
         Ok(())
     };
     let strange = |reason: String| {
         card.refused(&reason);
         shared.say(Event::Heard(None, format!("a connection from {from} was refused: {reason}")));
     };
-    match shared.party.accept(socket, shared.until.min(until), &welcome) {
+    let accepted = shared.party.accept(socket, shared.until.min(until), &welcome);
+    if let (Err(_), Some(peer)) = (&accepted, seat.get()) {
+        // It went away before it had its welcome: it may come again.
+        shared.here(peer, false);
+    }
+    match accepted {
         Ok(Ok(link)) => {
             let peer = link.member.index;
             let there = split(link).is_ok_and(|halves| watch(shared, halves));

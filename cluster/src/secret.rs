@@ -83,11 +83,25 @@ impl Secret {
         Ok(Secret { key: blake3::derive_key(CONTEXT, &bytes[..length]), shared: true })
     }
 
-    /// Of a file that only its owner can read or change (as `ssh` asks of keys).
+    /// Of a file that only its owner can read or change (as `ssh` asks of keys), or one of the credentials that systemd made for this service alone (whose access list shows as
+    /// rights of the group).
     ///
     /// # Errors
     /// See [`SecretError`].
     pub fn read(path: &Path) -> Result<Self, SecretError> {
+        Secret::read_text(path).map(|(_, secret)| secret)
+    }
+
+    /// [`Secret::read`], and the bytes it is made from, without line ends at their end: for a launcher, which hands them on. The file is read once.
+    ///
+    /// # Errors
+    /// See [`SecretError`].
+    pub fn read_text(path: &Path) -> Result<(Vec<u8>, Self), SecretError> {
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
+        Secret::read_within(path, credentials.as_deref().map(Path::new))
+    }
+
+    fn read_within(path: &Path, credentials: Option<&Path>) -> Result<(Vec<u8>, Self), SecretError> {
         let name = path.display().to_string();
         let failed = |source| SecretError::Read { path: path.display().to_string(), source };
         let file = std::fs::File::open(path).map_err(failed)?;
@@ -96,13 +110,18 @@ impl Secret {
             use std::os::unix::fs::PermissionsExt;
             // Of the open file: the path may stand for another one a moment later.
             let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
-            if mode & 0o077 != 0 {
+            let ours = credentials.is_some_and(|folder| path.parent() == Some(folder));
+            if mode & if ours { 0o027 } else { 0o077 } != 0 {
                 return Err(SecretError::Permissions { path: name, mode });
             }
         }
         let mut bytes = Vec::new();
         file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
-        Secret::new(&bytes, &name)
+        let secret = Secret::new(&bytes, &name)?;
+        while bytes.last().is_some_and(|b| matches!(b, b'\n' | b'\r')) {
+            bytes.pop();
+        }
+        Ok((bytes, secret))
     }
 
     /// Whether it is a secret at all.
@@ -162,5 +181,27 @@ mod tests {
             }
         }
         assert!(Secret::read(&folder.path().join("absent")).unwrap_err().to_string().contains("absent"));
+    }
+
+    /// systemd gives a service access by an access list, whose mask shows as rights of the group.
+    #[cfg(unix)]
+    #[test]
+    fn credentials_of_the_service_may_show_rights_of_the_group() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        std::fs::write(&path, "0123456789abcdef\r\n").unwrap();
+        let read = |mode: u32, credentials: Option<&Path>| {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            Secret::read_within(&path, credentials)
+        };
+        let (bytes, secret) = read(0o440, Some(folder.path())).unwrap();
+        assert!(bytes == b"0123456789abcdef" && secret == Secret::new(&bytes, "").unwrap());
+        assert!(read(0o400, None).is_ok());
+        for (mode, credentials) in
+            [(0o440, None), (0o440, folder.path().parent()), (0o444, Some(folder.path())), (0o460, Some(folder.path()))]
+        {
+            assert!(read(mode, credentials).is_err(), "{mode:o} {credentials:?}");
+        }
     }
 }

@@ -8,8 +8,8 @@ use crate::cli::values::{Format, Launcher as Starts, LogFormat};
 use crate::cli::{ClusterArgs, ClusterCommand, ClusterRunArgs, GlobalArgs};
 use crate::config::{Environment, Origin, Refusal, SECRET, Setting, settings};
 use crate::exit::{self, ExitCode, Failure};
+use nystream_cluster::Secret;
 use nystream_cluster::launch::{Job, Launch, Launcher, Log, Places, Times, Variable, read_hosts, supervise};
-use nystream_cluster::{Secret, SecretError};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read;
@@ -64,6 +64,10 @@ fn check_command(args: &ClusterRunArgs, options: &[Setting]) -> Result<(), Failu
         return Err(Failure::usage(format!(
             "`{name}` does not run in several processes: fit, tune, dictionary, predict and evaluate do"
         )));
+    }
+    // What follows it would not be read as an option, and each process is given two more.
+    if args.line.iter().any(|word| word == "--") {
+        return Err(Failure::usage("a second `--`: the command takes options alone, leave it out"));
     }
     let given = |name: &str| options.iter().any(|option| option.name == name && option.origin == Origin::Flag);
     if let Some(name) = ["hosts", "process"].into_iter().find(|name| given(name)) {
@@ -165,11 +169,7 @@ fn secret(args: &ClusterRunArgs, options: &[Setting]) -> Result<Option<String>, 
         if fits { Ok(line) } else { Err(wrong()) }
     };
     if let Some(path) = &args.secret_file {
-        let refused = |e| Failure::caused(ExitCode::Usage, e);
-        // Who may read it, and how long it is.
-        Secret::read(path).map_err(refused)?;
-        let bytes = std::fs::read(path)
-            .map_err(|source| refused(SecretError::Read { path: path.display().to_string(), source }))?;
+        let (bytes, _) = Secret::read_text(path).map_err(|e| Failure::caused(ExitCode::Usage, e))?;
         return text(&bytes, &format!("the secret file {}", path.display())).map(Some);
     }
     if let Some(secret) = std::env::var_os(SECRET).filter(|secret| !secret.is_empty()) {

@@ -4,7 +4,7 @@ use super::end::End;
 use super::lines::Log;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -23,6 +23,15 @@ pub struct Process {
     ssh: bool,
 }
 
+/// A thread beside `child`; a child that cannot have it is ended.
+fn helper(name: &str, child: &mut Child, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let made = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+    made.map(drop).inspect_err(|_| {
+        let _ = child.kill();
+        let _ = child.wait();
+    })
+}
+
 impl Process {
     /// Starts `shell` in a process group of its own and gives it `script`. Its log goes to `log` behind `prefix`; its standard output is this program's when `prints`, and nowhere otherwise.
     pub fn start(
@@ -39,19 +48,19 @@ impl Process {
         let (hold, released) = channel::<()>();
         if let Some(mut input) = child.stdin.take() {
             // On a thread: a host that does not answer takes nothing.
-            std::thread::spawn(move || {
+            helper("input", &mut child, move || {
                 if input.write_all(&script).and_then(|()| input.flush()).is_ok() {
                     let _ = released.recv();
                 }
-            });
+            })?;
         }
         let (tell, logged) = channel::<()>();
         if let Some(stream) = child.stderr.take() {
             let log = log.clone();
-            std::thread::spawn(move || {
+            helper("log", &mut child, move || {
                 log.follow(&prefix, stream);
                 drop(tell);
-            });
+            })?;
         }
         Ok(Process { child, hold: Some(hold), logged, ssh })
     }

@@ -112,7 +112,7 @@ impl ProductChoice {
 ///
 /// ```
 /// use nystream_dataflows::{StageError, matvec::products::{ProductLimit, ProductMode, product_terms}};
-/// use nystream_kernels::kernel::Kernel;
+/// use nystream_kernels::kernel::{Family, Kernel};
 /// let cutoff = |family, tolerance, mode| {
 ///     let terms = product_terms(&Kernel::new(family, 1.0), ProductLimit { tolerance, mode }, (10_000, 100), true);
 ///     terms.map(|terms| terms.map(|terms| terms.cutoff))
