@@ -100,7 +100,7 @@ pub fn model_of(outcome: &FitOutcome, config: &FitConfig, split: &str) -> Result
         settings.insert("product_tolerance".into(), json!(tolerance));
         // That of the products: kernels of compact support are always certified.
         if made.choice.limit.mode == ProductMode::Sampled {
-            settings.insert("product_mode".into(), json!("sampled"));
+            settings.insert("product_mode".into(), json!(ProductMode::Sampled));
         }
     }
     if code.is_classification() {

@@ -1,7 +1,7 @@
 //! From parsed options to jobs: what the stages are asked, and the workers that run them.
 
 use crate::cli::groups::{
-    ClusterArgs, DictionaryArgs, HoldoutArgs, InputArgs, KernelArgs, ResourceArgs, SampleArgs, SolveArgs, SplitSource,
+    DictionaryArgs, HoldoutArgs, InputArgs, JoinArgs, KernelArgs, ResourceArgs, SampleArgs, SolveArgs, SplitSource,
 };
 use crate::cli::values::{self, AllOr, AutoOr, SplitSpec};
 use crate::config::SECRET;
@@ -340,8 +340,8 @@ impl engine::Progress for Watcher {
 ///
 /// # Errors
 /// One that cannot be read, is too short, or is open to others (2).
-pub fn secret(cluster: &ClusterArgs) -> Result<Secret, Failure> {
-    let secret = match (&cluster.secret_file, std::env::var_os(SECRET)) {
+pub fn secret(args: &JoinArgs) -> Result<Secret, Failure> {
+    let secret = match (&args.secret_file, std::env::var_os(SECRET)) {
         (Some(path), _) => Secret::read(path),
         (None, Some(text)) if !text.is_empty() => {
             Secret::new(text.as_encoded_bytes(), &format!("the variable {SECRET}"))
@@ -379,8 +379,8 @@ impl Workers {
         let index = resources.process.unwrap_or(0) as usize;
         hosts.address(index).map_err(|e| Failure::caused(ExitCode::Usage, e))?;
         let processes = hosts.len();
-        let cluster = &resources.cluster;
-        let secret = secret(cluster)?;
+        let meeting = &resources.join;
+        let secret = secret(meeting)?;
         let (communication, network) = if processes == 1 {
             (single_process(threads).map_err(refused)?, None)
         } else {
@@ -388,17 +388,17 @@ impl Workers {
             let begun = Instant::now();
             let waiting = |peer: usize, address: &str| {
                 let waited = begun.elapsed().as_secs();
-                let patience = cluster.join_timeout.0;
+                let patience = meeting.join_timeout.0;
                 progress.say(&format!("waiting for process {peer} ({address}), {waited} of {patience} s"));
             };
             let options = JoinOptions {
                 secret,
-                transport: match cluster.transport {
+                transport: match meeting.transport {
                     values::Transport::Noise => Transport::Noise,
                     values::Transport::Plain => Transport::Plain,
                 },
-                join_timeout: Duration::from_secs_f64(cluster.join_timeout.0),
-                peer_timeout: Duration::from_secs_f64(cluster.peer_timeout.0),
+                join_timeout: Duration::from_secs_f64(meeting.join_timeout.0),
+                peer_timeout: Duration::from_secs_f64(meeting.peer_timeout.0),
                 waiting: &waiting,
                 lost: Arc::new(|lost: PeerLost| peer_lost(&lost)),
             };
@@ -449,7 +449,7 @@ pub fn decline(resources: &ResourceArgs, failure: &Failure) {
         return;
     }
     let Some(hosts) = resources.hosts.as_ref().and_then(|path| Hosts::read(path).ok()) else { return };
-    let Ok(secret) = secret(&resources.cluster) else { return };
+    let Ok(secret) = secret(&resources.join) else { return };
     let Some(index) = resources.process.map(|index| index as usize).filter(|index| *index < hosts.len()) else {
         return;
     };

@@ -108,11 +108,7 @@ fn setting<T: serde::de::DeserializeOwned>(model: &Model, name: &str) -> Result<
 
 /// How the products of `model` keep their tolerance: certified where it does not say.
 fn product_mode(model: &Model) -> Result<ProductMode, Failure> {
-    match setting::<String>(model, "product_mode")?.as_deref() {
-        None | Some("certified") => Ok(ProductMode::Certified),
-        Some("sampled") => Ok(ProductMode::Sampled),
-        Some(other) => Err(unusable(format!("its product mode `{other}` is unknown"))),
-    }
+    Ok(setting(model, "product_mode")?.unwrap_or_default())
 }
 
 fn solver_of(name: &str) -> Result<Solver, Failure> {

@@ -2,11 +2,12 @@
 //!
 //! Process i connects to every j < i and accepts a connection from every j > i, all at once. Each connection begins with a
 //! [handshake](crate::handshake), in which both ends prove that they hold the secret and compare what the job is made of. A process that is connected to all others
-//! tells them so, and starts when all have told it: nobody starts a job that does not come together, and whoever fails until then tells the others why.
+//! tells them so, and starts when all have told it: nobody starts a job that does not come together, and whoever fails until then
+//! tells those why that are connected to it. Whoever comes later hears nothing and ends at its own deadline.
 //!
 //! Strangers cannot hold up a join: handshakes run side by side, each in its own time, and of too many at once the oldest is dropped ([`crate::listener`]); whoever belongs
-//! here tries again. They are logged, a few by name and the rest by number, and cannot end it: only the deadline, a process that holds the secret and another job, or a
-//! failure of one's own does. The listener is closed when all processes are connected, before this one begins the job.
+//! here tries again. They are logged, a few by name and the rest by number. What ends a join is the deadline, a process that holds the secret and another job, a
+//! failure of one's own, or three seconds of being told, at the address of another process, that it holds another secret: whoever has taken that address can say so. The listener is closed when all processes are connected, before this one begins the job.
 //!
 //! Cost: two round trips a connection and one more for all, and a thread for each connection until the join is over.
 

@@ -118,9 +118,8 @@ impl Check for ResourceArgs {
             return usage(format!("--temp-dir {} {what}: make it, or name another folder", folder.display()));
         }
         // A day is more than anybody waits, and heartbeats need some time to come.
-        let cluster = &self.cluster;
-        for (flag, time, least) in
-            [("join-timeout", cluster.join_timeout, 0.0), ("peer-timeout", cluster.peer_timeout, 1.0)]
+        let join = &self.join;
+        for (flag, time, least) in [("join-timeout", join.join_timeout, 0.0), ("peer-timeout", join.peer_timeout, 1.0)]
         {
             if time.0 > 86_400.0 || time.0 < least {
                 return usage(format!("--{flag} {time} is out of range: {least}s to 24h"));

@@ -228,13 +228,13 @@ pub struct ResourceArgs {
     pub process: Option<u32>,
     /// How processes meet and what they do when one is lost.
     #[command(flatten)]
-    pub cluster: ClusterArgs,
+    pub join: JoinArgs,
 }
 
 /// How the processes of --hosts meet, and what they do when one is lost.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Machine")]
-pub struct ClusterArgs {
+pub struct JoinArgs {
     /// File with the secret that all processes of --hosts share: 16 bytes or more, readable by its owner alone. The variable NYSTREAM_SECRET may hold the secret itself instead [default: none;
     /// then --hosts may name loopback addresses only]
     #[arg(long, value_name = "FILE")]

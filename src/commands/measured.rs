@@ -35,12 +35,12 @@ const MUCH: f64 = 0.1;
 /// training targets.
 pub(super) fn warn_of_much_left_out(made: &Products, deviations: &[Option<f64>]) {
     let bounds = made.error_bound.as_ref().map_or(&[][..], PerTarget::values);
-    let beyond = bounds.iter().zip(deviations.iter().flatten()).find(|(bound, deviation)| **bound > MUCH * **deviation);
-    if let Some((bound, deviation)) = beyond {
+    let known = bounds.iter().zip(deviations).filter_map(|(bound, deviation)| Some((*bound, (*deviation)?)));
+    if let Some((bound, deviation)) = known.into_iter().find(|(bound, deviation)| *bound > MUCH * deviation) {
         tracing::warn!(
             "up to {} may be left out of a prediction, where the training target has a standard deviation of {}: give a smaller --product-tolerance for more",
-            number(*bound),
-            number(*deviation)
+            number(bound),
+            number(deviation)
         );
     }
 }

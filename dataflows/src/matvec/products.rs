@@ -24,13 +24,15 @@ use nystream_kernels::rows::{RowBuf, Rows};
 use nystream_kernels::tile::{
     Budget, DrawnRows, Entry, SimdPath, SparseScratch, SparseTiles, Spread, Tiles, norm_cutoff,
 };
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Rows that judge how many entries are kept, at most.
 pub const PRODUCT_JUDGES: usize = 2048;
 
 /// How a tolerance is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ProductMode {
     /// For certain, by one cutoff.
     #[default]

@@ -244,7 +244,7 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
         "pcg: {}, {}, preconditioner of the centers{}, condition of the preconditioned system about {:.1}",
         plural(info.iterations as u64, "iteration"),
         plural(info.applications as u64, "pass"),
-        if dimensions.is_some() { " and sampled rows" } else { " alone" },
+        if *sampled > job.tiles.centers() { " and sampled rows" } else { " alone" },
         info.condition_estimate
     );
     Ok(Solved {

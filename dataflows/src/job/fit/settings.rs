@@ -55,13 +55,11 @@ pub(super) fn check_dimensions(config: &FitConfig, encoder: &Encoder, metric: &M
     if needed <= most as usize {
         return Ok(());
     }
-    let remedy = match family {
-        Family::Wendland { smoothness, .. } => format!("give --kernel wendland{smoothness}:{needed}, "),
-        _ => String::new(),
-    };
-    let name = match family {
-        Family::Wendland { smoothness, dimension } => format!("wendland{smoothness}:{dimension}"),
-        other => format!("{other:?}").to_lowercase(),
+    let (name, remedy) = match family {
+        Family::Wendland { smoothness, dimension } => {
+            (format!("wendland{smoothness}:{dimension}"), format!("give --kernel wendland{smoothness}:{needed}, "))
+        }
+        other => (format!("{other:?}"), String::new()),
     };
     Err(StageError::Usage(format!(
         "--kernel {name} is a kernel in up to {most} dimensions, and the encoded rows have {needed} (a category of L levels, the pooled \
