@@ -239,7 +239,8 @@ pub fn peer_lost(lost: &PeerLost) -> ! {
     let _first = lock(&ENDING);
     let stage = STAGE.try_lock().ok().and_then(|s| s.clone());
     let stage = stage.map(|s| format!(" (stage `{s}`)")).unwrap_or_default();
-    say(&format!("error: {lost}{stage}. Start all processes again"));
+    let checkpoint = CHECKPOINT.get().map(|checkpoint| format!(": {}", (checkpoint.last)()));
+    say(&format!("error: {lost}{stage}. Start all processes again{}", checkpoint.unwrap_or_default()));
     end(ExitCode::PeerLost, &Early::Lost(lost), remove_pending())
 }
 
@@ -263,6 +264,21 @@ pub fn at_early_end(hook: impl Fn(&Early<'_>) + Send + 'static) {
     lock(&AT_END).push(Box::new(hook));
 }
 
+/// What checkpoints have to say at the end.
+struct AtCheckpoint {
+    /// Asks for one, waits for it, and says what there is.
+    ask: Box<dyn Fn() -> String + Send + Sync>,
+    /// Names the last one.
+    last: Box<dyn Fn() -> String + Send + Sync>,
+}
+
+static CHECKPOINT: OnceLock<AtCheckpoint> = OnceLock::new();
+
+/// The job keeps checkpoints: an interrupt calls `ask` before it ends the process, and the loss of another process names the last one by `last`.
+pub fn set_checkpoint(ask: Box<dyn Fn() -> String + Send + Sync>, last: Box<dyn Fn() -> String + Send + Sync>) {
+    let _ = CHECKPOINT.set(AtCheckpoint { ask, last });
+}
+
 static TAKEN: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
 
 /// From now on an interrupt or a termination signal runs `instead` and does not end the process: a command that has others to end first does that itself. The first
@@ -277,6 +293,7 @@ pub fn install_interrupt_handler() -> Result<(), Failure> {
         if let Some(instead) = TAKEN.get() {
             return instead();
         }
+        let checkpoint = CHECKPOINT.get().map(|checkpoint| format!("; {}", (checkpoint.ask)())).unwrap_or_default();
         let _first = lock(&ENDING);
         let outputs = remove_pending();
         let whole: Vec<String> = outputs.written().iter().map(|path| path.display().to_string()).collect();
@@ -284,7 +301,7 @@ pub fn install_interrupt_handler() -> Result<(), Failure> {
             [] => "nothing was written".to_owned(),
             whole => format!("{} was written before, nothing else", whole.join(", ")),
         };
-        let _ = writeln!(io::stderr().lock(), "\ninterrupted: {what}");
+        let _ = writeln!(io::stderr().lock(), "\ninterrupted: {what}{checkpoint}");
         end(ExitCode::Interrupted, &Early::Interrupt, outputs)
     })
     .map_err(|e| Failure::new(ExitCode::Bug, format!("cannot handle interrupts: {e}")))

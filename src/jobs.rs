@@ -9,6 +9,7 @@ use crate::exit::{Early, ExitCode, Failure, at_early_end, peer_lost};
 use crate::model::metric_file::{MetricError, MetricFile};
 use crate::progress::{Pass, Progress};
 use crate::report::text::count;
+use nystream_cluster::checkpoint::JobKey;
 use nystream_cluster::{
     Communication, Hosts, JobIdentity, JoinError, JoinOptions, Network, PeerLost, Secret, Transport, join,
     single_process,
@@ -240,6 +241,13 @@ impl Identity {
     pub fn with(mut self, name: &'static str, told: &dyn Debug) -> Self {
         self.parts.push((name, format!("{told:?}")));
         self
+    }
+
+    /// As checkpoints know it.
+    pub fn job_key(&self) -> JobKey {
+        let part =
+            |(name, told): &(&'static str, String)| (name.to_string(), *blake3::hash(told.as_bytes()).as_bytes());
+        JobKey { version: env!("CARGO_PKG_VERSION").to_owned(), parts: self.parts.iter().map(part).collect() }
     }
 
     /// For the greeting of the processes of `workers` threads.

@@ -11,6 +11,7 @@
 
 pub mod allocator;
 pub mod atomic;
+pub mod checkpoint;
 pub mod cli;
 pub mod commands;
 pub mod config;

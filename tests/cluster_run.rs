@@ -252,6 +252,32 @@ fn a_lost_process_restarts_the_job() {
     assert_eq!(digest(&report), digest(&one));
 }
 
+/// With checkpoints the next attempt goes on from them.
+#[test]
+fn a_lost_process_resumes_the_job() {
+    let place = place();
+    let line = "fit --data synth:friedman1?rows=300000&d=8&seed=5 --target y --kernel gaussian --bandwidth 1x --ridge 1e-6 --split none --workers 1 \
+                --centers 500 --select uniform --solver gram --max-flops 1e18 --out m.nys";
+    let one = place.json(&line.replace("m.nys", "one.nys"));
+    let command = format!(
+        "cluster run --processes 2 --restarts 3 -- {line} --checkpoint c --checkpoint-every 0.02s --format json"
+    );
+    let child = place.command(&command).spawn().unwrap();
+    // What names the job, and some more.
+    let entries = || std::fs::read_dir(place.path("c")).map_or(0, |entries| entries.count());
+    wait_for("checkpoints", || entries() > 4);
+    let victim = *processes(&place).get(&1).unwrap();
+    kill(Pid::from_raw(victim), Signal::SIGKILL).unwrap();
+    let output = finish(child, &command);
+    let log = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    assert!(log.contains("restart 1 of 3"), "{log}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(digest(&report), digest(&one));
+    assert!(report["resumed_from"].is_string(), "{report}");
+    assert_eq!(entries(), 0);
+}
+
 /// A fake ssh on the PATH that runs on this machine what it is given, with another environment and in another folder, as a login elsewhere does.
 fn fake_ssh(place: &Place) -> String {
     std::fs::create_dir(place.path("bin")).unwrap();

@@ -4,12 +4,14 @@
 //! * [`Secret`]: what they prove to each other; [`Transport`]: how what they send is protected;
 //! * [`join`]: connects them, checks that all run the same job, and hands the connections to timely; [`decline`] tells the others that a process will not come;
 //! * [`Network`], [`PeerLost`]: the connections of a running job, and the end of one.
+//! * [`checkpoint`]: what a job keeps on disk to go on after an end;
 //! * [`launch`] (Unix): starts the processes of a job, here or by ssh, and ends them together.
 //!
 //! Protected are the job and what it sends, against whoever can reach the addresses or sits on the network between them: nobody joins or is heard without the
 //! secret, and nothing that was read, changed or repeated on the way is believed. Whoever holds the secret is trusted in everything.
 //! Whoever can cut the network can end a job, not change it. Without a secret (loopback addresses only) any program of the machine may join.
 
+pub mod checkpoint;
 mod frames;
 mod gathering;
 mod greeting;

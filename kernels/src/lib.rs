@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
+pub mod archive;
 #[cfg(test)]
 pub(crate) mod checks;
 pub mod constants;

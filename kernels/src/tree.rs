@@ -169,6 +169,11 @@ impl SumTree {
         self.pending.into_iter().map(|((level, index), values)| Node { level, index, values }).collect()
     }
 
+    /// A copy of them, for a checkpoint of a sum that goes on.
+    pub fn nodes(&self) -> Vec<Node> {
+        self.clone().into_nodes()
+    }
+
     /// Blocks not inserted yet.
     pub fn missing(&self) -> u64 {
         let held = |(level, index): &(u32, u64)| {

@@ -23,6 +23,7 @@ impl Check for FitArgs {
         self.input.check()?;
         self.holdout.check()?;
         self.resources.check()?;
+        self.checkpoint.check()?;
         check_solve(&self.solve, &self.kernel, &self.dictionary, &self.input)?;
         if self.variance {
             check_variance(&self.solve, &self.input)?;

@@ -1,8 +1,8 @@
 //! Groups of options shared by several commands.
 
 use super::values::{
-    AllOr, AutoOr, Bandwidth, ByteSize, ClassWeight, Count, DictionaryMode, KernelName, Loss, Positive, Precision,
-    Preconditioner, ProductMode, Ridge, Scale, Seconds, Select, Simd, Solver, SplitSpec, Task, Transport,
+    AllOr, AutoOr, Bandwidth, ByteSize, ClassWeight, Count, DictionaryMode, Interval, KernelName, Loss, Positive,
+    Precision, Preconditioner, ProductMode, Ridge, Scale, Seconds, Select, Simd, Solver, SplitSpec, Task, Transport,
 };
 use crate::exit::Failure;
 use clap::Args;
@@ -248,6 +248,34 @@ pub struct JoinArgs {
     /// A process of which nothing is heard for so long, or that takes nothing for so long, is lost: exit code 5. At least 1s
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub peer_timeout: Seconds,
+}
+
+/// What is kept to go on after an end.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Checkpoints")]
+pub struct CheckpointArgs {
+    /// Folder for checkpoints, which a job that is killed or interrupted goes on from with --resume; emptied when the model is written. One for each job, shared by all processes [default:
+    /// none]
+    #[arg(long, value_name = "FOLDER")]
+    pub checkpoint: Option<PathBuf>,
+    /// Least time between two checkpoints of one thing; writing them takes at most 3 % of the run. 0: at every boundary, whatever that takes
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    pub checkpoint_every: Interval,
+    /// Go on from the checkpoint in --checkpoint, with any number of processes and workers, to the same model; begin anew where there is none
+    #[arg(long)]
+    pub resume: bool,
+}
+
+impl CheckpointArgs {
+    /// Refuses to resume from nowhere.
+    pub fn check(&self) -> Result<(), Failure> {
+        match &self.checkpoint {
+            None if self.resume => {
+                Err(Failure::usage("--resume goes on from a checkpoint: give its folder by --checkpoint"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl ResourceArgs {

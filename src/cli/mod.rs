@@ -11,7 +11,8 @@ pub mod values;
 
 pub use cluster::{ClusterArgs, ClusterCommand, ClusterRunArgs};
 pub use groups::{
-    DictionaryArgs, HoldoutArgs, InputArgs, KernelArgs, ProductArgs, ResourceArgs, SampleArgs, SolveArgs, SplitSource,
+    CheckpointArgs, DictionaryArgs, HoldoutArgs, InputArgs, KernelArgs, ProductArgs, ResourceArgs, SampleArgs,
+    SolveArgs, SplitSource,
 };
 
 use clap::{Args, Parser, Subcommand};
@@ -112,6 +113,9 @@ pub struct FitArgs {
     /// Machine.
     #[command(flatten)]
     pub resources: ResourceArgs,
+    /// Checkpoints.
+    #[command(flatten)]
+    pub checkpoint: CheckpointArgs,
     /// Model file to write
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub out: Option<PathBuf>,

@@ -3,8 +3,10 @@
 use super::Context;
 use super::measured::{metrics, products};
 use crate::atomic::AtomicFile;
+use crate::checkpoint::Checkpoints;
 use crate::cli::FitArgs;
 use crate::cli::checks::Check;
+use crate::cli::groups::CheckpointArgs;
 use crate::cli::values::KernelName;
 use crate::exit::{self, ExitCode, Failure};
 use crate::fitted::{function_of, loss_name, model_of, solver_name};
@@ -19,6 +21,7 @@ use crate::report::{
 };
 use nystream_cluster::Traffic;
 use nystream_dataflows::engine::Process;
+use nystream_dataflows::engine::checkpoint::{self, Keeper};
 use nystream_dataflows::job::{FitConfig, FitInputs, FitOutcome, Loss, WarmStart, fit};
 use nystream_dataflows::plan::Selection;
 use nystream_dataflows::predict::Function;
@@ -98,11 +101,31 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
     };
     let median = config_from.as_ref().map(median_distance);
     drop((from, config_from));
-    let workers = Workers::start(&resources, &context.progress, &identity)?;
+    let wanted = CheckpointArgs {
+        checkpoint: args.checkpoint.checkpoint.clone().filter(|_| !plan_only),
+        ..args.checkpoint.clone()
+    };
+    let say = |line: &str| context.progress.say(line);
+    let mut checkpoints = if first { Checkpoints::lead(&wanted, &identity, begun, &say)? } else { None };
+    let job = identity.clone().with("--checkpoint or --resume", &(wanted.checkpoint.is_some(), wanted.resume));
+    let workers = Workers::start(&resources, &context.progress, &job)?;
     let process = Arc::clone(&workers.process);
     let network = workers.network.clone();
+    let mut opened = Ok(());
+    if !first {
+        match Checkpoints::follow(&wanted, &identity, process.index(), begun) {
+            Ok(found) => checkpoints = found,
+            Err(error) => opened = Err(error),
+        }
+    }
+    if let Some(checkpoints) = &checkpoints {
+        process.keep(Arc::clone(checkpoints) as Arc<dyn Keeper>);
+    }
     let inputs = FitInputs { catalog, validation, config: config.clone(), frozen, plan_only };
-    let outcome = workers.run(move |session| fit(session, &inputs))?;
+    let outcome = workers.run(move |session| {
+        checkpoint::open(session, opened.clone())?;
+        fit(session, &inputs)
+    })?;
     if plan_only {
         if !first {
             return Ok(ExitCode::Done);
@@ -122,6 +145,8 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
         let Traffic { bytes_sent, bytes_received } = network.traffic();
         NetworkReport { bytes_sent, bytes_received, seconds_waiting: process.seconds_waiting() }
     });
+    report.resumed_from = checkpoints.as_ref().and_then(|all| all.resumed_from());
+    report.checkpoints = checkpoints.as_ref().map(|all| all.report());
     if let Some(median) = median {
         report.median_distance = median;
     }
@@ -134,6 +159,9 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
         }
         if let Some(file) = report_file {
             write_json_into(file, &report)?;
+        }
+        if let Some(checkpoints) = &checkpoints {
+            checkpoints.clear();
         }
         context.output.report(&report)?;
     }
@@ -253,6 +281,8 @@ fn fit_report(
         seconds,
         peak_rss_bytes: crate::resources::peak_rss_bytes(),
         network: None,
+        resumed_from: None,
+        checkpoints: None,
         workers: process.workers() as u64,
         processes: process.processes() as u64,
         simd: outcome.function.as_ref().map(|f| f.simd.to_string()).unwrap_or_default(),

@@ -2,6 +2,7 @@
 
 use super::text::{Pairs, bytes, count, number, per_target, plural, seconds};
 use super::{Metrics, PerTarget, Products, Report};
+use crate::checkpoint::CheckpointReport;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -86,6 +87,12 @@ pub struct FitReport {
     /// What this process sent, received and waited for, where there are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkReport>,
+    /// What this run went on from last, where it resumed and found something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed_from: Option<String>,
+    /// The checkpoints that this process wrote, with `--checkpoint`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoints: Option<CheckpointReport>,
     /// Worker threads per process.
     pub workers: u64,
     /// Processes.
@@ -305,6 +312,14 @@ impl Report for FitReport {
                 )
             }),
         );
+        pairs.maybe("resumed from", self.resumed_from.as_ref());
+        pairs.maybe(
+            "checkpoints",
+            self.checkpoints.as_ref().map(|all| {
+                let failed = all.failed.as_ref().map(|why| format!("; the last failed: {why}")).unwrap_or_default();
+                format!("{} in {}, {}{failed}", count(all.count), seconds(all.seconds), bytes(all.bytes))
+            }),
+        );
         pairs
             .add(
                 "machine",
@@ -367,6 +382,8 @@ mod tests {
             seconds: BTreeMap::from([("profile".into(), 1.0), ("solve".into(), 9.0), ("total".into(), 10.5)]),
             peak_rss_bytes: Some(1 << 29),
             network: Some(NetworkReport { bytes_sent: 3 << 20, bytes_received: 5 << 20, seconds_waiting: 1.5 }),
+            resumed_from: Some("conjugate gradients".into()),
+            checkpoints: Some(CheckpointReport { count: 3, seconds: 0.25, bytes: 5 << 20, failed: None }),
             workers: 2,
             processes: 1,
             simd: "avx2".into(),
@@ -406,6 +423,9 @@ mod tests {
             "/network/bytes_sent",
             "/network/bytes_received",
             "/network/seconds_waiting",
+            "/checkpoints/count",
+            "/checkpoints/seconds",
+            "/checkpoints/bytes",
         ] {
             assert!(json.pointer(pointer).is_some_and(|v| v.is_number()), "{pointer}");
         }

@@ -1,6 +1,8 @@
 //! Helpers of the end-to-end tests: a folder with the built binary, clusters on loopback, small Parquet files.
 #![allow(dead_code)] // Each test binary uses its own part.
 
+pub mod killed;
+
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 use nystream_hashing::{RowId, StreamKey};
 use parquet::arrow::ArrowWriter;

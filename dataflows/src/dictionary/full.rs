@@ -16,6 +16,7 @@
 
 use super::{Centers, Method, SelectJob, SelectionRule, TileOracle, numeric};
 use crate::engine::bytes::{Reader, Writer};
+use crate::engine::checkpoint::remember;
 use crate::engine::exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
 use crate::engine::feed::{Feed, RowStore, view};
 use crate::engine::session::{Process, Session};
@@ -160,7 +161,7 @@ fn round(
     store: &RowStore,
     oracle: &Arc<TileOracle>,
     params: PivotParams,
-    round: Option<(Arc<Pivoting>, Window)>,
+    (number, round): (u64, Option<(Arc<Pivoting>, Window)>),
 ) -> Result<Arc<(Mass, Vec<Proposal>)>, StageError> {
     let feed = store.feed(Role::Training);
     let blocks = feed.total_blocks();
@@ -175,7 +176,9 @@ fn round(
         process: Arc::clone(&session.process),
     };
     let reducer = RoundReducer { masses: TreeReducer::new(blocks, 3), proposals: Vec::new() };
-    let parcels = pass(session, "dictionary: pivots", scan, reducer, Audience::Leaders)?;
+    let parcels = remember(session, &format!("pivots {number}"), Audience::Leaders, |session| {
+        pass(session, "dictionary: pivots", scan, reducer, Audience::Leaders)
+    })?;
     session.try_once(|| {
         let (masses, others): (Vec<_>, Vec<_>) = parcels.into_iter().partition(|p| p.key == MASS);
         let sums = assemble(masses, 3)?;
@@ -200,7 +203,7 @@ pub(super) fn full_passes(
     let storage = FactorStorage::Recomputed;
     let params = PivotParams { storage, ..PivotParams::new(job.centers, job.seed) };
     let encoder = Arc::clone(store.encoder());
-    let first = round(session, store, &oracle, params, None)?;
+    let first = round(session, store, &oracle, params, (0, None))?;
     if !first.0.total.is_finite() {
         return Err(numeric(format!("the sum of k(x, x) over the rows is {}", first.0.total)));
     }
@@ -208,7 +211,7 @@ pub(super) fn full_passes(
         session.once(|| Pivoting::new(params, job.rows, encoder.numeric_width(), encoder.code_width(), first.0));
     let mut passes = 1;
     while let Some(window) = pivoting.window() {
-        let found = round(session, store, &oracle, params, Some((Arc::clone(&pivoting), window)))?;
+        let found = round(session, store, &oracle, params, (passes, Some((Arc::clone(&pivoting), window))))?;
         passes += 1;
         pivoting = session.once(|| {
             let mut next = (*pivoting).clone();

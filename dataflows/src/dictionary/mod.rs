@@ -8,6 +8,7 @@ mod full;
 mod oracle;
 pub mod pool;
 mod rule;
+pub(crate) mod stored;
 #[cfg(test)]
 mod tests;
 pub mod trie;

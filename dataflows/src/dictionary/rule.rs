@@ -4,9 +4,10 @@
 //! a rule makes the choice a function of the set of rows, whatever n is.
 
 use nystream_kernels::sampling::DictionaryMode;
+use serde::{Deserialize, Serialize};
 
 /// The rule of a choice.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SelectionRule {
     /// The method with its settled numbers.
     pub method: Method,
@@ -15,7 +16,7 @@ pub struct SelectionRule {
 }
 
 /// How centers are chosen among the candidates.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Method {
     /// SQUEAK, DISQUEAK and refinement.
     Squeak {

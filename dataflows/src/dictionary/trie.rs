@@ -16,6 +16,7 @@
 use crate::dictionary::pool::{Columns, Pool, in_pool};
 use crate::dictionary::units::{Front, Unit, cell, cell_bits, units, window};
 use crate::engine::bytes::{Reader, Writer};
+use crate::engine::checkpoint::{Own, active, digest, left_over, over, resumed};
 use crate::engine::deal::{Letter, deal};
 use crate::engine::exchange::{Audience, Gather, Outgoing, Reducer, Scan, Step, pass};
 use crate::engine::feed::{Feed, RowStore};
@@ -29,7 +30,7 @@ use nystream_kernels::sampling::{
     Atom, Dictionary, DictionaryParams, KernelOracle, Prefix, SamplingError, Squeak, TrieShape,
 };
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -91,7 +92,10 @@ pub fn squeak_trie<O: KernelOracle + Send + Sync + 'static>(
         owners: Owners::new(session, job.work.lanes),
         front: Front::default(),
         nodes: BTreeMap::new(),
+        known: BTreeSet::new(),
+        group: format!("dictionary {}", digest(session, &[format!("{:?} {:?}", job.params, job.shape).as_bytes()])),
     };
+    trie.take_over(session, &units)?;
     let mut passes = 1;
     loop {
         if !now.is_empty() {
@@ -103,12 +107,16 @@ pub fn squeak_trie<O: KernelOracle + Send + Sync + 'static>(
         }
         now = window(&units, now.end, most);
         let cells = units[now.start].cells.start..units[now.end - 1].cells.end;
-        held = hold(session, store, job, bits, cells)?;
-        passes += 1;
+        held = Pool::default();
+        if units[now.clone()].iter().any(|unit| unit.rows > 0 && trie.covering(unit.prefix).is_none()) {
+            held = hold(session, store, job, bits, cells)?;
+            passes += 1;
+        }
     }
     let outgoing: Vec<Outgoing> =
         trie.nodes.iter().map(|(prefix, d)| Outgoing { key: 0, bytes: dictionary_bytes(*prefix, d) }).collect();
     let parcels = pass(session, "dictionary: root", outgoing, Gather::default(), Audience::Leaders)?;
+    over(session, trie.group);
     let root = match parcels.first() {
         Some(parcel) => Some(dictionary_from(&parcel.bytes, job.params)?.1),
         None => None,
@@ -156,15 +164,75 @@ struct Trie<'a, O> {
     front: Front,
     /// Those of them that this worker holds.
     nodes: BTreeMap<Prefix, Dictionary>,
+    /// Nodes of a checkpoint, none of which lies under another: whole units, and merged ones.
+    known: BTreeSet<Prefix>,
+    /// Where nodes are stored.
+    group: String,
 }
 
 impl<O: KernelOracle + Send + Sync + 'static> Trie<'_, O> {
+    /// Takes over the nodes that earlier attempts stored, as far as they are units or made of units.
+    fn take_over(&mut self, session: &mut Session<'_>, units: &[Unit]) -> Result<(), StageError> {
+        if !active(session) {
+            return Ok(());
+        }
+        let params = self.job.params;
+        let mut held = BTreeMap::new();
+        for frame in left_over(session, &self.group) {
+            // What cannot be read is computed again.
+            if let Ok((prefix, dictionary)) = dictionary_from(&frame.bytes, params) {
+                held.insert(prefix, dictionary);
+            }
+        }
+        let mut out = Writer::default();
+        held.keys().for_each(|prefix: &Prefix| {
+            out.u64(u64::from(prefix.depth()));
+            out.ids(&[nystream_hashing::RowId(prefix.bits())]);
+        });
+        let mine =
+            if held.is_empty() { Vec::new() } else { vec![Outgoing { key: session.index() as u64, bytes: out.0 }] };
+        let mut holders: BTreeMap<Prefix, u64> = BTreeMap::new();
+        for parcel in pass(session, "dictionary: known", mine, Gather::default(), Audience::Everyone)? {
+            let mut from = Reader(&parcel.bytes);
+            while !from.is_empty() {
+                let damaged = || StageError::Internal("a node arrived damaged".into());
+                let depth = u32::try_from(from.u64()?).map_err(|_| damaged())?;
+                let bits = from.ids()?.first().ok_or_else(damaged)?.0;
+                holders.entry(Prefix::of(bits, depth)).or_insert(parcel.key);
+            }
+        }
+        // A node that two attempts cut otherwise may lie below the units of this one.
+        let whole: BTreeSet<Prefix> = units.iter().flat_map(|unit| ancestors(unit.prefix)).collect();
+        holders.retain(|prefix, _| whole.contains(prefix));
+        self.known = holders
+            .keys()
+            .copied()
+            .filter(|p| !ancestors(*p).skip(1).any(|above| holders.contains_key(&above)))
+            .collect();
+        let me = session.index() as u64;
+        held.retain(|prefix, _| self.known.contains(prefix) && holders.get(prefix) == Some(&me));
+        self.nodes.append(&mut held);
+        if !self.known.is_empty() {
+            resumed(session, &format!("dictionary: {} nodes of the tree", self.known.len()));
+        }
+        Ok(())
+    }
+
+    /// The known node that holds the unit `prefix`.
+    fn covering(&self, prefix: Prefix) -> Option<Prefix> {
+        ancestors(prefix).find(|above| self.known.contains(above))
+    }
+
     /// Computes `units` from the rows that the workers hold of them.
     fn compute(&mut self, session: &mut Session<'_>, held: Pool, units: &[Unit]) -> Result<(), StageError> {
         let first = units[0].cells.start;
         let mut owners = vec![None; units[units.len() - 1].cells.end - first];
         let (mut mine, mut expected) = (VecDeque::new(), 0);
-        for (number, unit) in units.iter().filter(|unit| unit.rows > 0).enumerate() {
+        let known: Vec<Prefix> = units.iter().filter_map(|unit| self.covering(unit.prefix)).collect();
+        known.into_iter().for_each(|prefix| self.front.add(prefix));
+        let open = |unit: &&Unit| unit.rows > 0 && self.covering(unit.prefix).is_none();
+        let open: Vec<&Unit> = units.iter().filter(open).collect();
+        for (number, unit) in open.into_iter().enumerate() {
             let owner = self.owners.of(number);
             owners[unit.cells.start - first..unit.cells.end - first].fill(Some(owner));
             if owner == session.index() as u64 {
@@ -203,6 +271,7 @@ impl<O: KernelOracle + Send + Sync + 'static> Trie<'_, O> {
             order: InHand::new(hand.take(), self.job.shape.hash),
             todo: mine,
             shelf: Rc::clone(&shelf),
+            own: Own::new(session, &self.group, &format!("window {first}")),
         };
         pass(session, "dictionary: leaves", scan, Gather::default(), Audience::Leaders)?;
         self.nodes.append(&mut shelf.take());
@@ -211,6 +280,7 @@ impl<O: KernelOracle + Send + Sync + 'static> Trie<'_, O> {
 
     /// Merges, deepest level first, whatever has both children, where all rows before cell `done` are in.
     fn climb(&mut self, session: &mut Session<'_>, done: usize) -> Result<(), StageError> {
+        let own = Own::new(session, &self.group, "front");
         for level in (1..=self.front.depth()).rev() {
             let parents = self.front.climb(level, done, self.bits);
             if parents.is_empty() {
@@ -234,8 +304,26 @@ impl<O: KernelOracle + Send + Sync + 'static> Trie<'_, O> {
                 let (prefix, dictionary) = dictionary_from(&parcel.bytes, params)?;
                 self.nodes.insert(prefix, dictionary);
             }
+            if let Some(own) = &own {
+                store(own, &self.nodes);
+            }
         }
         Ok(())
+    }
+}
+
+/// `prefix` and all nodes above it.
+fn ancestors(prefix: Prefix) -> impl Iterator<Item = Prefix> {
+    std::iter::successors(Some(prefix), Prefix::parent)
+}
+
+/// Stores nodes, when that is due.
+fn store(own: &Own, nodes: &BTreeMap<Prefix, Dictionary>) {
+    let size = |d: &Dictionary| 4 * d.rows.numeric.len() + 2 * d.rows.codes.len() + 32 * d.atoms.len() + 64;
+    let bytes: usize = nodes.values().map(size).sum();
+    if own.due(bytes as u64) {
+        let frame = |(prefix, d): (&Prefix, &Dictionary)| Outgoing { key: 0, bytes: dictionary_bytes(*prefix, d) };
+        own.save(nodes.len() as u32, &mut nodes.iter().map(frame));
     }
 }
 
@@ -441,6 +529,7 @@ struct UnitScan<O> {
     order: InHand,
     todo: VecDeque<Prefix>,
     shelf: Rc<RefCell<BTreeMap<Prefix, Dictionary>>>,
+    own: Option<Own>,
 }
 
 impl<O: KernelOracle> UnitScan<O> {
@@ -468,6 +557,9 @@ impl<O: KernelOracle> Scan for UnitScan<O> {
         let range = self.order.under(prefix, 0..self.order.order.len());
         let dictionary = self.node(&squeak, prefix, range).map_err(refused)?;
         self.shelf.borrow_mut().insert(prefix, dictionary);
+        if let Some(own) = &self.own {
+            store(own, &self.shelf.borrow());
+        }
         Ok(Step::More { rows: 0 })
     }
 

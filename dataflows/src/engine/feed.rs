@@ -230,6 +230,19 @@ pub struct Feed {
 }
 
 impl Feed {
+    /// The pass over `ranges` of the global blocks instead of the worker's own. They are decoded, and kept nowhere.
+    pub fn restricted(self, ranges: &[std::ops::Range<u64>]) -> Feed {
+        let runs = ranges.iter().flat_map(|range| self.store.catalog.runs(range.start, range.end)).collect();
+        let store = RowStore { runs, kept: Rc::new(RefCell::new(Kept::Never)), ..self.store };
+        Feed { store, role: self.role, supply: Supply::Idle, filling: None }
+    }
+
+    /// The global blocks of `chunk`.
+    pub fn blocks(&self, chunk: &Chunk) -> std::ops::Range<u64> {
+        let first = self.global_block(chunk, 0);
+        first..first + chunk.blocks() as u64
+    }
+
     /// Blocks of the whole data set.
     pub fn total_blocks(&self) -> u64 {
         self.store.total_blocks()

@@ -14,6 +14,7 @@
 //!   others wait ([`Session::once`]).
 
 pub mod bytes;
+pub mod checkpoint;
 pub mod counters;
 pub mod deal;
 pub mod exchange;

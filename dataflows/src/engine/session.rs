@@ -2,6 +2,7 @@
 //!
 //! A worker that panics leaves its siblings waiting in [`Session::once`] or in a pass: a program must end on any panic, as `nystream` does.
 
+use crate::engine::checkpoint::{Checkpoints, Keeper};
 use crate::error::StageError;
 use crate::profile::NAMED_BAD_ROWS;
 use nystream_datasets::BadRow;
@@ -9,7 +10,7 @@ use std::any::Any;
 use std::cmp::Ordering as Place;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 use timely::worker::Worker;
 
@@ -74,6 +75,7 @@ pub struct Process {
     waited: AtomicU64,
     /// Watches the passes.
     pub progress: Box<dyn Progress>,
+    checkpoints: OnceLock<Checkpoints>,
     started: Instant,
 }
 
@@ -96,6 +98,7 @@ impl Process {
             skipped_rows: AtomicU64::new(0),
             waited: AtomicU64::new(0),
             progress,
+            checkpoints: OnceLock::new(),
             started: Instant::now(),
         })
     }
@@ -172,6 +175,21 @@ impl Process {
     /// results, and the network. Reports only.
     pub fn seconds_waiting(&self) -> f64 {
         self.waited.load(Ordering::Relaxed) as f64 * 1e-9 / self.workers as f64
+    }
+
+    /// Has the job keep checkpoints with `keeper`, before its workers run; [`open`](crate::engine::checkpoint::open) is then the first thing they do.
+    pub fn keep(&self, keeper: Arc<dyn Keeper>) {
+        let _ = self.checkpoints.set(Checkpoints::new(keeper));
+    }
+
+    /// What keeps its checkpoints.
+    pub(super) fn checkpoints(&self) -> Option<&Checkpoints> {
+        self.checkpoints.get()
+    }
+
+    /// When the process's session began.
+    pub(super) fn begun(&self) -> Instant {
+        self.started
     }
 
     /// Seconds since the process's session began. Reports and `--time-limit` only: never a decision about the model.

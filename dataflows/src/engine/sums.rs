@@ -4,6 +4,7 @@
 //! nodes. The vector is cut into segments, a segment's nodes meet at one worker, which completes the tree, and
 //! everyone receives all segments: reduce-scatter and all-gather. Cost: O(length log blocks) bytes sent by each worker.
 
+use crate::engine::bytes::{Reader, Writer};
 use crate::engine::exchange::{Outgoing, Reducer};
 use crate::error::StageError;
 use nystream_kernels::tree::{Node, SumTree};
@@ -30,6 +31,39 @@ pub fn node_parcels(nodes: Vec<Node>, length: usize) -> Vec<Outgoing> {
         out.push(Outgoing { key: segment as u64, bytes });
     }
     out
+}
+
+/// A node as a checkpoint holds it.
+pub fn node_frame(node: &Node) -> Outgoing {
+    let mut out = Writer::default();
+    out.u64(u64::from(node.level));
+    out.u64(node.index);
+    out.u64(u64::from(node.values.is_some()));
+    out.f64s(node.values.as_deref().unwrap_or(&[]));
+    Outgoing { key: 1, bytes: out.0 }
+}
+
+/// Reads what [`node_frame`] wrote, of a sum of vectors of `length` values.
+///
+/// ```
+/// use nystream_dataflows::engine::sums::{node_frame, node_from};
+/// use nystream_kernels::tree::Node;
+/// let node = Node { level: 3, index: 5, values: Some(vec![0.1, -2.0]) };
+/// let bytes = node_frame(&node).bytes;
+/// assert_eq!(node_from(&bytes, 2), Ok(node));
+/// assert!(node_from(&bytes, 3).is_err() && node_from(&bytes[1..], 2).is_err());
+/// ```
+///
+/// # Errors
+/// [`StageError::Internal`] for anything else.
+pub fn node_from(bytes: &[u8], length: usize) -> Result<Node, StageError> {
+    let mut from = Reader(bytes);
+    let level = u32::try_from(from.u64()?).map_err(|_| damaged())?;
+    let (index, present, values) = (from.u64()?, from.u64()? != 0, from.f64s()?);
+    if !from.is_empty() || values.len() != if present { length } else { 0 } {
+        return Err(damaged());
+    }
+    Ok(Node { level, index, values: present.then_some(values) })
 }
 
 /// Completes the trees of the segments this worker owns.

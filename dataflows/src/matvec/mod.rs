@@ -16,10 +16,11 @@ pub mod blocks;
 pub mod products;
 
 use crate::engine::Outgoing;
+use crate::engine::checkpoint::{Parts, begin_parts, digest, float_bytes, over};
 use crate::engine::exchange::{Audience, Scan, Step, pass};
 use crate::engine::feed::{Feed, view};
 use crate::engine::session::Session;
-use crate::engine::sums::{TreeReducer, assemble, node_parcels};
+use crate::engine::sums::{TreeReducer, assemble, node_frame, node_from, node_parcels};
 use crate::error::StageError;
 use nystream_datasets::Chunk;
 use nystream_kernels::tile::{Entry, Nearest, SparseScratch, SparseVectors, TileScratch};
@@ -76,6 +77,25 @@ struct RowSums<T: Entry, F> {
     tree: SumTree,
     function: F,
     process: Arc<crate::engine::Process>,
+    /// What is stored of a pass that goes on for long.
+    parts: Option<Parts>,
+}
+
+/// Nodes of the sum of a contiguous run of blocks, about.
+const STORED_NODES: u64 = 32;
+
+impl<T: Entry, F> RowSums<T, F> {
+    /// Stores what there is, when that is due.
+    fn store(&mut self) {
+        let length = self.products.centers() * self.widths.output + self.widths.extras;
+        let blocks = self.feed.blocks(&self.chunk);
+        let Some(parts) = &mut self.parts else { return };
+        parts.done(blocks);
+        if parts.due(STORED_NODES * 8 * length as u64) {
+            let nodes = self.tree.nodes();
+            parts.save(nodes.len() as u32, &mut nodes.iter().map(node_frame));
+        }
+    }
 }
 
 impl<T, F> Scan for RowSums<T, F>
@@ -139,6 +159,7 @@ where
             self.tree.insert(0, index, sums).map_err(internal)?;
         }
         self.process.count(entries, entries * 2 * (input + output) as u64);
+        self.store();
         Ok(Step::More { rows: rows as u64 })
     }
 
@@ -239,13 +260,33 @@ where
         _ => None,
     };
     let ledger = Rc::new(RefCell::new(Ledger::default()));
+    let mut tree = SumTree::new(blocks);
+    let mut group = None;
+    let (mut feed, mut parts) = (feed, None);
+    // What sparse products left out is told by the rows themselves: such passes are repeated as a whole.
+    if let Products::Dense(tiles) = &products {
+        let inputs = match &reads {
+            Reads::Product(v) => float_bytes(v),
+            Reads::Nearest => Vec::new(),
+        };
+        let shape =
+            [tiles.centers(), widths.input, widths.output, widths.extras].map(|n| n as u64).map(u64::to_le_bytes);
+        let digest = digest(session, &[shape.as_flattened(), &inputs]);
+        let begun = begin_parts(session, (name, &digest), blocks, false, &mut |frame| {
+            let node = node_from(&frame.bytes, length)?;
+            tree.insert_node(node).map_err(internal)
+        })?;
+        feed = begun.feed(feed);
+        (group, parts) = (Some(begun.group), begun.parts);
+    }
     let scan = RowSums {
+        parts,
         chunk: Chunk::default(),
         scratch: TileScratch::default(),
         sparse_scratch: SparseScratch::default(),
         ledger: Rc::clone(&ledger),
         vectors,
-        tree: SumTree::new(blocks),
+        tree,
         process: Arc::clone(&session.process),
         products,
         feed,
@@ -254,6 +295,9 @@ where
         function,
     };
     let parcels = pass(session, name, scan, TreeReducer::new(blocks, length), Audience::Everyone)?;
+    if let Some(group) = group {
+        over(session, group);
+    }
     let ledger = ledger.take();
     assemble(parcels, length).map(|sums| (sums, ledger))
 }

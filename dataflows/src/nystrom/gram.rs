@@ -4,6 +4,7 @@
 //! summed by its owner and given to the first worker of every process. Cost: n m^2 flops, 16 m^2 / 2 bytes a process, and the same over the
 //! network when there are several.
 
+use crate::engine::checkpoint::{Parts, begin_parts, digest, over};
 use crate::engine::exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
 use crate::engine::feed::{Feed, view};
 use crate::engine::session::{Process, Session};
@@ -13,7 +14,62 @@ use nystream_datasets::Chunk;
 use nystream_kernels::gram::{ExactGram, GramScratch, GramShape, GramSums};
 use nystream_kernels::tile::{Entry, TileScratch, Tiles};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// What the workers of a process have of the pass together: one part, since they add into one Gram.
+struct Shared {
+    /// Held to read while a worker adds a chunk, and to write while the sums are stored: they are then those of the blocks that are done.
+    adding: RwLock<()>,
+    parts: Mutex<Option<Parts>>,
+}
+
+impl Shared {
+    /// A chunk of these blocks is done.
+    fn mark(&self, blocks: std::ops::Range<u64>) {
+        if let Some(parts) = &mut *self.parts.lock().unwrap_or_else(PoisonError::into_inner) {
+            parts.done(blocks);
+        }
+    }
+
+    /// Stores what there is, when that is due.
+    fn store(&self, gram: &ExactGram) {
+        let due = || {
+            let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+            parts.as_ref().is_some_and(|parts| parts.due(stored_bytes(gram)))
+        };
+        if !due() {
+            return;
+        }
+        let _nobody_adds = self.adding.write().unwrap_or_else(PoisonError::into_inner);
+        // Another worker may just have done so.
+        if due()
+            && let Some(parts) = &*self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            write(parts, gram);
+        }
+    }
+
+    /// The pass is over: what this process has is stored where it took long enough.
+    fn over(&self, gram: &ExactGram) {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(parts) = parts.filter(|parts| parts.worth(stored_bytes(gram))) {
+            write(&parts, gram);
+        }
+    }
+}
+
+/// About what a stored Gram takes: seven of the sixteen bytes of an integer.
+fn stored_bytes(gram: &ExactGram) -> u64 {
+    ExactGram::memory_bytes(gram.shape()) as u64 / 16 * 7
+}
+
+fn write(parts: &Parts, gram: &ExactGram) {
+    let pieces = gram.pieces();
+    // A piece that cannot be exported leaves the entry too short, which is then not written.
+    let mut frames =
+        (0..pieces).map_while(|piece| gram.export(piece).ok().map(|bytes| Outgoing { key: piece as u64, bytes }));
+    parts.save(pieces as u32, &mut frames);
+}
 
 struct GramScan<T: Entry> {
     feed: Feed,
@@ -33,6 +89,7 @@ struct GramScan<T: Entry> {
     /// Seconds of the process after which this worker reads no more.
     time_limit: Option<f64>,
     begun: bool,
+    shared: Arc<Shared>,
 }
 
 impl<T: Entry + Into<f64> + Default> Scan for GramScan<T> {
@@ -43,6 +100,7 @@ impl<T: Entry + Into<f64> + Default> Scan for GramScan<T> {
             return Ok(Step::Done);
         }
         self.begun = true;
+        let adding = self.shared.adding.read().unwrap_or_else(PoisonError::into_inner);
         let (stride, t) = (self.tiles.stride(), self.code.width());
         let rows = self.chunk.rows();
         let raw = self.chunk.target_width;
@@ -70,6 +128,11 @@ impl<T: Entry + Into<f64> + Default> Scan for GramScan<T> {
         }
         let m = self.tiles.centers();
         self.process.count((rows * m) as u64, (rows * m * (m + 2 * t)) as u64);
+        let blocks = self.feed.blocks(&self.chunk);
+        // The sums and the blocks that are done change together.
+        self.shared.mark(blocks);
+        drop(adding);
+        self.shared.store(&self.gram);
         Ok(Step::More { rows: rows as u64 })
     }
 
@@ -171,7 +234,20 @@ pub fn exact_gram<T: Entry + Into<f64> + Default>(
     job: &GramJob<'_, T>,
 ) -> Result<Arc<GramSums>, StageError> {
     let gram = session.once(|| ExactGram::new(job.shape));
+    let shape = serde_json::to_vec(&job.shape).unwrap_or_default();
+    let digest = digest(session, &[&shape]);
+    // Pieces come in their order.
+    let mut piece = 0;
+    let begun = begin_parts(session, (name, &digest), feed.total_blocks(), true, &mut |frame| {
+        gram.import_add(piece, &frame.bytes).map_err(internal)?;
+        piece = (piece + 1) % gram.pieces();
+        Ok(())
+    })?;
+    let feed = begun.feed(feed);
+    let (group, mut parts) = (begun.group, begun.parts);
+    let shared = session.once(|| Shared { adding: RwLock::new(()), parts: Mutex::new(parts.take()) });
     let scan = GramScan {
+        shared: Arc::clone(&shared),
         feed,
         chunk: Chunk::default(),
         tiles: Arc::clone(job.tiles),
@@ -190,6 +266,10 @@ pub fn exact_gram<T: Entry + Into<f64> + Default>(
         begun: false,
     };
     pass(session, name, scan, crate::engine::exchange::Gather::default(), Audience::Everyone)?;
+    if session.is_leader() {
+        shared.over(&gram);
+    }
+    over(session, group);
     if session.process.processes() > 1 {
         let outgoing = if session.is_leader() {
             (0..gram.pieces())

@@ -4,6 +4,7 @@
 //! has masses of its own. They are extra sums of a pass ([`row_sums`]): of the one that forms the right-hand side, at no entry more, or of [`center_masses`]. Cost: 2 m numbers a sum
 //! block, and as many more for each target that has nulls.
 
+use crate::engine::checkpoint::remember_numbers;
 use crate::engine::feed::{RowStore, view};
 use crate::engine::session::Session;
 use crate::error::StageError;
@@ -106,18 +107,20 @@ pub(crate) fn center_masses<T: Entry>(
     let (layout, centers) = (MassLayout::new(tiles.centers(), 0), owned(centers));
     let widths = Widths { input: 0, output: 0, extras: layout.len() };
     let feed = store.feed(Role::Training);
-    row_sums(
-        session,
-        "rows around the centers",
-        feed,
-        tiles,
-        Reads::Nearest,
-        widths,
-        move |row: RowView<'_>, _, masses| {
-            let weight = scale * row.chunk.weights[row.row];
-            layout.add(masses, &centers, (view(row.chunk), row.row), row.nearest, (weight, &[]));
-        },
-    )
+    remember_numbers(session, "rows around the centers", |session| {
+        row_sums(
+            session,
+            "rows around the centers",
+            feed,
+            tiles,
+            Reads::Nearest,
+            widths,
+            move |row: RowView<'_>, _, masses| {
+                let weight = scale * row.chunk.weights[row.row];
+                layout.add(masses, &centers, (view(row.chunk), row.row), row.nearest, (weight, &[]));
+            },
+        )
+    })
 }
 
 #[cfg(test)]

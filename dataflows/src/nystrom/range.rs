@@ -6,6 +6,7 @@
 //!
 //! Cost: one pass over the rows where the sample is not all of them, d flops a row.
 
+use crate::engine::checkpoint::remember;
 use crate::engine::exchange::{Audience, Gather, Outgoing, Scan, Step, pass};
 use crate::engine::feed::{Feed, view};
 use crate::engine::session::Session;
@@ -112,7 +113,9 @@ pub(crate) fn kernel_log2(kernel: &Kernel, sample: Rows<'_>, largest: f64) -> Re
 /// Unreadable data.
 pub(crate) fn largest_diagonal(session: &mut Session<'_>, feed: Feed, kernel: &Kernel) -> Result<f64, StageError> {
     let scan = Diagonals { feed, chunk: Chunk::default(), kernel: kernel.clone(), largest: 0.0 };
-    let parcels = pass(session, "range of the kernel", scan, Gather::default(), Audience::Everyone)?;
+    let parcels = remember(session, "range of the kernel", Audience::Everyone, |session| {
+        pass(session, "range of the kernel", scan, Gather::default(), Audience::Everyone)
+    })?;
     let mut largest = 0.0;
     for parcel in parcels {
         let bytes: [u8; 8] = parcel.bytes.as_slice().try_into().map_err(|_| {

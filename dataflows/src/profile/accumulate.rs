@@ -365,6 +365,21 @@ impl Accumulator {
         }
     }
 
+    /// The totals so far.
+    pub(super) fn so_far(&self) -> ProfileTotals {
+        self.totals.clone()
+    }
+
+    /// About what they take as bytes.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        self.totals.level_bytes() + 4096 * self.totals.columns.len() as u64
+    }
+
+    /// Adds totals of rows that are not read again.
+    pub(super) fn take_over(&mut self, totals: ProfileTotals) -> Result<(), StageError> {
+        self.totals.merge(totals)
+    }
+
     pub(super) fn finish(self) -> ProfileTotals {
         let counted = self.totals.level_bytes();
         ProfileTotals { counted, ..self.totals }

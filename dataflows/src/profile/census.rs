@@ -7,6 +7,7 @@
 //! Cost: one decoding and encoding pass; nothing is kept.
 
 use super::{NAMED_BAD_ROWS, refuse_bad_rows};
+use crate::engine::checkpoint::remember;
 use crate::engine::exchange::{Audience, Gather, Outgoing, Scan, Step, pass};
 use crate::engine::feed::{Feed, RowStore};
 use crate::engine::session::Session;
@@ -139,7 +140,9 @@ pub fn census(
         weight_sum: ExactSum::default(),
     };
     session.begin("census", catalog.total_rows);
-    let parcels = pass(session, "census", scan, Gather::default(), Audience::Everyone)?;
+    let parcels = remember(session, "census", Audience::Everyone, |session| {
+        pass(session, "census", scan, Gather::default(), Audience::Everyone)
+    })?;
     session.end();
     let damaged = |e: &dyn std::fmt::Display| StageError::Internal(format!("a census arrived damaged: {e}"));
     let mut total = Census { targets: vec![0; encoder.target_width()], ..Census::default() };

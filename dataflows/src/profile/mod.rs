@@ -15,6 +15,7 @@ mod split;
 
 pub use accumulate::{ColumnTotals, ProfileTotals};
 
+use crate::engine::checkpoint::{Parts, begin_parts, over, remember};
 use crate::engine::exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
 use crate::engine::feed::blocks_of;
 use crate::engine::session::Session;
@@ -22,7 +23,7 @@ use crate::error::StageError;
 use crate::plan::{MemoryPlan, ProfilePlan, profiled_bytes};
 use accumulate::Accumulator;
 use nystream_datasets::{
-    BadReason, BadRow, BlockReader, Catalog, ColumnPlan, ColumnSummary, EncoderOptions, ReadOptions,
+    BLOCK_ROWS, BadReason, BadRow, BlockReader, Catalog, ColumnPlan, ColumnSummary, EncoderOptions, ReadOptions,
 };
 use std::sync::atomic::Ordering;
 
@@ -96,6 +97,20 @@ struct ProfileScan {
     accumulator: Accumulator,
     process: std::sync::Arc<crate::engine::Process>,
     counted: u64,
+    catalog: Catalog,
+    parts: Option<Parts>,
+}
+
+impl ProfileScan {
+    /// Stores what there is, when that is due: the batch of these blocks is done.
+    fn store(&mut self, file: usize, blocks: std::ops::Range<u64>) {
+        let Some(parts) = &mut self.parts else { return };
+        parts.done(self.catalog.global_block(file, blocks.start)..self.catalog.global_block(file, blocks.end));
+        if parts.due(self.accumulator.stored_bytes()) {
+            let bytes = self.accumulator.so_far().into_bytes();
+            parts.save(1, &mut std::iter::once(Outgoing { key: 1, bytes }));
+        }
+    }
 }
 
 impl Scan for ProfileScan {
@@ -105,6 +120,8 @@ impl Scan for ProfileScan {
             Some(batch) => {
                 let batch = batch?;
                 self.accumulator.add(&batch)?;
+                let end = batch.first_ordinal + batch.batch.num_rows() as u64;
+                self.store(batch.file, batch.first_ordinal / BLOCK_ROWS..end.div_ceil(BLOCK_ROWS));
                 Step::More { rows: batch.batch.num_rows() as u64 }
             }
         };
@@ -177,20 +194,33 @@ pub fn profile(
     let planned = ProfilePlan::new(catalog, plan, session.process.workers());
     planned.check(memory)?;
     let cut = split::cut(session, catalog, plan, options)?;
-    let runs = catalog.partition(session.peers(), session.index());
     let projection = plan.projection();
     let blocks_per_batch = blocks_of(catalog, &projection, profiled_bytes(plan));
     let read = ReadOptions { blocks_per_batch, ..ReadOptions::default() };
     let room = planned.level_room(memory);
-    let scan = ProfileScan {
-        reader: BlockReader::new(catalog, runs, &projection, read),
-        accumulator: Accumulator::new(plan, options, catalog.total_rows, cut, room.worker),
-        process: std::sync::Arc::clone(&session.process),
-        counted: 0,
-    };
-    session.begin("profile", catalog.total_rows);
     let merge = Merge { totals: ProfileTotals::default(), plan: plan.clone(), room: room.process };
-    let parcels = pass(session, "profile", scan, merge, Audience::Leaders)?;
+    session.begin("profile", catalog.total_rows);
+    let parcels = remember(session, "profile", Audience::Leaders, |session| {
+        let mut accumulator = Accumulator::new(plan, options, catalog.total_rows, cut, room.worker);
+        let begun = begin_parts(session, ("profile", ""), catalog.blocks(), false, &mut |frame| {
+            accumulator.take_over(ProfileTotals::from_bytes(&frame.bytes)?)
+        })?;
+        let runs = match &begun.blocks {
+            None => catalog.partition(session.peers(), session.index()),
+            Some(blocks) => blocks.iter().flat_map(|range| catalog.runs(range.start, range.end)).collect(),
+        };
+        let scan = ProfileScan {
+            reader: BlockReader::new(catalog, runs, &projection, read),
+            accumulator,
+            process: std::sync::Arc::clone(&session.process),
+            counted: 0,
+            catalog: catalog.clone(),
+            parts: begun.parts,
+        };
+        let parcels = pass(session, "profile", scan, merge, Audience::Leaders)?;
+        over(session, begun.group);
+        Ok(parcels)
+    })?;
     session.end();
     let processes = session.process.processes() as u64;
     // Once a process: levels may be many.

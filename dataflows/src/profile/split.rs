@@ -11,6 +11,7 @@
 
 use super::accumulate::TOO_LARGE;
 use crate::engine::bytes::{Reader, Writer};
+use crate::engine::checkpoint::remember;
 use crate::engine::exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
 use crate::engine::feed::blocks_of;
 use crate::engine::session::{Process, Session};
@@ -205,7 +206,9 @@ pub(super) fn cut(
             counted: 0,
         };
         session.begin("split", catalog.total_rows);
-        let parcels = pass(session, "split", scan, Merge::default(), Audience::Everyone)?;
+        let parcels = remember(session, &format!("split {passes}"), Audience::Everyone, |session| {
+            pass(session, "split", scan, Merge::default(), Audience::Everyone)
+        })?;
         session.end();
         passes += 1;
         let mut cells = Cells::new();

@@ -5,6 +5,8 @@
 //! `--ridge auto` takes a quarter of the squared-loss ridge, which has the same curvature at p = 1/2.
 
 use crate::dictionary::pool::Pool;
+use crate::engine::checkpoint::recall;
+use crate::engine::exchange::Audience;
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
@@ -24,9 +26,13 @@ use nystream_kernels::solve::logistic::{
     LogisticLoss, LogisticOperator, LogisticParams, LogisticState, SampleCurvature, logistic, ridge_path,
 };
 use nystream_kernels::tile::{Entry, SimdPath, Tiles};
+use std::cell::RefCell;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 use std::sync::Arc;
+use tape::Tape;
 
+mod tape;
 #[cfg(test)]
 mod tests;
 
@@ -82,6 +88,7 @@ struct Passes<'s, 'w, 'a, T: Entry> {
     weight_scale: f64,
     time_limit: Option<f64>,
     passes: u64,
+    tape: Rc<RefCell<Tape>>,
 }
 
 impl<T: Entry> LogisticOperator for Passes<'_, '_, '_, T> {
@@ -100,21 +107,29 @@ impl<T: Entry> LogisticOperator for Passes<'_, '_, '_, T> {
         let (loss, offset, scale) = (self.loss, self.offset.clone(), self.weight_scale);
         let mut margins = vec![0.0; t];
         self.passes += 1;
-        let mut sums = row_sums(
-            self.session,
-            "gradient",
-            self.store.feed(Role::Training),
-            self.tiles,
-            Reads::Product(Arc::new(row_major(alpha))),
-            Widths { input: t, output: t, extras: 1 },
-            move |row: RowView<'_>, u: &mut [f64], extra: &mut [f64]| {
-                margins.iter_mut().zip(row.values).zip(&offset).for_each(|((m, v), o)| *m = v + o);
-                let weight = scale * row.chunk.weights[row.row];
-                let label = row.chunk.targets[row.row] as usize;
-                extra[0] += weight * loss.gradient(&margins, label, u);
-                u.iter_mut().for_each(|u| *u *= weight);
+        let known = self.tape.borrow_mut().next();
+        let sums = known.map_or_else(
+            || {
+                row_sums(
+                    self.session,
+                    "gradient",
+                    self.store.feed(Role::Training),
+                    self.tiles,
+                    Reads::Product(Arc::new(row_major(alpha))),
+                    Widths { input: t, output: t, extras: 1 },
+                    move |row: RowView<'_>, u: &mut [f64], extra: &mut [f64]| {
+                        margins.iter_mut().zip(row.values).zip(&offset).for_each(|((m, v), o)| *m = v + o);
+                        let weight = scale * row.chunk.weights[row.row];
+                        let label = row.chunk.targets[row.row] as usize;
+                        extra[0] += weight * loss.gradient(&margins, label, u);
+                        u.iter_mut().for_each(|u| *u *= weight);
+                    },
+                )
             },
+            Ok,
         )?;
+        self.tape.borrow_mut().record(&sums, true);
+        let mut sums = sums;
         let total = sums.pop().unwrap_or_default();
         Ok((total, from_row_major(&sums, self.tiles.centers(), t)))
     }
@@ -125,20 +140,27 @@ impl<T: Entry> LogisticOperator for Passes<'_, '_, '_, T> {
         let mut margins = vec![0.0; t];
         let both = Mat::from_fn(alpha.nrows(), 2 * t, |i, j| if j < t { alpha[(i, j)] } else { v[(i, j - t)] });
         self.passes += 1;
-        let sums = row_sums(
-            self.session,
-            "Newton step",
-            self.store.feed(Role::Training),
-            self.tiles,
-            Reads::Product(Arc::new(row_major(both.as_ref()))),
-            Widths { input: 2 * t, output: t, extras: 0 },
-            move |row: RowView<'_>, u: &mut [f64], _: &mut [f64]| {
-                margins.iter_mut().zip(row.values).zip(&offset).for_each(|((m, v), o)| *m = v + o);
-                loss.hessian_times(&margins, &row.values[t..], u);
-                let weight = scale * row.chunk.weights[row.row];
-                u.iter_mut().for_each(|u| *u *= weight);
+        let known = self.tape.borrow_mut().next();
+        let sums = known.map_or_else(
+            || {
+                row_sums(
+                    self.session,
+                    "Newton step",
+                    self.store.feed(Role::Training),
+                    self.tiles,
+                    Reads::Product(Arc::new(row_major(both.as_ref()))),
+                    Widths { input: 2 * t, output: t, extras: 0 },
+                    move |row: RowView<'_>, u: &mut [f64], _: &mut [f64]| {
+                        margins.iter_mut().zip(row.values).zip(&offset).for_each(|((m, v), o)| *m = v + o);
+                        loss.hessian_times(&margins, &row.values[t..], u);
+                        let weight = scale * row.chunk.weights[row.row];
+                        u.iter_mut().for_each(|u| *u *= weight);
+                    },
+                )
             },
+            Ok,
         )?;
+        self.tape.borrow_mut().record(&sums, false);
         Ok(from_row_major(&sums, self.tiles.centers(), t))
     }
 
@@ -247,6 +269,15 @@ pub fn solve<T: Entry>(
         .warm_start
         .as_ref()
         .map(|alpha| LogisticState::warm(&*basis, from_row_major(alpha, job.tiles.centers(), t).as_ref()));
+    let (gradient, product) = (job.tiles.centers() * t + 1, job.tiles.centers() * t);
+    let found = recall(session, tape::GROUP, Audience::Everyone)?;
+    let (tape, kept) = Tape::new(session, found, [gradient, product]);
+    // A state that does not fit is none.
+    let kept = kept.filter(|state| state.fits(basis.rank(), t));
+    let tape = Rc::new(RefCell::new(tape));
+    let marks = Rc::clone(&tape);
+    let start = kept.or(start);
+    let passes = tape.borrow().passes();
     let mut operator = Passes {
         session,
         store,
@@ -255,10 +286,12 @@ pub fn solve<T: Entry>(
         offset,
         weight_scale: job.weight_scale,
         time_limit: job.time_limit,
-        passes: 1,
+        passes,
+        tape,
     };
     let (alpha, info) =
-        logistic(&mut operator, &*basis, &curvature, job.weight_sum, job.ridge, &params, start, |_, _| {
+        logistic(&mut operator, &*basis, &curvature, job.weight_sum, job.ridge, &params, start, |_, state| {
+            marks.borrow_mut().mark(state);
             ControlFlow::Continue(())
         })
         .map_err(solve_error)?;

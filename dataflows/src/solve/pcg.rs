@@ -5,6 +5,9 @@
 //! cutoff: the operator is symmetric, and the residuals are those of K~.
 
 use crate::dictionary::pool::Pool;
+use crate::engine::bytes::{Reader, Writer};
+use crate::engine::checkpoint::{Iterates, recall, remember_numbers};
+use crate::engine::exchange::{Audience, Outgoing};
 use crate::engine::feed::{RowStore, view};
 use crate::engine::session::Session;
 use crate::error::StageError;
@@ -16,10 +19,11 @@ use crate::solve::{Solved, estimated_on};
 use crate::targets::TargetCode;
 use faer::MatRef;
 use nystream_datasets::Role;
+use nystream_kernels::archive::{decode, encode};
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::rows::Rows;
 use nystream_kernels::solve::SolveError;
-use nystream_kernels::solve::pcg::{Pcg, PcgParams};
+use nystream_kernels::solve::pcg::{Pcg, PcgParams, PcgSnapshot};
 use nystream_kernels::tile::{Entry, SimdPath, Tiles};
 use std::sync::Arc;
 
@@ -129,23 +133,25 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
     let (code, centers) = (job.code.clone(), owned(job.centers));
     let mut y = vec![0.0; t];
     let layout = MassLayout::new(m, if job.target_weights.iter().any(|own| *own != job.weight_sum) { t } else { 0 });
-    let rhs = row_sums(
-        session,
-        "right-hand side",
-        store.feed(Role::Training),
-        job.tiles,
-        Reads::Nearest,
-        Widths { input: 0, output: t, extras: layout.len() },
-        move |row: RowView<'_>, u: &mut [f64], masses: &mut [f64]| {
-            let raw = row.chunk.target_width;
-            code.encode(&row.chunk.targets[row.row * raw..(row.row + 1) * raw], &mut y);
-            let weight = scale * row.chunk.weights[row.row];
-            for ((u, y), share) in u.iter_mut().zip(&y).zip(&shares) {
-                *u = if y.is_nan() { 0.0 } else { share * weight * y };
-            }
-            layout.add(masses, &centers, (view(row.chunk), row.row), row.nearest, (weight, &y));
-        },
-    )?;
+    let rhs = remember_numbers(session, "right-hand side", |session| {
+        row_sums(
+            session,
+            "right-hand side",
+            store.feed(Role::Training),
+            job.tiles,
+            Reads::Nearest,
+            Widths { input: 0, output: t, extras: layout.len() },
+            move |row: RowView<'_>, u: &mut [f64], masses: &mut [f64]| {
+                let raw = row.chunk.target_width;
+                code.encode(&row.chunk.targets[row.row * raw..(row.row + 1) * raw], &mut y);
+                let weight = scale * row.chunk.weights[row.row];
+                for ((u, y), share) in u.iter_mut().zip(&y).zip(&shares) {
+                    *u = if y.is_nan() { 0.0 } else { share * weight * y };
+                }
+                layout.add(masses, &centers, (view(row.chunk), row.row), row.nearest, (weight, &y));
+            },
+        )
+    })?;
     let (rhs, masses) = rhs.split_at(m * t);
     let masses = |target: Option<usize>| layout.of(masses, target);
     let rhs = from_row_major(rhs, m, t);
@@ -206,6 +212,18 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
         Ok(())
     })?;
     let mut certificate: Option<ProductCertificate> = None;
+    let iterates = Iterates::new(session, GROUP);
+    if let Some(frames) = recall(session, GROUP, Audience::Everyone)? {
+        // Bytes that are no state of this problem begin anew, in all processes alike.
+        let kept = frames.first().and_then(|frame| kept(&frame.bytes));
+        let fits = session.once(|| match (&kept, &mut machine) {
+            (Some(kept), Some(machine)) => machine.restore::<StageError>(kept.state.clone()).is_ok(),
+            _ => false,
+        });
+        if let Some(kept) = kept.filter(|_| *fits) {
+            (passes, certificate) = (kept.passes, kept.certificate);
+        }
+    }
     loop {
         let over_time = over_time(session, job.time_limit)?;
         if let Some(machine) = machine.as_mut().filter(|_| over_time) {
@@ -224,6 +242,10 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
             let machine = machine.as_mut().ok_or_else(|| StageError::Internal("the solver has no state".into()))?;
             machine.advance::<StageError>(block.as_ref(), products.as_ref()).map_err(solve_error)
         })?;
+        if let Some(machine) = &machine {
+            // Five vectors a column, about.
+            iterates.store(48 * (m * t) as u64, || vec![keep(passes, certificate.as_ref(), machine.snapshot())]);
+        }
     }
     let result = session.try_once(|| {
         let machine = machine.as_ref().ok_or_else(|| StageError::Internal("the solver has no state".into()))?;
@@ -261,6 +283,47 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
         products: job.choice.map(|choice| ProductReport { choice, certificate }),
         notes: dimensions.iter().map(|_| estimated_on(*sampled)).chain([told]).collect(),
     })
+}
+
+/// Name of the state in a checkpoint.
+const GROUP: &str = "conjugate gradients";
+
+/// An iterate as a checkpoint holds it.
+struct Kept {
+    passes: u64,
+    /// What sparse products left out so far.
+    certificate: Option<ProductCertificate>,
+    state: PcgSnapshot,
+}
+
+fn keep(passes: u64, certificate: Option<&ProductCertificate>, state: &PcgSnapshot) -> Outgoing {
+    let mut out = Writer::default();
+    out.u64(passes);
+    out.u64(u64::from(certificate.is_some()));
+    if let Some(certificate) = certificate {
+        out.u64(certificate.rows);
+        out.u64(certificate.entries);
+        let probability = certificate.probability;
+        out.f64s(&[certificate.norm, probability.unwrap_or(f64::NAN)]);
+    }
+    out.bytes(&encode(state));
+    Outgoing { key: 0, bytes: out.0 }
+}
+
+fn kept(bytes: &[u8]) -> Option<Kept> {
+    let mut from = Reader(bytes);
+    let passes = from.u64().ok()?;
+    let certificate = match from.u64().ok()? {
+        0 => None,
+        _ => {
+            let (rows, entries, numbers) = (from.u64().ok()?, from.u64().ok()?, from.f64s().ok()?);
+            let [norm, probability] = numbers[..] else { return None };
+            let probability = Some(probability).filter(|p| !p.is_nan());
+            Some(ProductCertificate { rows, entries, largest: Vec::new(), norm, probability })
+        }
+    };
+    let state = decode(from.bytes().ok()?)?;
+    Some(Kept { passes, certificate, state })
 }
 
 pub(super) fn solve_error(error: SolveError<StageError>) -> StageError {
@@ -316,7 +379,7 @@ fn apply<T: Entry>(
 
 /// Whether the first worker of all says that the time is up: one clock decides, so that all workers stop at the same step.
 pub(crate) fn over_time(session: &mut Session<'_>, limit: Option<f64>) -> Result<bool, StageError> {
-    use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
+    use crate::engine::exchange::{Gather, pass};
     let Some(limit) = limit else { return Ok(false) };
     let outgoing = if session.is_first() {
         vec![Outgoing { key: 0, bytes: vec![u8::from(session.process.elapsed() > limit)] }]

@@ -18,6 +18,7 @@ pub(crate) use law::{trial_bytes, trial_flops, tries_law};
 
 use crate::dictionary::pool::Pool;
 use crate::engine::bytes::{Reader, Writer};
+use crate::engine::checkpoint::remember;
 use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
 use crate::engine::session::Session;
 use crate::error::StageError;
@@ -339,20 +340,23 @@ fn run_round(
     table: &mut Vec<CandidateFit>,
 ) -> Result<(), StageError> {
     check_flops(bench, request, table, &candidates, 0.0)?;
-    let (process, local) = (&session.process, session.local_index());
-    // Workers beyond the lanes skip all of them.
-    let me = if local < lanes { process.index() * lanes + local } else { candidates.len() };
-    let peers = process.processes() * lanes;
-    let mut outgoing = Vec::new();
-    for (k, candidate) in candidates.iter().enumerate().skip(me).step_by(peers) {
-        let kernel =
-            Kernel { family: candidate.family, bandwidth: candidate.bandwidth, metric: request.metric.clone() };
-        let (error, ridge) = evaluate(bench, &kernel, candidate.centers, candidate.rows);
-        let mut bytes = Writer::default();
-        bytes.f64s(&[error, ridge]);
-        outgoing.push(Outgoing { key: k as u64, bytes: bytes.0 });
-    }
-    let parcels = pass(session, "tune", outgoing, Gather::default(), Audience::Everyone)?;
+    let group = format!("tune {}", table.len());
+    let parcels = remember(session, &group, Audience::Everyone, |session| {
+        let (process, local) = (&session.process, session.local_index());
+        // Workers beyond the lanes skip all of them.
+        let me = if local < lanes { process.index() * lanes + local } else { candidates.len() };
+        let peers = process.processes() * lanes;
+        let mut outgoing = Vec::new();
+        for (k, candidate) in candidates.iter().enumerate().skip(me).step_by(peers) {
+            let kernel =
+                Kernel { family: candidate.family, bandwidth: candidate.bandwidth, metric: request.metric.clone() };
+            let (error, ridge) = evaluate(bench, &kernel, candidate.centers, candidate.rows);
+            let mut bytes = Writer::default();
+            bytes.f64s(&[error, ridge]);
+            outgoing.push(Outgoing { key: k as u64, bytes: bytes.0 });
+        }
+        pass(session, "tune", outgoing, Gather::default(), Audience::Everyone)
+    })?;
     for (candidate, parcel) in candidates.into_iter().zip(parcels) {
         let values = Reader(&parcel.bytes).f64s()?;
         let [error, ridge_matrix] = values[..] else {

@@ -33,7 +33,20 @@ pub use whitening::Whitening;
 use serde::{Deserialize, Serialize};
 
 /// Why a solve, or one of its columns, ended. The order is from best to worst: a block reports its worst column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Stopped {
     /// The stopping test holds for a residual (or gradient) that was computed, not recursed.

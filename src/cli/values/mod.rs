@@ -17,7 +17,7 @@ pub use names::{
     DictionaryMode, Format, Launcher, LogFormat, Loss, Precision, Preconditioner, ProductMode, Scale, Simd, Solver,
     Task, Transport,
 };
-pub use numbers::{ByteSize, Count, Noise, Positive, Seconds};
+pub use numbers::{ByteSize, Count, Interval, Noise, Positive, Seconds};
 
 use std::fmt;
 use std::str::FromStr;

@@ -112,6 +112,26 @@ impl fmt::Display for Seconds {
     }
 }
 
+/// Seconds between two of something: a time as of [`Seconds`], or 0.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct Interval(pub f64);
+
+impl FromStr for Interval {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim_end_matches('s') {
+            "0" => Ok(Interval(0.0)),
+            _ => text.parse::<Seconds>().map(|seconds| Interval(seconds.0)),
+        }
+    }
+}
+
+impl fmt::Display for Interval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}s", self.0)
+    }
+}
+
 /// A positive finite number such as a flop budget or a tolerance.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct Positive(pub f64);

@@ -30,6 +30,7 @@ fn values_print_to_what_they_parse_from() {
     round_trip::<SplitSpec>(&["none", "hash:0.1", "hash:0.25:a:b", "time:a:b:0.1"]);
     round_trip::<Select>(&["auto", "squeak", "rpcholesky", "rpcholesky:full", "uniform", "file:a:b"]);
     round_trip::<ClassWeight>(&["balanced", "yes=2,no=1", "a=b=0.5"]);
+    round_trip::<Interval>(&["0s", "0.5s", "1m"]);
     round_trip::<Seconds>(&["90s", "10m", "1.5h", "3"]);
     round_trip::<AllOr>(&["all", "1e6", "1_000"]);
     round_trip::<AutoOr<Count>>(&["auto", "12"]);

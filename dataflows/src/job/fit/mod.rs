@@ -13,8 +13,10 @@ pub use settings::ridge_share;
 pub(crate) use settings::{CONVERGENCE_ROWS, DIMENSION_ROWS};
 
 use crate::certify::Certificate;
-use crate::dictionary::pool::{Columns, Pool, PoolRule, gather_pool, pool_bits};
+use crate::dictionary::pool::{Pool, PoolRule, pool_bits};
+use crate::dictionary::stored::{remembered_centers, remembered_pool};
 use crate::dictionary::{Centers, LEAF_ROWS, SelectJob, select};
+use crate::engine::checkpoint::remember_numbers;
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::engine::{Counters, agree, counters, same_everywhere};
@@ -27,7 +29,7 @@ use crate::predict::Function;
 use crate::profile::{Profile, SAMPLE_ROWS};
 use crate::solve::Solved;
 use crate::targets::TargetCode;
-use crate::tune::{Tuned, median_distance, pivot_law, trial_flops, tries_law};
+use crate::tune::{LawTrial, Tuned, median_distance, pivot_law, trial_flops, tries_law};
 use measure::certificate;
 use nystream_datasets::{Catalog, Encoder, Role};
 use nystream_hashing::StreamKey;
@@ -241,8 +243,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     let sample_key = StreamKey::new(config.seed, "sample", 0);
     let bits = pool_bits(profile.rows, SAMPLE_ROWS);
     begin(session, "sample", profile.rows);
-    let sample =
-        gather_pool(session, "sample", store.feed(Role::Training), PoolRule::all(sample_key, bits), Columns::All)?;
+    let sample = remembered_pool(session, "sample", store.feed(Role::Training), PoolRule::all(sample_key, bits))?;
     end(session);
     clock.lap("sample");
 
@@ -445,9 +446,9 @@ fn choose_centers(
         true => {
             begin(session, "law of the pivots", 0);
             let (kernel, centers) = (&outcome.kernel, outcome.plan.centers);
-            let found = session.once(|| pivot_law(sample, code, kernel, config.simd, centers, config.seed));
+            let found = remembered_law(session, || pivot_law(sample, code, kernel, config.simd, centers, config.seed))?;
             end(session);
-            *found
+            found
         }
         false => None,
     };
@@ -465,7 +466,7 @@ fn choose_centers(
         work: outcome.plan.dictionary,
     };
     begin(session, "dictionary", rows * outcome.plan.dictionary.passes);
-    let mut centers = select(session, store, sample, &job)?;
+    let mut centers = remembered_centers(session, "centers", |session| select(session, store, sample, &job))?;
     end(session);
     let left_open = matches!((&config.select, outcome.plan.selection), (Select::Auto, Selection::Squeak { .. }));
     if centers.ids.is_empty() && left_open {
@@ -511,6 +512,21 @@ fn choose_centers(
     outcome.centers = centers;
     clock.lap("dictionary");
     Ok(())
+}
+
+/// What `judge` finds, or found before.
+fn remembered_law(
+    session: &mut Session<'_>,
+    judge: impl FnOnce() -> Option<LawTrial>,
+) -> Result<Option<LawTrial>, StageError> {
+    let numbers = remember_numbers(session, "law of the pivots", |session| {
+        let found = *session.once(judge);
+        Ok(found.iter().flat_map(|trial| [trial.papers, trial.tempered, trial.standard_error]).collect())
+    })?;
+    Ok(match numbers[..] {
+        [papers, tempered, standard_error] => Some(LawTrial { papers, tempered, standard_error }),
+        _ => None,
+    })
 }
 
 /// A stage begins, on every worker in step.

@@ -4,6 +4,7 @@
 //! ways count the same rows with the same sums, so the same data under its own configuration gives the same fit again.
 
 use super::{FitInputs, Frozen};
+use crate::engine::checkpoint::remember_numbers;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::nystrom::range::KernelRange;
@@ -125,7 +126,12 @@ fn settle(
         )));
     }
     let passes = match id_column {
-        Some(column) => duplicates::check(session, &inputs.catalog, column, inputs.config.memory)?,
+        Some(column) => {
+            let passes = remember_numbers(session, "row keys", |session| {
+                duplicates::check(session, &inputs.catalog, column, inputs.config.memory).map(|n| vec![n as f64])
+            })?;
+            passes.first().map_or(0, |n| *n as u64)
+        }
         None => 0,
     };
     if profile.rows == 0 {

@@ -22,6 +22,9 @@ mod tests;
 pub use dimension::dimension_rows;
 
 use crate::dictionary::pool::Pool;
+use crate::engine::bytes::{Reader, Writer};
+use crate::engine::checkpoint::{Iterates, recall};
+use crate::engine::exchange::{Audience, Outgoing};
 use crate::engine::feed::RowStore;
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
@@ -35,6 +38,7 @@ use faer::{Mat, MatRef};
 use judges::{Judges, judges};
 use nystream_datasets::Role;
 use nystream_hashing::StreamKey;
+use nystream_kernels::archive::{decode, encode};
 use nystream_kernels::dense::{fixed_parallelism, gemm};
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::rows::{RowBuf, Rows};
@@ -383,14 +387,30 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
         Ok(loss)
     };
     let at_start = objective(&start)?;
-    let mut attempts = Vec::new();
+    let iterates = Iterates::new(&shared.borrow(), GROUP);
+    let found = recall(&mut shared.borrow_mut(), GROUP, Audience::Everyone)?;
+    let (mut attempts, mut resumed) =
+        found.iter().flatten().next().and_then(|frame| kept(&frame.bytes, m * t)).unwrap_or_default();
     loop {
         let step = attempts.last().map(|step: &f64| step / STEP_CUT);
         let (mut failed, mut out_of_time, mut diverged, mut best) = (None, false, false, f64::INFINITY);
-        progress.begin(0);
-        let cold = EigenProState::from_coefficients(start.as_ref());
+        let cold = match resumed.take() {
+            None => EigenProState::from_coefficients(start.as_ref()),
+            Some(state) => {
+                best = state.losses().iter().copied().fold(best, f64::min);
+                state
+            }
+        };
+        progress.begin(cold.losses().len());
         let params = EigenProParams { step, ..params };
         let result = eigenpro(&mut operator, &mut projector, &problem, &params, cold, |seen| {
+            // Alpha, what is carried, two averages, the best.
+            iterates.store(48 * (m * t) as u64, || {
+                let mut out = Writer::default();
+                out.f64s(&attempts);
+                out.bytes(&encode(seen.state));
+                vec![Outgoing { key: 0, bytes: out.0 }]
+            });
             let mut judge = || -> Result<Verdict, StageError> {
                 out_of_time = over_time(&mut shared.borrow_mut(), job.time_limit)?;
                 if out_of_time {
@@ -442,6 +462,17 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
             Err(error) => return Err(solve_error(error)),
         }
     }
+}
+
+/// Name of the state in a checkpoint.
+const GROUP: &str = "eigenpro";
+
+/// The steps that diverged before and the state of the walk, of so many coefficients, that a checkpoint holds.
+fn kept(bytes: &[u8], coefficients: usize) -> Option<(Vec<f64>, Option<EigenProState>)> {
+    let mut from = Reader(bytes);
+    let attempts = from.f64s().ok()?;
+    let state: EigenProState = decode(from.bytes().ok()?)?;
+    (state.fits(coefficients) && attempts.len() <= STEP_CUTS).then_some((attempts, Some(state)))
 }
 
 /// Epochs at most where none are asked for.

@@ -104,7 +104,7 @@ pub struct BlockInfo {
 }
 
 /// The state between iterations: continuing from it gives the same bits.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct BlockState {
     /// Iterate, n x t column by column.
     w: Vec<f64>,
@@ -122,6 +122,12 @@ pub struct BlockState {
 }
 
 impl BlockState {
+    /// Whether it is one of n x t coefficients: it may have been read from a file.
+    pub fn fits(&self, n: usize, t: usize) -> bool {
+        let whole = [&self.w, &self.v, &self.z].iter().all(|part| part.len() == n * t);
+        whole && (self.average.is_empty() || self.average.len() == t)
+    }
+
     /// Starts from w (n x t).
     pub fn from_coefficients(w: MatRef<'_, f64>) -> Self {
         let flat: Vec<f64> = (0..w.ncols()).flat_map(|j| super::vectors::column(w, j)).collect();
@@ -187,6 +193,9 @@ pub fn blockcd<O: BlockOperator>(
     }
     let mut s = start.unwrap_or_else(|| BlockState::from_coefficients(Mat::zeros(n, t).as_ref()));
     SolveError::check("entries of the start", n * t, s.w.len())?;
+    if !s.fits(n, t) {
+        return Err(SolveError::Shape { what: "parts of the start", expected: n * t, found: s.v.len() });
+    }
     let b = params.block.min(n);
     let per_epoch = n.div_ceil(b);
     let norms: Vec<f64> = (0..t).map(|j| norm(&super::vectors::column(y, j)).max(f64::MIN_POSITIVE)).collect();

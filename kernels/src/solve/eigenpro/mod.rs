@@ -225,7 +225,9 @@ pub struct EigenProInfo {
 }
 
 /// The mean of some projected iterates, and their number.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Serialize, Deserialize, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
 struct Window {
     /// Its first epoch.
     since: usize,
@@ -251,7 +253,7 @@ fn window_start(from: usize, epoch: usize) -> usize {
 }
 
 /// The state after a projection: continuing from it gives the same bits.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct EigenProState {
     alpha: Vec<f64>,
     carried: Vec<f64>,
@@ -268,9 +270,24 @@ pub struct EigenProState {
     since: usize,
     settled_at: f64,
     cuts: usize,
+    /// The last projection is yet to be shown to the observer: states that it stores are from there.
+    unseen: bool,
 }
 
 impl EigenProState {
+    /// Losses of the epochs so far, in their order.
+    pub fn losses(&self) -> &[f64] {
+        &self.held_out
+    }
+
+    /// Whether it is one of so many coefficients: it may have been read from a file.
+    pub fn fits(&self, coefficients: usize) -> bool {
+        let means = self.averages.iter().filter(|window| window.count > 0).map(|window| window.mean.len());
+        let best = self.best.iter().map(|(_, _, best)| best.len());
+        let parts = [self.alpha.len(), self.carried.len()].into_iter();
+        parts.chain(means).chain(best).all(|length| length == coefficients)
+    }
+
     /// Starts from coefficients (m x t), for example of a smaller direct solve.
     pub fn from_coefficients(alpha: MatRef<'_, f64>) -> Self {
         let flat = flatten(alpha);
@@ -287,6 +304,7 @@ impl EigenProState {
             since: 0,
             settled_at: f64::INFINITY,
             cuts: 0,
+            unseen: false,
         }
     }
 
@@ -442,6 +460,13 @@ where
     if start.alpha.is_empty() || !start.alpha.len().is_multiple_of(m) {
         return Err(SolveError::Shape { what: "coefficients of the start", expected: m, found: start.alpha.len() });
     }
+    if !start.fits(start.alpha.len()) {
+        return Err(SolveError::Shape {
+            what: "parts of the start",
+            expected: start.alpha.len(),
+            found: start.carried.len(),
+        });
+    }
     if problem.ridge < 0.0 || !problem.ridge.is_finite() {
         return Err(SolveError::Parameter { name: "ridge", value: problem.ridge, must: "finite and at least 0" });
     }
@@ -465,40 +490,45 @@ where
     let mut stopped = None;
     let mut residuals = None;
     while stopped.is_none() {
-        if state.epoch >= params.max_epochs {
-            stopped = Some(Stopped::MaxIterations);
-            break;
-        }
-        let gamma = match params.schedule {
-            Schedule::Decay { from } if state.epoch >= from => step / (state.epoch - from + 1) as f64,
-            _ => step,
-        } * state.scale;
-        for _ in 0..every {
-            if state.position >= n {
+        if !state.unseen {
+            if state.epoch >= params.max_epochs {
+                stopped = Some(Stopped::MaxIterations);
                 break;
             }
-            let rows = state.position..(state.position + batch).min(n);
-            state.position = rows.end;
-            walk.step(operator, problem, rows, gamma)?;
+            let gamma = match params.schedule {
+                Schedule::Decay { from } if state.epoch >= from => step / (state.epoch - from + 1) as f64,
+                _ => step,
+            } * state.scale;
+            for _ in 0..every {
+                if state.position >= n {
+                    break;
+                }
+                let rows = state.position..(state.position + batch).min(n);
+                state.position = rows.end;
+                walk.step(operator, problem, rows, gamma)?;
+            }
+            let finite = squares(&walk.u).is_finite() && squares(&walk.h).is_finite();
+            if !finite {
+                return Err(SolveError::NotFinite { what: "the iterate", iteration: state.epoch, column: 0 });
+            }
+            let carried = walk.project(projector, problem, params.consistent).map_err(SolveError::Operator)?;
+            state.projections += 1;
+            (state.alpha, state.carried) = (flatten(walk.alpha.as_ref()), flatten(carried.as_ref()));
+            if let Schedule::Average { from } = params.schedule {
+                state.average(from);
+            }
+            if state.position >= n {
+                (state.position, state.epoch) = (0, state.epoch + 1);
+            }
+            walk = Walk::begin(problem, &state, m);
+            residuals = None;
+            state.unseen = true;
         }
-        let finite = squares(&walk.u).is_finite() && squares(&walk.h).is_finite();
-        if !finite {
-            return Err(SolveError::NotFinite { what: "the iterate", iteration: state.epoch, column: 0 });
-        }
-        let carried = walk.project(projector, problem, params.consistent).map_err(SolveError::Operator)?;
-        state.projections += 1;
-        (state.alpha, state.carried) = (flatten(walk.alpha.as_ref()), flatten(carried.as_ref()));
-        if let Schedule::Average { from } = params.schedule {
-            state.average(from);
-        }
-        let epoch_ended = state.position >= n;
-        if epoch_ended {
-            (state.position, state.epoch) = (0, state.epoch + 1);
-        }
-        walk = Walk::begin(problem, &state, m);
-        residuals = None;
+        // A state at the beginning of its first epoch has not been projected.
+        let epoch_ended = state.position == 0;
         let output = state.output(m);
         let verdict = observe(&EigenProProgress { epoch: state.epoch, epoch_ended, alpha: &output, state: &state });
+        state.unseen = false;
         match verdict {
             Verdict::Continue => {}
             Verdict::Stop => stopped = Some(Stopped::Asked),

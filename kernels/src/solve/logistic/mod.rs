@@ -175,7 +175,7 @@ impl SampleCurvature {
 }
 
 /// One Newton step, as reported.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct NewtonStep {
     /// Per-sample ridge of the step.
     pub ridge: f64,
@@ -211,7 +211,7 @@ pub struct LogisticInfo {
 }
 
 /// The state between Newton steps, for checkpoints and warm starts: continuing from it gives the same bits.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct LogisticState {
     /// Coordinates, r x t, column by column.
     coordinates: Vec<f64>,
@@ -226,6 +226,9 @@ pub struct LogisticState {
     reference: Option<(f64, f64)>,
 }
 
+/// A stage after all ridges of the path, in 32 bits, which is what archives hold.
+const BEYOND_THE_PATH: usize = u32::MAX as usize;
+
 impl LogisticInfo {
     /// Newton steps at `ridge`, the target's: what [`LogisticParams::max_newton`] bounds. Those on the path are further up.
     pub fn steps_at(&self, ridge: f64) -> usize {
@@ -237,7 +240,7 @@ impl LogisticState {
     /// Starts at the target ridge from coefficients of a nearby problem (m x t).
     pub fn warm(whitening: &(impl Whitening + ?Sized), alpha: MatRef<'_, f64>) -> Self {
         let z = whitening.coordinates(alpha);
-        LogisticState { stage: usize::MAX, ..LogisticState::at(&z) }
+        LogisticState { stage: BEYOND_THE_PATH, ..LogisticState::at(&z) }
     }
 
     fn at(z: &Mat<f64>) -> Self {
@@ -251,6 +254,11 @@ impl LogisticState {
             applications: 0,
             reference: None,
         }
+    }
+
+    /// Whether it has so many coordinates and outputs: it may have been read from a file.
+    pub fn fits(&self, coordinates: usize, outputs: usize) -> bool {
+        self.outputs == outputs && self.coordinates.len() == coordinates * outputs
     }
 
     /// Every Newton step so far.

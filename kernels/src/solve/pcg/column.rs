@@ -5,7 +5,9 @@ use super::super::vectors::{axpy, dot, norm};
 use serde::{Deserialize, Serialize};
 
 /// What a column does in the next pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
 pub(super) enum Action {
     /// Move along the direction.
     Step,
@@ -46,7 +48,7 @@ const PROGRESS: f64 = 0.5;
 /// Steps kept for the condition estimate.
 const RUN: usize = 400;
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub(super) struct Column {
     /// Coefficients, m.
     pub alpha: Vec<f64>,

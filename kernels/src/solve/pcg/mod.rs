@@ -51,7 +51,7 @@ pub trait NormalOperator {
 }
 
 /// The whole state of a solve, for checkpoints: [`Pcg::restore`] continues to the same bits.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct PcgSnapshot {
     columns: Vec<Column>,
     iterations: usize,
@@ -163,7 +163,10 @@ impl<'a, W: Whitening + ?Sized> Pcg<'a, W> {
         SolveError::check("columns of the snapshot", self.rhs.ncols(), snapshot.columns.len())?;
         for c in &snapshot.columns {
             SolveError::check("rows of the snapshot", self.rhs.nrows(), c.alpha.len())?;
-            SolveError::check("coordinates of the snapshot", self.whitening.rank(), c.z.len())?;
+            SolveError::check("residuals of the snapshot", self.rhs.nrows(), c.rho.len())?;
+            for part in [&c.z, &c.r, &c.p, &c.whitened_rhs] {
+                SolveError::check("coordinates of the snapshot", self.whitening.rank(), part.len())?;
+            }
         }
         self.state = snapshot;
         Ok(())
