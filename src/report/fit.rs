@@ -1,7 +1,7 @@
 //! The fit report.
 
 use super::text::{Pairs, bytes, count, number, per_target, plural, seconds};
-use super::{Metrics, PerTarget, Products, Report};
+use super::{Metrics, PerTarget, ProcessReport, Products, Report, processes};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -86,6 +86,13 @@ pub struct FitReport {
     /// What this process sent, received and waited for, where there are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkReport>,
+    /// Each process, in their order, where there are several: what it did, and its time by stage.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub per_process: Vec<ProcessReport>,
+    /// For each stage, the work (time but for waiting) of the busiest process over that of all on the average: 1 where all worked alike. Where there are several, of stages that work
+    /// for a hundredth of a second at least.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub imbalance: BTreeMap<String, f64>,
     /// Worker threads per process.
     pub workers: u64,
     /// Processes.
@@ -222,6 +229,14 @@ pub struct Predicted {
     pub seconds: f64,
 }
 
+impl FitReport {
+    /// What each process did, and what follows from it.
+    pub fn set_processes(&mut self, per_process: Vec<ProcessReport>) {
+        self.imbalance = processes::imbalance(&per_process);
+        self.per_process = per_process;
+    }
+}
+
 impl Report for FitReport {
     fn text(&self) -> String {
         let mut pairs = Pairs::default();
@@ -319,7 +334,8 @@ impl Report for FitReport {
         self.files.iter().for_each(|file| {
             pairs.add("wrote", file);
         });
-        pairs.render()
+        let table = if self.per_process.is_empty() { String::new() } else { processes::text(&self.per_process) };
+        pairs.render() + &table
     }
 }
 
@@ -367,6 +383,8 @@ mod tests {
             seconds: BTreeMap::from([("profile".into(), 1.0), ("solve".into(), 9.0), ("total".into(), 10.5)]),
             peak_rss_bytes: Some(1 << 29),
             network: Some(NetworkReport { bytes_sent: 3 << 20, bytes_received: 5 << 20, seconds_waiting: 1.5 }),
+            per_process: Vec::new(),
+            imbalance: BTreeMap::new(),
             workers: 2,
             processes: 1,
             simd: "avx2".into(),

@@ -314,8 +314,11 @@ pub fn solve<T: Entry>(
         roots: Arc::clone(&targets),
         out_of_time: &out_of_time,
     };
-    let watch =
-        |_: &BlockProgress<'_>| if out_of_time.get() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    let process = Arc::clone(&operator.session.process);
+    let watch = |seen: &BlockProgress<'_>| {
+        process.watch.iterated(seen.iteration as u64, seen.estimates.iter().copied().fold(0.0, f64::max));
+        if out_of_time.get() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
     let y = targets.scaled.as_ref();
     let (v, info) = blockcd(&mut operator, y, ridge_matrix, &params, start, watch).map_err(solve_error)?;
     if operator.session.is_first() {

@@ -257,8 +257,11 @@ pub fn solve<T: Entry>(
         time_limit: job.time_limit,
         passes: 1,
     };
+    let (process, mut steps) = (Arc::clone(&operator.session.process), 0);
     let (alpha, info) =
         logistic(&mut operator, &*basis, &curvature, job.weight_sum, job.ridge, &params, start, |_, _| {
+            steps += 1;
+            process.watch.iterated(steps, f64::NAN);
             ControlFlow::Continue(())
         })
         .map_err(solve_error)?;
