@@ -1,21 +1,22 @@
 //! From parsed options to jobs: what the stages are asked, and the workers that run them.
 
 use crate::cli::groups::{
-    DictionaryArgs, HoldoutArgs, InputArgs, JoinArgs, KernelArgs, ResourceArgs, SampleArgs, SolveArgs, SplitSource,
+    DictionaryArgs, HoldoutArgs, InputArgs, KernelArgs, ResourceArgs, SampleArgs, SolveArgs, SplitSource,
 };
 use crate::cli::values::{self, AllOr, AutoOr, SplitSpec};
-use crate::config::SECRET;
-use crate::exit::{Early, ExitCode, Failure, at_early_end, peer_lost};
+use crate::exit::{self, ExitCode, Failure, lock, peer_lost};
+use crate::joining;
+use crate::metrics::Metrics;
 use crate::model::metric_file::{MetricError, MetricFile};
 use crate::progress::{Pass, Progress};
 use crate::report::text::count;
 use nystream_cluster::checkpoint::JobKey;
 use nystream_cluster::{
-    Communication, Hosts, JobIdentity, JoinError, JoinOptions, Network, PeerLost, Secret, Transport, join,
+    Communication, Hosts, JobIdentity, JoinError, JoinOptions, JoinStop, Network, PeerLost, Transport, join,
     single_process,
 };
 use nystream_dataflows::StageError;
-use nystream_dataflows::engine::{self, Process, Session};
+use nystream_dataflows::engine::{self, Process, Session, agree};
 use nystream_dataflows::job::{Bandwidth, DictionaryRule, FitConfig, Loss, MetricRequest, Select, Solver, Task};
 use nystream_dataflows::matvec::products::ProductLimit;
 use nystream_dataflows::plan::Preconditioning;
@@ -24,12 +25,8 @@ use nystream_kernels::gram::Precision;
 use nystream_kernels::tile::SimdPath;
 use std::fmt::Debug;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-/// How long a process that fails before it has joined the others tries to tell them.
-const DECLINE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Opens the data set that `paths` name.
 ///
@@ -344,21 +341,6 @@ impl engine::Progress for Watcher {
     }
 }
 
-/// The secret of the processes of a job: of `--secret-file`, else of `NYSTREAM_SECRET`, else none.
-///
-/// # Errors
-/// One that cannot be read, is too short, or is open to others (2).
-pub fn secret(args: &JoinArgs) -> Result<Secret, Failure> {
-    let secret = match (&args.secret_file, std::env::var_os(SECRET)) {
-        (Some(path), _) => Secret::read(path),
-        (None, Some(text)) if !text.is_empty() => {
-            Secret::new(text.as_encoded_bytes(), &format!("the variable {SECRET}"))
-        }
-        _ => Ok(Secret::none()),
-    };
-    secret.map_err(|e| Failure::caused(ExitCode::Usage, e))
-}
-
 /// The workers of a job, ready to run.
 pub struct Workers {
     /// What they share in this process.
@@ -377,20 +359,29 @@ impl Workers {
         let threads = resources.worker_threads();
         // The algebra between passes takes as many threads as the passes; a pool that stands already serves as well.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-        let Some(path) = &resources.hosts else {
-            let communication = single_process(threads).map_err(refused)?;
-            let process = Process::new(threads, 1, 0, Watcher::new(progress, 1));
-            return Ok(Workers { process, network: None, communication });
+        joining::before(resources);
+        let metrics = resources.metrics_addr.as_ref().map(|address| Metrics::serve(&address.0)).transpose()?;
+        if let Some(metrics) = &metrics {
+            // Whoever asked for a port of the system's choice has to hear of it.
+            progress.aside(|| exit::say(&format!("metrics: {}", metrics.url())));
+        }
+        let ready = |process: Arc<Process>, network: Option<Network>, communication| {
+            metrics.iter().for_each(|metrics| metrics.watch(&process, network.as_ref()));
+            Workers { process, network, communication }
         };
-        JOINING.store(true, Ordering::Relaxed);
+        let Some(path) = &resources.hosts else {
+            let communication = single_process(threads).map_err(|e| refused(&e))?;
+            return Ok(ready(Process::new(threads, 1, 0, Watcher::new(progress, 1)), None, communication));
+        };
         let hosts = Hosts::read(path).map_err(|e| Failure::caused(ExitCode::Usage, e))?;
         let index = resources.process.unwrap_or(0) as usize;
         hosts.address(index).map_err(|e| Failure::caused(ExitCode::Usage, e))?;
         let processes = hosts.len();
         let meeting = &resources.join;
-        let secret = secret(meeting)?;
+        let secret = joining::secret(meeting)?;
         let (communication, network) = if processes == 1 {
-            (single_process(threads).map_err(refused)?, None)
+            joining::alone();
+            (single_process(threads).map_err(|e| refused(&e))?, None)
         } else {
             let identity = identity.digests(threads);
             let begun = Instant::now();
@@ -399,6 +390,8 @@ impl Workers {
                 let patience = meeting.join_timeout.0;
                 progress.say(&format!("waiting for process {peer} ({address}), {waited} of {patience} s"));
             };
+            let stop = JoinStop::default();
+            joining::joining(stop.clone());
             let options = JoinOptions {
                 secret,
                 transport: match meeting.transport {
@@ -408,14 +401,30 @@ impl Workers {
                 join_timeout: Duration::from_secs_f64(meeting.join_timeout.0),
                 peer_timeout: Duration::from_secs_f64(meeting.peer_timeout.0),
                 waiting: &waiting,
+                // First what is wrong, then the time it takes to tell the others.
+                failing: &|error| {
+                    exit::report(&refused(error));
+                },
+                stop: stop.clone(),
                 lost: Arc::new(|lost: PeerLost| peer_lost(&lost)),
             };
-            let joined = join(&hosts, index, threads, &identity, &options).map_err(refused)?;
-            announce_ends(joined.network.clone(), index);
+            let joined = join(&hosts, index, threads, &identity, &options).map_err(|error| {
+                if matches!(error, JoinError::Stopped { .. }) {
+                    // The thread that stopped it ends the process.
+                    loop {
+                        std::thread::park();
+                    }
+                }
+                joining::alone();
+                let printed = !matches!(error, JoinError::Start(_));
+                let failure = refused(&error);
+                if printed { Failure::new(failure.code, "") } else { failure }
+            })?;
+            joining::joined(joined.network.clone(), index);
             (joined.communication, Some(joined.network))
         };
         let watcher = Watcher::new(progress, processes);
-        Ok(Workers { process: Process::new(threads, processes, index, watcher), network, communication })
+        Ok(ready(Process::new(threads, processes, index, watcher), network, communication))
     }
 
     /// Runs `job` on every worker; gives the result of the first one of this process.
@@ -434,48 +443,54 @@ impl Workers {
             None => Err(Failure::new(ExitCode::Bug, "no worker ran")),
         }
     }
-}
 
-/// Lets the other processes know of an early end of this one, and of its cause.
-fn announce_ends(network: Network, index: usize) {
-    at_early_end(move |end| match end {
-        Early::Lost(lost) => network.announce(lost.process, ExitCode::PeerLost as u8, &lost.reason),
-        Early::Panic(cause) => {
-            let message = format!("a bug ended it ({cause}); its own message says more");
-            network.announce(index, ExitCode::Bug as u8, &message);
-        }
-        Early::Interrupt => network.announce(index, ExitCode::Interrupted as u8, "it was interrupted"),
-    });
-}
-
-/// Whether this process has tried to join the others.
-static JOINING: AtomicBool = AtomicBool::new(false);
-
-/// Tells the other processes of `resources` why this one ends before it has joined them, so that they end too. Without `--hosts`, or later, it does nothing.
-pub fn decline(resources: &ResourceArgs, failure: &Failure) {
-    if JOINING.load(Ordering::Relaxed) {
-        return;
+    /// [`Workers::run`], and then `save` once in each process, while the processes are still together: where one cannot save what the job found, all end with its reason. Gives what both
+    /// gave.
+    ///
+    /// # Errors
+    /// The job's error, or that of the first process whose `save` failed, the same in every process; a bug when a worker panicked.
+    pub fn run_and_save<T, S, F, G>(self, job: F, save: G) -> Result<(T, S), Failure>
+    where
+        T: Send + 'static,
+        S: Send + 'static,
+        F: Fn(&mut Session<'_>) -> Result<T, StageError> + Send + Sync + 'static,
+        G: FnOnce(&T) -> Result<S, Failure> + Send + 'static,
+    {
+        let saved = Arc::new(Mutex::new(None));
+        let (save, keep) = (Mutex::new(Some(save)), Arc::clone(&saved));
+        let found = self.run(move |session| {
+            let found = job(session)?;
+            let done = session.try_once(|| {
+                // Once in a process: no other worker takes it.
+                let save = lock(&save).take().ok_or_else(|| StageError::Internal("saved twice".into()))?;
+                *lock(&keep) = Some(save(&found).map_err(stage_error)?);
+                Ok(())
+            });
+            agree(session, done)?;
+            Ok(found)
+        })?;
+        let saved = lock(&saved).take().ok_or_else(|| Failure::new(ExitCode::Bug, "nothing was saved"))?;
+        Ok((found, saved))
     }
-    let Some(hosts) = resources.hosts.as_ref().and_then(|path| Hosts::read(path).ok()) else { return };
-    let Ok(secret) = secret(&resources.join) else { return };
-    let Some(index) = resources.process.map(|index| index as usize).filter(|index| *index < hosts.len()) else {
-        return;
-    };
-    nystream_cluster::decline(&hosts, index, &secret, failure.code as u8, &failure.to_string(), DECLINE_PATIENCE);
 }
 
-fn refused(error: JoinError) -> Failure {
-    let code = match &error {
-        // What it could not read, this process has; the reason is the same for both.
-        JoinError::Failed { code, .. } => match *code {
-            1 => ExitCode::Data,
-            2 => ExitCode::Usage,
-            4 => ExitCode::Budget,
-            _ => ExitCode::JoinRefused,
-        },
+/// As the stages have it, so that it can travel.
+fn stage_error(failure: Failure) -> StageError {
+    let message = failure.to_string();
+    match failure.code {
+        ExitCode::Data => StageError::Data(message),
+        ExitCode::Usage => StageError::Usage(message),
+        ExitCode::Budget => StageError::Budget(message),
+        _ => StageError::Internal(message),
+    }
+}
+
+fn refused(error: &JoinError) -> Failure {
+    let code = match error {
         JoinError::Hosts(_) => ExitCode::Usage,
         JoinError::Start(_) => ExitCode::Bug,
+        // What kept another process from joining is its own affair, with its own code.
         _ => ExitCode::JoinRefused,
     };
-    Failure::caused(code, error)
+    Failure::new(code, error.to_string())
 }

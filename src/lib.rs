@@ -7,6 +7,7 @@
 //! * [`commands`]: what the commands do;
 //! * [`model`]: the model file; [`report`]: what commands say;
 //! * [`exit`]: exit codes, failures, panics, interrupts; [`atomic`]: outputs that appear whole or not at all;
+//! * [`joining`]: what other processes are told of an early end; [`metrics`]: figures of a running process;
 //! * [`progress`], [`logging`], [`output`], [`resources`]: stderr, stdout, usage.
 
 pub mod allocator;
@@ -18,7 +19,9 @@ pub mod config;
 pub mod exit;
 pub mod fitted;
 pub mod jobs;
+pub mod joining;
 pub mod logging;
+pub mod metrics;
 pub mod model;
 pub mod output;
 pub mod overwrite;

@@ -177,6 +177,21 @@ fn a_killed_process_ends_the_job() {
     }
 }
 
+/// A process that is stopped says nothing: the others do, and the last line names it, not the one that noticed first.
+#[test]
+fn a_stopped_process_is_named_by_the_launcher() {
+    let place = place();
+    let child = place.command(&format!("cluster run --processes 3 -- {LONG} --peer-timeout 3s")).spawn().unwrap();
+    let running = joined(&place, 3);
+    kill(Pid::from_raw(running[&1]), Signal::SIGSTOP).unwrap();
+    let output = finish(child, LONG);
+    let log = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{log}");
+    let last = log.lines().last().unwrap();
+    assert!(last.starts_with("error: process 1 (127.0.0.1:") && last.contains("was lost"), "{log}");
+    assert!(processes(&place).is_empty());
+}
+
 #[test]
 fn an_interrupt_ends_every_process_with_130() {
     let place = place();

@@ -79,6 +79,53 @@ fn failures_before_the_pass_end_all_processes() {
     }
 }
 
+/// All parts or none: the whole ones wait for the last.
+#[cfg(unix)]
+#[test]
+fn parts_appear_together() {
+    let place = fitted();
+    let ports: Vec<_> = (0..2).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let lines: Vec<String> = ports.iter().map(|port| port.local_addr().unwrap().to_string()).collect();
+    drop(ports);
+    std::fs::write(place.path("hosts"), lines.join("\n")).unwrap();
+    let line = |process| format!("{PREDICT} --workers 1 --hosts hosts --process {process}");
+    let whole = place.command(&line(0)).spawn().unwrap();
+    // The second may not write a file of more than a block, which shows when its part is finished.
+    let command = place.command(&line(1));
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "ulimit -f 1; exec \"$0\" \"$@\""]).arg(command.get_program()).args(command.get_args());
+    limited.current_dir(place.path("")).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    for output in [whole, limited.spawn().unwrap()].map(|child| finish(child, PREDICT)) {
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("part-00001.parquet") && !error.contains("was lost"), "{error}");
+    }
+    assert!(!place.path("parts").exists(), "{:?}", place.names());
+}
+
+/// Where the first process cannot save, no other takes the fit for done.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_model_that_cannot_be_saved_ends_all_processes() {
+    let place = Place::new();
+    write(&place.path("d.parquet"), &batch(table(0, 3000)));
+    place
+        .json("fit --data d.parquet --target y --kernel gaussian --bandwidth 1x --ridge 1e-4 --centers 20 --out m.nys");
+    let fit = "fit --data d.parquet --target y --kernel gaussian --bandwidth 1x --ridge 1e-4 --centers 20";
+    for line in [
+        format!("{fit} --out /dev/full"),
+        format!("{fit} --out n.nys --report /dev/full"),
+        "evaluate --model m.nys --data d.parquet --report /dev/full".to_owned(),
+    ] {
+        for output in place.processes(&vec![line.clone(); 2]) {
+            let error = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{line}: {error}");
+            assert!(error.contains("/dev/full") && !error.contains("was lost"), "{line}: {error}");
+            assert!(output.stdout.is_empty());
+        }
+    }
+}
+
 /// Parts of an earlier run with more processes would be read together with the new ones.
 #[test]
 fn parts_of_more_processes_are_not_mixed_in() {

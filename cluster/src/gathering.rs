@@ -1,81 +1,69 @@
-//! How a join goes on: the threads that connect and listen, and the one that waits for them.
+//! How a join goes on: who is waited for, what the others are told, and how it ends.
+//!
+//! A join that fails goes on as another gathering for some seconds, in which this process listens and connects as before, and tells whoever comes why it has failed
+//! ([`Gathering::last_words`]): so all hear of it, those too that were not there yet. Each of those does the same, since the first may not reach them all (a process that cannot listen
+//! hears nobody); two that meet so need not tell each other again, and it is over when all have met.
 
-use crate::frames::{Kind, Opener, Sealer};
-use crate::greeting::{Ending, Member};
-use crate::handshake::{Link, Party, Refusal, send};
+use crate::arrivals::{Event, Outgoing, Seats, Shared, connect, receive};
+use crate::frames::{Kind, Opener, Transport};
+use crate::greeting::{Ending, Hello};
+use crate::handshake::{Link, Party, send};
 use crate::hosts::Hosts;
 use crate::join::JoinError;
-use crate::listener::{Listener, Visitor};
-use std::cell::Cell;
-use std::io;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use crate::listener::Listener;
+use crate::secret::Secret;
+use std::net::{Shutdown, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-const RETRY: Duration = Duration::from_millis(50);
 /// Time between two words about whom a process waits for.
 pub(crate) const NOTICE: Duration = Duration::from_secs(3);
-/// Longest time for a connection to be made.
-const CONNECT: Duration = Duration::from_secs(2);
-/// Longest time for a handshake at the end that connects: more than the end that listens has, which so never welcomes a process that has given up.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// A process that is refused for so long takes it for an answer: until then an older job may still be going away.
-const REFUSED: Duration = Duration::from_secs(3);
-/// Longest time to tell the others why this process ends.
+/// Longest time between two signs of life.
+const BEAT: Duration = Duration::from_secs(1);
+/// Longest time to tell a process why this one ends.
 const TELL: Duration = Duration::from_millis(500);
+/// How long a process whose join has failed tells those who come.
+pub(crate) const LINGER: Duration = Duration::from_secs(5);
+/// How long one does that ends by an interrupt.
+const LEAVE: Duration = Duration::from_secs(2);
 /// Exit code of a process that could not join, as the others are told it.
 const UNJOINED: u8 = 6;
 
-/// What the threads tell.
-enum Event {
-    /// There is a connection to a process of this job.
-    Linked(Outgoing),
-    /// That process is connected to all; what it says next is in the opener.
-    Ready(usize, Opener),
-    /// Its connection ended before that.
-    Broke(usize),
-    /// What was heard from the address of a process, or from somebody.
-    Heard(Option<usize>, String),
-    /// It was told that this process has failed.
-    Told(usize),
-    Failed(JoinError),
-}
+/// Ends a join from another thread; clones are the same.
+///
+/// ```
+/// use nystream_cluster::JoinStop;
+/// // No join is under way: nobody to tell.
+/// assert!(!JoinStop::default().end(130, "it was interrupted"));
+/// ```
+#[derive(Clone, Default)]
+pub struct JoinStop(Arc<Mutex<Option<Sender<Event>>>>);
 
-/// The half of a connection that is for sending.
-struct Outgoing {
-    socket: TcpStream,
-    sealer: Sealer,
-    member: Member,
-}
-
-/// What the threads share.
-struct Shared {
-    hosts: Hosts,
-    index: usize,
-    party: Party,
-    until: Instant,
-    /// Whether the join is over.
-    over: AtomicBool,
-    /// Processes that connected and still are.
-    here: Mutex<Vec<bool>>,
-    events: Sender<Event>,
-}
-
-impl Shared {
-    fn say(&self, event: Event) {
-        // Nobody listens any more when the join is over.
-        let _ = self.events.send(event);
+impl JoinStop {
+    fn set(&self, events: Option<Sender<Event>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = events;
     }
 
-    fn over(&self) -> bool {
-        self.over.load(Ordering::Relaxed) || Instant::now() >= self.until
+    /// The join is over.
+    pub(crate) fn forget(&self) {
+        self.set(None);
     }
 
-    fn here(&self, peer: usize, here: bool) -> bool {
-        let mut all = self.here.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut all[peer], here)
+    /// Ends the join that is under way, which gives [`JoinError::Stopped`], with the words for the others: that this process ends with exit code `code` because of `message`. Returns when
+    /// they were told, after three seconds at most; false where there is no join.
+    pub fn end(&self, code: u8, message: &str) -> bool {
+        let Some(events) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else { return false };
+        let (tell, told) = channel();
+        // The join fills in who it is.
+        let ending = Ending { process: 0, code, message: message.to_owned() };
+        if events.send(Event::Stop(ending, tell)).is_err() {
+            return false;
+        }
+        drop(events);
+        let _ = told.recv_timeout(LEAVE + 2 * TELL);
+        true
     }
 }
 
@@ -94,32 +82,63 @@ pub(crate) struct Gathering<'a> {
     strangers: Option<String>,
     /// Whether the others were told that all of them are connected to this process.
     ready: bool,
+    /// Who is to be told when the last words were said.
+    stopped: Option<Sender<()>>,
+}
+
+/// Tells the processes of `hosts`, but for those that were `told`, how process `index` has ended. Takes at most `patience`.
+pub(crate) fn last_words(
+    hosts: &Hosts,
+    index: usize,
+    secret: &Secret,
+    ending: Ending,
+    told: Vec<bool>,
+    patience: Duration,
+) {
+    let hello = Hello::Fails { sender: index, processes: hosts.len(), ending };
+    let party = Party { secret: secret.clone(), transport: Transport::Noise, hello, member: None };
+    // Nothing more can be done for those that are not told.
+    let _ = Gathering::start(hosts, index, party, patience, &|_, _| {}, told).and_then(|mut all| all.run().map(drop));
 }
 
 impl<'a> Gathering<'a> {
-    /// Starts to listen and to connect.
+    /// Starts to listen and to connect: as a process that joins to those before it, as one that has failed to all that were not `told`, and without listening where that is what failed.
     pub(crate) fn start(
         hosts: &Hosts,
         index: usize,
         party: Party,
         deadline: Duration,
         waiting: &'a dyn Fn(usize, &str),
+        told: Vec<bool>,
     ) -> Result<Self, JoinError> {
         let address = hosts.address(index)?.to_owned();
         if !party.secret.is_shared() {
             hosts.check_loopback()?;
         }
         let processes = hosts.len();
-        let listen = |source| JoinError::Listen { address: address.clone(), process: index, source };
-        let listener = hosts.resolve(index).and_then(|own| TcpListener::bind(&own[..])).map_err(listen)?;
+        let joins = party.member.is_some();
         let (events, received) = channel();
-        let until = Instant::now() + deadline;
-        let here = Mutex::new(vec![false; processes]);
-        let shared =
-            Arc::new(Shared { hosts: hosts.clone(), index, party, until, over: AtomicBool::new(false), here, events });
+        let shared = Arc::new(Shared {
+            hosts: hosts.clone(),
+            index,
+            party,
+            until: Instant::now() + deadline,
+            over: AtomicBool::new(false),
+            seats: Seats::of(processes),
+            events,
+        });
         let visited = Arc::clone(&shared);
-        let listener = Listener::start(listener, move |visitor| receive(&visited, visitor)).map_err(listen)?;
-        for peer in 0..index {
+        let listener = hosts
+            .resolve(index)
+            .and_then(|own| TcpListener::bind(&own[..]))
+            .and_then(|listener| Listener::start(listener, move |visitor| receive(&visited, visitor)));
+        let listener = match listener {
+            Ok(listener) => Some(listener),
+            Err(source) if joins => return Err(JoinError::Listen { address, process: index, source }),
+            Err(_) => None,
+        };
+        let told: Vec<bool> = (0..processes).map(|peer| told.get(peer).copied().unwrap_or_default()).collect();
+        for peer in (0..processes).filter(|&peer| if joins { peer < index } else { peer != index && !told[peer] }) {
             let shared = Arc::clone(&shared);
             let thread = std::thread::Builder::new().name(format!("connect-{peer}"));
             thread.spawn(move || connect(&shared, peer)).map_err(|e| JoinError::Start(e.to_string()))?;
@@ -129,20 +148,26 @@ impl<'a> Gathering<'a> {
             events: received,
             seconds: deadline.as_secs(),
             waiting,
-            listener: Some(listener),
+            listener,
             outgoing: (0..processes).map(|_| None).collect(),
             openers: (0..processes).map(|_| None).collect(),
-            told: vec![false; processes],
+            told,
             heard: vec![None; processes],
             strangers: None,
             ready: false,
+            stopped: None,
         })
+    }
+
+    /// Lets `stop` end this join.
+    pub(crate) fn stopped_by(&self, stop: &JoinStop) {
+        stop.set(Some(self.shared.events.clone()));
     }
 
     /// Waits until all processes are ready, or were told that this one is not. Gives the connections in the order of the processes.
     ///
     /// # Errors
-    /// See [`crate::join`]; the others were told.
+    /// See [`crate::join`]; those that are connected were told.
     pub(crate) fn run(&mut self) -> Result<Vec<Link>, JoinError> {
         let end = self.wait();
         self.shared.over.store(true, Ordering::Relaxed);
@@ -163,6 +188,20 @@ impl<'a> Gathering<'a> {
         }
     }
 
+    /// After a failed [`Gathering::run`]: tells those who come, for some seconds, unless `error` is this process's own affair or all have waited as long as it did.
+    pub(crate) fn last_words(&mut self, error: &JoinError) {
+        let patience = match error {
+            JoinError::Timeout { .. } | JoinError::Refused { .. } | JoinError::Start(_) | JoinError::Hosts(_) => return,
+            JoinError::Stopped { .. } => LEAVE,
+            _ => LINGER,
+        };
+        let Shared { hosts, index, party, .. } = &*self.shared;
+        last_words(hosts, *index, &party.secret, ending(error, *index), self.told.clone(), patience);
+        if let Some(stopped) = self.stopped.take() {
+            let _ = stopped.send(());
+        }
+    }
+
     /// The first process that is missing from `list`.
     fn missing<T>(&self, list: &[T], there: impl Fn(&T) -> bool) -> Option<usize> {
         (0..list.len()).find(|&peer| peer != self.shared.index && !there(&list[peer]))
@@ -170,6 +209,7 @@ impl<'a> Gathering<'a> {
 
     fn wait(&mut self) -> Result<(), JoinError> {
         let mut notice = Instant::now() + NOTICE;
+        let mut beat = Instant::now();
         loop {
             let joins = self.shared.party.member.is_some();
             let missing = match joins {
@@ -189,7 +229,11 @@ impl<'a> Gathering<'a> {
                 (self.waiting)(late, &self.shared.hosts.addresses()[late]);
                 notice = now + NOTICE;
             }
-            match self.events.recv_timeout(self.shared.until.min(notice).saturating_duration_since(now)) {
+            if now >= beat {
+                beat = now + self.beat();
+            }
+            let next = self.shared.until.min(notice).min(beat);
+            match self.events.recv_timeout(next.saturating_duration_since(now)) {
                 Ok(event) => self.take(event)?,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(JoinError::Start("the join broke off".into())),
@@ -197,26 +241,56 @@ impl<'a> Gathering<'a> {
         }
     }
 
+    /// A sign of life to all that are connected; gives the time until the next.
+    fn beat(&mut self) -> Duration {
+        let mut pause = BEAT;
+        for outgoing in self.outgoing.iter_mut().flatten() {
+            pause = pause.min(Duration::from_millis(outgoing.member.patience_millis) / 6);
+            let sent = send(&outgoing.socket, &mut outgoing.sealer, Kind::Heartbeat, &[], Instant::now() + TELL);
+            if sent.is_err() {
+                // Half a frame may be on its way. The thread that reads it says what became of it.
+                let _ = outgoing.socket.shutdown(Shutdown::Both);
+            }
+        }
+        pause.max(Duration::from_millis(5))
+    }
+
     fn take(&mut self, event: Event) -> Result<(), JoinError> {
         match event {
             Event::Linked(outgoing) => {
                 let peer = outgoing.member.index;
+                tracing::info!(peer, address = %self.shared.hosts.addresses()[peer], "connected");
                 self.outgoing[peer] = Some(outgoing);
             }
             Event::Ready(peer, opener) => self.openers[peer] = Some(opener),
-            Event::Broke(peer) if self.ready => {
+            Event::Broke(peer, how) if self.ready => {
                 // It may have begun the job, or not: it cannot come back to it.
-                let message = "its connection ended when all were there: it died, or its own message says why".into();
+                let message =
+                    format!("its connection ended when all were there ({how}): it died, or its own message says why");
                 return Err(JoinError::Failed { process: peer, code: UNJOINED, message });
             }
-            Event::Broke(peer) => {
+            Event::Broke(peer, how) => {
+                tracing::info!(peer, "{how}");
                 self.outgoing[peer] = None;
-                self.heard[peer] = Some("it was there and went away".into());
+                self.heard[peer] = Some(how);
             }
             Event::Heard(Some(peer), what) => self.heard[peer] = Some(what),
             Event::Heard(None, what) => self.strangers = Some(what),
             Event::Told(peer) => self.told[peer] = true,
-            Event::Failed(error) => return Err(error),
+            Event::Failed(error, sender) => {
+                let known =
+                    [sender, if let JoinError::Failed { process, .. } = &error { Some(*process) } else { None }];
+                for peer in known.into_iter().flatten() {
+                    if let Some(told) = self.told.get_mut(peer) {
+                        *told = true;
+                    }
+                }
+                return Err(error);
+            }
+            Event::Stop(Ending { code, message, .. }, tell) => {
+                self.stopped = Some(tell);
+                return Err(JoinError::Stopped { code, message });
+            }
         }
         Ok(())
     }
@@ -245,150 +319,24 @@ impl<'a> Gathering<'a> {
 
     /// Tells the connected processes why this one ends, and closes the connections.
     fn tell(&mut self, error: &JoinError) {
-        let ending = match error {
-            JoinError::Failed { process, code, message } => {
-                Ending { process: *process, code: *code, message: message.clone() }
-            }
-            error => Ending { process: self.shared.index, code: UNJOINED, message: error.to_string() },
-        };
+        let ending = ending(error, self.shared.index).to_bytes();
         let until = Instant::now() + TELL;
-        for outgoing in self.outgoing.iter_mut().flatten() {
-            let _ = send(&outgoing.socket, &mut outgoing.sealer, Kind::Ended, &ending.to_bytes(), until);
-            // The thread that reads it ends too.
-            let _ = outgoing.socket.shutdown(Shutdown::Both);
+        for (peer, outgoing) in self.outgoing.iter_mut().enumerate() {
+            let Some(Outgoing { socket, sealer, .. }) = outgoing else { continue };
+            self.told[peer] |= send(socket, sealer, Kind::Ended, &ending, until).is_ok();
+            // Nothing is read any more; what was sent is on its way.
+            let _ = socket.shutdown(Shutdown::Write);
         }
     }
 }
 
-/// Connects to process `peer` until that succeeds or the join is over.
-fn connect(shared: &Shared, peer: usize) {
-    let mut refused: Option<Instant> = None;
-    while !shared.over() {
-        let outcome = reach(shared, peer)
-            .map_err(Refusal::Stranger)
-            .and_then(|socket| shared.party.connect(socket, peer, shared.until.min(Instant::now() + HANDSHAKE)));
-        let told = match outcome {
-            Ok(Some(link)) => {
-                refused = None;
-                if split(link).is_ok_and(|halves| watch(shared, halves)) {
-                    return;
-                }
-                "it was there and went away".to_owned()
-            }
-            Ok(None) => return shared.say(Event::Told(peer)),
-            Err(Refusal::Failed(ending)) => return shared.say(Event::Failed(failed(ending))),
-            Err(Refusal::Differs(process, reason)) => {
-                return shared.say(Event::Failed(JoinError::Mismatch { process, reason }));
-            }
-            Err(Refusal::Stranger(what)) => {
-                refused = None;
-                what
-            }
-            Err(refusal @ (Refusal::Secret | Refusal::Refused(_))) => {
-                let address = shared.hosts.addresses()[peer].clone();
-                let error = match refusal {
-                    Refusal::Refused(reason) => JoinError::Refused { process: peer, reason },
-                    _ => JoinError::Secret { process: peer, address },
-                };
-                if refused.get_or_insert_with(Instant::now).elapsed() >= REFUSED {
-                    return shared.say(Event::Failed(error));
-                }
-                error.to_string()
-            }
-        };
-        shared.say(Event::Heard(Some(peer), told));
-        std::thread::sleep(RETRY);
+/// What the others are told of a join of process `index` that failed.
+pub(crate) fn ending(error: &JoinError, index: usize) -> Ending {
+    match error {
+        JoinError::Failed { process, code, message } => {
+            Ending { process: *process, code: *code, message: message.clone() }
+        }
+        JoinError::Stopped { code, message } => Ending { process: index, code: *code, message: message.clone() },
+        error => Ending { process: index, code: UNJOINED, message: error.to_string() },
     }
-}
-
-/// A new connection to process `peer`.
-fn reach(shared: &Shared, peer: usize) -> Result<TcpStream, String> {
-    let found = shared.hosts.resolve(peer).map_err(|e| format!("its name cannot be resolved ({e})"))?;
-    let mut last = "it cannot be reached".to_owned();
-    // Without a secret no name leads away from this machine.
-    for address in found.iter().filter(|a| shared.party.secret.is_shared() || a.ip().is_loopback()) {
-        let patience = shared.until.saturating_duration_since(Instant::now()).min(CONNECT);
-        match TcpStream::connect_timeout(address, patience.max(Duration::from_millis(1))) {
-            Ok(socket) => {
-                let _ = socket.set_nodelay(true);
-                return Ok(socket);
-            }
-            Err(error) => last = format!("it cannot be reached ({error})"),
-        }
-    }
-    Err(last)
-}
-
-/// Hears somebody who connected.
-fn receive(shared: &Shared, visitor: Visitor) {
-    let card = visitor.card();
-    let Visitor { socket, from, until, .. } = visitor;
-    // Whose seat this connection has taken, until it is heard from.
-    let seat = Cell::new(None);
-    let welcome = |member: &Member| {
-        card.settle();
-        let peer = member.index;
-        if peer <= shared.index {
-            return Err("a process with a lower number does not connect to this one".to_owned());
-        }
-        if shared.here(peer, true) {
-            return Err("there is such a process already: each needs a --process of its own".to_owned());
-        }
-        seat.set(Some(peer));
-        Ok(())
-    };
-    let strange = |reason: String| {
-        card.refused(&reason);
-        shared.say(Event::Heard(None, format!("a connection from {from} was refused: {reason}")));
-    };
-    let accepted = shared.party.accept(socket, shared.until.min(until), &welcome);
-    if let (Err(_), Some(peer)) = (&accepted, seat.get()) {
-        // It went away before it had its welcome: it may come again.
-        shared.here(peer, false);
-    }
-    match accepted {
-        Ok(Ok(link)) => {
-            let peer = link.member.index;
-            let there = split(link).is_ok_and(|halves| watch(shared, halves));
-            if !there {
-                shared.here(peer, false);
-            }
-        }
-        Ok(Err(told)) if told < shared.hosts.len() => shared.say(Event::Told(told)),
-        Ok(Err(_)) => {}
-        Err(Refusal::Differs(process, reason)) => {
-            card.refused(&reason);
-            shared.say(Event::Failed(JoinError::Mismatch { process, reason }));
-        }
-        Err(Refusal::Failed(ending)) => shared.say(Event::Failed(failed(ending))),
-        Err(Refusal::Stranger(reason)) => strange(reason),
-        // Ends that listen say these, and do not hear them.
-        Err(Refusal::Secret | Refusal::Refused(_)) => strange("it refused this process".into()),
-    }
-}
-
-fn failed(ending: Ending) -> JoinError {
-    JoinError::Failed { process: ending.process, code: ending.code, message: ending.message }
-}
-
-fn split(link: Link) -> io::Result<(Outgoing, TcpStream, Opener)> {
-    let Link { socket, sealer, opener, member } = link;
-    socket.set_read_timeout(None)?;
-    let reading = socket.try_clone()?;
-    Ok((Outgoing { socket, sealer, member }, reading, opener))
-}
-
-/// Reads until the process at the other end is ready, or fails, or goes away: then it gives false, and another connection may take the place of this one.
-fn watch(shared: &Shared, (outgoing, socket, mut opener): (Outgoing, TcpStream, Opener)) -> bool {
-    let peer = outgoing.member.index;
-    shared.say(Event::Linked(outgoing));
-    let said = opener.next(&mut &socket).ok().flatten();
-    let ending = Ending::from_bytes(opener.payload()).filter(|_| said == Some(Kind::Ended));
-    let (there, event) = match (said, ending) {
-        (Some(Kind::Ready), _) => (true, Event::Ready(peer, opener)),
-        (_, Some(ending)) => (true, Event::Failed(failed(ending))),
-        _ => (false, Event::Broke(peer)),
-    };
-    shared.say(event);
-    there
 }

@@ -61,8 +61,8 @@ pub(crate) struct Ending {
 pub(crate) enum Hello {
     /// It takes part.
     Joins(Member),
-    /// It failed and will not.
-    Fails { processes: usize, ending: Ending },
+    /// It will not: it has failed, or another process of the job has.
+    Fails { sender: usize, processes: usize, ending: Ending },
 }
 
 /// A process that takes part.
@@ -80,7 +80,7 @@ impl Hello {
     pub(crate) fn index(&self) -> usize {
         match self {
             Hello::Joins(member) => member.index,
-            Hello::Fails { ending, .. } => ending.process,
+            Hello::Fails { sender, .. } => *sender,
         }
     }
 
@@ -107,8 +107,9 @@ impl Hello {
                     out.0.extend_from_slice(digest);
                 }
             }
-            Hello::Fails { processes, ending } => {
+            Hello::Fails { sender, processes, ending } => {
                 out.0.push(1);
+                out.number(*sender as u64);
                 out.number(*processes as u64);
                 out.ending(ending);
             }
@@ -134,7 +135,7 @@ impl Hello {
                 let identity = JobIdentity { workers, parts };
                 Hello::Joins(Member { index, processes, transport, patience_millis, identity })
             }
-            1 => Hello::Fails { processes: input.size()?, ending: input.ending()? },
+            1 => Hello::Fails { sender: input.size()?, processes: input.size()?, ending: input.ending()? },
             _ => return None,
         };
         input.0.is_empty().then_some(hello)
@@ -300,7 +301,7 @@ mod tests {
         ) {
             let parts: Vec<_> = names.iter().map(|name| (name.as_str(), digest)).collect();
             let joins = Hello::Joins(Member { identity: JobIdentity::new(4, &parts), ..member(0) });
-            let fails = Hello::Fails { processes: 3, ending: Ending { process: 2, code: 4, message } };
+            let fails = Hello::Fails { sender: 1, processes: 3, ending: Ending { process: 2, code: 4, message } };
             for hello in [joins, fails] {
                 let bytes = hello.to_bytes();
                 prop_assert!(bytes.len() <= crate::frames::PAYLOAD);

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
 const MAGIC: [u8; 8] = *b"NYSTREAM";
-const PROTOCOL: u32 = 3;
+const PROTOCOL: u32 = 4;
 const PREAMBLE: usize = 12;
 /// Both messages: an X25519 key and a tag.
 pub(crate) const MESSAGE: usize = 48;
@@ -42,8 +42,8 @@ pub(crate) enum Refusal {
     Refused(String),
     /// One of ours, of another job.
     Differs(usize, String),
-    /// One of ours that failed.
-    Failed(Ending),
+    /// One of ours that failed, or tells of one that has.
+    Failed(usize, Ending),
 }
 
 impl From<io::Error> for Refusal {
@@ -266,7 +266,7 @@ impl Party {
         }
         match hello {
             Hello::Joins(member) => Ok(Some(member)),
-            Hello::Fails { ending, .. } => Err(Refusal::Failed(ending)),
+            Hello::Fails { sender, ending, .. } => Err(Refusal::Failed(sender, ending)),
         }
     }
 }

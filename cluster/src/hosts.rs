@@ -26,6 +26,26 @@ pub enum HostsError {
         /// The line.
         text: String,
     },
+    /// An IPv6 address with a scope.
+    #[error(
+        "line {line} of the host file has an address with a scope (`%`), which is another network on each machine: name an address that all hosts reach: {text:?}"
+    )]
+    Scope {
+        /// 1-based line.
+        line: usize,
+        /// The line.
+        text: String,
+    },
+    /// A number in place of a name, which resolvers take for some IPv4 address.
+    #[error(
+        "line {line} of the host file has a number for a name, which stands for another address than it shows: write the IPv4 address as four decimal numbers: {text:?}"
+    )]
+    Number {
+        /// 1-based line.
+        line: usize,
+        /// The line.
+        text: String,
+    },
     /// Two lines name the same address.
     #[error("the host file names {address} twice (line {line}): each process needs an address of its own")]
     Duplicate {
@@ -112,7 +132,14 @@ impl Hosts {
             if entry.is_empty() {
                 continue;
             }
-            let plain = canonical(entry).ok_or_else(|| HostsError::Malformed { line, text: entry.to_owned() })?;
+            let text = || entry.to_owned();
+            if entry.contains('%') {
+                return Err(HostsError::Scope { line, text: text() });
+            }
+            if is_number(entry) {
+                return Err(HostsError::Number { line, text: text() });
+            }
+            let plain = canonical(entry).ok_or_else(|| HostsError::Malformed { line, text: text() })?;
             if known.contains(&plain) {
                 return Err(HostsError::Duplicate { address: entry.to_owned(), line });
             }
@@ -188,6 +215,18 @@ impl Hosts {
     }
 }
 
+/// Whether the name of `name:port` is a number that resolvers read as an IPv4 address: its last part is all digits or hexadecimal, and it is no such address as it is written everywhere.
+fn is_number(entry: &str) -> bool {
+    let Some((name, _)) = entry.rsplit_once(':') else { return false };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let last = name.rsplit('.').next().unwrap_or(name).to_ascii_lowercase();
+    let number = match last.strip_prefix("0x") {
+        Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
+        None => !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()),
+    };
+    number && !name.contains(':') && name.parse::<std::net::Ipv4Addr>().is_err()
+}
+
 /// One spelling for each address; `None` for what is no `host:port` that another process could connect to.
 fn canonical(entry: &str) -> Option<String> {
     if let Ok(address) = entry.parse::<SocketAddr>() {
@@ -195,10 +234,11 @@ fn canonical(entry: &str) -> Option<String> {
     }
     let (name, port) = entry.rsplit_once(':')?;
     let port = port.parse::<u16>().ok().filter(|port| *port != 0)?;
+    // With a dot at its end a name is whole, and the same.
+    let name = name.strip_suffix('.').unwrap_or(name);
     let letters = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-    // A name whose last part is a number is an IPv4 address gone wrong.
-    let numeric = name.rsplit('.').next()?.bytes().all(|b| b.is_ascii_digit());
-    if name.is_empty() || name.len() > 253 || !letters || numeric {
+    if name.len() > 253 || !letters || name.split('.').any(str::is_empty) || name.parse::<std::net::Ipv4Addr>().is_ok()
+    {
         return None;
     }
     let name = match name.to_ascii_lowercase() {
@@ -224,7 +264,21 @@ mod tests {
             ("0.0.0.0:4000", "line 1"),
             ("[::]:4000", "line 1"),
             ("::1:4000", "line 1"),
-            ("999.0.0.1:4000", "line 1"),
+            ("999.0.0.1:4000", "four decimal numbers"),
+            ("127.0.0.1.:4000", "line 1"),
+            ("127.1:4000", "four decimal numbers"),
+            ("2130706433:4000", "four decimal numbers"),
+            ("0x7f000001:4000", "four decimal numbers"),
+            ("0X7F.1:4000", "four decimal numbers"),
+            ("node.0x1f.:4000", "four decimal numbers"),
+            ("0177.0.0.1:4000", "four decimal numbers"),
+            ("[fe80::1%eth0]:4000", "scope"),
+            ("node:1\n[fe80::1%2]:4000", "line 2"),
+            ("a..b:4000", "line 1"),
+            (".:4000", "line 1"),
+            (".node:4000", "line 1"),
+            ("node.example.:4000\nnode.example:4000", "twice"),
+            ("localhost.:4000\nLOCALHOST:4000", "twice"),
             (":4000", "line 1"),
             ("two words:4000", "line 1"),
             ("user@host:4000", "line 1"),
@@ -240,9 +294,14 @@ mod tests {
 
     #[test]
     fn any_address_is_taken_and_only_loopback_ones_without_a_secret() {
-        let hosts =
-            Hosts::parse("\u{feff}# comment\r\n\r\nnode-0.example:1 # first\r\n[fe80::1]:65535\n10.0.0.1:3").unwrap();
-        assert_eq!(hosts.addresses(), ["node-0.example:1", "[fe80::1]:65535", "10.0.0.1:3"]);
+        let hosts = Hosts::parse(
+            "\u{feff}# comment\r\n\r\nnode-0.example.:1 # first\r\n[fe80::1]:65535\n10.0.0.1:3\n0xcafe.example:4\n7up:5",
+        )
+        .unwrap();
+        assert_eq!(
+            hosts.addresses(),
+            ["node-0.example.:1", "[fe80::1]:65535", "10.0.0.1:3", "0xcafe.example:4", "7up:5"]
+        );
         for (text, wanted) in [
             ("127.0.0.1:1\n10.0.0.1:3", Some("line 2")),
             ("no-such-name.invalid:4", Some("--secret-file")),

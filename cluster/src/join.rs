@@ -2,8 +2,9 @@
 //!
 //! Process i connects to every j < i and accepts a connection from every j > i, all at once. Each connection begins with a
 //! [handshake](crate::handshake), in which both ends prove that they hold the secret and compare what the job is made of. A process that is connected to all others
-//! tells them so, and starts when all have told it: nobody starts a job that does not come together, and whoever fails until then
-//! tells those why that are connected to it. Whoever comes later hears nothing and ends at its own deadline.
+//! tells them so, and starts when all have told it: nobody starts a job that does not come together. Whoever fails until then
+//! tells those why that are connected to it, and for some seconds those who come ([`crate::gathering`]); only who comes later still, or cannot be reached, waits until its own deadline.
+//! Until the job begins connections carry signs of life, as they do in it: the seat of a machine that vanishes is free again after `peer_timeout`.
 //!
 //! Strangers cannot hold up a join: handshakes run side by side, each in its own time, and of too many at once the oldest is dropped ([`crate::listener`]); whoever belongs
 //! here tries again. They are logged, a few by name and the rest by number. What ends a join is the deadline, a process that holds the secret and another job, a
@@ -12,7 +13,7 @@
 //! Cost: two round trips a connection and one more for all, and a thread for each connection until the join is over.
 
 use crate::frames::Transport;
-use crate::gathering::Gathering;
+use crate::gathering::{Gathering, JoinStop, LINGER, ending, last_words};
 use crate::greeting::{Ending, Hello, JobIdentity, Member};
 use crate::handshake::Party;
 use crate::hosts::{Hosts, HostsError};
@@ -94,6 +95,14 @@ pub enum JoinError {
         /// Why it failed, in its words.
         message: String,
     },
+    /// [`JoinStop::end`] ended the join.
+    #[error("the join was ended: {message}")]
+    Stopped {
+        /// The exit code that the others were told.
+        code: u8,
+        /// Why, as they were told.
+        message: String,
+    },
     /// Timely could not start on the sockets.
     #[error("cannot start the workers: {0}")]
     Start(String),
@@ -133,6 +142,10 @@ pub struct JoinOptions<'a> {
     pub peer_timeout: Duration,
     /// Is told every few seconds which process is missing, by index and address.
     pub waiting: &'a dyn Fn(usize, &str),
+    /// Is told why the join fails, before those that are not there yet are: that takes up to five seconds.
+    pub failing: &'a dyn Fn(&JoinError),
+    /// Ends the join from another thread.
+    pub stop: JoinStop,
     /// Is called when a process is lost once the job runs.
     pub lost: LostHandler,
 }
@@ -148,7 +161,7 @@ pub struct Joined {
 /// Joins process `index` of `hosts`, which runs `workers` threads, with the others. All must be started within the deadline, in any order.
 ///
 /// ```
-/// use nystream_cluster::{Hosts, JobIdentity, JoinOptions, Secret, Transport, join};
+/// use nystream_cluster::{Hosts, JobIdentity, JoinOptions, JoinStop, Secret, Transport, join};
 /// use std::{sync::Arc, time::Duration};
 /// # let free: Vec<_> = (0..2).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
 /// # let text: String = free.iter().map(|socket| format!("{}\n", socket.local_addr().unwrap())).collect();
@@ -166,6 +179,8 @@ pub struct Joined {
 ///             join_timeout: Duration::from_secs(20),
 ///             peer_timeout: Duration::from_secs(30),
 ///             waiting: &|_, _| {},
+///             failing: &|_| {},
+///             stop: JoinStop::default(),
 ///             lost: Arc::new(|lost| panic!("{lost}")),
 ///         };
 ///         let joined = join(&hosts, index, 1, &identity, &options).unwrap();
@@ -190,6 +205,7 @@ pub struct Joined {
 /// * [`JoinError::Secret`]: a process that holds another secret;
 /// * [`JoinError::Refused`]: a process that refuses this one, since it has another of this index already;
 /// * [`JoinError::Failed`]: a process that [declined](decline), or that failed to join itself;
+/// * [`JoinError::Stopped`]: an end by [`JoinStop`];
 /// * [`JoinError::Start`]: timely refused the sockets.
 pub fn join(
     hosts: &Hosts,
@@ -211,8 +227,23 @@ pub fn join(
         hello: Hello::Joins(member.clone()),
         member: Some(member),
     };
-    let mut gathering = Gathering::start(hosts, index, party, options.join_timeout, options.waiting)?;
-    let links = gathering.run()?;
+    let secret = party.secret.clone();
+    let mut gathering = Gathering::start(hosts, index, party, options.join_timeout, options.waiting, Vec::new())
+        .inspect_err(|error| {
+            (options.failing)(error);
+            if matches!(error, JoinError::Listen { .. }) {
+                last_words(hosts, index, &secret, ending(error, index), Vec::new(), LINGER);
+            }
+        })?;
+    gathering.stopped_by(&options.stop);
+    let links = gathering.run();
+    options.stop.forget();
+    let links = links.inspect_err(|error| {
+        if !matches!(error, JoinError::Stopped { .. }) {
+            (options.failing)(error);
+        }
+        gathering.last_words(error);
+    })?;
     let job = Job::new(index, hosts.addresses().to_vec(), options.peer_timeout, Arc::clone(&options.lost));
     let mut streams: Vec<Option<PeerStream>> = (0..hosts.len()).map(|_| None).collect();
     for link in links {
@@ -236,8 +267,5 @@ pub fn join(
 /// [`JoinError::Failed`] instead of waiting for it. Those that do not appear within `patience`, or that hold another secret, are not told.
 pub fn decline(hosts: &Hosts, index: usize, secret: &Secret, code: u8, message: &str, patience: Duration) {
     let ending = Ending { process: index, code, message: message.to_owned() };
-    let hello = Hello::Fails { processes: hosts.len(), ending };
-    let party = Party { secret: secret.clone(), transport: Transport::Noise, hello, member: None };
-    // Nothing more can be done for those that are not told.
-    let _ = Gathering::start(hosts, index, party, patience, &|_, _| {}).and_then(|mut gathering| gathering.run());
+    last_words(hosts, index, secret, ending, Vec::new(), patience);
 }

@@ -11,6 +11,7 @@
 //! secret, and nothing that was read, changed or repeated on the way is believed. Whoever holds the secret is trusted in everything.
 //! Whoever can cut the network can end a job, not change it. Without a secret (loopback addresses only) any program of the machine may join.
 
+mod arrivals;
 pub mod checkpoint;
 mod frames;
 mod gathering;
@@ -27,8 +28,9 @@ mod secret;
 mod tests;
 
 pub use frames::Transport;
+pub use gathering::JoinStop;
 pub use greeting::JobIdentity;
 pub use hosts::{Hosts, HostsError};
 pub use join::{Communication, JoinError, JoinOptions, Joined, decline, join, single_process};
-pub use peers::{LostHandler, Network, PeerLost, Traffic};
+pub use peers::{LostHandler, Network, PeerLost, PeerState, Traffic};
 pub use secret::{Secret, SecretError};

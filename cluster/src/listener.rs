@@ -38,6 +38,15 @@ pub(crate) struct Visitor {
     hall: Arc<Hall>,
 }
 
+#[cfg(test)]
+impl Visitor {
+    /// One that came without a listener.
+    pub(crate) fn alone(socket: TcpStream) -> Self {
+        let from = SocketAddr::from(([127, 0, 0, 1], 1));
+        Visitor { socket, from, until: Instant::now() + VISIT, number: 0, hall: Arc::default() }
+    }
+}
+
 impl Visitor {
     /// The means to say, later and without the visitor, what it is.
     pub(crate) fn card(&self) -> Card {

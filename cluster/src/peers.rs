@@ -20,7 +20,7 @@ use crate::greeting::Ending;
 use crate::handshake::Link;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
@@ -62,10 +62,33 @@ pub struct Traffic {
     pub bytes_received: u64,
 }
 
+/// What is known of the connection to another process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PeerState {
+    /// Its index.
+    pub process: usize,
+    /// Its address, as the host file has it.
+    pub address: String,
+    /// How long nothing has been heard from it; `None` once it has said farewell.
+    pub silent: Option<Duration>,
+    /// What went to it and came from it.
+    pub traffic: Traffic,
+}
+
+/// Counts of one connection.
 #[derive(Default)]
 struct Counters {
     sent: AtomicU64,
     received: AtomicU64,
+    /// Milliseconds of the job when something was last heard.
+    heard: AtomicU64,
+    over: AtomicBool,
+}
+
+impl Counters {
+    fn traffic(&self) -> Traffic {
+        Traffic { bytes_sent: self.sent.load(Ordering::Relaxed), bytes_received: self.received.load(Ordering::Relaxed) }
+    }
 }
 
 /// What the connections of a job share.
@@ -75,12 +98,15 @@ pub(crate) struct Job {
     pub addresses: Vec<String>,
     pub peer_timeout: Duration,
     pub lost: LostHandler,
-    counters: Counters,
+    begun: Instant,
+    /// By process.
+    counters: Vec<Counters>,
 }
 
 impl Job {
     pub(crate) fn new(index: usize, addresses: Vec<String>, peer_timeout: Duration, lost: LostHandler) -> Arc<Self> {
-        Arc::new(Job { index, addresses, peer_timeout, lost, counters: Counters::default() })
+        let counters = addresses.iter().map(|_| Counters::default()).collect();
+        Arc::new(Job { index, addresses, peer_timeout, lost, begun: Instant::now(), counters })
     }
 
     /// How long a read or a write waits before it looks again.
@@ -103,11 +129,33 @@ impl Network {
 
     /// What went over the network so far.
     pub fn traffic(&self) -> Traffic {
-        let counters = &self.job.counters;
-        Traffic {
-            bytes_sent: counters.sent.load(Ordering::Relaxed),
-            bytes_received: counters.received.load(Ordering::Relaxed),
-        }
+        let own = self.job.counters.iter().map(Counters::traffic);
+        own.fold(Traffic::default(), |sum, one| Traffic {
+            bytes_sent: sum.bytes_sent + one.bytes_sent,
+            bytes_received: sum.bytes_received + one.bytes_received,
+        })
+    }
+
+    /// The connections to the other processes, in their order.
+    pub fn peers(&self) -> Vec<PeerState> {
+        let all = self.job.addresses.iter().zip(&self.job.counters).enumerate();
+        all.filter(|(process, _)| *process != self.job.index)
+            .map(|(process, (address, counters))| {
+                let heard = Duration::from_millis(counters.heard.load(Ordering::Relaxed));
+                let silent = self.job.begun.elapsed().saturating_sub(heard);
+                PeerState {
+                    process,
+                    address: address.clone(),
+                    silent: Some(silent).filter(|_| !counters.over.load(Ordering::Relaxed)),
+                    traffic: counters.traffic(),
+                }
+            })
+            .collect()
+    }
+
+    /// The address of this process, as the host file has it.
+    pub fn address(&self) -> &str {
+        self.job.addresses.get(self.job.index).map_or("", String::as_str)
     }
 
     /// Tells the other processes that this one ends now with exit code `code`, because of `message`, which happened to `process` (this one, or one that it has
@@ -156,8 +204,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Peer {
+    fn counters(&self) -> Option<&Counters> {
+        self.job.counters.get(self.index)
+    }
+
     fn lost(&self, process: usize, reason: String) -> io::Error {
         let address = self.job.addresses.get(process).cloned().unwrap_or_default();
+        tracing::info!(peer = process, address, reason, "lost");
         let lost = PeerLost { process, address, reason };
         let error = io::Error::new(ErrorKind::ConnectionAborted, lost.to_string());
         (self.job.lost)(lost);
@@ -199,7 +252,9 @@ impl Peer {
             match (&self.socket).write(bytes) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(written) => {
-                    self.job.counters.sent.fetch_add(written as u64, Ordering::Relaxed);
+                    if let Some(counters) = self.counters() {
+                        counters.sent.fetch_add(written as u64, Ordering::Relaxed);
+                    }
                     bytes = &bytes[written..];
                     full = Duration::ZERO;
                 }
@@ -258,6 +313,9 @@ impl Peer {
                 Kind::Heartbeat => {}
                 Kind::Farewell => {
                     receiving.over = true;
+                    if let Some(counters) = self.counters() {
+                        counters.over.store(true, Ordering::Relaxed);
+                    }
                     return Ok(0);
                 }
                 Kind::Ended => {
@@ -288,9 +346,12 @@ impl Peer {
             let before = opener.arrived;
             let next = opener.next(&mut &self.socket);
             let arrived = opener.arrived - before;
-            self.job.counters.received.fetch_add(arrived, Ordering::Relaxed);
             if arrived > 0 {
                 silent = Duration::ZERO;
+                if let Some(counters) = self.counters() {
+                    counters.received.fetch_add(arrived, Ordering::Relaxed);
+                    counters.heard.store(self.job.begun.elapsed().as_millis() as u64, Ordering::Relaxed);
+                }
             }
             match next {
                 Ok(Some(kind)) => return Ok(kind),
@@ -317,7 +378,7 @@ impl Peer {
 }
 
 /// Whether a read or write only found nothing to do in its time.
-fn waits(error: &io::Error) -> bool {
+pub(crate) fn waits(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 

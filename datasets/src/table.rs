@@ -10,7 +10,7 @@
 //! **Cost**: the bytes of the parts, written and read once more; memory for one row group of at most 131,072 rows or 32 MB a writer.
 
 use crate::DataError;
-use crate::atomic::AtomicFile;
+use crate::atomic::{AtomicFile, SealedFile, commit_all};
 use crate::sink::{GROUP_BYTES, GROUP_ROWS, Shared, write_error};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -109,6 +109,16 @@ impl TableWriter {
     /// # Errors
     /// A disk that refuses; nothing is left behind then.
     pub fn finish(self, parts: Vec<Part>) -> Result<u64, DataError> {
+        let (rows, sealed) = self.seal(parts)?;
+        commit_all(sealed.into_iter().collect())?;
+        Ok(rows)
+    }
+
+    /// [`TableWriter::finish`] without the last step: the file is complete and durable, and appears with [`commit_all`]. For outputs of which all or none are to appear.
+    ///
+    /// # Errors
+    /// A disk that refuses; nothing is left behind then.
+    pub fn seal(self, parts: Vec<Part>) -> Result<(u64, Option<SealedFile>), DataError> {
         let TableWriter { path, writer, file, mut rows } = self;
         let join = || -> ParquetResult<u64> {
             let (mut writer, _) = writer.into_serialized_writer()?;
@@ -120,10 +130,8 @@ impl TableWriter {
             Ok(rows)
         };
         let rows = join().map_err(|e| write_error(&path, e))?;
-        if let Some(file) = file.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            file.commit()?;
-        }
-        Ok(rows)
+        let file = file.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok((rows, file.map(AtomicFile::seal).transpose()?))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Groups of options shared by several commands.
 
 use super::values::{
-    AllOr, AutoOr, Bandwidth, ByteSize, ClassWeight, Count, DictionaryMode, Interval, KernelName, Loss, Positive,
-    Precision, Preconditioner, ProductMode, Ridge, Scale, Seconds, Select, Simd, Solver, SplitSpec, Task, Transport,
+    AllOr, AutoOr, Bandwidth, ByteSize, ClassWeight, Count, DictionaryMode, Interval, KernelName, Loss, MetricsAddr,
+    Positive, Precision, Preconditioner, ProductMode, Ridge, Scale, Seconds, Select, Simd, Solver, SplitSpec, Task, Transport,
 };
 use crate::exit::Failure;
 use clap::Args;
@@ -226,6 +226,10 @@ pub struct ResourceArgs {
     /// Which line of --hosts this process is, from 0
     #[arg(long, value_name = "INDEX")]
     pub process: Option<u32>,
+    /// Serve Prometheus metrics of this process at http://HOST:PORT/metrics, with a port alone on loopback; port 0 takes a free one, which stderr tells. Anybody who reaches the address
+    /// can read them [default: none]
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics_addr: Option<MetricsAddr>,
     /// How processes meet and what they do when one is lost.
     #[command(flatten)]
     pub join: JoinArgs,

@@ -14,7 +14,7 @@ use crate::jobs::{Workers, fit_config, identity, open};
 use crate::output::write_json_into;
 use crate::overwrite::Inputs;
 use crate::report::{Certificate, DictionaryStageReport};
-use nystream_dataflows::job::{FitInputs, fit};
+use nystream_dataflows::job::{FitInputs, FitOutcome, fit};
 use nystream_datasets::sink::PredictionWriter;
 use nystream_datasets::{Split, chosen_rows};
 use std::fmt::Debug;
@@ -53,40 +53,41 @@ pub fn run(args: DictionaryCommandArgs, context: &Context) -> Result<ExitCode, F
     let identity = identity("dictionary", &[&catalog], &args.input, &args.resources, &told)?;
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let inputs = FitInputs { catalog: catalog.clone(), validation: None, config, frozen: None, plan_only: false };
-    let outcome = workers.run(move |session| fit(session, &inputs))?;
-    let Some(mut output) = output else { return Ok(ExitCode::Done) };
-    output.write(&chosen_rows(&catalog, args.input.id_column.as_deref(), &outcome.centers.ids)?)?;
-    output.finish()?;
-    let mut seconds = outcome.seconds.clone();
-    seconds.insert("total".to_owned(), begun.elapsed().as_secs_f64());
-    // Nothing is solved here: which solver a fit would take does not matter.
-    let solver = outcome.plan.solver.name();
-    let reasons = outcome.plan.reasons.iter().filter(|reason| !reason.starts_with(solver));
-    let report = DictionaryStageReport {
-        rows: outcome.profile.rows,
-        rows_scored: outcome.centers.rows_scored,
-        gamma: outcome.centers.gamma,
-        beta: outcome.centers.beta,
-        size: outcome.centers.size as u64,
-        centers: outcome.centers.ids.len() as u64,
-        select: outcome.plan.selection.name().into(),
-        kernel: KernelName(outcome.kernel.family).to_string(),
-        bandwidth: outcome.kernel.bandwidth,
-        ridge: outcome.ridge,
-        notes: reasons.chain(&outcome.centers.notes).cloned().collect(),
-        effective_dimension: None,
-        certificate: Certificate {
-            epsilon: outcome.certificate.epsilon,
-            pencil: outcome.certificate.pencil.map(Into::into),
-            trace_error: outcome.certificate.sampled_trace_error,
-            residual: None,
-        },
-        seconds,
-        out: args.out.display().to_string(),
+    let save = move |outcome: &FitOutcome| {
+        let Some(mut output) = output else { return Ok(None) };
+        output.write(&chosen_rows(&catalog, args.input.id_column.as_deref(), &outcome.centers.ids)?)?;
+        output.finish()?;
+        let mut seconds = outcome.seconds.clone();
+        seconds.insert("total".to_owned(), begun.elapsed().as_secs_f64());
+        // Nothing is solved here: which solver a fit would take does not matter.
+        let solver = outcome.plan.solver.name();
+        let reasons = outcome.plan.reasons.iter().filter(|reason| !reason.starts_with(solver));
+        let report = DictionaryStageReport {
+            rows: outcome.profile.rows,
+            rows_scored: outcome.centers.rows_scored,
+            gamma: outcome.centers.gamma,
+            beta: outcome.centers.beta,
+            size: outcome.centers.size as u64,
+            centers: outcome.centers.ids.len() as u64,
+            select: outcome.plan.selection.name().into(),
+            kernel: KernelName(outcome.kernel.family).to_string(),
+            bandwidth: outcome.kernel.bandwidth,
+            ridge: outcome.ridge,
+            notes: reasons.chain(&outcome.centers.notes).cloned().collect(),
+            effective_dimension: None,
+            certificate: Certificate {
+                epsilon: outcome.certificate.epsilon,
+                pencil: outcome.certificate.pencil.map(Into::into),
+                trace_error: outcome.certificate.sampled_trace_error,
+                residual: None,
+            },
+            seconds,
+            out: args.out.display().to_string(),
+        };
+        report_file.map(|file| write_json_into(file, &report)).transpose()?;
+        Ok(Some(report))
     };
-    if let Some(file) = report_file {
-        write_json_into(file, &report)?;
-    }
-    context.output.report(&report)?;
+    let (_, report) = workers.run_and_save(move |session| fit(session, &inputs), save)?;
+    report.map(|report| context.output.report(&report)).transpose()?;
     Ok(ExitCode::Done)
 }

@@ -57,29 +57,31 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
     let job = move |session: &mut Session<'_>| {
         evaluate_model(session, &catalog, &encoder, &function, limit, max_bad_rows, &room)
     };
-    let Measured { evaluation, memory, products: made } = workers.run(job)?;
-    let made = made.map(|made| products(&made, &code, centers));
-    if let Some(made) = made.as_ref().filter(|_| first) {
-        warn_of_much_left_out(made, &deviations);
-    }
-    let report = EvaluateReport {
-        targets,
-        task,
-        rows: evaluation.rows(),
-        rows_skipped_null_target: process.skipped_rows.load(Ordering::Relaxed),
-        rows_bad: process.bad_rows.lock().unwrap_or_else(PoisonError::into_inner).0,
-        metrics: metrics(&evaluation, &deviations),
-        bytes_read: process.bytes_read.load(Ordering::Relaxed),
-        seconds: BTreeMap::from([("total".to_owned(), begun.elapsed().as_secs_f64())]),
-        peak_rss_bytes: crate::resources::peak_rss_bytes(),
-        predicted: PlannedMemory { memory_bytes: memory.total() },
-        products: made,
-        model_digest: digest,
-    };
-    if first {
-        if let Some(output) = output {
-            write_json_into(output, &report)?;
+    let save = move |found: &Measured| {
+        let Measured { evaluation, memory, products: made } = found;
+        let made = made.as_ref().map(|made| products(made, &code, centers));
+        if let Some(made) = made.as_ref().filter(|_| first) {
+            warn_of_much_left_out(made, &deviations);
         }
+        let report = EvaluateReport {
+            targets,
+            task,
+            rows: evaluation.rows(),
+            rows_skipped_null_target: process.skipped_rows.load(Ordering::Relaxed),
+            rows_bad: process.bad_rows.lock().unwrap_or_else(PoisonError::into_inner).0,
+            metrics: metrics(evaluation, &deviations),
+            bytes_read: process.bytes_read.load(Ordering::Relaxed),
+            seconds: BTreeMap::from([("total".to_owned(), begun.elapsed().as_secs_f64())]),
+            peak_rss_bytes: crate::resources::peak_rss_bytes(),
+            predicted: PlannedMemory { memory_bytes: memory.total() },
+            products: made,
+            model_digest: digest,
+        };
+        output.map(|output| write_json_into(output, &report)).transpose()?;
+        Ok(report)
+    };
+    let (_, report) = workers.run_and_save(job, save)?;
+    if first {
         context.output.report(&report)?;
     }
     Ok(ExitCode::Done)

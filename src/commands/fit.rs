@@ -1,6 +1,7 @@
 //! `nystream fit`.
 
 use super::Context;
+use super::figures::of_processes;
 use super::measured::{metrics, products};
 use crate::atomic::AtomicFile;
 use crate::checkpoint::Checkpoints;
@@ -17,16 +18,17 @@ use crate::overwrite::Inputs;
 use crate::repeat::{median_distance, resources_of, take_over};
 use crate::report::{
     Certificate, ConsideredSolver, Consumer, DictionaryReport, FitReport, Flops, NetworkReport, PerTarget, PlanReport,
-    Predicted, Report, Validation,
+    Predicted, ProcessReport, Report, Validation,
 };
 use nystream_cluster::Traffic;
-use nystream_dataflows::engine::Process;
 use nystream_dataflows::engine::checkpoint::{self, Keeper};
+use nystream_dataflows::engine::{Process, Session};
 use nystream_dataflows::job::{FitConfig, FitInputs, FitOutcome, Loss, WarmStart, fit};
 use nystream_dataflows::plan::Selection;
 use nystream_dataflows::predict::Function;
 use nystream_dataflows::targets::TargetCode;
 use nystream_kernels::solve::Stopped;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -122,48 +124,59 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
         process.keep(Arc::clone(checkpoints) as Arc<dyn Keeper>);
     }
     let inputs = FitInputs { catalog, validation, config: config.clone(), frozen, plan_only };
-    let outcome = workers.run(move |session| {
+    let peers = network.clone();
+    let job = move |session: &mut Session<'_>| {
         checkpoint::open(session, opened.clone())?;
-        fit(session, &inputs)
-    })?;
-    if plan_only {
-        if !first {
+        let outcome = fit(session, &inputs)?;
+        let processes = of_processes(session, &outcome, peers.as_ref())?;
+        Ok((outcome, processes))
+    };
+    let told = args.clone();
+    // While the processes are together: where the first cannot save the model, no other takes the fit for done.
+    let save = move |found: &(FitOutcome, Vec<ProcessReport>)| {
+        let (outcome, processes) = found;
+        if plan_only {
+            let report = plan_report(outcome, &config, &process, &told);
+            report_file.map(|file| write_json_into(file, &report)).transpose()?;
+            return Ok(Found::Plan(Box::new(report)));
+        }
+        let mut model = model_of(outcome, &config, &split_text)?;
+        let digest = model.digest()?;
+        let total = begun.elapsed().as_secs_f64();
+        let mut report = fit_report(outcome, &config, &process, &told, &digest, total);
+        report.network = network.map(|network| {
+            let Traffic { bytes_sent, bytes_received } = network.traffic();
+            NetworkReport { bytes_sent, bytes_received, seconds_waiting: process.seconds_waiting() }
+        });
+        report.set_processes(processes.clone());
+        report.resumed_from = checkpoints.as_ref().and_then(|all| all.resumed_from());
+        report.checkpoints = checkpoints.as_ref().map(|all| all.report());
+        if let Some(median) = median {
+            report.median_distance = median;
+        }
+        if first {
+            model.info.report = report.json();
+            model.info.created_unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+            model_file.map(|file| model.save_into(file)).transpose()?;
+            report_file.map(|file| write_json_into(file, &report)).transpose()?;
+            if let Some(checkpoints) = &checkpoints {
+                checkpoints.clear();
+            }
+        }
+        Ok(Found::Fit(Box::new(report)))
+    };
+    let report = match workers.run_and_save(job, save)?.1 {
+        Found::Plan(report) => {
+            if first {
+                context.output.report(&*report)?;
+            }
             return Ok(ExitCode::Done);
         }
-        let report = plan_report(&outcome, &config, &process, &args);
-        if let Some(file) = report_file {
-            write_json_into(file, &report)?;
-        }
-        context.output.report(&report)?;
-        return Ok(ExitCode::Done);
-    }
-    let mut model = model_of(&outcome, &config, &split_text)?;
-    let digest = model.digest()?;
-    let total = begun.elapsed().as_secs_f64();
-    let mut report = fit_report(&outcome, &config, &process, &args, &digest, total);
-    report.network = network.map(|network| {
-        let Traffic { bytes_sent, bytes_received } = network.traffic();
-        NetworkReport { bytes_sent, bytes_received, seconds_waiting: process.seconds_waiting() }
-    });
-    report.resumed_from = checkpoints.as_ref().and_then(|all| all.resumed_from());
-    report.checkpoints = checkpoints.as_ref().map(|all| all.report());
-    if let Some(median) = median {
-        report.median_distance = median;
-    }
+        Found::Fit(report) => report,
+    };
     let code = if report.stopped.is_some() { ExitCode::Stopped } else { ExitCode::Done };
     if first {
-        model.info.report = report.json();
-        model.info.created_unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        if let Some(file) = model_file {
-            model.save_into(file)?;
-        }
-        if let Some(file) = report_file {
-            write_json_into(file, &report)?;
-        }
-        if let Some(checkpoints) = &checkpoints {
-            checkpoints.clear();
-        }
-        context.output.report(&report)?;
+        context.output.report(&*report)?;
     }
     if let Some(why) = &report.stopped {
         // No exit code but 0 is silent, however quiet.
@@ -181,6 +194,12 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
         exit::say(&format!("stopped: {why}{}", saved.unwrap_or_default()));
     }
     Ok(code)
+}
+
+/// What was found and saved.
+enum Found {
+    Plan(Box<PlanReport>),
+    Fit(Box<FitReport>),
 }
 
 /// What `--from` brings along.
@@ -283,6 +302,8 @@ fn fit_report(
         network: None,
         resumed_from: None,
         checkpoints: None,
+        per_process: Vec::new(),
+        imbalance: BTreeMap::new(),
         workers: process.workers() as u64,
         processes: process.processes() as u64,
         simd: outcome.function.as_ref().map(|f| f.simd.to_string()).unwrap_or_default(),

@@ -10,6 +10,7 @@ pub mod config;
 pub mod datasets;
 pub mod dictionary;
 pub mod evaluate;
+mod figures;
 pub mod fit;
 pub mod inspect;
 mod measured;
@@ -19,7 +20,7 @@ pub mod tune;
 use crate::cli::{Cli, Command, ResourceArgs};
 use crate::config::{Environment, Refusal, parse, unknown_variables};
 use crate::exit::{self, ExitCode, Failure};
-use crate::jobs::decline;
+use crate::joining::{before, decline};
 use crate::logging;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -67,6 +68,7 @@ fn start(line: &[OsString]) -> Result<ExitCode, Refusal> {
 /// What ended it, with its exit code.
 pub fn run(cli: Cli, context: &Context) -> Result<ExitCode, Refusal> {
     let resources = resources(&cli.command).cloned();
+    resources.iter().for_each(before);
     let done = match cli.command {
         Command::Fit(args) => fit::run(args, context),
         Command::Predict(args) => predict::run(args, context),
@@ -85,10 +87,10 @@ pub fn run(cli: Cli, context: &Context) -> Result<ExitCode, Refusal> {
         Command::Completions(args) => completions::run(args, context),
     };
     done.map_err(|failure: Failure| {
-        if let Some(resources) = resources.filter(|resources| resources.hosts.is_some()) {
+        if resources.is_some_and(|resources| resources.hosts.is_some()) {
             // First what is wrong, then the time it takes to tell the others.
             let code = exit::report(&failure);
-            decline(&resources, &failure);
+            decline(&failure);
             return Refusal::Failure(Failure::new(code, ""));
         }
         Refusal::Failure(failure)

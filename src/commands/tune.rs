@@ -10,7 +10,7 @@ use crate::jobs::{Workers, fit_config, identity, open, select_file, split};
 use crate::output::write_json_into;
 use crate::overwrite::Inputs;
 use crate::report::{TuneReport, TuneRow};
-use nystream_dataflows::job::{FitInputs, Solver, fit, ridge_share};
+use nystream_dataflows::job::{FitInputs, FitOutcome, Solver, fit, ridge_share};
 use nystream_dataflows::tune::CandidateFit;
 use std::fmt::Debug;
 use std::time::Instant;
@@ -52,50 +52,51 @@ pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
     let first = workers.process.index() == 0;
     let (share, ridge_given) = (ridge_share(config.loss), config.ridges.is_some());
     let inputs = FitInputs { catalog, validation: None, config, frozen: None, plan_only: true };
-    let outcome = workers.run(move |session| fit(session, &inputs))?;
-    let Some(tuned) = &outcome.tuned else {
-        return Err(Failure::usage("kernel, bandwidth and ridge are all given: there is nothing to tune"));
-    };
-    let row = |fit: &CandidateFit| TuneRow {
-        kernel: KernelName(fit.candidate.family).to_string(),
-        bandwidth: fit.candidate.bandwidth,
-        // In the units of a fit on all rows, to which the matrix ridge is carried over as it is.
-        ridge: share * fit.ridge_matrix / outcome.weight_sum,
-        centers: fit.candidate.centers as u64,
-        score: fit.error,
-    };
-    let chosen =
-        tuned.table.iter().rev().find(|fit| {
+    let save = move |outcome: &FitOutcome| {
+        let Some(tuned) = &outcome.tuned else {
+            return Err(Failure::usage("kernel, bandwidth and ridge are all given: there is nothing to tune"));
+        };
+        let row = |fit: &CandidateFit| TuneRow {
+            kernel: KernelName(fit.candidate.family).to_string(),
+            bandwidth: fit.candidate.bandwidth,
+            // In the units of a fit on all rows, to which the matrix ridge is carried over as it is.
+            ridge: share * fit.ridge_matrix / outcome.weight_sum,
+            centers: fit.candidate.centers as u64,
+            score: fit.error,
+        };
+        let chosen = tuned.table.iter().rev().find(|fit| {
             fit.candidate.family == tuned.kernel.family && fit.candidate.bandwidth == tuned.kernel.bandwidth
         });
-    let mut notes = Vec::new();
-    if outcome.plan.solver == Solver::Gram && !ridge_given {
-        notes.push("a fit with these centers takes solver gram, which chooses --ridge auto anew on all rows".into());
-    }
-    let planned = outcome.plan.centers;
-    if let Some(fit) = chosen.filter(|fit| fit.candidate.centers < planned) {
-        notes.push(format!(
+        let mut notes = Vec::new();
+        if outcome.plan.solver == Solver::Gram && !ridge_given {
+            notes
+                .push("a fit with these centers takes solver gram, which chooses --ridge auto anew on all rows".into());
+        }
+        let planned = outcome.plan.centers;
+        if let Some(fit) = chosen.filter(|fit| fit.candidate.centers < planned) {
+            notes.push(format!(
             "scores compare kernels on fits of at most {} centers to {} rows: a fit with {planned} centers to all rows should predict better",
             fit.candidate.centers, fit.candidate.rows
         ));
-    }
-    let mut seconds = outcome.seconds.clone();
-    seconds.insert("total".to_owned(), begun.elapsed().as_secs_f64());
-    let report = TuneReport {
-        rows: outcome.profile.rows,
-        sample_rows: outcome.sample_rows,
-        median_distance: outcome.median_distance,
-        criterion: "held_out_rmse".into(),
-        table: tuned.table.iter().map(row).collect(),
-        // What a fit would use: its own ridge where that was given.
-        chosen: TuneRow { ridge: outcome.ridge, ..chosen.map(row).unwrap_or_default() },
-        notes,
-        seconds,
-    };
-    if first {
-        if let Some(output) = output {
-            write_json_into(output, &report)?;
         }
+        let mut seconds = outcome.seconds.clone();
+        seconds.insert("total".to_owned(), begun.elapsed().as_secs_f64());
+        let report = TuneReport {
+            rows: outcome.profile.rows,
+            sample_rows: outcome.sample_rows,
+            median_distance: outcome.median_distance,
+            criterion: "held_out_rmse".into(),
+            table: tuned.table.iter().map(row).collect(),
+            // What a fit would use: its own ridge where that was given.
+            chosen: TuneRow { ridge: outcome.ridge, ..chosen.map(row).unwrap_or_default() },
+            notes,
+            seconds,
+        };
+        output.map(|output| write_json_into(output, &report)).transpose()?;
+        Ok(report)
+    };
+    let (_, report) = workers.run_and_save(move |session| fit(session, &inputs), save)?;
+    if first {
         context.output.report(&report)?;
     }
     Ok(ExitCode::Done)

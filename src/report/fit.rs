@@ -1,7 +1,7 @@
 //! The fit report.
 
 use super::text::{Pairs, bytes, count, number, per_target, plural, seconds};
-use super::{Metrics, PerTarget, Products, Report};
+use super::{Metrics, PerTarget, ProcessReport, Products, Report, processes};
 use crate::checkpoint::CheckpointReport;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -93,6 +93,13 @@ pub struct FitReport {
     /// The checkpoints that this process wrote, with `--checkpoint`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoints: Option<CheckpointReport>,
+    /// Each process, in their order, where there are several: what it did, and its time by stage.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub per_process: Vec<ProcessReport>,
+    /// For each stage, the work (time but for waiting) of the busiest process over that of all on the average: 1 where all worked alike. Where there are several, of stages that work
+    /// for a hundredth of a second at least.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub imbalance: BTreeMap<String, f64>,
     /// Worker threads per process.
     pub workers: u64,
     /// Processes.
@@ -229,6 +236,14 @@ pub struct Predicted {
     pub seconds: f64,
 }
 
+impl FitReport {
+    /// What each process did, and what follows from it.
+    pub fn set_processes(&mut self, per_process: Vec<ProcessReport>) {
+        self.imbalance = processes::imbalance(&per_process);
+        self.per_process = per_process;
+    }
+}
+
 impl Report for FitReport {
     fn text(&self) -> String {
         let mut pairs = Pairs::default();
@@ -334,7 +349,8 @@ impl Report for FitReport {
         self.files.iter().for_each(|file| {
             pairs.add("wrote", file);
         });
-        pairs.render()
+        let table = if self.per_process.is_empty() { String::new() } else { processes::text(&self.per_process) };
+        pairs.render() + &table
     }
 }
 
@@ -384,6 +400,8 @@ mod tests {
             network: Some(NetworkReport { bytes_sent: 3 << 20, bytes_received: 5 << 20, seconds_waiting: 1.5 }),
             resumed_from: Some("conjugate gradients".into()),
             checkpoints: Some(CheckpointReport { count: 3, seconds: 0.25, bytes: 5 << 20, failed: None }),
+            per_process: Vec::new(),
+            imbalance: BTreeMap::new(),
             workers: 2,
             processes: 1,
             simd: "avx2".into(),

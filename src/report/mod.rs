@@ -7,12 +7,14 @@
 mod fit;
 mod inspect;
 mod metrics;
+mod processes;
 mod tables;
 pub mod text;
 
 pub use fit::{Certificate, DictionaryReport, FitReport, Flops, NetworkReport, PencilReport, Predicted, Validation};
 pub use inspect::{ColumnReport, DatasetReport, ModelReport};
 pub use metrics::{EvaluateReport, Metrics, PlannedMemory, PredictReport, Products};
+pub use processes::{ProcessReport, StageTime};
 pub use tables::{
     ConsideredSolver, Consumer, DictionaryStageReport, MakeReport, PlanReport, SourceEntry, SourcesReport, TuneReport,
     TuneRow,

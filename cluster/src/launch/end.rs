@@ -10,6 +10,8 @@
 //! 5. code 6: the processes did not come together.
 //!
 //! The first of these that is there is the cause, of equal ones the one seen first. Without any, 3 (stopped at a limit) wins over 0.
+//!
+//! Whose end is the cause need not be who is at fault: processes that end because of another one name it, and most of those that do name the one that the verdict is about.
 
 use super::HostLine;
 use std::os::unix::process::ExitStatusExt;
@@ -102,6 +104,24 @@ pub struct Ended {
     pub end: End,
     /// Whether the launcher had asked it to end.
     pub stopped: bool,
+    /// The process that its own message names as the one at fault, and where that ran.
+    pub blames: Option<(usize, HostLine)>,
+}
+
+/// The process that a line of a log names as the one at fault: one that was lost, that failed before or did not come to the join, or that was refused there.
+pub(super) fn blamed(line: &[u8]) -> Option<usize> {
+    const WORDS: [&str; 5] = [
+        " was lost: ",
+        " failed before it joined: ",
+        " did not join within ",
+        " was refused: ",
+        " holds another secret ",
+    ];
+    let rest = std::str::from_utf8(line).ok()?.strip_prefix("error: process ")?;
+    let (number, rest) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+    // Behind the number there may be an address in parentheses.
+    let rest = rest.strip_prefix(" (").and_then(|rest| rest.split_once(')')).map_or(rest, |(_, rest)| rest);
+    WORDS.iter().any(|words| rest.starts_with(words)).then(|| number.parse().ok()).flatten()
 }
 
 /// What a job came to.
@@ -119,7 +139,7 @@ pub struct Verdict {
 ///
 /// ```
 /// use nystream_cluster::launch::{End, Ended, verdict};
-/// let ended = |process, end| Ended { process, host: "alpha:4100".parse().unwrap(), end, stopped: false };
+/// let ended = |process, end| Ended { process, host: "alpha:4100".parse().unwrap(), end, stopped: false, blames: None };
 /// // Process 0 noticed that process 1 was killed before its shell told so.
 /// let verdict = verdict(&[ended(0, End::Code(5)), ended(1, End::Signal(9))]);
 /// assert_eq!((verdict.code, verdict.lost), (5, true));
@@ -136,16 +156,86 @@ pub fn verdict(ends: &[Ended]) -> Verdict {
         End::Code(code) => (code, code == PEER_LOST),
         End::Signal(_) | End::Unreachable => (PEER_LOST, true),
     };
-    let message = match cause.end.is_success() {
-        true => String::new(),
-        false => format!("process {} ({}) {}", cause.process, cause.host, cause.end),
+    let message = match (cause.end.is_success(), fault(ends, cause)) {
+        (true, _) => String::new(),
+        (false, None) => format!("process {} ({}) {}", cause.process, cause.host, cause.end),
+        (false, Some((process, host))) => {
+            let what = if cause.end == End::Code(PEER_LOST) { "was lost" } else { "kept the processes from joining" };
+            format!("process {process} ({host}) {what}: process {} ({}) {}", cause.process, cause.host, cause.end)
+        }
     };
     Verdict { code, lost, message }
+}
+
+/// Whom the processes name that ended like `cause`, where they ended because of another one: the one that most of them name, of equal ones the first.
+fn fault<'a>(ends: &'a [Ended], cause: &Ended) -> Option<(usize, &'a HostLine)> {
+    if !matches!(cause.end, End::Code(PEER_LOST | JOIN_REFUSED)) {
+        return None;
+    }
+    let named: Vec<_> = (ends.iter())
+        .filter(|ended| ended.end == cause.end && !ended.stopped)
+        .filter_map(|ended| ended.blames.as_ref().filter(|(process, _)| *process != ended.process))
+        .collect();
+    let votes = |(process, _): &(usize, HostLine)| named.iter().filter(|(other, _)| other == process).count();
+    // The last of equal ones is the maximum of an iterator: so from the end.
+    named.iter().rev().max_by_key(|one| votes(one)).map(|(process, host)| (*process, host))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_name_who_is_at_fault() {
+        for (line, wanted) in [
+            (
+                "error: process 12 (127.0.0.1:4100) was lost: it died (stage `gram`). Start all processes again",
+                Some(12),
+            ),
+            ("error: process 1 failed before it joined: no such file", Some(1)),
+            ("error: process 0 ([::1]:4100) did not join within 60 s", Some(0)),
+            ("error: process 3 was refused: it runs another job", Some(3)),
+            ("error: process 1 (h:1) holds another secret than this process", Some(1)),
+            ("error: process 0 refused this process: there is such a process already", None),
+            ("error: process x was lost: ", None),
+            ("error: the file process 1 was lost: ", None),
+            ("process 1 (h:1) was lost: ", None),
+            ("error: process 99999999999999999999999 (h:1) was lost: ", None),
+        ] {
+            assert_eq!(blamed(line.as_bytes()), wanted, "{line}");
+        }
+    }
+
+    /// The one that was stopped or cut off is at fault, not the one that noticed first.
+    #[test]
+    fn the_verdict_names_the_process_that_was_lost() {
+        let host = |index: usize| -> HostLine { format!("h:{}", index + 1).parse().unwrap() };
+        let ended = |process: usize, end, stopped, blames: Option<usize>| Ended {
+            process,
+            host: host(process),
+            end,
+            stopped,
+            blames: blames.map(|at| (at, host(at))),
+        };
+        let message = |ends: &[Ended]| verdict(ends).message;
+        let lost = End::Code(PEER_LOST);
+        // The stopped one wakes up, and names one of those that have given it up.
+        let ends = [ended(1, lost, false, Some(0)), ended(0, lost, false, Some(1)), ended(2, lost, false, Some(1))];
+        assert_eq!(message(&ends), "process 1 (h:2) was lost: process 1 (h:2) ended with code 5");
+        let ends =
+            [ended(0, lost, false, Some(1)), ended(2, lost, false, Some(1)), ended(1, End::Signal(15), true, None)];
+        assert_eq!(message(&ends), "process 1 (h:2) was lost: process 0 (h:1) ended with code 5");
+        // What is known for certain goes before what is said.
+        let ends = [ended(0, lost, false, Some(1)), ended(1, End::Signal(9), false, None)];
+        assert_eq!(message(&ends), "process 1 (h:2) was ended by signal 9 (SIGKILL)");
+        let ends = [ended(2, End::Code(6), false, Some(1)), ended(1, End::Code(2), false, None)];
+        assert_eq!(message(&ends), "process 1 (h:2) ended with code 2");
+        let ends = [ended(2, End::Code(6), false, Some(1)), ended(1, End::Code(6), false, None)];
+        assert_eq!(
+            message(&ends),
+            "process 1 (h:2) kept the processes from joining: process 2 (h:3) ended with code 6"
+        );
+    }
 
     fn judge(ends: &[(End, bool)]) -> (u8, bool, String) {
         let host: HostLine = "h:1".parse().unwrap();
@@ -154,6 +244,7 @@ mod tests {
             host: host.clone(),
             end: *end,
             stopped: *stopped,
+            blames: None,
         };
         let verdict = verdict(&ends.iter().enumerate().map(ended).collect::<Vec<_>>());
         (verdict.code, verdict.lost, verdict.message)

@@ -152,7 +152,13 @@ impl Launch {
         while !live.is_empty() {
             live.retain_mut(|(index, process)| {
                 let Some(end) = process.ended() else { return true };
-                let ended = Ended { process: *index, host: lines[*index].clone(), end, stopped: process.stopped() };
+                let ended = Ended {
+                    process: *index,
+                    host: lines[*index].clone(),
+                    end,
+                    stopped: process.stopped(),
+                    blames: process.blames().and_then(|at| Some((at, lines.get(at)?.clone()))),
+                };
                 if !end.is_success() && !ended.stopped {
                     say(&format!("process {index} ({}) {end}", ended.host));
                     stop_at.get_or_insert_with(|| Instant::now() + self.times.settle);

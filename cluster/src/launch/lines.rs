@@ -28,19 +28,23 @@ impl Log {
         let _ = to.write_all(&whole).and_then(|()| to.flush());
     }
 
-    /// Writes every line of `from` behind `prefix`, until its end.
-    pub(super) fn follow(&self, prefix: &str, mut from: impl Read) {
+    /// Writes every line of `from` behind `prefix`, until its end, and shows it to `see`.
+    pub(super) fn follow(&self, prefix: &str, mut from: impl Read, see: &dyn Fn(&[u8])) {
         let mut lines = Lines::default();
+        let mut emit = |line: &[u8]| {
+            see(line);
+            self.line(prefix, line);
+        };
         let mut bytes = [0; 8192];
         loop {
             match from.read(&mut bytes) {
                 Ok(0) => break,
-                Ok(read) => lines.feed(&bytes[..read], &mut |line| self.line(prefix, line)),
+                Ok(read) => lines.feed(&bytes[..read], &mut emit),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(_) => break,
             }
         }
-        lines.end(&mut |line| self.line(prefix, line));
+        lines.end(&mut emit);
     }
 }
 
@@ -127,7 +131,10 @@ mod tests {
             }
         }
         let writes = Writes::default();
-        Log::new(writes.clone()).follow("[2 beta:4100] ", &b"a\nb"[..]);
+        let seen = Mutex::new(Vec::new());
+        Log::new(writes.clone())
+            .follow("[2 beta:4100] ", &b"a\nb"[..], &|line| seen.lock().unwrap().push(line.to_vec()));
+        assert_eq!(seen.into_inner().unwrap(), [b"a", b"b"]);
         assert_eq!(*writes.0.lock().unwrap(), ["[2 beta:4100] a\n", "[2 beta:4100] b\n"]);
     }
 }

@@ -1,12 +1,14 @@
 //! The shell of one process, on this machine or behind ssh: its input is what keeps the process alive.
 
-use super::end::End;
+use super::end::{End, blamed};
 use super::lines::Log;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -20,6 +22,8 @@ pub struct Process {
     hold: Option<Sender<()>>,
     /// Ends when all of the log was read.
     logged: Receiver<()>,
+    /// The process that its message of failure names; `usize::MAX` for none.
+    blames: Arc<AtomicUsize>,
     ssh: bool,
 }
 
@@ -55,14 +59,20 @@ impl Process {
             })?;
         }
         let (tell, logged) = channel::<()>();
+        let blames = Arc::new(AtomicUsize::new(usize::MAX));
         if let Some(stream) = child.stderr.take() {
-            let log = log.clone();
+            let (log, blames) = (log.clone(), Arc::clone(&blames));
             helper("log", &mut child, move || {
-                log.follow(&prefix, stream);
+                let see = |line: &[u8]| {
+                    if let Some(process) = blamed(line) {
+                        blames.store(process, Ordering::Relaxed);
+                    }
+                };
+                log.follow(&prefix, stream, &see);
                 drop(tell);
             })?;
         }
-        Ok(Process { child, hold: Some(hold), logged, ssh })
+        Ok(Process { child, hold: Some(hold), logged, blames, ssh })
     }
 
     /// Asks the process to end; the shell kills what does not.
@@ -86,6 +96,11 @@ impl Process {
             // It may be gone already.
             let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
+    }
+
+    /// The process that it named as the one at fault, once it has ended.
+    pub fn blames(&self) -> Option<usize> {
+        Some(self.blames.load(Ordering::Relaxed)).filter(|process| *process != usize::MAX)
     }
 
     /// How it ended, once it has and its log is written. Nothing of its group on this machine is left then.

@@ -1,5 +1,6 @@
 //! Tests of the crate on loopback, and what they share.
 
+mod failing;
 mod frames;
 mod hostile;
 mod joins;
@@ -7,7 +8,7 @@ mod peers;
 
 use crate::frames::{Opener, PlainKeys, Sealer, Transport, directions, plain};
 use crate::handshake::noise;
-use crate::{Hosts, JobIdentity, JoinError, JoinOptions, Joined, PeerLost, Secret, join};
+use crate::{Hosts, JobIdentity, JoinError, JoinOptions, JoinStop, Joined, PeerLost, Secret, join};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -37,6 +38,8 @@ fn options(secret: Secret, join_timeout: Duration) -> JoinOptions<'static> {
         join_timeout,
         peer_timeout: AMPLE,
         waiting: &|_, _| {},
+        failing: &|_| {},
+        stop: JoinStop::default(),
         lost: Arc::new(|lost| panic!("{lost}")),
     }
 }

@@ -1,4 +1,4 @@
-//! What all processes did, added up for the report.
+//! What all processes did, for the report: added up, or each for itself.
 
 use crate::engine::bytes::{Reader, Writer};
 use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
@@ -56,4 +56,25 @@ pub fn counters(session: &mut Session<'_>) -> Result<Counters, StageError> {
         total.flops += bytes.u64()?;
     }
     Ok(total)
+}
+
+/// What every worker has to say, in the order of the workers, on every worker: an exchange of small things, such as the figures of a report.
+///
+/// ```
+/// use nystream_dataflows::engine::{Process, SilentProgress, of_workers, run};
+/// let process = Process::new(2, 1, 0, Box::new(SilentProgress));
+/// let communication = timely::CommunicationConfig::Process(2).try_build().unwrap();
+/// let results = run(&process, communication, |session| {
+///     let own = vec![session.index() as u8; session.index()];
+///     of_workers(session, own)
+/// });
+/// assert!(results.unwrap().into_iter().all(|all| all.unwrap() == [vec![], vec![1]]));
+/// ```
+///
+/// # Errors
+/// [`StageError::Internal`] for a damaged exchange.
+pub fn of_workers(session: &mut Session<'_>, own: Vec<u8>) -> Result<Vec<Vec<u8>>, StageError> {
+    let outgoing = vec![Outgoing { key: 0, bytes: own }];
+    let parcels = pass(session, "figures", outgoing, Gather::default(), Audience::Everyone)?;
+    Ok(parcels.into_iter().map(|parcel| parcel.bytes).collect())
 }

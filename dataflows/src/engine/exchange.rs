@@ -285,6 +285,7 @@ where
     let process = session.process.clone();
     let stage = session.stage();
     let scanned = Rc::new(Cell::new(None));
+    let handled = session.rows();
     let scans = Rc::clone(&scanned);
     let collected = Rc::new(RefCell::new(Reassembly::default()));
     let collector = Rc::clone(&collected);
@@ -303,6 +304,7 @@ where
                     let outgoing = match if cancelled { Ok(Step::Done) } else { scan.step() } {
                         Ok(Step::More { rows }) => {
                             process.advance(stage, rows);
+                            handled.set(handled.get() + rows);
                             // Activations coalesce: ask again after every chunk.
                             activator.activate();
                             drop(session);
@@ -381,7 +383,7 @@ where
             .probe_with(&probe);
     });
     session.worker.step_or_park_while(None, || !watched.done());
-    session.process.wait_since(scanned.get());
+    session.wait_since(scanned.get());
 
     let parcels = collected.borrow_mut().parcels()?;
     let mut results = Vec::with_capacity(parcels.len());

@@ -9,6 +9,7 @@
 //! Cost: at most [`AHEAD`] chunks are read ahead; buffers go back to the prefetch thread and are used again.
 
 use crate::engine::session::Process;
+use crate::engine::watch::Ahead;
 use crate::error::StageError;
 use nystream_datasets::{BLOCK_ROWS, BlockReader, BlockRun, Catalog, Chunk, ChunkCache, Encoder, ReadOptions, Role};
 use nystream_kernels::rows::Rows;
@@ -203,6 +204,9 @@ pub(crate) fn encoded_blocks(catalog: &Catalog, encoder: &Encoder) -> u64 {
     blocks_of(catalog, &projection, encoder.numeric_width() * 4 + encoder.code_width() * 2)
 }
 
+/// A chunk on its way, counted until it is used.
+type Ready = (Result<Chunk, StageError>, Ahead);
+
 enum Supply {
     /// Decoding has not begun.
     Idle,
@@ -210,7 +214,7 @@ enum Supply {
     Cached(Arc<ChunkCache>),
     /// A prefetch thread decodes or reads.
     Ahead {
-        ready: Receiver<Result<Chunk, StageError>>,
+        ready: Receiver<Ready>,
         back: Sender<Chunk>,
     },
     Memory {
@@ -281,7 +285,7 @@ impl Feed {
                 None => Ok(false),
             },
             Supply::Ahead { ready, back } => match ready.recv() {
-                Ok(Ok(next)) => {
+                Ok((Ok(next), _)) => {
                     let used = std::mem::replace(chunk, next);
                     match &mut self.filling {
                         Some(Filling::Memory(chunks)) => chunks.push(chunk.clone()),
@@ -294,7 +298,7 @@ impl Feed {
                     let _ = back.send(used);
                     return Ok(true);
                 }
-                Ok(Err(error)) => Err(error),
+                Ok((Err(error), _)) => Err(error),
                 Err(_) => {
                     match self.filling.take() {
                         Some(Filling::Memory(chunks)) => {
@@ -322,9 +326,7 @@ impl Feed {
 }
 
 /// Runs `work` on a prefetch thread: it sends chunks, at most [`AHEAD`] before they are used, and gets used ones back.
-fn ahead(
-    work: impl FnOnce(SyncSender<Result<Chunk, StageError>>, Receiver<Chunk>) + Send + 'static,
-) -> Result<Supply, StageError> {
+fn ahead(work: impl FnOnce(SyncSender<Ready>, Receiver<Chunk>) + Send + 'static) -> Result<Supply, StageError> {
     let (send, ready) = sync_channel(AHEAD);
     let (back, used) = channel();
     std::thread::Builder::new()
@@ -335,17 +337,12 @@ fn ahead(
 }
 
 /// Reads the chunks of `cache` in their order.
-fn read_ahead(
-    cache: &ChunkCache,
-    process: &Process,
-    send: &SyncSender<Result<Chunk, StageError>>,
-    used: &Receiver<Chunk>,
-) {
+fn read_ahead(cache: &ChunkCache, process: &Arc<Process>, send: &SyncSender<Ready>, used: &Receiver<Chunk>) {
     for number in 0..cache.len() {
         let mut chunk = used.try_recv().unwrap_or_default();
         let result = cache.read(number, &mut chunk).map(|()| chunk).map_err(StageError::from);
         let failed = result.is_err();
-        if send.send(result).is_err() || failed {
+        if send.send((result, Ahead::new(process))).is_err() || failed {
             return;
         }
     }
@@ -356,8 +353,8 @@ fn prefetch(
     mut reader: BlockReader,
     encoder: &Encoder,
     role: Role,
-    process: &Process,
-    send: &SyncSender<Result<Chunk, StageError>>,
+    process: &Arc<Process>,
+    send: &SyncSender<Ready>,
     used: &Receiver<Chunk>,
 ) {
     let mut counted = 0;
@@ -372,7 +369,7 @@ fn prefetch(
         process.bytes_read.fetch_add(read - counted, Ordering::Relaxed);
         counted = read;
         let failed = result.is_err();
-        if send.send(result).is_err() || failed {
+        if send.send((result, Ahead::new(process))).is_err() || failed {
             break;
         }
     }

@@ -22,8 +22,10 @@ pub mod feed;
 pub mod run;
 pub mod session;
 pub mod sums;
+pub mod watch;
 
-pub use counters::{Counters, counters};
+pub use counters::{Counters, counters, of_workers};
 pub use exchange::{Audience, Outgoing, Reducer, Scan, Step, agree, pass, same_everywhere};
 pub use run::run;
 pub use session::{Process, Progress, Session, SilentProgress};
+pub use watch::{Seen, Watch};

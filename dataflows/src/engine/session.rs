@@ -3,15 +3,18 @@
 //! A worker that panics leaves its siblings waiting in [`Session::once`] or in a pass: a program must end on any panic, as `nystream` does.
 
 use crate::engine::checkpoint::{Checkpoints, Keeper};
+use crate::engine::watch::Watch;
 use crate::error::StageError;
 use crate::profile::NAMED_BAD_ROWS;
 use nystream_datasets::BadRow;
 use std::any::Any;
+use std::cell::Cell;
 use std::cmp::Ordering as Place;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use timely::worker::Worker;
 
 /// Where a pass tells how far it is. Called from worker threads, about once per chunk.
@@ -76,6 +79,8 @@ pub struct Process {
     /// Watches the passes.
     pub progress: Box<dyn Progress>,
     checkpoints: OnceLock<Checkpoints>,
+    /// What the process shows of itself.
+    pub watch: Watch,
     started: Instant,
 }
 
@@ -99,6 +104,7 @@ impl Process {
             waited: AtomicU64::new(0),
             progress,
             checkpoints: OnceLock::new(),
+            watch: Watch::default(),
             started: Instant::now(),
         })
     }
@@ -139,6 +145,7 @@ impl Process {
 
     /// Shows rows done in `stage`, now or when the first worker gets there. Rows of a stage that is over are not shown.
     pub(super) fn advance(&self, stage: u64, rows: u64) {
+        self.watch.count_rows(rows);
         let mut stages = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
         match stage.cmp(&stages.begun) {
             Place::Less => {}
@@ -163,12 +170,6 @@ impl Process {
             bad.1.sort();
             bad.1.truncate(NAMED_BAD_ROWS);
         }
-    }
-
-    /// Adds the time since `scanned`, when a worker had done its share of a pass, to what is waited.
-    pub(super) fn wait_since(&self, scanned: Option<Instant>) {
-        let waited = scanned.map_or(0, |scanned| scanned.elapsed().as_nanos() as u64);
-        self.waited.fetch_add(waited, Ordering::Relaxed);
     }
 
     /// Seconds that a worker of this process spent, on the average, between the end of its own share of a pass and the end of the pass: for other workers, their
@@ -207,12 +208,26 @@ pub struct Session<'w> {
     ticket: u64,
     /// Stages begun and ended by this worker: all workers count alike.
     stage: u64,
+    /// The stage that is told of in the log: its name, and when it began.
+    told: Option<Told>,
+    /// Time that this worker waited in passes.
+    waited: Rc<Cell<Duration>>,
+    /// Rows that it handled in them.
+    rows: Rc<Cell<u64>>,
+}
+
+/// A stage of one worker, for the log.
+struct Told {
+    name: String,
+    begun: Instant,
+    waited: Duration,
+    rows: u64,
 }
 
 impl<'w> Session<'w> {
     /// The session of `worker` in `process`.
     pub fn new(worker: &'w mut Worker, process: Arc<Process>) -> Self {
-        Session { worker, process, ticket: 0, stage: 0 }
+        Session { worker, process, ticket: 0, stage: 0, told: None, waited: Rc::default(), rows: Rc::default() }
     }
 
     /// Global index of this worker.
@@ -244,15 +259,52 @@ impl<'w> Session<'w> {
     /// before the first worker gets here are shown with the others.
     pub fn begin(&mut self, name: &str, rows: u64) {
         self.stage += 1;
+        self.tell_end();
+        self.told = Some(Told {
+            name: name.to_owned(),
+            begun: Instant::now(),
+            waited: self.waited.get(),
+            rows: self.rows.get(),
+        });
         if self.is_leader() {
+            self.process.watch.begin(name, rows.div_ceil(self.process.processes as u64));
+            tracing::info!(stage = name, process = self.process.index, rows_of_all = rows, "stage begins");
             self.process.reach(self.stage, || self.process.progress.begin(name, rows));
         }
+    }
+
+    /// Logs what became of the stage in this worker.
+    fn tell_end(&mut self) {
+        let Some(Told { name: stage, begun, waited, rows }) = self.told.take() else { return };
+        let (process, worker) = (self.process.index, self.worker.index());
+        let (rows, seconds) = (self.rows.get() - rows, begun.elapsed().as_secs_f64());
+        let waiting = (self.waited.get() - waited).as_secs_f64();
+        tracing::info!(stage, process, worker, rows, seconds, waiting, "stage ends");
+    }
+
+    /// Time that this worker has waited in passes so far; whoever keeps it sees it grow.
+    pub fn waited(&self) -> Rc<Cell<Duration>> {
+        Rc::clone(&self.waited)
+    }
+
+    /// Where a scan of this worker counts its rows.
+    pub(super) fn rows(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.rows)
+    }
+
+    /// Adds the time since `scanned`, when this worker had done its share of a pass, to what is waited.
+    pub(super) fn wait_since(&mut self, scanned: Option<Instant>) {
+        let waited = scanned.map_or(Duration::ZERO, |scanned| scanned.elapsed());
+        self.waited.set(self.waited.get() + waited);
+        self.process.waited.fetch_add(waited.as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// The stage, or [`Session::step`], is over. Every worker calls this in step, after the last pass of the stage.
     pub fn end(&mut self) {
         self.stage += 1;
+        self.tell_end();
         if self.is_leader() {
+            self.process.watch.end();
             self.process.reach(self.stage, || self.process.progress.end());
         }
     }

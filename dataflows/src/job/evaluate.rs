@@ -93,6 +93,7 @@ pub fn evaluate_model(
         let line = plan.summary(catalog.total_rows, function.centers(), room.budget);
         session.process.progress.say(&line);
     }
+    session.process.watch.plan(plan.memory.total());
     session.begin("evaluate", catalog.total_rows);
     let (evaluation, products) = match function.precision {
         Precision::Double => measure::<f64>(session, feed, function, terms)?,

@@ -9,6 +9,7 @@ use crate::engine::bytes::Writer;
 use crate::engine::exchange::{Outgoing, Scan, Step};
 use crate::engine::feed::{AHEAD, drawn, view};
 use crate::engine::session::Process;
+use crate::engine::watch::Ahead;
 use crate::error::StageError;
 use crate::matvec::products::Ledger;
 use arrow_array::ArrayRef;
@@ -71,7 +72,7 @@ enum Target {
 }
 
 /// Pieces that come from the reading thread, and where their chunks go back for reuse.
-type Pieces = (Receiver<Result<Piece, StageError>>, Sender<Chunk>);
+type Pieces = (Receiver<(Result<Piece, StageError>, Ahead)>, Sender<Chunk>);
 
 /// The pass of one worker.
 pub(super) struct PredictScan<T: Entry> {
@@ -220,7 +221,7 @@ impl<T: Entry> Scan for PredictScan<T> {
         }
         let Some((ready, _)) = &self.pieces else { return Ok(Step::Done) };
         // The prefetch thread hangs up when it is done.
-        let Ok(piece) = ready.recv() else { return Ok(Step::Done) };
+        let Ok((piece, _)) = ready.recv() else { return Ok(Step::Done) };
         let mut piece = piece?;
         self.note_bad(&piece);
         self.write(&mut piece)?;
@@ -255,8 +256,8 @@ impl<T: Entry> Scan for PredictScan<T> {
 fn prefetch(
     mut reader: BlockReader,
     decode: &Decode,
-    process: &Process,
-    send: &SyncSender<Result<Piece, StageError>>,
+    process: &Arc<Process>,
+    send: &SyncSender<(Result<Piece, StageError>, Ahead)>,
     used: &Receiver<Chunk>,
 ) {
     let mut counted = 0;
@@ -271,7 +272,7 @@ fn prefetch(
         process.bytes_read.fetch_add(read - counted, Ordering::Relaxed);
         counted = read;
         let failed = result.is_err();
-        if send.send(result).is_err() || failed {
+        if send.send((result, Ahead::new(process))).is_err() || failed {
             break;
         }
     }

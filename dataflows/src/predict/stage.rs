@@ -1,7 +1,8 @@
 //! The stage: predictions for every row of a data set, in the order of the data, to one Parquet file a process.
 //!
 //! Each worker reads its own blocks and writes its own row groups; nothing but counts is exchanged. The output appears when all rows are written
-//! and the bad ones are within bounds, and its bytes are the same for any number of workers.
+//! and the bad ones are within bounds, and its bytes are the same for any number of workers. Of several processes none publishes its part before all have told that theirs are complete
+//! and durable; where one cannot publish its part then, the others take theirs back. Only processes that die in the moment between leave some parts without the others.
 //!
 //! Memory of a worker: four decoded batches of at most 8,192 rows, one row group being written, a panel of the variance factor. It is planned
 //! from the footers and refused where it does not fit, before anything is read or written.
@@ -17,7 +18,7 @@ use crate::engine::session::{Process, Session};
 use crate::error::StageError;
 use crate::matvec::products::{ProductLimit, ProductReport, ProductTerms, product_terms};
 use crate::plan::{ApplyPlan, MemoryPlan, Reading, Room, Writing};
-use nystream_datasets::atomic::place;
+use nystream_datasets::atomic::{SealedFile, commit_all, place};
 use nystream_datasets::kept::KeptColumns;
 use nystream_datasets::table::TableWriter;
 use nystream_datasets::{BLOCK_ROWS, BlockReader, Catalog, ColumnBytes, Encoder, ReadOptions, Role};
@@ -142,6 +143,7 @@ pub fn predict(
         let budget = options.room.budget;
         session.process.progress.say(&prepared.plan.summary(catalog.total_rows, function.centers(), budget));
     }
+    session.process.watch.plan(prepared.plan.memory.total());
     session.begin("predict", catalog.total_rows);
     let counts = match function.precision {
         Precision::Double => run_pass::<f64>(session, &prepared, options),
@@ -159,19 +161,41 @@ pub fn predict(
             named.join("\n")
         )));
     }
-    let written = session.try_once(|| {
+    let sealed = session.try_once(|| {
         let outputs = take();
         let table = outputs.table.ok_or_else(|| StageError::Internal("the output is not open".into()))?;
-        Ok(table.finish(outputs.parts.into_values().collect())?)
-    })?;
-    if *written != own || rows != catalog.total_rows {
-        let total = catalog.total_rows;
-        return Err(StageError::Internal(format!(
-            "{written} rows were written of {own} predicted in this process; {rows} of {total} in all"
-        )));
-    }
+        let (written, sealed) = table.seal(outputs.parts.into_values().collect())?;
+        if written != own || rows != catalog.total_rows {
+            let total = catalog.total_rows;
+            return Err(StageError::Internal(format!(
+                "{written} rows were written of {own} predicted in this process; {rows} of {total} in all"
+            )));
+        }
+        Ok(Mutex::new(sealed))
+    });
+    publish(session, sealed, &options.out)?;
     let columns = prepared.shared.decode.columns.names();
     Ok(Predictions { rows, bad, columns, memory: prepared.plan.memory.clone(), products })
+}
+
+/// Lets the complete output of every process appear, once all are complete.
+fn publish(
+    session: &mut Session<'_>,
+    sealed: Result<Arc<Mutex<Option<SealedFile>>>, StageError>,
+    out: &Path,
+) -> Result<(), StageError> {
+    let sealed = agree(session, sealed)?;
+    let placed = session.try_once(|| {
+        let sealed = sealed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        commit_all(sealed.into_iter().collect()).map_err(|e| StageError::Data(e.to_string()))
+    });
+    let here = placed.is_ok();
+    agree(session, placed).map(drop).inspect_err(|_| {
+        if here && session.is_leader() {
+            // Another process has no part: what is there already would be taken for all. Nothing better can be done where it cannot be removed.
+            let _ = std::fs::remove_file(out);
+        }
+    })
 }
 
 /// What the workers share, and how they read.

@@ -323,8 +323,10 @@ pub fn solve<T: Entry>(
         roots: Arc::clone(&targets),
         out_of_time: &out_of_time,
     };
+    let process = Arc::clone(&operator.session.process);
     let watch = |seen: &BlockProgress<'_>| {
         iterates.store(24 * (n * t) as u64, || vec![Outgoing { key: 0, bytes: encode(seen.state) }]);
+        process.watch.iterated(seen.iteration as u64, seen.estimates.iter().copied().fold(0.0, f64::max));
         if out_of_time.get() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let y = targets.scaled.as_ref();

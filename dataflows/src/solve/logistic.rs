@@ -289,9 +289,12 @@ pub fn solve<T: Entry>(
         passes,
         tape,
     };
+    let (process, mut steps) = (Arc::clone(&operator.session.process), 0);
     let (alpha, info) =
         logistic(&mut operator, &*basis, &curvature, job.weight_sum, job.ridge, &params, start, |_, state| {
             marks.borrow_mut().mark(state);
+            steps += 1;
+            process.watch.iterated(steps, f64::NAN);
             ControlFlow::Continue(())
         })
         .map_err(solve_error)?;

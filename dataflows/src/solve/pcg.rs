@@ -224,6 +224,7 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
             (passes, certificate) = (kept.passes, kept.certificate);
         }
     }
+    let process = Arc::clone(&session.process);
     loop {
         let over_time = over_time(session, job.time_limit)?;
         if let Some(machine) = machine.as_mut().filter(|_| over_time) {
@@ -240,7 +241,10 @@ pub fn solve<T: Entry>(session: &mut Session<'_>, store: &RowStore, job: &PcgJob
         session.try_once(|| {
             let products = from_row_major(&products, m, columns);
             let machine = machine.as_mut().ok_or_else(|| StageError::Internal("the solver has no state".into()))?;
-            machine.advance::<StageError>(block.as_ref(), products.as_ref()).map_err(solve_error)
+            machine.advance::<StageError>(block.as_ref(), products.as_ref()).map_err(solve_error)?;
+            let residual = machine.residuals().into_iter().fold(0.0, f64::max);
+            process.watch.iterated(machine.iterations() as u64, residual);
+            Ok(())
         })?;
         if let Some(machine) = &machine {
             // Five vectors a column, about.

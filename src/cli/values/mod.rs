@@ -22,6 +22,42 @@ pub use numbers::{ByteSize, Count, Interval, Noise, Positive, Seconds};
 use std::fmt;
 use std::str::FromStr;
 
+/// Where metrics are served: `HOST:PORT`, with `PORT` or `:PORT` on loopback.
+///
+/// ```
+/// use nystream::cli::values::MetricsAddr;
+/// let parsed = |text: &str| text.parse::<MetricsAddr>().map(|address| address.0);
+/// assert_eq!(parsed("9100").unwrap(), "127.0.0.1:9100");
+/// assert_eq!(parsed(":0").unwrap(), "127.0.0.1:0");
+/// assert_eq!(parsed("[::1]:9100").unwrap(), "[::1]:9100");
+/// assert!(["", "host", "host:", "::1:9100x", "a b:1", "host:70000"].iter().all(|text| parsed(text).is_err()));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsAddr(pub String);
+
+impl FromStr for MetricsAddr {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+        let host = if host.is_empty() { "127.0.0.1" } else { host };
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let good = match bracketed {
+            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)),
+        };
+        match port.parse::<u16>() {
+            Ok(port) if good => Ok(MetricsAddr(format!("{host}:{port}"))),
+            _ => Err("expected HOST:PORT, or a port of loopback, such as 0.0.0.0:9100, [::1]:9100 or 9100".into()),
+        }
+    }
+}
+
+impl fmt::Display for MetricsAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// A value the user gives, or `auto`.
 ///
 /// ```

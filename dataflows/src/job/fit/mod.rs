@@ -42,10 +42,12 @@ use settings::{
 };
 use solve::rest;
 use start::{Start, decoding, start};
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a fit reads.
 pub struct FitInputs {
@@ -114,6 +116,8 @@ pub struct FitOutcome {
     pub validation: Option<Evaluation>,
     /// Seconds by stage.
     pub seconds: BTreeMap<String, f64>,
+    /// Those of them that this worker waited in passes for other workers, their results and the network.
+    pub waiting: BTreeMap<String, f64>,
     /// Passes over the rows.
     pub passes: u64,
     /// Declared bound of the weights, class weights included.
@@ -124,17 +128,33 @@ pub struct FitOutcome {
     pub kernel_log2: i32,
 }
 
-/// Wall time by stage. For reports only.
+/// Wall time by stage, and how much of it this worker waited. For reports only.
 struct Clock {
     seconds: BTreeMap<String, f64>,
     last: Instant,
+    waiting: BTreeMap<String, f64>,
+    /// What the worker has waited in all, now and at the last lap.
+    waited: (Rc<Cell<Duration>>, Duration),
 }
 
 impl Clock {
+    fn new(session: &Session<'_>) -> Self {
+        let waited = (session.waited(), session.waited().get());
+        Clock { seconds: BTreeMap::new(), last: Instant::now(), waiting: BTreeMap::new(), waited }
+    }
+
     fn lap(&mut self, stage: &str) {
         let now = Instant::now();
         *self.seconds.entry(stage.to_owned()).or_default() += (now - self.last).as_secs_f64();
         self.last = now;
+        let waited = self.waited.0.get();
+        *self.waiting.entry(stage.to_owned()).or_default() += (waited - self.waited.1).as_secs_f64();
+        self.waited.1 = waited;
+    }
+
+    /// The times, into the outcome.
+    fn write(self, outcome: &mut FitOutcome) {
+        (outcome.seconds, outcome.waiting) = (self.seconds, self.waiting);
     }
 }
 
@@ -213,7 +233,7 @@ impl Clock {
 /// A solver that ends at its limit of iterations or time is no error: see [`Solved::stopped`].
 pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, StageError> {
     let config = &inputs.config;
-    let mut clock = Clock { seconds: BTreeMap::new(), last: Instant::now() };
+    let mut clock = Clock::new(session);
     preflight(&inputs.catalog, config, session.process.workers(), session.process.processes())?;
     let Start { profile, encoder, code, weight_sum, weight_max, passes } = start(session, inputs)?;
     if let Some(column) = encoder.weight.as_ref().filter(|_| weight_sum <= 0.0) {
@@ -376,6 +396,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         certificate: Certificate::default(),
         validation: None,
         seconds: BTreeMap::new(),
+        waiting: BTreeMap::new(),
         passes: passes + 1 + u64::from(ranged),
         weight_max,
         shape,
@@ -383,13 +404,14 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         profile,
         counters: Counters::default(),
     };
+    session.process.watch.plan(outcome.plan.memory.total());
     keep_on_disk(session, config, &store, &mut outcome)?;
     if session.is_first() {
         let workers = session.peers();
         session.process.progress.say(&outcome.plan.summary(config.memory, workers));
     }
     if inputs.plan_only {
-        outcome.seconds = clock.seconds;
+        clock.write(&mut outcome);
         return Ok(outcome);
     }
     choose_centers(session, config, &store, &sample, &code, ridge_matrix, &mut outcome, &mut clock)?;
@@ -397,7 +419,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         outcome.certificate = *certificate(session, config, &sample, ridge_matrix, true, &outcome)?;
         outcome.counters = counters(session)?;
         clock.lap("certify");
-        outcome.seconds = clock.seconds;
+        clock.write(&mut outcome);
         return Ok(outcome);
     }
     match config.precision {
@@ -405,7 +427,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         Precision::Double => rest::<f64>(session, inputs, &store, &sample, &code, &mut outcome, &mut clock)?,
     }
     outcome.counters = counters(session)?;
-    outcome.seconds = clock.seconds;
+    clock.write(&mut outcome);
     Ok(outcome)
 }
 

@@ -419,7 +419,7 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
                 if !seen.epoch_ended {
                     return Ok(Verdict::Continue);
                 }
-                progress.end();
+                progress.end(seen.epoch);
                 if seen.epoch < max_epochs {
                     progress.begin(seen.epoch);
                 }
@@ -435,7 +435,7 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
                 Verdict::Stop
             })
         });
-        progress.end();
+        progress.over();
         if let Some(error) = failed {
             return Err(error);
         }
@@ -507,7 +507,15 @@ impl EpochProgress {
         }
     }
 
-    fn end(&self) {
+    fn end(&self, epochs: usize) {
+        if let Some(process) = &self.process {
+            // What the residual is only a pass of its own would tell.
+            process.watch.iterated(epochs as u64, f64::NAN);
+        }
+        self.over();
+    }
+
+    fn over(&self) {
         if let Some(process) = &self.process {
             process.progress.end();
         }
