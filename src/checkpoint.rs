@@ -8,12 +8,12 @@ use crate::exit::{self, ExitCode, Failure, lock};
 use crate::jobs::Identity;
 use nystream_cluster::checkpoint::{CheckpointError, Frame, Pace, Store, Written};
 use nystream_dataflows::StageError;
-use nystream_dataflows::engine::Outgoing;
+use nystream_dataflows::engine::{Outgoing, Process};
 use nystream_dataflows::engine::checkpoint::Keeper;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 /// How long an interrupt waits for a checkpoint: less than the ten seconds after which a launcher kills.
@@ -63,6 +63,8 @@ pub struct Checkpoints {
     failed: Mutex<Option<String>>,
     asked: Mutex<Asked>,
     answered: Condvar,
+    /// Where the metrics look.
+    watch: OnceLock<Weak<Process>>,
 }
 
 impl From<CheckpointError> for Failure {
@@ -129,10 +131,17 @@ impl Checkpoints {
             failed: Mutex::default(),
             asked: Mutex::default(),
             answered: Condvar::new(),
+            watch: OnceLock::new(),
         });
         let (asked, last) = (Arc::clone(&this), Arc::clone(&this));
         exit::set_checkpoint(Box::new(move || asked.interrupted()), Box::new(move || last.remedy()));
         this
+    }
+
+    /// Serves `process`: its stages ask it to keep what they have, and its metrics tell of it.
+    pub fn serve(self: &Arc<Self>, process: &Arc<Process>) {
+        let _ = self.watch.set(Arc::downgrade(process));
+        process.keep(Arc::clone(self) as Arc<dyn Keeper>);
     }
 
     /// What was taken from the checkpoint last; `None` where the job began anew.
@@ -185,6 +194,9 @@ impl Checkpoints {
         let written = match &result {
             Ok(bytes) => {
                 lock(&self.pace).wrote(&key, *bytes, start, end);
+                if let Some(process) = self.watch.get().and_then(Weak::upgrade) {
+                    process.watch.checkpointed();
+                }
                 true
             }
             Err(error) => {

@@ -21,7 +21,7 @@ use crate::report::{
     Predicted, ProcessReport, Report, Validation,
 };
 use nystream_cluster::Traffic;
-use nystream_dataflows::engine::checkpoint::{self, Keeper};
+use nystream_dataflows::engine::checkpoint;
 use nystream_dataflows::engine::{Process, Session};
 use nystream_dataflows::job::{FitConfig, FitInputs, FitOutcome, Loss, WarmStart, fit};
 use nystream_dataflows::plan::Selection;
@@ -121,7 +121,7 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
         }
     }
     if let Some(checkpoints) = &checkpoints {
-        process.keep(Arc::clone(checkpoints) as Arc<dyn Keeper>);
+        checkpoints.serve(&process);
     }
     let inputs = FitInputs { catalog, validation, config: config.clone(), frozen, plan_only };
     let peers = network.clone();
