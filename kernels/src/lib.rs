@@ -1,5 +1,5 @@
 //! Pure numerics of nystream: kernel functions and their SIMD tiles, exact sums, ridge leverage scores,
-//! Nystrom factors, preconditioners and solvers' algebra.
+//! Nystrom factors, preconditioners and solvers' algebra, online learners.
 //!
 //! No files, no dataflow, no global threads: everything here is testable with arrays alone.
 //! No unsafe code but the instruction sets' (`tile/x86.rs`).
@@ -14,6 +14,7 @@ pub mod exact_sum;
 pub mod gram;
 pub mod kernel;
 pub mod nystrom;
+pub mod online;
 pub mod rows;
 pub mod sampling;
 pub mod solve;

@@ -1,5 +1,7 @@
 //! The plain view of encoded rows that every kernel routine takes.
 
+use serde::{Deserialize, Serialize};
+
 /// `len` encoded rows: a dense numeric part and a categorical part.
 ///
 /// * `numeric`: `len x numeric_width`, row-major, encoded units (centred and scaled), finite;
@@ -92,7 +94,7 @@ impl<'a> Rows<'a> {
 }
 
 /// Owned rows: dictionaries, centers, samples.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RowBuf {
     /// `len x numeric_width`, row-major.
     pub numeric: Vec<f32>,

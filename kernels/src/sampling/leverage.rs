@@ -20,6 +20,7 @@ use crate::dense;
 use crate::rows::{RowBuf, Rows};
 use faer::{Mat, MatMut, MatRef};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 /// *Shape.* Columns of L^-1 that are solved for at once.
 const INVERSE_COLUMNS: usize = 128;
@@ -267,7 +268,7 @@ fn factor<O: KernelOracle + ?Sized>(
 /// assert!(matches!(factor.append(&[4.0, 2.0], 4.0, 0.0), Append::Dependent { .. }));
 /// assert_eq!(factor.len(), 2);
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct GrowingCholesky {
     packed: Vec<f64>,
     len: usize,
@@ -322,6 +323,35 @@ impl GrowingCholesky {
             x.push(v);
         }
         x
+    }
+
+    /// L^-T `x`.
+    ///
+    /// # Panics
+    /// If `x` does not have [`GrowingCholesky::len`] entries.
+    ///
+    /// ```
+    /// use nystream_kernels::sampling::leverage::GrowingCholesky;
+    /// let mut factor = GrowingCholesky::new();
+    /// factor.append(&[], 4.0, 0.0);
+    /// factor.append(&[2.0], 5.0, 0.0); // L = [2 0; 1 2]
+    /// assert_eq!(factor.solve_transpose(&[5.0, 6.0]), [1.0, 3.0]);
+    /// ```
+    pub fn solve_transpose(&self, x: &[f64]) -> Vec<f64> {
+        assert_eq!(x.len(), self.len, "one entry per row of the factor");
+        let mut x = x.to_vec();
+        for i in (0..self.len).rev() {
+            let row = self.row(i);
+            let v = x[i] / row[i];
+            x[i] = v;
+            x.iter_mut().zip(&row[..i]).for_each(|(x, l)| *x -= v * l);
+        }
+        x
+    }
+
+    /// Whether the factor is of order `order` and its entries are as many as that makes: what stored state is checked by.
+    pub(crate) fn is_sound(&self, order: usize) -> bool {
+        self.len == order && self.packed.len() == order * (order + 1) / 2
     }
 
     /// Appends the row `k` (its kernel values with the rows before it), `diagonal` = k(x, x), and `extra` on the

@@ -1,0 +1,115 @@
+//! Drift: whether the stream is still what was learned, and what is done if not.
+//!
+//! [`Cusum`] watches the mass outside the dictionary, which needs no label; [`Adwin`] the loss. Both state how often they alarm without a cause. An alarm is acted on at the end of the block in which it came
+//! ([`DriftAction`]), so that blocked and row-wise operation do the same.
+
+mod adwin;
+mod cusum;
+
+pub use adwin::{Adwin, AdwinParams};
+pub use cusum::{Cusum, CusumParams};
+
+use super::OnlineError;
+use serde::{Deserialize, Serialize};
+
+/// What an alarm does.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DriftAction {
+    /// A = alpha I and w = 0; where the mass outside the dictionary gave the alarm, the dictionary is emptied too.
+    Reset,
+    /// A <- keep A + (1 - keep) alpha I: old rows weigh `keep` times what they did. w stays.
+    Forget {
+        /// What old rows keep, in [0, 1).
+        keep: f64,
+    },
+    /// Alarms are counted and reported.
+    Report,
+}
+
+/// What is watched and what is done.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DriftParams {
+    /// On the mass outside the dictionary.
+    pub mass: Option<CusumParams>,
+    /// On the loss.
+    pub loss: Option<AdwinParams>,
+    /// What an alarm does.
+    pub action: DriftAction,
+    /// The loss that counts as 1; where `None`, the largest on the clip range, which there must be then.
+    pub loss_scale: Option<f64>,
+}
+
+impl DriftParams {
+    /// Both watched with their defaults.
+    pub fn new(action: DriftAction) -> Self {
+        DriftParams { mass: Some(CusumParams::default()), loss: Some(AdwinParams::default()), action, loss_scale: None }
+    }
+}
+
+/// What gave an alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Alarm {
+    /// The mass outside the dictionary rose.
+    Mass,
+    /// The loss rose.
+    Loss,
+}
+
+/// Both detectors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Watch {
+    pub action: DriftAction,
+    mass: Option<Cusum>,
+    loss: Option<Adwin>,
+    scale: f64,
+    /// Alarms by mass and by loss.
+    pub alarms: (u64, u64),
+    /// An alarm that has not been acted on.
+    pub due: Option<Alarm>,
+}
+
+impl Watch {
+    /// `largest`: the largest loss on the clip range.
+    pub fn new(params: &DriftParams, largest: Option<f64>) -> Result<Self, OnlineError> {
+        if let DriftAction::Forget { keep } = params.action
+            && !(0.0..1.0).contains(&keep)
+        {
+            return Err(OnlineError::Parameter { name: "keep", value: keep, must: "in [0, 1)" });
+        }
+        let scale = match (params.loss_scale.or(largest), params.loss) {
+            (Some(scale), _) => {
+                OnlineError::positive("loss_scale", scale)?;
+                scale
+            }
+            (None, None) => 1.0,
+            (None, Some(_)) => {
+                let must = "given where there is no clip range";
+                return Err(OnlineError::Parameter { name: "loss_scale", value: f64::INFINITY, must });
+            }
+        };
+        let mass = params.mass.map(Cusum::new).transpose()?;
+        let loss = params.loss.map(Adwin::new).transpose()?;
+        Ok(Watch { action: params.action, mass, loss, scale, alarms: (0, 0), due: None })
+    }
+
+    /// A row with this share of its mass outside the dictionary, and this loss.
+    pub fn observe(&mut self, share: f64, loss: f64) -> Option<Alarm> {
+        let mass = self.mass.as_mut().is_some_and(|cusum| cusum.observe(share));
+        let loss = self.loss.as_mut().is_some_and(|adwin| adwin.observe(loss / self.scale));
+        self.alarms.0 += u64::from(mass);
+        self.alarms.1 += u64::from(loss);
+        let alarm = if mass { Some(Alarm::Mass) } else { loss.then_some(Alarm::Loss) };
+        if mass || self.due.is_none() {
+            self.due = alarm.or(self.due);
+        }
+        alarm
+    }
+
+    /// Both begin anew.
+    pub fn reset(&mut self) {
+        self.mass.iter_mut().for_each(Cusum::reset);
+        self.loss.iter_mut().for_each(Adwin::reset);
+    }
+}

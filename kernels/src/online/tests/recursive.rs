@@ -1,0 +1,215 @@
+//! Recursive least squares of many targets against dense ridge regression.
+
+use super::*;
+use crate::dense::{SEQUENTIAL, cholesky, solve_lower};
+use crate::solve::oracle::{distance, spd_solve};
+
+struct Case {
+    stream: Stream,
+    atoms: Stream,
+    /// Rows x targets.
+    targets: Vec<f64>,
+    weights: Vec<f64>,
+    params: RecursiveParams,
+}
+
+impl Case {
+    fn new(seed: u64, n: usize, m: usize, t: usize) -> Self {
+        let (stream, atoms) = (Stream::smooth(seed, n, 3, 0.1), Stream::smooth(seed + 1, m, 3, 0.0));
+        let noise = normals(seed + 2, n, t);
+        let targets = (0..n * t).map(|i| stream.y[i / t] * (i % t) as f64 + noise[(i / t, i % t)]).collect();
+        let weights = (0..n).map(|i| [1.0, 0.5, 3.0][i % 3]).collect();
+        let params = RecursiveParams { block: 8, refresh: 1000, ..RecursiveParams::new(gaussian(1.5), 0.3, t) };
+        Case { stream, atoms, targets, weights, params }
+    }
+
+    fn learner(&self) -> Recursive {
+        Recursive::new(self.params.clone(), self.atoms.rows.view()).unwrap()
+    }
+
+    fn change(&self, learner: &mut Recursive, rows: std::ops::Range<usize>, insert: bool) -> Answers {
+        let t = self.params.targets;
+        let part = self.stream.rows.view().slice(rows.start, rows.end);
+        let (ids, targets) = (&self.stream.ids[rows.clone()], &self.targets[rows.start * t..rows.end * t]);
+        let weights = Some(&self.weights[rows]);
+        if insert {
+            learner.insert(part, ids, targets, weights).unwrap()
+        } else {
+            learner.delete(part, ids, targets, weights).unwrap()
+        }
+    }
+
+    /// Features L^-1 k, m x n, by the definition.
+    fn features(&self) -> Mat<f64> {
+        let kernel = &self.params.entries.kernel;
+        let atoms = self.atoms.rows.view();
+        let mut l = kernel_matrix(kernel, atoms, atoms);
+        cholesky(l.as_mut(), SEQUENTIAL).unwrap();
+        let mut phi = kernel_matrix(kernel, atoms, self.stream.rows.view());
+        solve_lower(l.as_ref(), phi.as_mut(), SEQUENTIAL);
+        phi
+    }
+
+    /// Predictions of all rows, n x t, by ridge regression on the rows of `counts`.
+    fn ridge(&self, counts: &[f64]) -> Mat<f64> {
+        let (phi, t) = (self.features(), self.params.targets);
+        let (m, n) = phi.shape();
+        let weighted = Mat::from_fn(m, n, |i, r| counts[r] * self.weights[r] * phi[(i, r)]);
+        let a = &weighted * phi.transpose() + Mat::from_fn(m, m, |i, j| if i == j { self.params.alpha } else { 0.0 });
+        let w = spd_solve(&a, &(&weighted * Mat::from_fn(n, t, |r, j| self.targets[r * t + j])));
+        phi.transpose() * w
+    }
+
+    fn predictions(&self, learner: &mut Recursive) -> Mat<f64> {
+        let t = self.params.targets;
+        let f = learner.predict(self.stream.rows.view()).unwrap();
+        Mat::from_fn(self.stream.len(), t, |r, j| f[r * t + j])
+    }
+}
+
+/// Each row's prediction is that of ridge regression on the rows before it; the state afterwards that of all; coefficients say the same.
+#[test]
+fn blocks_are_rows_in_order() {
+    for seed in 0..4 {
+        let case = Case::new(400 + seed, 45, 10, 5);
+        let mut learner = case.learner();
+        let mut answers = case.change(&mut learner, 0..45, true);
+        assert_eq!((answers.ids.len(), learner.waiting()), (40, 5));
+        answers.predictions.extend(learner.flush().unwrap().predictions);
+        for t in 0..45 {
+            let before: Vec<f64> = (0..45).map(|r| f64::from(u8::from(r < t))).collect();
+            let expected = case.ridge(&before);
+            for j in 0..5 {
+                assert!((answers.predictions[t * 5 + j] - expected[(t, j)]).abs() < 1e-9);
+            }
+        }
+        let all = case.ridge(&[1.0; 45]);
+        assert!(distance(&case.predictions(&mut learner), &all) < 1e-9);
+        let k = kernel_matrix(&case.params.entries.kernel, case.stream.rows.view(), case.atoms.rows.view());
+        let coefficients = learner.coefficients();
+        let by_atoms = &k * Mat::from_fn(10, 5, |i, j| coefficients[j * 10 + i]);
+        assert!(distance(&by_atoms, &all) < 1e-8);
+        // W carried along is W solved for.
+        let carried = case.predictions(&mut learner);
+        learner.refresh();
+        assert!(distance(&carried, &case.predictions(&mut learner)) < 1e-10);
+        let squares = learner.mean_squared_errors().unwrap();
+        for (j, squares) in squares.iter().enumerate() {
+            let sum: f64 = (0..45)
+                .map(|r| case.weights[r] * (case.targets[r * 5 + j] - answers.predictions[r * 5 + j]).powi(2))
+                .sum();
+            assert!((squares - sum / case.weights.iter().sum::<f64>()).abs() < 1e-12);
+        }
+    }
+}
+
+/// Inserts and deletes in any order, in the same block too, end at ridge regression on the rows that are left.
+#[test]
+fn deletions_leave_what_is_left() {
+    for seed in 0..4 {
+        let case = Case::new(410 + seed, 60, 12, 3);
+        let mut learner = case.learner();
+        case.change(&mut learner, 0..30, true);
+        case.change(&mut learner, 3..9, false);
+        case.change(&mut learner, 30..60, true);
+        case.change(&mut learner, 50..60, false);
+        case.change(&mut learner, 5..6, true);
+        learner.flush().unwrap();
+        let counts: Vec<f64> = (0..60).map(|r| f64::from(u8::from(!(3..9).contains(&r) && r < 50 || r == 5))).collect();
+        assert!(distance(&case.predictions(&mut learner), &case.ridge(&counts)) < 1e-9);
+        let info = learner.info();
+        assert_eq!((info.inserted, info.deleted, info.rejected), (61, 16, 0));
+        assert!(info.least_delta > 0.0 && info.least_delta < 1.0);
+    }
+}
+
+/// Everything is deleted: what is left is rounding, some u times the weight that there was, over alpha.
+#[test]
+fn deleting_everything_leaves_rounding() {
+    let mut case = Case::new(420, 2000, 12, 3);
+    (case.params.block, case.params.alpha) = (64, 1e-5);
+    let mut learner = case.learner();
+    case.change(&mut learner, 0..2000, true);
+    case.change(&mut learner, 0..2000, false);
+    learner.flush().unwrap();
+    assert!(learner.info().refreshes > 0, "no deletion was near the last row of its direction");
+    let left = crate::checks::largest(&case.predictions(&mut learner));
+    assert!(left < f64::EPSILON * 3000.0 / 1e-5, "{left:e}");
+    // And the rows come back as they were.
+    case.change(&mut learner, 0..2000, true);
+    learner.flush().unwrap();
+    assert!(distance(&case.predictions(&mut learner), &case.ridge(&vec![1.0; 2000])) < 1e-8);
+}
+
+/// A row that was never inserted is left out and named; the others are taken.
+#[test]
+fn deletions_of_strangers_are_named() {
+    let case = Case::new(430, 20, 6, 2);
+    let mut learner = case.learner();
+    // The first row of its direction: alpha is all there is.
+    let answers = learner
+        .delete(case.stream.rows.view().slice(0, 1), &case.stream.ids[..1], &case.targets[..2], Some(&[1e3]))
+        .unwrap();
+    assert!(answers.ids.is_empty());
+    let answers = learner.flush().unwrap();
+    assert_eq!(answers.rejected.len(), 1);
+    assert_eq!(answers.rejected[0].0, case.stream.ids[0]);
+    assert!(answers.rejected[0].1 < 0.0);
+    assert_eq!(crate::checks::largest(&case.predictions(&mut learner)), 0.0);
+    assert_eq!(learner.info().rejected, 1);
+    case.change(&mut learner, 0..20, true);
+    learner.flush().unwrap();
+    assert!(distance(&case.predictions(&mut learner), &case.ridge(&[1.0; 20])) < 1e-10);
+}
+
+/// Cuts of the stream into calls leave no trace.
+#[test]
+fn calls_leave_no_trace() {
+    let case = Case::new(440, 50, 8, 3);
+    let whole = {
+        let mut learner = case.learner();
+        let answers = case.change(&mut learner, 0..50, true);
+        (answers, serde_json::to_string(&learner).unwrap())
+    };
+    let mut learner = case.learner();
+    let mut answers = Answers::default();
+    for (start, end) in [(0, 0), (0, 3), (3, 4), (4, 27), (27, 50)] {
+        let part = case.change(&mut learner, start..end, true);
+        answers.ids.extend(part.ids);
+        answers.predictions.extend(part.predictions);
+    }
+    assert_eq!((answers, serde_json::to_string(&learner).unwrap()), whole);
+}
+
+#[test]
+fn bad_input_is_refused() {
+    let case = Case::new(450, 10, 6, 2);
+    let mut learner = case.learner();
+    let (rows, ids) = (case.stream.rows.view().slice(0, 2), &case.stream.ids[..2]);
+    let before = serde_json::to_string(&learner).unwrap();
+    let refused = learner.insert(rows, ids, &[1.0, 2.0, f64::NAN, 1.0], None);
+    assert!(matches!(refused, Err(OnlineError::NotFinite { what: "target", row: 1, column: 0, .. })));
+    assert!(matches!(
+        learner.insert(rows, ids, &[1.0; 3], None),
+        Err(OnlineError::Shape { expected: 4, found: 3, .. })
+    ));
+    assert!(matches!(
+        learner.insert(rows, ids, &[1.0; 4], Some(&[1.0, -2.0])),
+        Err(OnlineError::Weight { row: 1, .. })
+    ));
+    let bad = [f32::NAN; 6];
+    assert!(matches!(
+        learner.insert(Rows::new(&bad, 3, &[], 0), ids, &[1.0; 4], None),
+        Err(OnlineError::NotFinite { .. })
+    ));
+    assert_eq!(serde_json::to_string(&learner).unwrap(), before);
+    let twice = RowBuf::gather(case.atoms.rows.view(), &[0, 1, 0]);
+    assert!(matches!(Recursive::new(case.params.clone(), twice.view()), Err(OnlineError::Dense(_))));
+    for params in [
+        RecursiveParams { alpha: 0.0, ..case.params.clone() },
+        RecursiveParams { targets: 0, ..case.params.clone() },
+        RecursiveParams { block: 0, ..case.params.clone() },
+    ] {
+        assert!(Recursive::new(params, case.atoms.rows.view()).is_err());
+    }
+}
