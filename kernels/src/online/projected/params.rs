@@ -28,7 +28,7 @@ pub enum Operation {
     Blocks,
 }
 
-/// The configuration of a [`ProjectedKons`].
+/// The configuration of a [`ProjectedKons`](super::ProjectedKons).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProjectedParams {
     /// Kernel entries.
@@ -106,7 +106,7 @@ pub struct Outcome {
     pub leverage: f64,
     /// Share of k(x, x) outside the dictionary.
     pub outside: f64,
-    /// Whether it became an atom (or, in [`Kons`](super::Kons), entered A).
+    /// Whether it became an atom (or, in [`Kons`](crate::online::Kons), entered A).
     pub accepted: bool,
     /// Whether the embedding has a coordinate more for it: atoms that the others span to rounding bring none.
     pub grown: bool,

@@ -57,7 +57,8 @@ fn published(params: &ProjectedParams, stream: &Stream, weights: &[f64], outcome
         .collect()
 }
 
-/// Oracles 6 and 8: Cholesky coordinates and carried state give the predictions of the spectral embedding and the published transport, for every loss, growth, forgetting, and both operations.
+/// Oracles 6 and 8: Cholesky coordinates and carried state give the predictions of the spectral embedding and the published transport, for every loss, growth, forgetting, and
+/// both operations.
 #[test]
 fn both_operations_are_the_published_recursion() {
     let mut atoms = 0;
