@@ -1,10 +1,13 @@
 //! The best ridge comparator in hindsight, on a hashed sample of the stream's rows.
 //!
-//! **Problem.** Regret is against the u that minimises sum w l(u(x)) + (alpha / 2) ||u||^2 over *all* rows, which no bounded memory can find. [`HindsightSample`] keeps the rows with the least
-//! hashes (a function of the set of rows and the seed), with the losses that the learner had on them; with T / S = total over sampled weight, the comparator minimises (T / S) sum_S w l + (alpha / 2) ||u||^2 by Newton steps on
+//! **Problem.** Regret is against the u that minimises sum w l(u(x)) + (alpha / 2) ||u||^2 over *all* rows, which no bounded memory can find. [`HindsightSample`] keeps the rows
+//! with the least
+//! hashes (a function of the set of rows and the seed), with the losses that the learner had on them; with T / S = total over sampled weight, the comparator minimises (T / S)
+//! sum_S w l + (alpha / 2) ||u||^2 by Newton steps on
 //! its S x S kernel matrix, one for squared loss.
 //!
-//! Two measurements ([`Hindsight`]), both scaled by T / S: against the u fitted to the whole sample (*the* best comparator where the sample is the whole stream; optimistic for u otherwise, so that regret comes out larger than
+//! Two measurements ([`Hindsight`]), both scaled by T / S: against the u fitted to the whole sample (*the* best comparator where the sample is the whole stream; optimistic for u
+//! otherwise, so that regret comes out larger than
 //! it is), and by halves, u fitted to either and measured on the other, an unbiased measurement of the regret against that u.
 //!
 //! **Cost.** S (d + 4) numbers while learning; S^2 entries and S^3 / 3 flops a Newton step when asked.

@@ -59,7 +59,7 @@ pub enum OnlineError {
         /// What it has to be.
         must: &'static str,
     },
-    /// k(x, x) of a row is not positive and finite.
+    /// k(x, x) of a row is negative or not finite.
     #[error("k(x, x) of row {row} (id {:032x}) is {value}", .id.0)]
     Diagonal {
         /// Row within the call.

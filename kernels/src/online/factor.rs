@@ -99,6 +99,13 @@ impl Lower {
         self.order.checked_sub(1).map_or(0.0, |i| self.columns[(i, i)])
     }
 
+    /// (largest / least entry of the diagonal)^2: the condition number of L L^T is at least that. 1 for an empty factor.
+    pub fn condition(&self) -> f64 {
+        let diagonal = (0..self.order).map(|i| self.columns[(i, i)]);
+        let (least, most) = diagonal.fold((f64::INFINITY, 0.0f64), |(least, most), d| (least.min(d), most.max(d)));
+        if self.order > 0 { (most / least).powi(2) } else { 1.0 }
+    }
+
     /// Adds the row (`row`, `diagonal`).
     pub fn push(&mut self, row: &[f64], diagonal: f64) {
         self.make_room();

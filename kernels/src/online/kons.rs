@@ -1,12 +1,16 @@
 //! KONS, exact and sketched: online Newton steps in the whole space of the kernel.
 //!
-//! **Problem.** A_t = alpha I + sum z_s c_s phi_s phi_s^T, w in the span of all rows seen; the rounds are those of [`ProjectedKons`](super::ProjectedKons) with phi itself. In dual form, D = diag(c_s) over the rows in A,
+//! **Problem.** A_t = alpha I + sum z_s c_s phi_s phi_s^T, w in the span of all rows seen; the rounds are those of [`ProjectedKons`](super::ProjectedKons) with phi itself. In
+//! dual form, D = diag(c_s) over the rows in A,
 //! A^-1 v = (v - Phi (alpha D^-1 + K)^-1 Phi^T v) / alpha, with a Cholesky factor of alpha D^-1 + K that grows by a row (rows with c = 0 stay out). w = sum b_s phi_s.
-//! * Exact: every row enters A. With squared loss, adaptive curvature and no clip this is online kernel ridge regression of ridge alpha / 2, and cumulative loss less min_u (loss + (alpha / 2) ||u||^2) is sum g^T A^-1 g / 2 exactly.
-//! * *Sketched-KONS*: a row enters A with probability p = max(gamma_s, min(1, beta tau~)), by the hash of its id, unweighted: A is smaller, which the proof allows, and the second term of the bound grows by what is left out. 1/p weights lose
+//! * Exact: every row enters A. With squared loss, adaptive curvature and no clip this is online kernel ridge regression of ridge alpha / 2, and cumulative loss less min_u (loss +
+//!   (alpha / 2) ||u||^2) is sum g^T A^-1 g / 2 exactly.
+//! * *Sketched-KONS*: a row enters A with probability p = max(gamma_s, min(1, beta tau~)), by the hash of its id, unweighted: A is smaller, which the proof allows, and the second
+//!   term of the bound grows by what is left out. 1/p weights lose
 //!   the proof. tau~ are scores against the rows in A (S = 1/sqrt p). gamma_s = 1 takes every row and is exact KONS bit for bit: the same code.
 //!
-//! **Cost** a row after t rows, s of them in A: t entries, 2 s^2 flops bound by memory (the packed factor is read twice), t numbers a row stored. For references and short streams: 5,000 rows hold 100 MB of factor.
+//! **Cost** a row after t rows, s of them in A: t entries, 2 s^2 flops bound by memory (the packed factor is read twice), t numbers a row stored. For references and short
+//! streams: 5,000 rows hold 100 MB of factor.
 
 use super::entries::{Batch, EntryParams, check_rows};
 use super::factor::{DEPENDENT, dot};

@@ -3,7 +3,8 @@
 //! A step's quadratic c (b - a)^2 / 2 must lie below the loss: l(b) >= l(a) + l'(a) (b - a) + (c / 2) (b - a)^2 for all |b| <= C, a the prediction. Then regret is bounded
 //! ([`super::regret`]). Three choices ([`Curvature`]):
 //! * *fixed*: c = scale sigma l'(a)^2, sigma one number for all a and y. Squared (a - y)^2, |y| <= C: 1 / (8 C^2); logistic: e^-C; squared hinge: 1 / (2 (1 + C)^2), and for C > 1
-//!   the lesser of that and (3 C - 1) / (8 C^2 (1 + C)). Tight for squared loss; the papers' constant for logistic, 1 / (2 (1 + e^C)), is smaller (recalled, not checked against the print).
+//!   the lesser of that and (3 C - 1) / (8 C^2 (1 + C)). Tight for squared loss; the papers' constant for logistic, 1 / (2 (1 + e^C)), is smaller (recalled, not checked against
+//!   the print).
 //!   Huber's has none, since its tails are straight.
 //! * *adaptive*: the largest c that is valid at this a and y, min(l''(a), 2 D(C, a) / (C - a)^2, 2 D(-C, a) / (C + a)^2), D(b, a) = l(b) - l(a) - l'(a) (b - a). The ratio
 //!   2 D(b, a) / (b - a)^2 averages l'' between a and b, and l'' is unimodal for every loss here: averages of a unimodal function from a fixed point on are unimodal in the other end,
@@ -43,7 +44,8 @@ pub enum Loss {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Curvature {
-    /// `scale` sigma l'^2 with the loss's sigma for the clip range. 1 for KONS, 1/2 as PROS-N-KONS is published. Old errors weigh less than new ones of the same size: for drifting streams.
+    /// `scale` sigma l'^2 with the loss's sigma for the clip range. 1 for KONS, 1/2 as PROS-N-KONS is published. Old errors weigh less than new ones of the same size: for
+    /// drifting streams.
     Fixed {
         /// Factor of sigma, in (0, 1].
         scale: f64,

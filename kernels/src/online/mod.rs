@@ -11,10 +11,12 @@
 //! | [`ProjectedKons`], carried over (CON-KONS) | O(m^2) | O(m^2) | [`Ledger::bound`] |
 //! | [`Recursive`], frozen dictionary, t targets | O(m^2 + m t) | O(m^2 + m t) | none stated |
 //!
-//! Sources: Calandriello, Lazaric and Valko, "Second-order kernel online convex optimization with adaptive sketching" (ICML 2017) and "Efficient second-order online kernel learning with adaptive
+//! Sources: Calandriello, Lazaric and Valko, "Second-order kernel online convex optimization with adaptive sketching" (ICML 2017) and "Efficient second-order online kernel
+//! learning with adaptive
 //! embedding" (NeurIPS 2017), as recalled in the project's notes; what was derived here says so.
 //!
-//! Invariants: everything is a function of rows, ids, order, configuration and SIMD path, not of how a stream is cut into calls; randomness is a hash of (seed, row id); no clock, no thread, no file. All state
+//! Invariants: everything is a function of rows, ids, order, configuration and SIMD path, not of how a stream is cut into calls; randomness is a hash of (seed, row id); no clock,
+//! no thread, no file. All state
 //! is plain numbers (`serde`) and, restored, goes on to the same bits. Input that is not finite is an error that names its row. Kernel entries are f32 or f64, all else f64.
 
 mod comparator;

@@ -1,16 +1,21 @@
 //! Newton steps of many rows in the space of those rows: delayed blocked updates without staleness.
 //!
-//! **Problem.** A step needs v = A^-1 phi and A <- A + c phi phi^T: 4 m^2 flops bound by memory if done one by one (8 MB of A read and written a row at m = 1,024). But within a block A_t = A_0 + Phi C Phi^T, and
+//! **Problem.** A step needs v = A^-1 phi and A <- A + c phi phi^T: 4 m^2 flops bound by memory if done one by one (8 MB of A read and written a row at m = 1,024). But within a
+//! block A_t = A_0 + Phi C Phi^T, and
 //! predictions need inner products alone. With half_t = L^-1 phi_t, A_0 = L L^T, and v_r = A_(r-1)^-1 phi_r,
 //!
-//!     n_rt = v_r . phi_t = half_r . half_t - sum_(q<r) kappa_q n_qr n_qt,   kappa = c / (1 + c n_tt),
-//!     phi_t . w_(t-1) = phi_t . w_0 - sum_(r<t) step_r n_rt,
+//! ```text
+//! n_rt = v_r . phi_t = half_r . half_t - sum_(q<r) kappa_q n_qr n_qt,   kappa = c / (1 + c n_tt),
+//! phi_t . w_(t-1) = phi_t . w_0 - sum_(r<t) step_r n_rt,
+//! ```
 //!
 //! which is the elimination of the b x b Gram of half: b^2 flops a row. At the end of the block (`fold`) A takes Phi C Phi^T as one product, is factored anew, and w takes
 //! A_0^-1 Phi a, (I + N) a = step with N_rt = kappa_r n_rt for r < t.
 //!
-//! **Invariants.** In exact arithmetic the steps are those of rank-one updates, in order, with nothing delayed: the staleness is 0. A is a sum of positive terms and at least alpha I, and is factored from that sum
-//! at every fold: no inverse is carried along, no error accumulates, no refactorisation has a period of its own. A coordinate that the embedding gains on the way is 0 for earlier rows, alpha in A and 0 in w
+//! **Invariants.** In exact arithmetic the steps are those of rank-one updates, in order, with nothing delayed: the staleness is 0. A is a sum of positive terms and at least
+//! alpha I, and is factored from that sum
+//! at every fold: no inverse is carried along, no error accumulates, no refactorisation has a period of its own. A coordinate that the embedding gains on the way is 0 for earlier
+//! rows, alpha in A and 0 in w
 //! (the transport of the restart-free form), so that it needs no fold; a restart makes A = alpha I and w = 0 and forgets the rows before.
 //!
 //! **Cost** a row of a block of b, m coordinates: m^2 flops for half, m^2 for A, m^3 / 3 b for its factor, 2 m b for the Gram, b^2 for the elimination. State: 2 m b + b^2 / 2 f64.

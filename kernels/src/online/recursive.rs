@@ -1,17 +1,23 @@
 //! Recursive least squares of thousands of targets over one frozen dictionary.
 //!
-//! **Problem.** Every target is ridge regression on the same features phi = L^-1 k_I(x): W = A^-1 S, A = alpha I + sum w phi phi^T (m x m, one for all targets), S = sum w phi y^T (m x t). Rows are inserted and deleted in any order;
+//! **Problem.** Every target is ridge regression on the same features phi = L^-1 k_I(x): W = A^-1 S, A = alpha I + sum w phi phi^T (m x m, one for all targets), S = sum w phi y^T
+//! (m x t). Rows are inserted and deleted in any order;
 //! each is predicted before it is taken.
 //!
-//! **Blocks.** With half = L_A^-1 phi, G = half^T half, kappa_r = c_r / (1 + c_r n_rr) and the elimination n_rt of G (as in `pending.rs`; c = w to insert, -w to delete), M unit lower triangular with M_tr = kappa_r n_rt:
+//! **Blocks.** With half = L_A^-1 phi, G = half^T half, kappa_r = c_r / (1 + c_r n_rr) and the elimination n_rt of G (as in `pending.rs`; c = w to insert, -w to delete), M unit
+//! lower triangular with M_tr = kappa_r n_rt:
 //! errors E = M^-1 (Y - Phi^T W), those of one-row updates in order (to rounding), and W <- W + L_A^-T half M^-T diag(kappa) E. All are products and triangular solves of t columns.
 //! Rows wait for their block as in [`ProjectedKons`](super::ProjectedKons): results do not depend on how the stream is cut into calls.
 //!
-//! **Deletion.** delta = 1 - w phi^T A^-1 phi > 0 is what the pivot keeps. A and S lose what they gained up to rounding of what they have been: after most of the rows are gone their relative error is u times (most rows ever held /
-//! rows left), and W's that times cond(A). The update of W itself loses log10(1 / delta) digits; where delta was below 1e-4, and after every `refresh` blocks, W is solved for anew from A and S, which carry no such loss. A itself is factored anew at each block.
-//! A deletion with delta <= 1e-10 is of a row that was never inserted with this weight: it is left out and named ([`Answers::rejected`]). Other rows never inserted cannot be told: the caller keeps the keys.
+//! **Deletion.** delta = 1 - w phi^T A^-1 phi > 0 is what the pivot keeps. A and S lose what they gained up to rounding of what they have been: after most of the rows are gone
+//! their relative error is u times (most rows ever held /
+//! rows left), and W's that times cond(A). The update of W itself loses log10(1 / delta) digits; where delta was below 1e-4, and after every `refresh` blocks, W is solved for
+//! anew from A and S, which carry no such loss. A itself is factored anew at each block.
+//! A deletion with delta <= 1e-10 is of a row that was never inserted with this weight: it is left out and named ([`Answers::rejected`]). Other rows never inserted cannot be
+//! told: the caller keeps the keys.
 //!
-//! **Missing targets** are refused by row and column: one A serves all targets only if all see the same rows. Targets that are missing in different rows go to learners of their own, one a pattern of missing values.
+//! **Missing targets** are refused by row and column: one A serves all targets only if all see the same rows. Targets that are missing in different rows go to learners of their
+//! own, one a pattern of missing values.
 //!
 //! **Cost** a row: m entries, 6 m t flops (predict, W, S), 2 b t, and 5 m^2 + m^3 / 3 b for all targets together; a refresh 2 m^2 t. Memory: 2 m t + 2 m^2 + b (t + 2 m) f64.
 
@@ -218,7 +224,8 @@ impl Recursive {
     /// Inserts rows; `targets`: rows x t, row-major. Answers for rows whose block is complete.
     ///
     /// # Errors
-    /// Lengths that differ, and features, targets or weights that are not finite (missing targets: see the module docs), by row and column: nothing was taken. [`OnlineError::Dense`] where A cannot be factored.
+    /// Lengths that differ, and features, targets or weights that are not finite (missing targets: see the module docs), by row and column: nothing was taken.
+    /// [`OnlineError::Dense`] where A cannot be factored.
     pub fn insert(
         &mut self,
         rows: Rows<'_>,

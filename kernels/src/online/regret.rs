@@ -2,17 +2,28 @@
 //!
 //! Regret against u: sum w_t l_t(yhat_t) - sum w_t l_t(u(x_t)). With steps that are feasible (|u(x)| <= C) and curvature c_t that is valid ([`super::loss`](super::Loss)),
 //!
-//!     R(u) <= J (alpha / 2) ||u||^2 + (1/2) sum g_t^T A_t^-1 g_t + (1/2) sum excess_t (2 C)^2 + ||u|| sum L_t sqrt(outside_t)          (*)
+//! ```text
+//! R(u) <= J (alpha / 2) ||u||^2 + (1/2) sum g_t^T A_t^-1 g_t + (1/2) sum excess_t (2 C)^2 + ||u|| sum L_t sqrt(outside_t)          (*)
+//! ```
 //!
-//! Terms, all but the first summed as the stream goes by ([`Ledger`]): J is the number of starts (restarts and resets and one); g_t^T A_t^-1 g_t = l'^2 q / (1 + c q) with q = phi^T A_(t-1)^-1 phi; excess_t is what
-//! the curvature was above the valid one (0 but for Huber's tails); outside_t = k(x, x) - |phi~(x)|^2 is the mass outside the dictionary, L_t = w_t L with L the Lipschitz constant of the loss on the clip range.
+//! Terms, all but the first summed as the stream goes by ([`Ledger`]): J is the number of starts (restarts and resets and one); g_t^T A_t^-1 g_t = l'^2 q / (1 + c q) with q =
+//! phi^T A_(t-1)^-1 phi; excess_t is what
+//! the curvature was above the valid one (0 but for Huber's tails); outside_t = k(x, x) - |phi~(x)|^2 is the mass outside the dictionary, L_t = w_t L with L the Lipschitz
+//! constant of the loss on the clip range.
 //!
-//! *Why.* The second term is the classical one of the online Newton step (Hazan, Agarwal and Kale 2007). A restart-free learner is KONS in the whole space on the projected rows phi~_t = P_t phi_t: a new
-//! coordinate is 0 in every earlier phi~, so carrying (w, 0), blockdiag(A, alpha) over changes nothing, and (*) without its last term bounds its regret against u measured on phi~; by convexity and Lipschitz continuity u loses at most
-//! L |u . (phi - phi~)| <= L ||u|| sqrt(outside) a row by that. Forgetting only lowers A, which lowers the telescoping sum: (*) stays valid, with a larger second term. Derived here, tested on IID and drifting streams.
+//! *Why.* The second term is the classical one of the online Newton step (Hazan, Agarwal and Kale 2007). A restart-free learner is KONS in the whole space on the projected rows
+//! phi~_t = P_t phi_t: a new
+//! coordinate is 0 in every earlier phi~, so carrying (w, 0), blockdiag(A, alpha) over changes nothing, and (*) without its last term bounds its regret against u measured on
+//! phi~; by convexity and Lipschitz continuity u loses at most
+//! L |u . (phi - phi~)| <= L ||u|| sqrt(outside) a row by that. An atom that joins before its own step ([`Growth::Carry`](super::Growth)) is its own phi~. Comparators that leave
+//! the clip range
+//! ([`Hindsight::infeasible`](super::Hindsight)), and targets that do, are outside the statement. Forgetting only lowers A, which lowers the telescoping sum: (*) stays valid,
+//! with a larger second term. Derived here, tested on IID and drifting streams.
 //!
-//! *The papers' bounds* ([`published_bound`]) are of the same shape, with d_eff for the sum and worst-case constants. They were recalled, the prints were not at hand: constants are as there stated and
-//! serve as an order of magnitude, not as a gate. Where they need d_eff(alpha / (sigma L^2)), the caller's estimate is used (d_onl of the dictionary at its own gamma; d_onl >= d_eff at the same ridge).
+//! *The papers' bounds* ([`published_bound`]) are of the same shape, with d_eff for the sum and worst-case constants. They were recalled, the prints were not at hand: constants
+//! are as there stated and
+//! serve as an order of magnitude, not as a gate. Where they need d_eff(alpha / (sigma L^2)), the caller's estimate is used (d_onl of the dictionary at its own gamma; d_onl >=
+//! d_eff at the same ridge).
 
 use super::{Loss, OnlineError};
 use serde::{Deserialize, Serialize};
@@ -139,9 +150,11 @@ pub struct PublishedTerms {
 
 /// The published regret bounds, as recalled (module docs): natural logarithms, sigma and L of [`Loss`].
 ///
-/// * [`PublishedBound::Kons`]: alpha ||u||^2 + 2 d_eff log(2 sigma L^2 T) / (sigma p), p the least probability (Calandriello, Lazaric and Valko, "Second-order kernel online convex optimization
+/// * [`PublishedBound::Kons`]: alpha ||u||^2 + 2 d_eff log(2 sigma L^2 T) / (sigma p), p the least probability (Calandriello, Lazaric and Valko, "Second-order kernel online
+///   convex optimization
 ///   with adaptive sketching", ICML 2017).
-/// * [`PublishedBound::Pros`]: J (alpha ||u||^2 + (4 / sigma) d_eff log(2 sigma L^2 T / alpha)) + (L^2 / alpha) (T gamma sigma^2 / (4 (1 - eps)) + 1) + 2 J C (the same, "Efficient second-order
+/// * [`PublishedBound::Pros`]: J (alpha ||u||^2 + (4 / sigma) d_eff log(2 sigma L^2 T / alpha)) + (L^2 / alpha) (T gamma sigma^2 / (4 (1 - eps)) + 1) + 2 J C (the same,
+///   "Efficient second-order
 ///   online kernel learning with adaptive embedding", NeurIPS 2017). The restart-free form has no theorem of its own there; J = 1 is put in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PublishedBound {

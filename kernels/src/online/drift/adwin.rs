@@ -1,13 +1,16 @@
 //! ADWIN: a window over a stream of losses that shrinks where its older part has another mean than its newer one.
 //!
-//! Bifet and Gavalda, "Learning from time-changing data with adaptive windowing", SDM 2007. For every cut of the window into n0 older and n1 newer values, 1/m = 1/n0 + 1/n1, delta' = delta / ln n, v the window's
+//! Bifet and Gavalda, "Learning from time-changing data with adaptive windowing", SDM 2007. For every cut of the window into n0 older and n1 newer values, 1/m = 1/n0 + 1/n1,
+//! delta' = delta / ln n, v the window's
 //! variance: the oldest values go while |mu0 - mu1| > sqrt((2 / m) v ln(2 / delta')) + (2 / (3 m)) ln(2 / delta').
-//! The window is kept as an exponential histogram (their ADWIN2): buckets of 2^i values with sum and squared deviations, at most `per_size` + 1 of a size before the two oldest are merged; cuts are between buckets. With `per_size` as
+//! The window is kept as an exponential histogram (their ADWIN2): buckets of 2^i values with sum and squared deviations, at most `per_size` + 1 of a size before the two oldest
+//! are merged; cuts are between buckets. With `per_size` as
 //! large as the stream every cut between two values is tried, the exact window (what the tests compare with). Cuts are looked for after every `clock` values.
 //!
 //! *One-sided.* A window shrinks for either sign; an alarm is a shrinking whose newer part is the larger: losses that fall are learning, not drift.
 //!
-//! **False alarms.** The paper's theorem has delta / n for delta' and no variance: at most delta a test. The rule above is its authors' practical one, normal where the theorem is Hoeffding's. By the nominal rate, delta = 1e-6 and
+//! **False alarms.** The paper's theorem has delta / n for delta' and no variance: at most delta a test. The rule above is its authors' practical one, normal where the theorem is
+//! Hoeffding's. By the nominal rate, delta = 1e-6 and
 //! a clock of 32 give 0.003 alarms in 100,000 rows; the tests hold it against uniform, Bernoulli and squared normal losses. Losses of a learner depend on each other by what it
 //! has learned meanwhile, which lowers them.
 //!

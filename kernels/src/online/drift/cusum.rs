@@ -3,13 +3,18 @@
 //! **Problem.** Rows that come from elsewhere than before have k(x, x) - |phi~(x)|^2 near k(x, x): a shift of the features, seen without a label. The share x_t is in [0, 1].
 //! S_t = max(0, S_(t-1) + x_t - mu - kappa), an alarm where S_t > h (Page, Biometrika 41, 1954).
 //!
-//! **False alarms.** Suppose rows are independent and of one law. x_t is between 0 and 1, so E exp(theta (x - mean)) <= exp(theta^2 / 8) (Hoeffding), and for theta = 8 kappa the exponentials of the sums from any start are a
-//! supermartingale if mu >= mean: a sum from a given row ever passes h with probability at most exp(-8 kappa h) (Ville). h = ln(1 / p) / (8 kappa): at most n p alarms are expected in n rows.
-//! mu itself is learned: mean and variance of whole windows of W rows, and mu is the least over the windows of mean + sqrt(2 v ln(2 / q) / W) + 7 ln(2 / q) / (3 (W - 1)) (Maurer and Pontil, COLT 2009, theorem 4), each of which is
-//! above the mean with probability 1 - q, q = p: another n p / W. A dictionary that grows lowers every x_t, which only helps. With p = 1e-6: 0.1 false alarms in 100,000 rows. Rows that depend on each
+//! **False alarms.** Suppose rows are independent and of one law. x_t is between 0 and 1, so E exp(theta (x - mean)) <= exp(theta^2 / 8) (Hoeffding), and for theta = 8 kappa the
+//! exponentials of the sums from any start are a
+//! supermartingale if mu >= mean: a sum from a given row ever passes h with probability at most exp(-8 kappa h) (Ville). h = ln(1 / p) / (8 kappa): at most n p alarms are
+//! expected in n rows.
+//! mu itself is learned: mean and variance of whole windows of W rows, and mu is the least over the windows of mean + sqrt(2 v ln(2 / q) / W) + 7 ln(2 / q) / (3 (W - 1)) (Maurer
+//! and Pontil, COLT 2009, theorem 4), each of which is
+//! above the mean with probability 1 - q, q = p: another n p / W. A dictionary that grows lowers every x_t, which only helps. With p = 1e-6: 0.1 false alarms in 100,000 rows.
+//! Rows that depend on each
 //! other (time series) are outside the statement: their alarms are what they are.
 //!
-//! **What it finds.** A mean that rises by D above mu + kappa takes some h / D rows: h = 34.5 for kappa = 0.05; 140 rows for a rise of 0.3 above mu. Slow changes within a window pass into the reference, and rises below kappa
+//! **What it finds.** A mean that rises by D above mu + kappa takes some h / D rows: h = 34.5 for kappa = 0.05; 140 rows for a rise of 0.3 above mu. Slow changes within a window
+//! pass into the reference, and rises below kappa
 //! plus the margin (0.07 and the spread's share for W = 500) are never seen. Before the first window is complete nothing is.
 
 use crate::online::OnlineError;

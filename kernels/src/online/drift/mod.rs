@@ -1,6 +1,7 @@
 //! Drift: whether the stream is still what was learned, and what is done if not.
 //!
-//! [`Cusum`] watches the mass outside the dictionary, which needs no label; [`Adwin`] the loss. Both state how often they alarm without a cause. An alarm is acted on at the end of the block in which it came
+//! [`Cusum`] watches the mass outside the dictionary, which needs no label; [`Adwin`] the loss. Both state how often they alarm without a cause. An alarm is acted on at the end
+//! of the block in which it came
 //! ([`DriftAction`]), so that blocked and row-wise operation do the same.
 
 mod adwin;

@@ -1,28 +1,40 @@
 //! PROS-N-KONS and its restart-free form CON-KONS: online Newton steps in the span of a dictionary that grows with the stream.
 //!
-//! **Problem.** Predict every row of a stream, then learn it, at a cost that does not grow with the stream, with regret of second order: logarithmic in T times the effective dimension. Round t, phi = L^-1 k_I(x) in R^m
+//! **Problem.** Predict every row of a stream, then learn it, at a cost that does not grow with the stream, with regret of second order: logarithmic in T times the effective
+//! dimension. Round t, phi = L^-1 k_I(x) in R^m
 //! (Calandriello, Lazaric and Valko, ICML and NeurIPS 2017):
 //!
-//!     u = w - A^-1 g;  w <- u - h(phi.u) / (phi^T A^-1 phi) A^-1 phi;  yhat = phi.w;  g = l'(yhat) phi;  A <- A + c phi phi^T
+//! ```text
+//! u = w - A^-1 g;  w <- u - h(phi.u) / (phi^T A^-1 phi) A^-1 phi;  yhat = phi.w;  g = l'(yhat) phi;  A <- A + c phi phi^T
+//! ```
 //!
-//! h(z) = sign(z) max(|z| - C, 0): projection in the norm of A onto the slab |phi.w| <= C. c is the step's curvature ([`Curvature`](super::Curvature)). A row that becomes an atom ([`DictionaryParams`](super::DictionaryParams)) changes the embedding ([`Growth`]):
+//! h(z) = sign(z) max(|z| - C, 0): projection in the norm of A onto the slab |phi.w| <= C. c is the step's curvature ([`Curvature`](super::Curvature)). A row that becomes an atom
+//! ([`DictionaryParams`](super::DictionaryParams)) changes the embedding ([`Growth`]):
 //! * [`Growth::Restart`], PROS-N-KONS as published: after its own step, A = alpha I and w = 0.
-//! * [`Growth::CarryAfter`], CON-KONS as published: after its own step, w <- (w, 0), A <- blockdiag(A, alpha), which in Cholesky coordinates is the published transport. (Trap: a public version adds alpha twice.)
-//! * [`Growth::Carry`], the default: the same before its own step. w is 0 in the new coordinate, so that the prediction is the same; but the row teaches its own coordinate, where the published order learns nothing at a new
-//!   place before the second visit (1,200 rows in 3 dimensions, 400 atoms: loss 1.5 times that of exact ridge regression). With every row an atom this is exact KONS. The bound of [`Ledger`] holds for it, with no mass outside for
+//! * [`Growth::CarryAfter`], CON-KONS as published: after its own step, w <- (w, 0), A <- blockdiag(A, alpha), which in Cholesky coordinates is the published transport. (Trap: a
+//!   public version adds alpha twice.)
+//! * [`Growth::Carry`], the default: the same before its own step. w is 0 in the new coordinate, so that the prediction is the same; but the row teaches its own coordinate, where
+//!   the published order learns nothing at a new
+//!   place before the second visit (1,200 rows in 3 dimensions, 400 atoms: loss 1.5 times that of exact ridge regression). With every row an atom this is exact KONS. The bound of
+//!   [`Ledger`] holds for it, with no mass outside for
 //!   the atoms' own rows.
 //!
-//! **Blocks.** [`Operation::Blocks`] takes `block` rows at a time: entries of all with all atoms by one tile call, features by one triangular solve, Newton steps through the rows' own Gram (`pending.rs`), atoms that were accepted in the
+//! **Blocks.** [`Operation::Blocks`] takes `block` rows at a time: entries of all with all atoms by one tile call, features by one triangular solve, Newton steps through the
+//! rows' own Gram (`pending.rs`), atoms that were accepted in the
 //! block by the entries between its rows. *Staleness: none.* It is the recursion of [`Operation::Rows`] in another order of the same sums: both differ by rounding (1e-12 or so),
-//! which could flip an acceptance once in 1e12 rows. Rows wait until their block is complete: [`ProjectedKons::learn`] holds them (they are part of the state) and answers for whole blocks;
-//! [`ProjectedKons::predict`] answers at once, from the last complete block. Blocks end after so many rows learned, wherever calls end: **results are a function of the rows in their order, not of how they were cut into calls.**
+//! which could flip an acceptance once in 1e12 rows. Rows wait until their block is complete: [`ProjectedKons::learn`] holds them (they are part of the state) and answers for
+//! whole blocks;
+//! [`ProjectedKons::predict`] answers at once, from the last complete block. Blocks end after so many rows learned, wherever calls end: **results are a function of the rows in
+//! their order, not of how they were cut into calls.**
 //! [`ProjectedKons::flush`] ends a block early and does change later bits (to rounding): a program calls it at points of the stream that have a meaning of their own, such as its end.
 //!
 //! **At the end of a block** (both operations): A takes the block's rows and is factored anew; forgetting, A <- rho^b A + (1 - rho^b) alpha I for its b rows; alarms are acted on.
 //!
-//! **Invariants.** |yhat| <= C up to rounding. A >= alpha I is a sum of positive terms and never an updated inverse. No jitter, no clamped pivot. State is plain numbers; restored, it goes on to the same bits.
+//! **Invariants.** |yhat| <= C up to rounding. A >= alpha I is a sum of positive terms and never an updated inverse. No jitter, no clamped pivot. State is plain numbers;
+//! restored, it goes on to the same bits.
 //!
-//! **Cost** a row (m atoms, b rows a block): m entries; flops m^2 features, m^2 score, m^2 half, m^2 A, m^3 / 3 b its factor, 4 m b + b^2 within the block. Memory: four triangles of m^2 f64 (capacity doubles), 2 m b f64.
+//! **Cost** a row (m atoms, b rows a block): m entries; flops m^2 features, m^2 score, m^2 half, m^2 A, m^3 / 3 b its factor, 4 m b + b^2 within the block. Memory: four triangles
+//! of m^2 f64 (capacity doubles), 2 m b f64.
 
 mod block;
 mod params;
@@ -101,7 +113,8 @@ impl ProjectedKons {
         })
     }
 
-    /// A learner that begins with these atoms, of probability 1, and with the function sum coefficients_j k(z_j, .), or 0: what a fitted model starts from. Rows are accepted beyond them up to the cap.
+    /// A learner that begins with these atoms, of probability 1, and with the function sum coefficients_j k(z_j, .), or 0: what a fitted model starts from. Rows are accepted
+    /// beyond them up to the cap.
     ///
     /// # Errors
     /// As [`ProjectedKons::new`]; lengths that differ, coefficients and features that are not finite, more atoms than the cap, and [`OnlineError::Tile`].
@@ -181,6 +194,8 @@ impl ProjectedKons {
             width: self.dictionary.width(),
             online_dimension: self.dictionary.online_dimension,
             refused: self.dictionary.refused,
+            basis_condition: self.dictionary.basis.condition(),
+            metric_condition: self.folded.l.condition(),
             mean_loss: self.ledger.mean_loss(),
             window_loss: self.ledger.window_loss(),
             starts: self.ledger.starts,

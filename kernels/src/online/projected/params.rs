@@ -28,7 +28,7 @@ pub enum Operation {
     Blocks,
 }
 
-/// The configuration of a [`ProjectedKons`].
+/// The configuration of a [`ProjectedKons`](super::ProjectedKons).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProjectedParams {
     /// Kernel entries.
@@ -106,7 +106,7 @@ pub struct Outcome {
     pub leverage: f64,
     /// Share of k(x, x) outside the dictionary.
     pub outside: f64,
-    /// Whether it became an atom (or, in [`Kons`](super::Kons), entered A).
+    /// Whether it became an atom (or, in [`Kons`](crate::online::Kons), entered A).
     pub accepted: bool,
     /// Whether the embedding has a coordinate more for it: atoms that the others span to rounding bring none.
     pub grown: bool,
@@ -125,10 +125,14 @@ pub struct ProjectedInfo {
     pub dictionary: usize,
     /// Coordinates of the embedding: atoms but for those that the others span to rounding.
     pub width: usize,
-    /// Estimate of d_onl(gamma).
+    /// Estimate of d_onl(gamma); past the cap it is too large, since all that the atoms do not span counts as new.
     pub online_dimension: f64,
     /// Rows that would have been atoms but for the cap.
     pub refused: u64,
+    /// The condition number of the atoms' kernel matrix is at least this.
+    pub basis_condition: f64,
+    /// The condition number of A, as of the last block, is at least this.
+    pub metric_condition: f64,
     /// Mean loss of all rows.
     pub mean_loss: Option<f64>,
     /// Mean loss of the last rows.

@@ -7,7 +7,7 @@ use crate::checks::larger;
 /// Oracle 4: regret of the three learners, all losses, IID and sign-flipping streams, is below the empirical bound against the best ridge comparator of all rows.
 #[test]
 fn regret_is_below_the_bound() {
-    let (mut tightest, mut compared) = (0.0f64, 0);
+    let (mut tightest, mut compared, mut published) = (0.0f64, 0, 0);
     for (seed, (loss, curvature, clip)) in kinds().into_iter().enumerate() {
         for flipping in [false, true] {
             let mut stream = Stream::smooth(80 + seed as u64, 250, 2, 0.3);
@@ -53,6 +53,31 @@ fn regret_is_below_the_bound() {
                 sample.add((stream.rows.view(), i), o.id, stream.y[i], 1.0, o.loss);
             }
             let found = sample.measure(&params.entries, loss, alpha, clip).unwrap().unwrap();
+            if let (Curvature::Fixed { scale: 1.0 }, Some(clip), Some(sigma)) =
+                (curvature, clip, clip.and_then(|c| loss.sigma(c)))
+                && found.infeasible == 0
+            {
+                // The published bound, with the exact effective dimension.
+                let lipschitz = loss.lipschitz(clip);
+                let k = stream.kernel_matrix(&params.entries.kernel);
+                let ridge = alpha / (sigma * lipschitz * lipschitz);
+                let scores = crate::sampling::leverage::exact_scores(k.as_ref(), ridge).unwrap();
+                let terms = PublishedTerms {
+                    alpha,
+                    norm2: found.norm2,
+                    sigma,
+                    lipschitz,
+                    clip,
+                    rows: 250.0,
+                    effective_dimension: scores.iter().sum(),
+                    starts: 1.0,
+                    gamma: 0.05,
+                    eps: 0.5,
+                    least_probability: 1.0,
+                };
+                assert!(found.regret <= published_bound(PublishedBound::Kons, &terms));
+                published += 1;
+            }
             if let Some(bound) = kons.ledger().bound(alpha, found.norm2, loss, clip)
                 && found.infeasible == 0
             {
@@ -62,6 +87,7 @@ fn regret_is_below_the_bound() {
         }
     }
     assert!(compared >= 20, "{compared} runs had a feasible comparator");
+    assert!(published >= 2, "{published} published bounds");
     // The bound is one that can be reached: adaptive squared loss does.
     assert!(tightest > 0.999, "{tightest}");
 }

@@ -103,7 +103,8 @@ fn adwin_buckets_are_few_and_add_up() {
     }
 }
 
-/// At most one false alarm in 100,000 stationary values. 20 seeds of 100,000 for each of four laws; nominally 0.06 alarms are expected in each 2,000,000: more than three have probability 5e-7 (Poisson), and
+/// At most one false alarm in 100,000 stationary values. 20 seeds of 100,000 for each of four laws; nominally 0.06 alarms are expected in each 2,000,000: more than three have
+/// probability 5e-7 (Poisson), and
 /// a rate of one in 100,000, 20 alarms, would pass with probability 3e-6.
 #[test]
 fn adwin_is_silent_on_stationary_losses() {
@@ -163,7 +164,8 @@ fn watched(action: DriftAction) -> ProjectedParams {
     ProjectedParams { clip: Some(1.0), block: 32, window: 200, drift: Some(DriftParams::new(action)), ..base }
 }
 
-/// A function that changes its sign: the loss alarm fires within 500 rows, resetting or forgetting recovers 1.5 times the loss from before within 2,000 rows, where going on as before does not.
+/// A function that changes its sign: the loss alarm fires within 500 rows, resetting or forgetting recovers 1.5 times the loss from before within 2,000 rows, where going on as
+/// before does not.
 #[test]
 fn an_abrupt_change_is_found_and_mended() {
     for seed in 0..3 {

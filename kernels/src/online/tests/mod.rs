@@ -1,4 +1,4 @@
-//! Oracles of the online learners, on hashed streams.
+//! Oracles of the online learners, on hashed streams. Tables of speed and loss are in `speed.rs`.
 
 mod bounds;
 mod drift;
@@ -93,6 +93,7 @@ fn kinds() -> Vec<(Loss, Curvature, Option<f64>)> {
         (Loss::Squared, Curvature::Adaptive, None),
         (Loss::Squared, Curvature::Adaptive, Some(0.5)),
         (Loss::Squared, Curvature::Fixed { scale: 1.0 }, Some(1.0)),
+        (Loss::Squared, Curvature::Fixed { scale: 1.0 }, Some(1.5)),
         (Loss::Logistic, Curvature::Adaptive, Some(3.0)),
         (Loss::Logistic, Curvature::Fixed { scale: 0.5 }, Some(2.0)),
         (Loss::SquaredHinge, Curvature::Adaptive, Some(1.5)),

@@ -57,7 +57,8 @@ fn published(params: &ProjectedParams, stream: &Stream, weights: &[f64], outcome
         .collect()
 }
 
-/// Oracles 6 and 8: Cholesky coordinates and carried state give the predictions of the spectral embedding and the published transport, for every loss, growth, forgetting, and both operations.
+/// Oracles 6 and 8: Cholesky coordinates and carried state give the predictions of the spectral embedding and the published transport, for every loss, growth, forgetting, and
+/// both operations.
 #[test]
 fn both_operations_are_the_published_recursion() {
     let mut atoms = 0;
@@ -387,6 +388,7 @@ fn duplicates_and_outliers_do_not_fail() {
         let (learner, outcomes) = run(ProjectedParams { entries, dictionary, ..params(0) }, &stream, None);
         assert!(outcomes.iter().all(|o| o.prediction.is_finite() && o.prediction.abs() < 10.0));
         let info = learner.info();
+        assert!(info.basis_condition > 10.0 && info.metric_condition > 10.0, "{info:?}");
         assert!(info.dictionary == 300 && info.width < 300 - 95 && info.refused > 50, "{info:?}");
     }
 }
