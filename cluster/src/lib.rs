@@ -12,6 +12,8 @@
 
 mod arrivals;
 mod frames;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzed;
 mod gathering;
 mod greeting;
 mod handshake;
