@@ -14,6 +14,8 @@
 mod arrivals;
 pub mod checkpoint;
 mod frames;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzed;
 mod gathering;
 mod greeting;
 mod handshake;
