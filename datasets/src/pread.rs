@@ -89,6 +89,26 @@ impl Positioned {
         Ok(())
     }
 
+    /// Runs `work` on the file.
+    fn with<T>(&self, work: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
+        #[cfg(unix)]
+        return work(&self.file);
+        #[cfg(not(unix))]
+        work(&*self.file.lock().map_err(|_| io::Error::other("a user of this file failed"))?)
+    }
+
+    pub(crate) fn len(&self) -> io::Result<u64> {
+        self.with(|file| Ok(file.metadata()?.len()))
+    }
+
+    pub(crate) fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.with(|file| file.set_len(bytes))
+    }
+
+    pub(crate) fn sync_data(&self) -> io::Result<()> {
+        self.with(File::sync_data)
+    }
+
     #[cfg(unix)]
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         std::os::unix::fs::FileExt::read_at(&self.file, buffer, offset)

@@ -1,0 +1,240 @@
+//! The index: where each key's row lies, and in which order rows leave a window.
+//!
+//! Everything that is known from the log to some record is in one transaction with the number of that record. Transactions are not durable until
+//! [`Index::flush`]: a crash takes the index back to the last of those, and the log has the rest.
+
+use super::change::Change;
+use super::{Order, Place, RowsError};
+use redb::{
+    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
+    WriteTransaction,
+};
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+/// Key to (record, offset).
+const PLACES: TableDefinition<'_, &str, (u64, u64)> = TableDefinition::new("places");
+/// (Time or 0, arrival) to key.
+const ORDER: TableDefinition<'_, (i64, u64), &str> = TableDefinition::new("order");
+/// Numbers by name.
+const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
+/// The last record that the index holds.
+const APPLIED: &str = "applied";
+/// Which store it belongs to, and how it is made.
+const STAMP: [&str; 3] = ["identity_high", "identity_low", "order"];
+
+/// What the index learns of one record.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Edit {
+    key: String,
+    /// The record, and the row that it brings.
+    number: u64,
+    brings: bool,
+    offset: u64,
+    old: Option<u64>,
+    /// Time and arrival of the row before and of the row after.
+    before: (Option<i64>, u64),
+    after: (Option<i64>, u64),
+}
+
+impl Edit {
+    /// That of `change`, which lies at `place`.
+    pub(super) fn of(change: &Change, place: Place) -> Self {
+        let arrival = change.arrival.unwrap_or(place.number);
+        Edit {
+            key: change.event.key.clone(),
+            number: place.number,
+            brings: change.brings(),
+            offset: place.offset,
+            old: change.old.map(|old| old.number()),
+            before: (change.old.and_then(|old| old.time()), arrival),
+            after: (change.event.time, arrival),
+        }
+    }
+
+    /// Its record lies `by` bytes further on.
+    pub(super) fn shift(&mut self, by: u64) {
+        self.offset += by;
+    }
+
+    /// Which records are rows that are there, after it.
+    pub(super) fn marks(&self, mut mark: impl FnMut(u64, bool)) {
+        if let Some(old) = self.old {
+            mark(old, false);
+        }
+        mark(self.number, self.brings);
+    }
+}
+
+/// Key to place, on disk.
+pub(super) struct Index {
+    database: Database,
+    path: PathBuf,
+    order: Option<Order>,
+    stamp: [u64; 3],
+}
+
+impl Index {
+    /// Opens the index at `path`; one of another store, of another order, or that cannot be read is made anew, which the log allows.
+    pub(super) fn open(
+        path: &Path,
+        identity: [u8; 16],
+        order: Option<Order>,
+        cache_bytes: usize,
+    ) -> Result<Self, RowsError> {
+        let half =
+            |range: std::ops::Range<usize>| identity[range].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        let stamp = [half(0..8), half(8..16), order.map_or(0, |order| 1 + order as u64)];
+        let create = || Database::builder().set_cache_size(cache_bytes).create(path);
+        let database = match create() {
+            Ok(database) => database,
+            Err(error) if is_damage(&error) => {
+                std::fs::remove_file(path).map_err(|error| failed(path, error))?;
+                create().map_err(|error| failed(path, error))?
+            }
+            Err(error) => return Err(failed(path, error)),
+        };
+        let mut index = Index { database, path: path.to_path_buf(), order, stamp };
+        if index.stored()? != Some(stamp) {
+            index.clear()?;
+        }
+        Ok(index)
+    }
+
+    /// Its file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn stored(&self) -> Result<Option<[u64; 3]>, RowsError> {
+        let read = || -> Result<Option<[u64; 3]>, redb::Error> {
+            let table = match self.database.begin_read()?.open_table(NUMBERS) {
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+                table => table?,
+            };
+            let mut found = [0; 3];
+            for (slot, name) in found.iter_mut().zip(STAMP) {
+                match table.get(name)? {
+                    Some(value) => *slot = value.value(),
+                    None => return Ok(None),
+                }
+            }
+            Ok(Some(found))
+        };
+        read().map_err(|error| failed(&self.path, error))
+    }
+
+    /// Empties it.
+    pub(super) fn clear(&mut self) -> Result<(), RowsError> {
+        let stamp = self.stamp;
+        self.write(Durability::Immediate, |transaction| {
+            transaction.delete_table(PLACES)?;
+            transaction.delete_table(ORDER)?;
+            transaction.delete_table(NUMBERS)?;
+            transaction.open_table(PLACES)?;
+            transaction.open_table(ORDER)?;
+            let mut numbers = transaction.open_table(NUMBERS)?;
+            for (name, value) in STAMP.into_iter().zip(stamp) {
+                numbers.insert(name, value)?;
+            }
+            numbers.insert(APPLIED, 0)?;
+            Ok(())
+        })
+    }
+
+    fn write(
+        &self,
+        durability: Durability,
+        work: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), RowsError> {
+        let run = || -> Result<(), redb::Error> {
+            let mut transaction = self.database.begin_write()?;
+            transaction.set_durability(durability)?;
+            work(&transaction)?;
+            transaction.commit()?;
+            Ok(())
+        };
+        run().map_err(|error| failed(&self.path, error))
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> Result<T, RowsError> {
+        let run = || work(&self.database.begin_read()?);
+        run().map_err(|error| failed(&self.path, error))
+    }
+
+    /// The last record that it holds.
+    pub(super) fn applied(&self) -> Result<u64, RowsError> {
+        self.read(|transaction| Ok(transaction.open_table(NUMBERS)?.get(APPLIED)?.map_or(0, |number| number.value())))
+    }
+
+    /// Where the row of `key` lies.
+    pub(super) fn place(&self, key: &str) -> Result<Option<Place>, RowsError> {
+        self.read(|transaction| {
+            let found = transaction.open_table(PLACES)?.get(key)?.map(|found| found.value());
+            Ok(found.map(|(number, offset)| Place { number, offset }))
+        })
+    }
+
+    /// Learns `edits`, the last of which is record `applied` or before.
+    pub(super) fn apply(&mut self, edits: &[Edit], applied: u64) -> Result<(), RowsError> {
+        let order = self.order;
+        self.write(Durability::None, |transaction| {
+            let mut places = transaction.open_table(PLACES)?;
+            let mut ordered = transaction.open_table(ORDER)?;
+            for edit in edits {
+                match edit.brings {
+                    true => places.insert(edit.key.as_str(), (edit.number, edit.offset))?,
+                    false => places.remove(edit.key.as_str())?,
+                };
+                let Some(order) = order else { continue };
+                let rank = |(time, arrival): (Option<i64>, u64)| match order {
+                    Order::Arrival => (0, arrival),
+                    Order::Time => (time.unwrap_or(i64::MIN), arrival),
+                };
+                if edit.old.is_some() {
+                    ordered.remove(rank(edit.before))?;
+                }
+                if edit.brings {
+                    ordered.insert(rank(edit.after), edit.key.as_str())?;
+                }
+            }
+            transaction.open_table(NUMBERS)?.insert(APPLIED, applied)?;
+            Ok(())
+        })
+    }
+
+    /// Makes what it holds durable.
+    pub(super) fn flush(&mut self) -> Result<(), RowsError> {
+        self.write(Durability::Immediate, |_| Ok(()))
+    }
+
+    /// The first keys by the order that it was opened with, with their times.
+    pub(super) fn oldest(&self, count: usize) -> Result<Vec<(Option<i64>, String)>, RowsError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(ORDER)?;
+            let mut keys = Vec::new();
+            for entry in table.iter()?.take(count) {
+                let (rank, key) = entry?;
+                let time = rank.value().0;
+                keys.push(((time != i64::MIN).then_some(time), key.value().to_owned()));
+            }
+            Ok(keys)
+        })
+    }
+}
+
+/// Whether a file is no index or a damaged one, and not one that is in use or that the system refuses.
+fn is_damage(error: &DatabaseError) -> bool {
+    match error {
+        DatabaseError::UpgradeRequired(_) | DatabaseError::RepairAborted => true,
+        DatabaseError::Storage(StorageError::Corrupted(_)) => true,
+        DatabaseError::Storage(StorageError::Io(error)) => {
+            matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof)
+        }
+        _ => false,
+    }
+}
+
+fn failed(path: &Path, error: impl Display) -> RowsError {
+    RowsError::Index { path: path.to_path_buf(), reason: error.to_string() }
+}

@@ -1,0 +1,266 @@
+//! The store against a map in memory.
+
+use super::*;
+use crate::events::{Cell, Reads, StreamColumn};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+const IDENTITY: [u8; 16] = [3; 16];
+
+fn schema() -> StreamSchema {
+    let column = |name: &str, target| StreamColumn {
+        name: name.into(),
+        reads: Reads::Value(crate::ColumnKind::Numeric),
+        target,
+    };
+    StreamSchema::from_columns(vec![column("x", false), column("y", true)])
+}
+
+fn options(order: Option<Order>) -> RowsOptions {
+    let journal = JournalOptions { segment_bytes: 2_000, sync: crate::journal::SyncPolicy::System };
+    RowsOptions { journal, cache_bytes: 1 << 20, order }
+}
+
+fn open(folder: &Path, order: Option<Order>) -> KeyedRows {
+    let (rows, damage) = KeyedRows::open(folder, IDENTITY, &schema(), options(order)).unwrap();
+    assert_eq!(damage, None);
+    rows
+}
+
+fn event(op: Op, key: u8, x: f64, y: Option<f64>, time: Option<i64>) -> Event {
+    let cells = vec![Cell::Number(x), y.map_or(Cell::Null, Cell::Number)];
+    Event { op, key: format!("key {key}"), time, weight: None, cells: if op == Op::Delete { vec![] } else { cells } }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Change(Op, u8, f64, bool, Option<i64>),
+    Note(Vec<u8>),
+    Commit,
+    Clean,
+    /// Opened again, with the index as it was last made durable or without any.
+    Restart {
+        without_index: bool,
+    },
+    Flush,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let op = prop_oneof![3 => Just(Op::Insert), 2 => Just(Op::Update), 2 => Just(Op::Delete), 1 => Just(Op::Label)];
+    prop_oneof![
+        12 => (op, 0u8..12, -1e3f64..1e3, any::<bool>(), prop::option::of(0i64..50))
+            .prop_map(|(op, key, x, label, time)| Step::Change(op, key, x, label, time)),
+        1 => prop::collection::vec(any::<u8>(), 0..20).prop_map(Step::Note),
+        5 => Just(Step::Commit),
+        1 => Just(Step::Clean),
+        1 => any::<bool>().prop_map(|without_index| Step::Restart { without_index }),
+        1 => Just(Step::Flush),
+    ]
+}
+
+/// What the store should hold.
+#[derive(Clone, Default)]
+struct Model {
+    rows: BTreeMap<String, StoredRow>,
+    /// Changes and notes, carried rows left out.
+    history: Vec<Replayed>,
+}
+
+impl Model {
+    fn apply(&mut self, event: Event, number: u64) -> Result<Applied, Refusal> {
+        let found = self.rows.get(&event.key).cloned();
+        let added = match (event.op, &found) {
+            (Op::Insert, Some(_)) => return Err(Refusal::Twice),
+            (Op::Insert, None) => Some(StoredRow { event: event.clone(), arrival: number }),
+            (_, None) => return Err(Refusal::Unknown),
+            (Op::Delete, Some(_)) => None,
+            (Op::Update, Some(old)) => Some(StoredRow { event: event.clone(), arrival: old.arrival }),
+            (Op::Label, Some(old)) if old.event.cells[1] != Cell::Null => return Err(Refusal::Labelled),
+            (Op::Label, Some(old)) => {
+                let cells = vec![old.event.cells[0].clone(), event.cells[1].clone()];
+                Some(StoredRow { event: Event { op: Op::Label, cells, ..old.event.clone() }, arrival: old.arrival })
+            }
+        };
+        match &added {
+            Some(row) => self.rows.insert(event.key.clone(), row.clone()),
+            None => self.rows.remove(&event.key),
+        };
+        let applied = Applied { number, removed: found.map(Arc::new), added: added.map(Arc::new) };
+        self.history.push(Replayed::Change(applied.clone()));
+        Ok(applied)
+    }
+}
+
+fn all(rows: &mut KeyedRows) -> BTreeMap<String, StoredRow> {
+    let mut found = BTreeMap::new();
+    rows.for_each::<RowsError>(|row| {
+        assert!(found.insert(row.event.key.clone(), row).is_none(), "a row is there twice");
+        Ok(())
+    })
+    .unwrap();
+    found
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Any history, with restarts that forget what was not committed, leaves what a map would hold.
+    #[test]
+    fn the_store_holds_what_a_map_would(steps in prop::collection::vec(step(), 1..150), by_time in any::<bool>()) {
+        let folder = tempfile::tempdir().unwrap();
+        let order = Some(if by_time { Order::Time } else { Order::Arrival });
+        let mut rows = open(folder.path(), order);
+        let (mut model, mut committed) = (Model::default(), Model::default());
+        // Where the model's replay may begin: cleaning removes what comes before.
+        let mut held = 0;
+        for step in steps {
+            match step {
+                Step::Change(op, key, x, label, time) => {
+                    let event = event(op, key, x, label.then_some(x + 1.0), time);
+                    // The number is told by the store; all else by the model.
+                    let applied = rows.apply(event.clone()).unwrap();
+                    let number = applied.as_ref().map_or(0, |applied| applied.number);
+                    prop_assert_eq!(applied, model.apply(event, number));
+                }
+                Step::Note(bytes) => {
+                    let number = rows.note(&bytes).unwrap();
+                    model.history.push(Replayed::Note { number, bytes });
+                }
+                Step::Commit => {
+                    rows.commit().unwrap();
+                    committed = model.clone();
+                }
+                Step::Clean => {
+                    held = rows.commit().unwrap();
+                    committed = model.clone();
+                    rows.clean(1.5, held).unwrap();
+                }
+                Step::Flush => {
+                    rows.flush().unwrap();
+                }
+                Step::Restart { without_index } => {
+                    drop(rows);
+                    if without_index {
+                        std::fs::remove_file(folder.path().join("index.redb")).unwrap();
+                    }
+                    rows = open(folder.path(), order);
+                    model = committed.clone();
+                    prop_assert_eq!(&all(&mut rows), &model.rows);
+                    let mut replayed = Vec::new();
+                    rows.replay::<RowsError>(held, |entry| { replayed.push(entry); Ok(()) }).unwrap();
+                    let after = |entry: &&Replayed| match entry {
+                        Replayed::Change(applied) => applied.number > held,
+                        Replayed::Note { number, .. } => *number > held,
+                    };
+                    let expected: Vec<Replayed> = model.history.iter().filter(after).cloned().collect();
+                    prop_assert_eq!(replayed, expected);
+                }
+            }
+            prop_assert_eq!(rows.rows(), model.rows.len() as u64);
+        }
+        rows.commit().unwrap();
+        prop_assert_eq!(&all(&mut rows), &model.rows);
+        for key in 0..12u8 {
+            let key = format!("key {key}");
+            let found = rows.get(&key).unwrap();
+            prop_assert_eq!(found.as_deref(), model.rows.get(&key));
+        }
+        let mut ranked: Vec<_> = model.rows.values().map(|row| {
+            let time = if by_time { row.event.time } else { None };
+            (time, row.arrival, row.event.key.clone())
+        }).collect();
+        ranked.sort();
+        let expected: Vec<String> = ranked.into_iter().map(|(_, _, key)| key).collect();
+        let oldest: Vec<String> = rows.oldest(100).unwrap().into_iter().map(|(_, key)| key).collect();
+        prop_assert_eq!(oldest, expected);
+    }
+}
+
+#[test]
+fn disk_is_bounded_by_the_rows_that_are_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rows = open(folder.path(), None);
+    let mut most = 0;
+    // A hundred rows, each corrected a hundred times.
+    for round in 0..100 {
+        for key in 0..100 {
+            let op = if round == 0 { Op::Insert } else { Op::Update };
+            rows.apply(event(op, key, f64::from(round), Some(1.0), None)).unwrap().unwrap();
+        }
+        let held = rows.commit().unwrap();
+        rows.clean(3.0, held).unwrap();
+        most = most.max(rows.log_bytes());
+    }
+    let one = rows.log_bytes() / 3 / 100;
+    assert!(one < 400 && most < 2_000 + 5 * 100 * 400, "{most} bytes");
+    assert_eq!(all(&mut rows).len(), 100);
+    assert!(all(&mut rows).values().all(|row| row.event.cells[0] == Cell::Number(99.0)));
+    // Nothing is removed while a learner still needs it.
+    for key in 0..100 {
+        rows.apply(event(Op::Delete, key, 0.0, None, None)).unwrap().unwrap();
+    }
+    let held = rows.commit().unwrap();
+    assert_eq!(rows.clean(1.0, held - 1).unwrap(), 0);
+    assert!(rows.clean(1.0, held).unwrap() > 0);
+    assert_eq!((rows.rows(), all(&mut rows).len()), (0, 0));
+    drop(rows);
+    assert_eq!(open(folder.path(), None).rows(), 0);
+}
+
+#[test]
+fn a_log_that_lost_its_end_takes_the_index_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rows = open(folder.path(), None);
+    for key in 0..40 {
+        rows.apply(event(Op::Insert, key, 1.0, Some(1.0), None)).unwrap().unwrap();
+        rows.commit().unwrap();
+    }
+    rows.flush().unwrap();
+    drop(rows);
+    let mut segments: Vec<PathBuf> =
+        std::fs::read_dir(folder.path().join("log")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.sort();
+    let last = segments.last().unwrap();
+    let mut bytes = std::fs::read(last).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(last, bytes).unwrap();
+    let (mut rows, damage) = KeyedRows::open(folder.path(), IDENTITY, &schema(), options(None)).unwrap();
+    let damage = damage.expect("damage is told");
+    assert_eq!(rows.rows(), damage.record - 1);
+    assert_eq!(all(&mut rows).len() as u64, rows.rows());
+    // What was lost can be inserted again.
+    let lost = damage.record as u8 - 1;
+    assert!(rows.get(&format!("key {lost}")).unwrap().is_none());
+    rows.apply(event(Op::Insert, lost, 2.0, None, None)).unwrap().unwrap();
+    rows.commit().unwrap();
+    drop(rows);
+    assert_eq!(open(folder.path(), None).rows(), damage.record);
+}
+
+#[test]
+fn an_index_that_is_damaged_or_of_another_kind_is_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rows = open(folder.path(), None);
+    for key in 0..20 {
+        rows.apply(event(Op::Insert, key, 1.0, Some(1.0), Some(i64::from(100 - key)))).unwrap().unwrap();
+    }
+    rows.commit().unwrap();
+    assert_eq!(rows.oldest(5).unwrap(), []);
+    drop(rows);
+    let rows = open(folder.path(), Some(Order::Time));
+    let oldest = rows.oldest(2).unwrap();
+    assert_eq!(oldest, [(Some(81), "key 19".to_owned()), (Some(82), "key 18".to_owned())]);
+    drop(rows);
+    for bytes in [&b""[..], &b"this is no index"[..], &[0; 5000][..]] {
+        std::fs::write(folder.path().join("index.redb"), bytes).unwrap();
+        let mut rows = open(folder.path(), None);
+        assert_eq!((rows.rows(), all(&mut rows).len()), (20, 20));
+        assert!(rows.get("key 7").unwrap().is_some());
+    }
+    // Another store's log is not taken.
+    assert!(matches!(
+        KeyedRows::open(folder.path(), [4; 16], &schema(), options(None)),
+        Err(RowsError::Journal(JournalError::Foreign { .. }))
+    ));
+}
