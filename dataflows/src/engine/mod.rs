@@ -20,9 +20,11 @@ pub mod exchange;
 pub mod feed;
 pub mod run;
 pub mod session;
+mod spread;
 pub mod sums;
 
 pub use counters::{Counters, counters};
 pub use exchange::{Audience, Outgoing, Reducer, Scan, Step, agree, pass, same_everywhere};
 pub use run::run;
 pub use session::{Process, Progress, Session, SilentProgress};
+pub use spread::unite;
