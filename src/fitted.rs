@@ -41,7 +41,12 @@ impl From<nystream_datasets::DataError> for Failure {
         use nystream_datasets::DataError as E;
         let code = match &error {
             E::DiskBudget { .. } | E::MemoryBudget { .. } | E::OutputBudget { .. } => ExitCode::Budget,
-            E::BadSynth { .. } | E::BadPattern { .. } | E::NoSources | E::UnsupportedScheme { .. } => ExitCode::Usage,
+            E::BadSynth { .. }
+            | E::BadPattern { .. }
+            | E::NoSources
+            | E::UnsupportedScheme { .. }
+            | E::BadAddress { .. }
+            | E::MixedPlaces { .. } => ExitCode::Usage,
             _ => ExitCode::Data,
         };
         Failure::caused(code, error)

@@ -20,11 +20,12 @@ use nystream_dataflows::engine::{self, Process, Session, agree};
 use nystream_dataflows::job::{Bandwidth, DictionaryRule, FitConfig, Loss, MetricRequest, Select, Solver, Task};
 use nystream_dataflows::matvec::products::ProductLimit;
 use nystream_dataflows::plan::Preconditioning;
-use nystream_datasets::{Catalog, ClassWeight, Encoder, EncoderOptions, Part, Scale, Sources, Split};
+use nystream_datasets::{Catalog, ClassWeight, Encoder, EncoderOptions, HostFiles, Part, Scale, Sources, Split};
 use nystream_kernels::gram::Precision;
 use nystream_kernels::tile::SimdPath;
 use std::fmt::Debug;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,65 @@ use std::time::{Duration, Instant};
 /// Files that are missing, unreadable or disagree (1); no source, or one that is malformed (2).
 pub fn open(paths: &[String]) -> Result<Catalog, Failure> {
     Ok(Catalog::open(&Sources::parse(paths)?)?)
+}
+
+/// The data of a job, before its processes have met.
+#[derive(Clone, Debug)]
+pub enum Data {
+    /// All of it: every process sees the same files.
+    Shared(Catalog),
+    /// What this host has (`--data-layout local`), and how messages name the processes.
+    Spread(HostFiles, Arc<[String]>),
+}
+
+impl Data {
+    /// Opens what `paths` name, in the layout of `resources`.
+    ///
+    /// # Errors
+    /// As [`open`]; a host file that cannot be used (2).
+    pub fn open(paths: &[String], resources: &ResourceArgs) -> Result<Self, Failure> {
+        if resources.data_layout == values::DataLayout::Shared {
+            return open(paths).map(Data::Shared);
+        }
+        let files = HostFiles::open(paths)?;
+        let mut names = vec!["this host".to_owned()];
+        if let Some(path) = &resources.hosts {
+            let hosts = Hosts::read(path).map_err(|e| Failure::caused(ExitCode::Usage, e))?;
+            let name = |index: usize| Some(format!("process {index} ({})", hosts.address(index).ok()?));
+            names = (0..hosts.len()).filter_map(name).collect();
+        }
+        if files.is_empty() {
+            tracing::warn!("no Parquet file matches {} on this host: others must have them", paths.join(" "));
+        }
+        Ok(Data::Spread(files, names.into()))
+    }
+
+    /// The paths of the files that this process sees.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        match self {
+            Data::Shared(catalog) => catalog.files.iter().map(|file| file.path.clone()).collect(),
+            Data::Spread(files, _) => files.paths().map(Path::to_path_buf).collect(),
+        }
+    }
+
+    /// The catalog of all of it, which every worker calls for in step.
+    ///
+    /// # Errors
+    /// Hosts whose files contradict each other, the same everywhere.
+    pub fn catalog(&self, session: &mut Session<'_>) -> Result<Catalog, StageError> {
+        match self {
+            Data::Shared(catalog) => Ok(catalog.clone()),
+            Data::Spread(files, hosts) => engine::unite(session, files, hosts),
+        }
+    }
+
+    /// What all processes must see alike before they start: everything, or nothing.
+    pub fn fingerprint(&self) -> Option<[u8; 32]> {
+        match self {
+            Data::Shared(catalog) => Some(catalog.fingerprint),
+            Data::Spread(..) => None,
+        }
+    }
 }
 
 /// The file of `--select file:PATH`.
@@ -266,16 +326,17 @@ impl Identity {
 /// A SIMD path that this host does not have (2).
 pub fn identity(
     command: &str,
-    data: &[&Catalog],
+    data: &[&Data],
     input: &InputArgs,
     resources: &ResourceArgs,
     parts: &[(&'static str, &dyn Debug)],
 ) -> Result<Identity, Failure> {
     let input = InputArgs { data: Vec::new(), ..input.clone() };
     let simd = simd(resources)?.unwrap_or_else(SimdPath::detect);
-    let fingerprints: Vec<_> = data.iter().map(|catalog| &catalog.fingerprint).collect();
+    let fingerprints: Vec<_> = data.iter().map(|data| data.fingerprint()).collect();
     let budgets = (resources.memory, resources.disk_limit);
     let identity = Identity::new(command)
+        .with("--data-layout", &resources.data_layout)
         .with("what the files of --data or --validation hold", &fingerprints)
         .with("--target, --drop or another option of the columns", &input)
         .with("--simd, or the SIMD path of the machine", &simd)

@@ -3,6 +3,7 @@
 //! Paths are compared by what they lead to: other spellings, links and files found by a glob or in a folder are found too.
 
 use crate::exit::Failure;
+use crate::jobs::Data;
 use nystream_datasets::Catalog;
 use nystream_datasets::atomic::place;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,12 @@ impl Inputs {
     #[must_use]
     pub fn data(mut self, option: &'static str, catalog: &Catalog) -> Self {
         self.0.extend(catalog.files.iter().map(|file| (option, file.path.clone())));
+        self
+    }
+
+    /// The files that this process sees of `data`, given with `option`.
+    pub fn files_of(mut self, option: &'static str, data: &Data) -> Self {
+        self.0.extend(data.paths().into_iter().map(|path| (option, path)));
         self
     }
 

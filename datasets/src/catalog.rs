@@ -9,8 +9,10 @@
 
 use crate::column::{ColumnInfo, ColumnKind, is_integer};
 use crate::footer::{Footer, read_sized_footer};
-use crate::pread::PreadFile;
+use crate::ranged::RangeFile;
 use crate::source::{Origin, SourceFile, Sources};
+use crate::spread::Placement;
+use crate::store::{Address, Version, ahead};
 use crate::width::{ColumnBytes, column_bytes};
 use crate::{DataError, synth::SynthSpec};
 use nystream_hashing::FileId;
@@ -19,7 +21,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 /// Rows of one sum block. *Shape*: part of every answer; equals `SUM_BLOCK_ROWS` of the kernels.
 pub const BLOCK_ROWS: u64 = 2048;
@@ -43,6 +44,8 @@ pub struct CatalogFile {
     pub(crate) columns: Arc<[usize]>,
     /// Set for synthetic sources.
     pub(crate) synth: Option<SynthSpec>,
+    /// Set for objects of a store: where it is, and which version the footer was read of.
+    pub(crate) object: Option<(Address, Version)>,
     /// Of the footer, or of the synthetic spec.
     pub(crate) digest: [u8; 32],
 }
@@ -87,12 +90,14 @@ pub struct Catalog {
     pub columns: Arc<[ColumnInfo]>,
     /// Rows of all files.
     pub total_rows: u64,
-    /// BLAKE3 of the names, lengths and footers: equal on every process that sees the same data. Pages are not read for it.
+    /// BLAKE3 of the names, lengths and footers, and the ETags of objects: equal on every process that sees the same data. Pages are not read for it.
     pub fingerprint: [u8; 32],
     /// First global block of each file, then the total.
     starts: Arc<[u64]>,
     /// Of each column, over all files.
     bytes: Arc<[ColumnBytes]>,
+    /// Where blocks are read, when not every process sees all files.
+    placement: Option<Arc<Placement>>,
 }
 
 impl Catalog {
@@ -125,16 +130,37 @@ impl Catalog {
     /// # Errors
     /// Any file that cannot be read or decoded; files that disagree about columns.
     pub fn open_any(sources: &Sources) -> Result<Catalog, DataError> {
-        let mut files: Vec<CatalogFile> = Vec::with_capacity(sources.files.len());
+        Self::assemble(sources.files.iter().map(Self::describe))
+    }
+
+    /// What a catalog takes from one file.
+    pub(crate) fn describe(source: &SourceFile) -> Result<Described, DataError> {
+        match &source.origin {
+            Origin::Parquet(path) => open_parquet(source, path, RangeFile::local(path, Arc::default())?),
+            Origin::Object(object) => {
+                open_parquet(source, &object.address.shown(), RangeFile::object(object, Arc::default())?)
+            }
+            Origin::Synth(spec) => Ok(open_synth(source, spec)),
+        }
+    }
+
+    /// The catalog of files in their order.
+    pub(crate) fn assemble(
+        described: impl Iterator<Item = Result<Described, DataError>>,
+    ) -> Result<Catalog, DataError> {
+        let mut files: Vec<CatalogFile> = Vec::new();
         let mut columns: Vec<ColumnInfo> = Vec::new();
         // For each column, the file its type was taken from.
         let mut origins: Vec<usize> = Vec::new();
         let mut bytes: Vec<ColumnBytes> = Vec::new();
-        for source in &sources.files {
-            let (mut file, infos, sizes) = match &source.origin {
-                Origin::Parquet(path) => open_parquet(source, path)?,
-                Origin::Synth(spec) => open_synth(source, spec),
-            };
+        let mut hasher = blake3::Hasher::new();
+        for described in described {
+            let Described { mut file, infos, sizes, tag } = described?;
+            hasher.update(&file.id.0.to_le_bytes());
+            hasher.update(&file.digest);
+            if let Some(tag) = tag {
+                hasher.update(blake3::hash(tag.as_bytes()).as_bytes());
+            }
             let mut positions: HashMap<&str, usize> = HashMap::with_capacity(infos.len());
             for (i, info) in infos.iter().enumerate() {
                 if positions.insert(&info.name, i).is_some() {
@@ -155,11 +181,8 @@ impl Catalog {
             files.push(file);
         }
         let total_rows = files.iter().map(|file| file.rows).sum();
-        let mut hasher = blake3::Hasher::new();
         let mut starts = vec![0];
         for file in &files {
-            hasher.update(&file.id.0.to_le_bytes());
-            hasher.update(&file.digest);
             starts.push(starts[starts.len() - 1] + file.blocks());
         }
         Ok(Catalog {
@@ -169,7 +192,13 @@ impl Catalog {
             fingerprint: *hasher.finalize().as_bytes(),
             starts: starts.into(),
             bytes: bytes.into(),
+            placement: None,
         })
+    }
+
+    /// The same catalog, whose blocks are read where `placement` says.
+    pub(crate) fn placed(self, placement: Placement) -> Catalog {
+        Catalog { placement: Some(Arc::new(placement)), ..self }
     }
 
     /// Number of sum blocks of all files.
@@ -196,7 +225,8 @@ impl Catalog {
 
     /// The blocks of worker `index` among `peers`: contiguous in global order, counts differing by at most one.
     ///
-    /// The union over all indices is every block once. Ownership may split a row group.
+    /// The union over all indices is every block once. Ownership may split a row group. Where the files are spread over hosts ([`crate::HostFiles`]) a worker has
+    /// blocks of files that its process sees, in order, and counts differ by at most one within a process.
     ///
     /// ```
     /// use nystream_datasets::{BlockRun, Catalog, Sources};
@@ -210,6 +240,9 @@ impl Catalog {
     /// # Ok::<(), nystream_datasets::DataError>(())
     /// ```
     pub fn partition(&self, peers: usize, index: usize) -> Vec<BlockRun> {
+        if let Some(placement) = &self.placement {
+            return placement.runs(peers, index);
+        }
         let cut = |i: usize| (u128::from(self.blocks()) * i as u128 / peers.max(1) as u128) as u64;
         self.runs(cut(index), cut(index + 1))
     }
@@ -249,6 +282,14 @@ impl Catalog {
     /// If there is no such column.
     pub fn column_bytes(&self, index: usize) -> ColumnBytes {
         self.bytes[index]
+    }
+
+    /// What a worker holds of objects while it reads the columns `projection`, at most: nothing where all files are on a disk.
+    ///
+    /// # Panics
+    /// If there is no such column.
+    pub fn fetched_bytes(&self, projection: &[usize]) -> u64 {
+        ahead::planned_bytes(projection.iter().map(|index| self.bytes[*index].fetched))
     }
 
     /// Files by identity: the number of the file with `id`.
@@ -304,11 +345,17 @@ fn reconcile(
     Ok(order.into())
 }
 
-/// A file, its columns, and their sizes.
-type Opened = (CatalogFile, Vec<ColumnInfo>, Vec<ColumnBytes>);
+/// What a catalog takes from a file: the file, its columns, and their sizes.
+#[derive(Clone, Debug)]
+pub(crate) struct Described {
+    pub file: CatalogFile,
+    pub infos: Vec<ColumnInfo>,
+    pub sizes: Vec<ColumnBytes>,
+    /// Of an object, which version it is.
+    pub tag: Option<String>,
+}
 
-fn open_parquet(source: &SourceFile, path: &Path) -> Result<Opened, DataError> {
-    let file = PreadFile::open(path, Arc::new(AtomicU64::new(0))).map_err(|e| DataError::read(path, e))?;
+fn open_parquet(source: &SourceFile, path: &Path, file: RangeFile) -> Result<Described, DataError> {
     let footer = read_sized_footer(path, &file)?;
     let arrow = arrow_metadata(path, &footer)?;
     let infos: Vec<ColumnInfo> = arrow
@@ -335,11 +382,16 @@ fn open_parquet(source: &SourceFile, path: &Path) -> Result<Opened, DataError> {
         row_groups,
         columns: Arc::new([]),
         synth: None,
+        object: file.version(),
         digest: footer.digest,
     };
     tracing::debug!(file = file.name, rows = file.rows, row_groups = file.row_groups.len() - 1, "footer read");
-    let sizes = column_bytes(&footer.metadata, infos.len());
-    Ok((file, infos, sizes))
+    let mut sizes = column_bytes(&footer.metadata, infos.len());
+    if file.object.is_none() {
+        sizes.iter_mut().for_each(|size| size.fetched = 0);
+    }
+    let tag = file.object.as_ref().map(|(_, version)| version.tag());
+    Ok(Described { file, infos, sizes, tag })
 }
 
 /// The Arrow schema of a file.
@@ -350,7 +402,7 @@ pub(crate) fn arrow_metadata(path: &Path, footer: &Footer) -> Result<ArrowReader
         .map_err(|e| corrupt(e.to_string()))
 }
 
-fn open_synth(source: &SourceFile, spec: &SynthSpec) -> Opened {
+fn open_synth(source: &SourceFile, spec: &SynthSpec) -> Described {
     let file = CatalogFile {
         path: source.path(),
         name: source.name.clone(),
@@ -360,11 +412,12 @@ fn open_synth(source: &SourceFile, spec: &SynthSpec) -> Opened {
         row_groups: vec![0, spec.rows],
         columns: Arc::new([]),
         synth: Some(spec.clone()),
+        object: None,
         digest: *blake3::hash(source.name.as_bytes()).as_bytes(),
     };
     let infos = spec.columns();
     let sizes = infos.iter().map(|info| ColumnBytes::generated(info.kind == ColumnKind::Text)).collect();
-    (file, infos, sizes)
+    Described { file, infos, sizes, tag: None }
 }
 
 #[cfg(test)]

@@ -49,10 +49,54 @@ pub enum DataError {
         path: PathBuf,
     },
     /// A scheme this build cannot read.
-    #[error("'{spec}': only local paths and synth: sources can be read; copy or mount the data first")]
+    #[error(
+        "'{spec}': only paths, synth: sources and the stores s3://, gs://, az://, https:// and http:// can be read; copy or mount the data first"
+    )]
     UnsupportedScheme {
         /// The source as the user wrote it.
         spec: String,
+    },
+    /// An address that no store has.
+    #[error("'{spec}': {reason}")]
+    BadAddress {
+        /// The address, without what may be a secret.
+        spec: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Sources that have no common parent, so that their files have no names relative to it.
+    #[error(
+        "'{first}' and '{second}' are in different stores: name data of one place, whose files are named from their common parent"
+    )]
+    MixedPlaces {
+        /// One source.
+        first: String,
+        /// One from elsewhere.
+        second: String,
+    },
+    /// One name for different files on two hosts.
+    #[error(
+        "'{name}' is another file on {first} than on {second} ({sizes}): with --data-layout local a name is one file; give both the same, or other names"
+    )]
+    HostsDiffer {
+        /// Name relative to the roots.
+        name: String,
+        /// One host.
+        first: String,
+        /// The other.
+        second: String,
+        /// Their lengths.
+        sizes: String,
+    },
+    /// A store that did not serve an object.
+    #[error("cannot read '{}': {reason}; {remedy}", path.display())]
+    Store {
+        /// The object.
+        path: PathBuf,
+        /// What the store or the system said.
+        reason: String,
+        /// What to do.
+        remedy: String,
     },
     /// A `synth:` source with an unknown name, key or value.
     #[error("'{spec}' is not a synthetic source: {reason}")]

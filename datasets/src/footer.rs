@@ -1,11 +1,11 @@
 //! Reading the footer of a Parquet file, distrustfully.
 //!
-//! The bytes are fetched with `pread` and checked before anything is decoded: magic at both ends,
+//! The bytes are fetched by position and checked before anything is decoded: magic at both ends,
 //! footer length, and afterwards that every column chunk lies inside the file and that row counts add up.
 //! Statistics are skipped unless asked for: no pass uses them, and they are most of a footer's memory.
 
 use crate::scan::guarded;
-use crate::{DataError, pread::PreadFile};
+use crate::{DataError, ranged::RangeFile};
 use parquet::file::metadata::{
     ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader, ParquetStatisticsPolicy,
 };
@@ -23,42 +23,47 @@ pub(crate) struct Footer {
 const MAGIC: &[u8; 4] = b"PAR1";
 
 /// Reads and checks the footer of `file`, without statistics.
-pub(crate) fn read_footer(path: &Path, file: &PreadFile) -> Result<Footer, DataError> {
+pub(crate) fn read_footer(path: &Path, file: &RangeFile) -> Result<Footer, DataError> {
     read_footer_with(path, file, ParquetStatisticsPolicy::SkipAll, ParquetStatisticsPolicy::SkipAll)
 }
 
 /// [`read_footer`] with the sizes that values have in memory, where the writer stated them.
-pub(crate) fn read_sized_footer(path: &Path, file: &PreadFile) -> Result<Footer, DataError> {
+pub(crate) fn read_sized_footer(path: &Path, file: &RangeFile) -> Result<Footer, DataError> {
     read_footer_with(path, file, ParquetStatisticsPolicy::SkipAll, ParquetStatisticsPolicy::KeepAll)
 }
 
 /// Reads and checks the footer of `file`, with the statistics of `policy` and the size statistics of `sizes`.
 pub(crate) fn read_footer_with(
     path: &Path,
-    file: &PreadFile,
+    file: &RangeFile,
     policy: ParquetStatisticsPolicy,
     sizes: ParquetStatisticsPolicy,
 ) -> Result<Footer, DataError> {
-    let read = |source| DataError::read(path, source);
     let size = file.size();
     if size == 0 {
         return Err(DataError::EmptyFile { path: path.into() });
     }
-    let mut head = [0u8; 4];
-    let have = (size as usize).min(4);
-    file.read_exact_at(&mut head[..have], 0).map_err(read)?;
-    if &head == b"PARE" {
-        return Err(DataError::Encrypted { path: path.into() });
+    // The start of an object is one more request, made where its end is not that of a sound file.
+    let mut tail = [0u8; 8];
+    if file.version().is_some() && size >= 12 {
+        file.read_exact_at(path, &mut tail, size - 8)?;
     }
-    if head[..have] != MAGIC[..have] {
-        return Err(DataError::NotParquet { path: path.into(), end: "start" });
+    if &tail[4..] != MAGIC {
+        let mut head = [0u8; 4];
+        let have = (size as usize).min(4);
+        file.read_exact_at(path, &mut head[..have], 0)?;
+        if &head == b"PARE" {
+            return Err(DataError::Encrypted { path: path.into() });
+        }
+        if head[..have] != MAGIC[..have] {
+            return Err(DataError::NotParquet { path: path.into(), end: "start" });
+        }
     }
     let truncated = |reason: &str| DataError::Truncated { path: path.into(), bytes: size, reason: reason.into() };
     if size < 12 {
         return Err(truncated("there is no footer"));
     }
-    let mut tail = [0u8; 8];
-    file.read_exact_at(&mut tail, size - 8).map_err(read)?;
+    file.read_exact_at(path, &mut tail, size - 8)?;
     if &tail[4..] != MAGIC {
         return Err(truncated("the closing magic bytes are missing"));
     }
@@ -67,7 +72,7 @@ pub(crate) fn read_footer_with(
         return Err(truncated(&format!("the footer claims {length} bytes")));
     }
     let mut bytes = vec![0; length as usize];
-    file.read_exact_at(&mut bytes, size - 8 - length).map_err(read)?;
+    file.read_exact_at(path, &mut bytes, size - 8 - length)?;
     let corrupt = |reason: String| DataError::Footer { path: path.into(), reason };
     let mut options = ParquetMetaDataOptions::new();
     options.set_column_stats_policy(policy);
@@ -114,7 +119,7 @@ fn check(metadata: &ParquetMetaData, size: u64) -> Result<(), String> {
 }
 
 /// First byte and length of a column chunk. The library's own accessor asserts that both are positive.
-fn chunk_range(column: &ColumnChunkMetaData) -> (i64, i64) {
+pub(crate) fn chunk_range(column: &ColumnChunkMetaData) -> (i64, i64) {
     let start = match column.dictionary_page_offset() {
         Some(offset) if offset < column.data_page_offset() => offset,
         _ => column.data_page_offset(),

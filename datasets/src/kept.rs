@@ -7,7 +7,7 @@
 use crate::catalog::{CatalogFile, arrow_metadata};
 use crate::column::is_integer;
 use crate::footer::read_footer;
-use crate::pread::PreadFile;
+use crate::ranged::RangeFile;
 use crate::sink::plain_column;
 use crate::{Catalog, ColumnKind, DataError};
 use arrow_array::ArrayRef;
@@ -125,8 +125,8 @@ fn file_types(file: &CatalogFile, indices: &[usize]) -> Result<Vec<DataType>, Da
         Some(spec) => spec.schema(),
         None => {
             let path = &file.path;
-            let pread = PreadFile::open(path, Arc::new(AtomicU64::new(0))).map_err(|e| DataError::read(path, e))?;
-            let footer = read_footer(path, &pread)?;
+            let ranged = RangeFile::again(file, Arc::new(AtomicU64::new(0)))?;
+            let footer = read_footer(path, &ranged)?;
             if footer.digest != file.digest {
                 return Err(DataError::Changed { path: path.clone() });
             }

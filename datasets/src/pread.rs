@@ -4,16 +4,10 @@
 //! reads with `pread`, so that several column readers of one file cannot disturb each other, and
 //! counts what it reads. Nothing is mapped: mapped pages would count as resident memory.
 
-use bytes::Bytes;
-use parquet::errors::{ParquetError, Result};
-use parquet::file::reader::{ChunkReader, Length};
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Bytes read ahead for a page header; larger reads go past the buffer.
-const HEADER_BUFFER: usize = 4096;
 
 /// A file read by position, with a shared count of bytes read. Clones are cheap.
 #[derive(Clone, Debug)]
@@ -66,6 +60,11 @@ impl PreadFile {
         self.inner.file.read_exact_at(buffer, offset)?;
         self.bytes_read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// A sequential reader from byte `position` on.
+    pub fn cursor(&self, position: u64) -> PreadCursor {
+        PreadCursor { file: self.clone(), position }
     }
 }
 
@@ -148,29 +147,5 @@ impl Read for PreadCursor {
         let read = self.file.read_at(buffer, self.position)?;
         self.position += read as u64;
         Ok(read)
-    }
-}
-
-impl Length for PreadFile {
-    fn len(&self) -> u64 {
-        self.inner.len
-    }
-}
-
-impl ChunkReader for PreadFile {
-    type T = BufReader<PreadCursor>;
-
-    fn get_read(&self, start: u64) -> Result<Self::T> {
-        Ok(BufReader::with_capacity(HEADER_BUFFER, PreadCursor { file: self.clone(), position: start }))
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
-        // Checked before allocating: a damaged header can ask for anything.
-        if start.checked_add(length as u64).is_none_or(|end| end > self.inner.len) {
-            return Err(ParquetError::EOF(format!("bytes {start}+{length} lie beyond the end of the file")));
-        }
-        let mut buffer = vec![0; length];
-        self.read_exact_at(&mut buffer, start).map_err(|e| ParquetError::External(Box::new(e)))?;
-        Ok(buffer.into())
     }
 }

@@ -13,8 +13,8 @@
 
 use crate::catalog::{BLOCK_ROWS, BlockRun, Catalog, CatalogFile, arrow_metadata};
 use crate::column::ColumnKind;
-use crate::footer::read_footer;
-use crate::pread::PreadFile;
+use crate::footer::{chunk_range, read_footer};
+use crate::ranged::RangeFile;
 use crate::{DataError, synth::Generator};
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema};
@@ -25,6 +25,7 @@ use parquet::arrow::arrow_reader::{
 };
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,7 +106,7 @@ enum Rows {
 
 /// A file whose footer is the one the catalog saw.
 struct Opened {
-    file: PreadFile,
+    file: RangeFile,
     metadata: ArrowReaderMetadata,
 }
 
@@ -197,9 +198,10 @@ impl BlockReader {
             return Some(match batch {
                 Ok(batch) => Ok(RawBatch { file: current.file, file_id: file.id, first_ordinal, batch }),
                 Err(reason) => Err(match &current.rows {
-                    Rows::Parquet { opened, .. } => {
-                        diagnose(file, opened, &self.projection, first_ordinal, end, reason)
-                    }
+                    Rows::Parquet { opened, .. } => opened
+                        .file
+                        .failure()
+                        .unwrap_or_else(|| diagnose(file, opened, &self.projection, first_ordinal, end, reason)),
                     Rows::Synth(_) => DataError::BadSynth { spec: file.name.clone(), reason },
                 }),
             });
@@ -227,8 +229,8 @@ fn open_file(
     bytes_read: &Arc<AtomicU64>,
 ) -> Result<Opened, DataError> {
     let path = &file.path;
-    let pread = PreadFile::open(path, bytes_read.clone()).map_err(|e| DataError::read(path, e))?;
-    let footer = read_footer(path, &pread)?;
+    let ranged = RangeFile::again(file, bytes_read.clone())?;
+    let footer = read_footer(path, &ranged)?;
     if footer.digest != file.digest {
         return Err(DataError::Changed { path: path.clone() });
     }
@@ -248,7 +250,7 @@ fn open_file(
             .map_err(corrupt)?
             .map_err(|e| corrupt(e.to_string()))?;
     }
-    Ok(Opened { file: pread, metadata })
+    Ok(Opened { file: ranged, metadata })
 }
 
 /// A decoder of rows `first..end` of the file columns `roots`.
@@ -266,8 +268,9 @@ fn build(
     let skipped = groups.first().map_or(0, |g| first - file.row_groups[*g]);
     let mask = ProjectionMask::roots(opened.metadata.parquet_schema(), roots.iter().copied());
     let corrupt = |reason: String| DataError::Footer { path: file.path.clone(), reason };
+    let ranged = opened.file.reading(&chunks(opened, &groups, &mask));
     guarded(|| {
-        ParquetRecordBatchReaderBuilder::new_with_metadata(opened.file.clone(), opened.metadata.clone())
+        ParquetRecordBatchReaderBuilder::new_with_metadata(ranged, opened.metadata.clone())
             .with_projection(mask)
             .with_row_groups(groups)
             .with_offset(skipped as usize)
@@ -277,6 +280,22 @@ fn build(
     })
     .map_err(corrupt)?
     .map_err(|e| corrupt(e.to_string()))
+}
+
+/// The bytes of the columns of `mask` in each of `groups`. They lie inside the file: the footer was checked.
+fn chunks(opened: &Opened, groups: &[usize], mask: &ProjectionMask) -> Vec<Vec<Range<u64>>> {
+    let metadata = opened.metadata.metadata();
+    let of_group = |group: &usize| {
+        let columns = metadata.row_group(*group).columns().iter().enumerate();
+        columns
+            .filter(|(leaf, _)| mask.leaf_included(*leaf))
+            .map(|(_, column)| {
+                let (start, length) = chunk_range(column);
+                start as u64..(start + length) as u64
+            })
+            .collect()
+    };
+    groups.iter().map(of_group).collect()
 }
 
 fn decode(reader: &mut ParquetRecordBatchReader, expected: usize) -> Result<RecordBatch, String> {

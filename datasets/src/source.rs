@@ -1,17 +1,18 @@
 //! Sources: what `--data` names, resolved to an ordered list of files with stable identities.
 //!
-//! A source is a file, a folder (searched recursively for `*.parquet` and `*.pq`), a glob, or
-//! `synth:NAME?rows=..&d=..&seed=..`. Several may be given. Each has a base: the directory before the
+//! A source is a file, a folder (searched recursively for `*.parquet` and `*.pq`), a glob, each on a disk or in an object store (`crate::store`), or
+//! `synth:NAME?rows=..&d=..&seed=..`. Several may be given, files of one store or of the disk. Each has a base: the directory before the
 //! first wildcard of a glob, the folder itself, the parent of a file. The *root* is the deepest common
 //! ancestor of the bases, and a file's [`FileId`] hashes its path relative to the root, `/` between the
 //! parts: moving the data or adding a file renumbers nothing, and a folder, the glob over it and the
-//! list of its files give the same ids.
+//! list of its files give the same ids; so does the same tree in a bucket.
 //!
 //! Files are ordered by relative path, bytewise. Names that begin with `.` or `_` are not data when a
 //! folder is searched (unfinished outputs, markers of other programs); naming one explicitly reads it. The
 //! wildcards of a glob match a leading `_`, but no leading `.`.
 //! Listing one file twice, also through a link, is an error.
 
+use crate::store::{Address, Object, Scheme, expand as expand_address};
 use crate::{DataError, synth::SynthSpec};
 use nystream_hashing::FileId;
 use std::collections::BTreeMap;
@@ -22,6 +23,8 @@ use std::path::{Component, Path, PathBuf};
 pub enum Origin {
     /// A Parquet file at this path.
     Parquet(PathBuf),
+    /// A Parquet file in an object store.
+    Object(Object),
     /// Rows made by row ordinal.
     Synth(SynthSpec),
 }
@@ -42,6 +45,7 @@ impl SourceFile {
     pub fn path(&self) -> PathBuf {
         match &self.origin {
             Origin::Parquet(path) => path.clone(),
+            Origin::Object(object) => object.address.shown(),
             Origin::Synth(_) => PathBuf::from(&self.name),
         }
     }
@@ -59,12 +63,12 @@ impl SourceFile {
 pub struct Sources {
     /// The files, by relative path, bytewise.
     pub files: Vec<SourceFile>,
-    /// The common root the names are relative to (absolute, lexically normal); `None` for synthetic sources alone.
+    /// The common root the names are relative to (absolute, lexically normal, or an address); `None` for synthetic sources alone.
     pub root: Option<PathBuf>,
 }
 
 impl Sources {
-    /// Resolves what the user wrote. Touches the file system only to list names.
+    /// Resolves what the user wrote. Touches the file system, or asks a store, only to list names.
     ///
     /// ```
     /// use nystream_datasets::{DataError, Sources};
@@ -80,16 +84,31 @@ impl Sources {
     /// // A glob over the folder gives the same names, so the same identities. But `*` stands for what begins with `_`, too.
     /// let glob = Sources::parse(&[format!("{folder}/**/*.parquet")])?;
     /// assert_eq!((glob.files.len(), glob.files[2].id), (3, sources.files[1].id));
-    /// assert!(matches!(Sources::parse(&["s3://bucket/b.parquet"]), Err(DataError::UnsupportedScheme { .. })));
+    /// assert!(matches!(Sources::parse(&["ftp://host/b.parquet"]), Err(DataError::UnsupportedScheme { .. })));
     /// # Ok::<(), DataError>(())
     /// ```
     ///
     /// # Errors
     /// When a source matches nothing, does not exist, is malformed, or a file is reached twice.
     pub fn parse<S: AsRef<str>>(specs: &[S]) -> Result<Sources, DataError> {
+        Self::resolve(specs, false)
+    }
+
+    /// [`Sources::parse`] where folders and globs may be empty: other hosts have files.
+    ///
+    /// # Errors
+    /// As there, but for a source that matches nothing.
+    pub fn parse_any<S: AsRef<str>>(specs: &[S]) -> Result<Sources, DataError> {
+        Self::resolve(specs, true)
+    }
+
+    fn resolve<S: AsRef<str>>(specs: &[S], empty: bool) -> Result<Sources, DataError> {
         let mut files = Vec::new();
         let mut found: Vec<PathBuf> = Vec::new();
         let mut root: Option<PathBuf> = None;
+        let mut remote = Remote::default();
+        // The first source that is no synthetic one, and where it is.
+        let mut first: Option<(&str, Option<Scheme>)> = None;
         for spec in specs {
             let spec = spec.as_ref();
             if spec.starts_with("synth:") {
@@ -98,10 +117,26 @@ impl Sources {
                 files.push(SourceFile { id: FileId::from_relative_path(&name), name, origin: Origin::Synth(synth) });
                 continue;
             }
-            if spec.contains("://") {
-                return Err(DataError::UnsupportedScheme { spec: spec.into() });
+            let address = Address::parse(spec)?;
+            let place = address.as_ref().map(|address| address.scheme);
+            match first {
+                Some((first, other)) if other != place => {
+                    return Err(DataError::MixedPlaces { first: first.into(), second: spec.into() });
+                }
+                Some(_) => {}
+                None => first = Some((spec, place)),
             }
-            let (base, paths) = expand(spec)?;
+            if let Some(address) = address {
+                match remote.add(&address) {
+                    Err(DataError::NoMatch { .. }) if empty => {}
+                    added => added?,
+                }
+                continue;
+            }
+            let (base, paths) = match expand(spec) {
+                Err(DataError::NoMatch { .. }) if empty => (base_of(spec), Vec::new()),
+                found => found?,
+            };
             let base = normal(&base)?;
             root = Some(match root {
                 None => base,
@@ -116,14 +151,58 @@ impl Sources {
                 files.push(SourceFile { id: FileId::from_relative_path(&name), name, origin: Origin::Parquet(path) });
             }
         }
+        if let Some(parts) = &remote.root {
+            root = Some(PathBuf::from(remote.place(parts)));
+        }
+        files.extend(remote.files()?);
         files.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
         if let Some(pair) = files.windows(2).find(|pair| pair[0].name == pair[1].name) {
             return Err(DataError::DuplicateFile { first: pair[0].path(), second: pair[1].path() });
         }
-        if files.is_empty() {
+        if files.is_empty() && !empty {
             return Err(DataError::NoSources);
         }
         Ok(Sources { files, root })
+    }
+}
+
+/// Objects found so far, all of one scheme.
+#[derive(Default)]
+struct Remote {
+    scheme: Option<Scheme>,
+    /// Bucket and parts of the keys that all bases have in common.
+    root: Option<Vec<String>>,
+    objects: Vec<Object>,
+}
+
+impl Remote {
+    fn add(&mut self, address: &Address) -> Result<(), DataError> {
+        let (base, objects) = expand_address(address)?;
+        self.scheme = Some(address.scheme);
+        self.root = Some(match self.root.take() {
+            None => base,
+            Some(root) => root.into_iter().zip(base).take_while(|(x, y)| x == y).map(|(x, _)| x).collect(),
+        });
+        self.objects.extend(objects);
+        Ok(())
+    }
+
+    fn place(&self, parts: &[String]) -> String {
+        let scheme = self.scheme.map(|scheme| scheme.to_string()).unwrap_or_default();
+        format!("{scheme}://{}", parts.join("/"))
+    }
+
+    fn files(mut self) -> Result<Vec<SourceFile>, DataError> {
+        self.objects.sort_by(|a, b| a.address.cmp(&b.address));
+        if let Some(pair) = self.objects.windows(2).find(|pair| pair[0].address == pair[1].address) {
+            return Err(DataError::DuplicateFile { first: pair[0].address.shown(), second: pair[1].address.shown() });
+        }
+        let above = self.root.map_or(0, |root| root.len());
+        let file = |object: Object| {
+            let name = object.address.parts()[above..].join("/");
+            SourceFile { id: FileId::from_relative_path(&name), name, origin: Origin::Object(object) }
+        };
+        Ok(self.objects.into_iter().map(file).collect())
     }
 }
 
@@ -147,9 +226,7 @@ fn expand(spec: &str) -> Result<(PathBuf, Vec<PathBuf>), DataError> {
     if !spec.contains(['*', '?', '[']) {
         return Err(DataError::NotFound { path: path.to_path_buf() });
     }
-    let base: PathBuf =
-        path.components().take_while(|part| !part.as_os_str().to_string_lossy().contains(['*', '?', '['])).collect();
-    let base = if base.as_os_str().is_empty() { PathBuf::from(".") } else { base };
+    let base = base_of(spec);
     let options =
         glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
     let matches = glob::glob_with(spec, options)
@@ -173,6 +250,17 @@ fn expand(spec: &str) -> Result<(PathBuf, Vec<PathBuf>), DataError> {
     found.sort();
     found.dedup();
     Ok((base, found))
+}
+
+/// The base of a folder or a glob: what stands before the first wildcard.
+fn base_of(spec: &str) -> PathBuf {
+    let path = Path::new(spec);
+    if path.is_dir() {
+        return path.to_path_buf();
+    }
+    let base: PathBuf =
+        path.components().take_while(|part| !part.as_os_str().to_string_lossy().contains(['*', '?', '['])).collect();
+    if base.as_os_str().is_empty() { PathBuf::from(".") } else { base }
 }
 
 fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), DataError> {
@@ -303,7 +391,7 @@ mod tests {
         assert!(matches!(twice, Err(DataError::DuplicateFile { .. })));
         assert!(matches!(Sources::parse(&[format!("{text}/*.csv")]), Err(DataError::NoMatch { .. })));
         assert!(matches!(Sources::parse(&[format!("{text}/b.parquet")]), Err(DataError::NotFound { .. })));
-        assert!(matches!(Sources::parse(&["s3://bucket/x"]), Err(DataError::UnsupportedScheme { .. })));
+        assert!(matches!(Sources::parse(&["ftp://host/x"]), Err(DataError::UnsupportedScheme { .. })));
         assert!(matches!(Sources::parse(&[format!("{text}/[a.parquet")]), Err(DataError::BadPattern { .. })));
         assert!(matches!(Sources::parse::<&str>(&[]), Err(DataError::NoSources)));
         let synth = "synth:sines?rows=10";

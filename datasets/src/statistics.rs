@@ -9,7 +9,7 @@
 use crate::catalog::arrow_metadata;
 use crate::column::{ColumnInfo, NumericColumn, TextColumn};
 use crate::footer::read_footer_with;
-use crate::pread::PreadFile;
+use crate::ranged::RangeFile;
 use crate::scan::guarded;
 use crate::{Catalog, ColumnKind, DataError};
 use arrow_array::{Array, ArrayRef};
@@ -53,8 +53,7 @@ pub fn statistics(catalog: &Catalog) -> Result<Vec<ColumnStatistics>, DataError>
             folds.iter_mut().for_each(|fold| fold.open = true);
             continue;
         }
-        let source = PreadFile::open(&file.path, Arc::new(AtomicU64::new(0)))
-            .map_err(|error| DataError::read(&file.path, error))?;
+        let source = RangeFile::again(file, Arc::new(AtomicU64::new(0)))?;
         let footer =
             read_footer_with(&file.path, &source, ParquetStatisticsPolicy::KeepAll, ParquetStatisticsPolicy::SkipAll)?;
         if footer.digest != file.digest {

@@ -5,6 +5,7 @@
 
 use parquet::basic::{Compression, Type};
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
+use serde::{Deserialize, Serialize};
 
 /// Bytes of a page or a dictionary.
 pub const PAGE_BYTES: u64 = 1 << 20;
@@ -12,7 +13,7 @@ pub const PAGE_BYTES: u64 = 1 << 20;
 const PAGE_VALUES: u64 = 1024;
 
 /// Bytes of one column, the largest over the row groups that were looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ColumnBytes {
     /// Mean bytes of a value, in the row group where it is largest.
     pub value: u64,
@@ -20,13 +21,15 @@ pub struct ColumnBytes {
     pub text: u64,
     /// Page and dictionary in hand while the column is decoded.
     pub pages: u64,
+    /// As stored, in one row group: what is fetched of an object. 0 for files on a disk.
+    pub fetched: u64,
 }
 
 impl ColumnBytes {
     /// A column of a synthetic source, of numbers or of short text: nothing is decoded.
     pub(crate) fn generated(text: bool) -> Self {
         let text = if text { 16 } else { 0 };
-        ColumnBytes { value: 8 + text, text, pages: 0 }
+        ColumnBytes { value: 8 + text, text, pages: 0, fetched: 0 }
     }
 
     /// The larger of both, number by number.
@@ -35,6 +38,7 @@ impl ColumnBytes {
             value: self.value.max(other.value),
             text: self.text.max(other.text),
             pages: self.pages.max(other.pages),
+            fetched: self.fetched.max(other.fetched),
         }
     }
 
@@ -43,6 +47,7 @@ impl ColumnBytes {
             value: self.value.saturating_add(other.value),
             text: self.text.saturating_add(other.text),
             pages: self.pages.saturating_add(other.pages),
+            fetched: self.fetched.saturating_add(other.fetched),
         }
     }
 }
@@ -85,6 +90,7 @@ fn chunk_bytes(chunk: &ColumnChunkMetaData, rows: u64) -> ColumnBytes {
         value: text.saturating_add(fixed * values),
         text,
         pages: stored.min(page.saturating_mul(2)).saturating_add(compressed),
+        fetched: count(chunk.compressed_size()),
     }
 }
 
@@ -116,6 +122,6 @@ mod tests {
         assert_eq!((same.value, same.text), (1008, 1000));
         assert!(same.pages < 10_000 && (8..14).contains(&short.value), "{same:?} {short:?}");
         let synth = Catalog::open(&Sources::parse(&["synth:sines?rows=10&d=2"]).unwrap()).unwrap();
-        assert_eq!(synth.column_bytes(0), super::ColumnBytes { value: 8, text: 0, pages: 0 });
+        assert_eq!(synth.column_bytes(0), super::ColumnBytes { value: 8, text: 0, pages: 0, fetched: 0 });
     }
 }

@@ -2,9 +2,10 @@
 //! found before any data is opened.
 
 use super::groups::{DictionaryArgs, HoldoutArgs, InputArgs, KernelArgs, ResourceArgs, SolveArgs};
-use super::values::{AutoOr, ClassWeight, Loss, Preconditioner, Ridge, Select, Solver, Task};
+use super::values::{AutoOr, ClassWeight, DataLayout, Loss, Preconditioner, Ridge, Select, Solver, Task};
 use super::{DictionaryCommandArgs, EvaluateArgs, FitArgs, PredictArgs, TuneArgs};
 use crate::exit::Failure;
+use std::path::Path;
 
 /// Options that can be checked before anything is read.
 pub trait Check {
@@ -24,9 +25,15 @@ impl Check for FitArgs {
         self.holdout.check()?;
         self.resources.check()?;
         self.checkpoint.check()?;
+        on_a_disk(&[("--out", self.out.as_deref()), ("--report", self.report.as_deref())])?;
         check_solve(&self.solve, &self.kernel, &self.dictionary, &self.input)?;
         if self.variance {
             check_variance(&self.solve, &self.input)?;
+        }
+        if self.checkpoint.checkpoint.is_some() && self.resources.data_layout == DataLayout::Local {
+            return usage(
+                "--checkpoint with --data-layout local cannot be: what was done of files that one host has is of no use to others; use a shared file system or an object store",
+            );
         }
         check_products(self)
     }
@@ -38,6 +45,7 @@ impl Check for TuneArgs {
         self.input.check()?;
         self.holdout.check()?;
         self.resources.check()?;
+        on_a_disk(&[("--report", self.report.as_deref())])?;
         check_solve(&self.solve, &self.kernel, &self.dictionary, &self.input)
     }
 }
@@ -49,12 +57,24 @@ impl Check for DictionaryCommandArgs {
         if matches!(self.dictionary.select, Select::File(_)) {
             return usage("--select file:PATH chooses nothing; give it to `fit`");
         }
+        on_a_disk(&[("--out", Some(&self.out)), ("--report", self.report.as_deref())])?;
+        if self.resources.data_layout == DataLayout::Local {
+            return usage(
+                "--data-layout local: `dictionary` writes rows of all files, which no process sees; choose centers within `fit`",
+            );
+        }
         self.resources.check()
     }
 }
 
 impl Check for PredictArgs {
     fn check(&self) -> Result<(), Failure> {
+        on_a_disk(&[("--out", Some(&self.out))])?;
+        if self.resources.data_layout == DataLayout::Local {
+            return usage(
+                "--data-layout local: a prediction needs nothing of other rows; run `predict` on each host without --hosts",
+            );
+        }
         self.products.check()?;
         if self.variance && self.products.product_tolerance.is_some() {
             return usage(
@@ -67,6 +87,7 @@ impl Check for PredictArgs {
 
 impl Check for EvaluateArgs {
     fn check(&self) -> Result<(), Failure> {
+        on_a_disk(&[("--report", self.report.as_deref())])?;
         self.resources.check()
     }
 }
@@ -132,6 +153,19 @@ impl Check for ResourceArgs {
             _ => Ok(()),
         }
     }
+}
+
+/// Refuses outputs in object stores, where nothing can appear at once that is written over hours.
+fn on_a_disk(outputs: &[(&str, Option<&Path>)]) -> Result<(), Failure> {
+    for (option, path) in outputs {
+        if let Some(path) = path.filter(|path| path.to_string_lossy().contains("://")) {
+            let shown = path.display();
+            return usage(format!(
+                "{option} {shown}: object stores are read, not written: write to a disk and copy the file"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn need_target(input: &InputArgs) -> Result<(), Failure> {

@@ -1,8 +1,8 @@
 //! Groups of options shared by several commands.
 
 use super::values::{
-    AllOr, AutoOr, Bandwidth, ByteSize, ClassWeight, Count, DictionaryMode, Interval, KernelName, Loss, MetricsAddr,
-    Positive, Precision, Preconditioner, ProductMode, Ridge, Scale, Seconds, Select, Simd, Solver, SplitSpec, Task, Transport,
+    AllOr, AutoOr, Bandwidth, ByteSize, ClassWeight, Count, DataLayout, DictionaryMode, Interval, KernelName, Loss,
+    MetricsAddr, Positive, Precision, Preconditioner, ProductMode, Ridge, Scale, Seconds, Select, Simd, Solver, SplitSpec, Task, Transport,
 };
 use crate::exit::Failure;
 use clap::Args;
@@ -13,7 +13,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Data")]
 pub struct InputArgs {
-    /// Parquet files: a file, a folder, a glob (quoted), or synth:NAME?rows=..&d=..&seed=..; repeatable
+    /// Parquet files: a file, a folder, a glob (quoted), an address in a store (s3://, gs://, az://, https://), or synth:NAME?rows=..&d=..&seed=..; repeatable
     #[arg(long, value_name = "PATH", required = true)]
     pub data: Vec<String>,
     /// Column to predict; repeatable for several targets
@@ -230,6 +230,10 @@ pub struct ResourceArgs {
     /// can read them [default: none]
     #[arg(long, value_name = "ADDRESS")]
     pub metrics_addr: Option<MetricsAddr>,
+    /// Where the data of --hosts is: shared (every process sees all files), or local (each host has files of its own under --data, named relative to its own root; a name is one file, and one
+    /// that several have is read once). The model is the same
+    #[arg(long, value_name = "LAYOUT", default_value = "shared")]
+    pub data_layout: DataLayout,
     /// How processes meet and what they do when one is lost.
     #[command(flatten)]
     pub join: JoinArgs,

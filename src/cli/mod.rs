@@ -17,7 +17,7 @@ pub use groups::{
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
-use values::{Count, Format, LogFormat};
+use values::{Count, Format, LogFormat, Seconds};
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 data or quality failure; 2 usage; 3 stopped before convergence or at a \
 limit (model saved); 4 memory, flop or disk budget refused; 5 peer lost; 6 join refused or timed out; 101 bug; 130 interrupted.
@@ -35,6 +35,9 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
+
+/// Seconds of `--store-timeout`, unless given.
+pub const STORE_TIMEOUT: f64 = 120.0;
 
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
@@ -58,6 +61,9 @@ pub struct GlobalArgs {
     /// Read no settings file
     #[arg(long, global = true)]
     pub no_config: bool,
+    /// How long a request to an object store is repeated while it is throttled, cut short or not answered; then exit code 1
+    #[arg(long, global = true, value_name = "TIME", default_value = "2m", help_heading = "Machine")]
+    pub store_timeout: Seconds,
 }
 
 /// The commands.

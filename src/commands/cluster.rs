@@ -5,7 +5,7 @@
 
 use super::Context;
 use crate::cli::values::{Format, Launcher as Starts, LogFormat};
-use crate::cli::{ClusterArgs, ClusterCommand, ClusterRunArgs, GlobalArgs};
+use crate::cli::{ClusterArgs, ClusterCommand, ClusterRunArgs, GlobalArgs, STORE_TIMEOUT};
 use crate::config::{Environment, Origin, Refusal, SECRET, Setting, settings};
 use crate::exit::{self, ExitCode, Failure};
 use nystream_cluster::Secret;
@@ -154,6 +154,9 @@ fn variables(global: &GlobalArgs, environment: &Environment, secret: Option<Stri
     all.extend(switches.into_iter().filter(|(_, on)| *on).map(|(name, _)| (name, "true".to_owned())));
     if let Some(file) = global.config_file.as_ref().and_then(|file| file.to_str()) {
         all.insert("NYSTREAM_CONFIG_FILE", file.to_owned());
+    }
+    if global.store_timeout.0 != STORE_TIMEOUT {
+        all.insert("NYSTREAM_STORE_TIMEOUT", format!("{}s", global.store_timeout.0));
     }
     all.extend(secret.map(|secret| (SECRET, secret)));
     all.into_iter().filter_map(|(name, value)| Variable::new(name, value)).collect()

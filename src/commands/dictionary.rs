@@ -10,7 +10,7 @@ use crate::cli::DictionaryCommandArgs;
 use crate::cli::checks::Check;
 use crate::cli::values::KernelName;
 use crate::exit::{ExitCode, Failure};
-use crate::jobs::{Workers, fit_config, identity, open};
+use crate::jobs::{Data, Workers, fit_config, identity, open};
 use crate::output::write_json_into;
 use crate::overwrite::Inputs;
 use crate::report::{Certificate, DictionaryStageReport};
@@ -50,7 +50,7 @@ pub fn run(args: DictionaryCommandArgs, context: &Context) -> Result<ExitCode, F
         ("--centers, --select or another option of the centers", &args.dictionary),
         ("--seed, --precision or --max-flops", &args.sample),
     ];
-    let identity = identity("dictionary", &[&catalog], &args.input, &args.resources, &told)?;
+    let identity = identity("dictionary", &[&Data::Shared(catalog.clone())], &args.input, &args.resources, &told)?;
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let inputs = FitInputs { catalog: catalog.clone(), validation: None, config, frozen: None, plan_only: false };
     let save = move |outcome: &FitOutcome| {

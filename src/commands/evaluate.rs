@@ -7,7 +7,7 @@ use crate::cli::EvaluateArgs;
 use crate::cli::checks::Check;
 use crate::exit::{ExitCode, Failure};
 use crate::fitted::into_function;
-use crate::jobs::{Identity, Workers, open, simd};
+use crate::jobs::{Data, Identity, Workers, simd};
 use crate::model::Model;
 use crate::output::write_json_into;
 use crate::overwrite::Inputs;
@@ -38,16 +38,17 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
     let task = model.config.task.clone();
     let deviations: Vec<Option<f64>> = model.config.targets.iter().map(|t| t.deviation).collect();
     let (encoder, function) = into_function(model, simd(&args.resources)?)?;
-    let catalog = open(&args.data)?;
+    let data = Data::open(&args.data, &args.resources)?;
     Inputs::default()
-        .data("--data", &catalog)
+        .files_of("--data", &data)
         .file("--model", Some(&args.model))
         .spared_by(&[("--report", args.report.as_deref())])?;
     let first = args.resources.is_first();
     let output = args.report.as_deref().filter(|_| first).map(AtomicFile::create).transpose()?;
     let identity = Identity::new("evaluate")
         .with("the model", &digest)
-        .with("what the files of --data hold", &catalog.fingerprint)
+        .with("--data-layout", &args.resources.data_layout)
+        .with("what the files of --data hold", &data.fingerprint())
         .with("--product-tolerance or --product-mode", &(limit.tolerance, args.products.product_mode.as_str()));
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let process = Arc::clone(&workers.process);
@@ -55,6 +56,7 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
     let max_bad_rows = args.max_bad_rows;
     let (code, centers) = (function.code.clone(), function.centers());
     let job = move |session: &mut Session<'_>| {
+        let catalog = data.catalog(session)?;
         evaluate_model(session, &catalog, &encoder, &function, limit, max_bad_rows, &room)
     };
     let save = move |found: &Measured| {

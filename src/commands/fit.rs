@@ -11,7 +11,7 @@ use crate::cli::groups::CheckpointArgs;
 use crate::cli::values::KernelName;
 use crate::exit::{self, ExitCode, Failure};
 use crate::fitted::{function_of, loss_name, model_of, solver_name};
-use crate::jobs::{Workers, fit_config, identity, open, select_file, split};
+use crate::jobs::{Data, Workers, fit_config, identity, select_file, split};
 use crate::model::Model;
 use crate::output::write_json_into;
 use crate::overwrite::Inputs;
@@ -21,6 +21,7 @@ use crate::report::{
     Predicted, ProcessReport, Report, Validation,
 };
 use nystream_cluster::Traffic;
+use nystream_dataflows::StageError;
 use nystream_dataflows::engine::checkpoint;
 use nystream_dataflows::engine::{Process, Session};
 use nystream_dataflows::job::{FitConfig, FitInputs, FitOutcome, Loss, WarmStart, fit};
@@ -29,7 +30,7 @@ use nystream_dataflows::predict::Function;
 use nystream_dataflows::targets::TargetCode;
 use nystream_kernels::solve::Stopped;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Fits a model and reports on it.
@@ -51,13 +52,16 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
         Some(model) => resources_of(model, &args)?,
         None => args.resources.clone(),
     };
-    let catalog = open(&args.input.data)?;
-    let validation = if args.holdout.validation.is_empty() { None } else { Some(open(&args.holdout.validation)?) };
+    let data = Data::open(&args.input.data, &resources)?;
+    let validation = match args.holdout.validation.as_slice() {
+        [] => None,
+        paths => Some(Data::open(paths, &resources)?),
+    };
     let inputs = Inputs::default()
-        .data("--data", &catalog)
+        .files_of("--data", &data)
         .file("--select", select_file(&args.dictionary))
         .file("--metric", args.kernel.metric.as_deref());
-    let inputs = validation.iter().fold(inputs, |inputs, catalog| inputs.data("--validation", catalog));
+    let inputs = validation.iter().fold(inputs, |inputs, data| inputs.files_of("--validation", data));
     // A model may take the place of the one it started from; a report may not.
     inputs.spared_by(&[("--out", args.out.as_deref()), ("--report", args.report.as_deref())])?;
     let models =
@@ -68,11 +72,11 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
         fit_config(&args.input, split, &args.kernel, &args.dictionary, Some(&args.solve), &args.sample, &resources)?;
     config.variance = args.variance;
     config.products = args.products.limit();
-    let catalogs: Vec<_> = std::iter::once(&catalog).chain(&validation).collect();
+    let all_data: Vec<_> = std::iter::once(&data).chain(&validation).collect();
     let starts = [&from, &config_from].map(|model| model.as_ref().map(Model::digest));
     let identity = identity(
         "fit",
-        &catalogs,
+        &all_data,
         &args.input,
         &resources,
         &[
@@ -123,10 +127,18 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
     if let Some(checkpoints) = &checkpoints {
         checkpoints.serve(&process);
     }
-    let inputs = FitInputs { catalog, validation, config: config.clone(), frozen, plan_only };
+    let rest = Mutex::new(Some((config.clone(), frozen)));
     let peers = network.clone();
     let job = move |session: &mut Session<'_>| {
         checkpoint::open(session, opened.clone())?;
+        let catalog = data.catalog(session)?;
+        let validation = validation.as_ref().map(|data| data.catalog(session)).transpose()?;
+        // Once a process: a model to start from may be large.
+        let inputs = session.try_once(|| {
+            let rest = rest.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let (config, frozen) = rest.ok_or_else(|| StageError::Internal("the job has begun before".into()))?;
+            Ok(FitInputs { catalog, validation, config, frozen, plan_only })
+        })?;
         let outcome = fit(session, &inputs)?;
         let processes = of_processes(session, &outcome, peers.as_ref())?;
         Ok((outcome, processes))

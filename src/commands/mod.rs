@@ -25,6 +25,7 @@ use crate::logging;
 use crate::output::Output;
 use crate::progress::Progress;
 use std::ffi::OsString;
+use std::time::Duration;
 
 /// What every command needs.
 #[derive(Clone, Debug)]
@@ -57,6 +58,7 @@ fn start(line: &[OsString]) -> Result<ExitCode, Refusal> {
     let cli = parse(line, &environment)?;
     let progress = Progress::new(cli.global.quiet || cli.global.no_progress);
     logging::install(cli.global.log_format, &progress)?;
+    nystream_datasets::set_patience(Duration::from_secs_f64(cli.global.store_timeout.0.min(1e9)));
     unknown_variables(&environment).iter().for_each(|warning| tracing::warn!("{warning}"));
     let context = Context { output: Output { format: cli.global.format }, progress, environment };
     run(cli, &context)

@@ -6,10 +6,11 @@ use crate::cli::TuneArgs;
 use crate::cli::checks::Check;
 use crate::cli::values::KernelName;
 use crate::exit::{ExitCode, Failure};
-use crate::jobs::{Workers, fit_config, identity, open, select_file, split};
+use crate::jobs::{Data, Workers, fit_config, identity, select_file, split};
 use crate::output::write_json_into;
 use crate::overwrite::Inputs;
 use crate::report::{TuneReport, TuneRow};
+use nystream_dataflows::engine::Session;
 use nystream_dataflows::job::{FitInputs, FitOutcome, Solver, fit, ridge_share};
 use nystream_dataflows::tune::CandidateFit;
 use std::fmt::Debug;
@@ -24,9 +25,9 @@ pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
     let begun = Instant::now();
     let first = args.resources.is_first();
     let output = args.report.as_deref().filter(|_| first).map(AtomicFile::create).transpose()?;
-    let catalog = open(&args.input.data)?;
+    let data = Data::open(&args.input.data, &args.resources)?;
     Inputs::default()
-        .data("--data", &catalog)
+        .files_of("--data", &data)
         .file("--select", select_file(&args.dictionary))
         .file("--metric", args.kernel.metric.as_deref())
         .spared_by(&[("--report", args.report.as_deref())])?;
@@ -47,11 +48,10 @@ pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
         ("--solver, --loss, --tolerance, --preconditioner, --iterations or --time-limit", &args.solve),
         ("--seed, --precision or --max-flops", &args.sample),
     ];
-    let identity = identity("tune", &[&catalog], &args.input, &args.resources, &told)?;
+    let identity = identity("tune", &[&data], &args.input, &args.resources, &told)?;
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let first = workers.process.index() == 0;
     let (share, ridge_given) = (ridge_share(config.loss), config.ridges.is_some());
-    let inputs = FitInputs { catalog, validation: None, config, frozen: None, plan_only: true };
     let save = move |outcome: &FitOutcome| {
         let Some(tuned) = &outcome.tuned else {
             return Err(Failure::usage("kernel, bandwidth and ridge are all given: there is nothing to tune"));
@@ -95,7 +95,11 @@ pub fn run(args: TuneArgs, context: &Context) -> Result<ExitCode, Failure> {
         output.map(|output| write_json_into(output, &report)).transpose()?;
         Ok(report)
     };
-    let (_, report) = workers.run_and_save(move |session| fit(session, &inputs), save)?;
+    let job = move |session: &mut Session<'_>| {
+        let catalog = data.catalog(session)?;
+        fit(session, &FitInputs { catalog, validation: None, config: config.clone(), frozen: None, plan_only: true })
+    };
+    let (_, report) = workers.run_and_save(job, save)?;
     if first {
         context.output.report(&report)?;
     }

@@ -22,6 +22,8 @@ const PATIENCE: u64 = 240;
 /// A folder in which the binary runs.
 pub struct Place {
     folder: tempfile::TempDir,
+    /// Variables that the binary is given.
+    pub variables: Vec<(String, String)>,
 }
 
 impl Default for Place {
@@ -33,7 +35,7 @@ impl Default for Place {
 impl Place {
     /// An empty folder.
     pub fn new() -> Self {
-        Place { folder: tempfile::tempdir().unwrap() }
+        Place { folder: tempfile::tempdir().unwrap(), variables: Vec::new() }
     }
 
     /// The path of `name` in the folder.
@@ -45,10 +47,12 @@ impl Place {
     pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nystream"));
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("NYSTREAM_") || name == "RUST_LOG" {
+            let prefixes = ["NYSTREAM_", "AWS_", "GOOGLE_", "AZURE_"];
+            if prefixes.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) || name == "RUST_LOG" {
                 command.env_remove(name);
             }
         }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.args(line.split_whitespace()).current_dir(self.folder.path()).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command

@@ -21,6 +21,7 @@ pub mod exchange;
 pub mod feed;
 pub mod run;
 pub mod session;
+mod spread;
 pub mod sums;
 pub mod watch;
 
@@ -28,4 +29,5 @@ pub use counters::{Counters, counters, of_workers};
 pub use exchange::{Audience, Outgoing, Reducer, Scan, Step, agree, pass, same_everywhere};
 pub use run::run;
 pub use session::{Process, Progress, Session, SilentProgress};
+pub use spread::unite;
 pub use watch::{Seen, Watch};

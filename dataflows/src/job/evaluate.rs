@@ -128,6 +128,7 @@ fn reading(catalog: &Catalog, encoder: &Encoder, workers: usize) -> Result<Readi
         rows: Reading::rows_in_hand(encoded_blocks(catalog, encoder) * BLOCK_ROWS, catalog.total_rows, workers),
         decoded: columns().map(|bytes| bytes.value).fold(0, u64::saturating_add),
         pages: columns().map(|bytes| bytes.pages).fold(0, u64::saturating_add),
+        fetched: catalog.fetched_bytes(&projection),
         targets: encoder.target_width() as u64,
     })
 }

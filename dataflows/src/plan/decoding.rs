@@ -3,6 +3,8 @@
 //! `WORKER_BYTES` holds the pages of a dozen columns and batches of short text. Beyond that counts what long text needs: the batch
 //! twice, as its pages had it and as the dictionary that is made of it, and pages and dictionaries of more than 1 MiB.
 //!
+//! Objects of a store are read ahead of their decoding, which counts whatever the columns are.
+//!
 //! Footers give the mean length of a row group's values: where the long ones of a group stand together, a batch takes more.
 
 use super::memory::{MemoryPlan, WORKER_BYTES, human, program_bytes};
@@ -31,7 +33,9 @@ const PROFILED_TEXT: u64 = 40;
 pub struct Decoding {
     /// Bytes.
     pub bytes: u64,
-    /// The column that most of them are of; `None` without any.
+    /// Bytes of objects that are fetched ahead; 0 where all files are on a disk.
+    pub fetched: u64,
+    /// The column that most of the former are of; `None` without any.
     pub column: Option<usize>,
     /// Its name and the length of its values, for messages.
     name: String,
@@ -49,28 +53,33 @@ impl Decoding {
         };
         let bytes = projection.iter().map(|index| bytes_of(*index)).fold(0, u64::saturating_add);
         let bytes = bytes.saturating_sub(SHORT_TEXT);
+        let fetched = catalog.fetched_bytes(projection);
         // The first of those that need most.
         let column = projection.iter().copied().max_by_key(|index| (bytes_of(*index), std::cmp::Reverse(*index)));
         match column.filter(|_| bytes > 0) {
-            None => Decoding::default(),
+            None => Decoding { fetched, ..Decoding::default() },
             Some(index) => {
                 let length = human(catalog.column_bytes(index).text);
                 let name =
                     format!("decoding text, most of it of column '{}' ({length} a row)", catalog.columns[index].name);
-                Decoding { bytes, column: Some(index), name }
+                Decoding { bytes, fetched, column: Some(index), name }
             }
         }
     }
 
     /// The one of two that needs more: of passes that follow each other, the one that decides.
     pub fn larger(self, other: Decoding) -> Decoding {
-        if other.bytes > self.bytes { other } else { self }
+        let fetched = self.fetched.max(other.fetched);
+        Decoding { fetched, ..if other.bytes > self.bytes { other } else { self } }
     }
 
     /// Adds it to the plan of a process with `workers` threads, where there is any.
     pub fn add_to(&self, plan: &mut MemoryPlan, workers: usize) {
         if self.bytes > 0 {
             plan.add(self.name.clone(), self.bytes.saturating_mul(workers as u64));
+        }
+        if self.fetched > 0 {
+            plan.add("reading ahead from object stores", self.fetched.saturating_mul(workers as u64));
         }
     }
 

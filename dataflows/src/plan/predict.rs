@@ -148,6 +148,9 @@ impl ModelSize {
         let mut plan = MemoryPlan::default();
         let pages = product(&[each, reading.pages.saturating_sub(WORKER_BYTES)]);
         plan.add("program and Parquet decoding", sum(&[program_bytes(workers), pages]));
+        if reading.fetched > 0 {
+            plan.add("reading ahead from object stores", product(&[each, reading.fetched]));
+        }
         plan.add("the model's configuration", self.header_bytes.saturating_mul(SETTLED));
         plan.add("centers and coefficients", product(&[m, sum(&[4 * numeric, 2 * codes, 8 * t])]));
         let (packed, blocks, entry) = match self.precision {

@@ -58,6 +58,8 @@ pub struct Reading {
     pub decoded: u64,
     /// Pages in hand.
     pub pages: u64,
+    /// Bytes of objects that are fetched ahead.
+    pub fetched: u64,
     /// Target values of a row that are read.
     pub targets: u64,
 }

@@ -248,6 +248,7 @@ fn prepare(
         rows: Reading::rows_in_hand(read.blocks_per_batch * BLOCK_ROWS, catalog.total_rows, workers),
         decoded: total(&projection, &|column| column.value),
         pages: total(&projection, &|column| column.pages),
+        fetched: catalog.fetched_bytes(&projection),
         targets: 0,
     };
     let writing = Writing {

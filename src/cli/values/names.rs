@@ -80,6 +80,15 @@ named_values! {
     }
 }
 named_values! {
+    /// Where the files of several processes are.
+    DataLayout {
+        /// Every process sees all files.
+        Shared = "shared",
+        /// Each process sees files of its own.
+        Local = "local",
+    }
+}
+named_values! {
     /// How what processes send each other is protected.
     Transport {
         /// Encrypted and authenticated.

@@ -15,7 +15,7 @@ const MODEL: ModelSize = ModelSize {
     precision: Precision::Single,
     sparse: false,
 };
-const READING: Reading = Reading { rows: 8192, decoded: 88, pages: 0, targets: 0 };
+const READING: Reading = Reading { rows: 8192, decoded: 88, pages: 0, fetched: 0, targets: 0 };
 const WRITING: Writing = Writing { kept: 88, columns: 13, text: 0, group_rows: 131_072, rows: 1_000_000 };
 
 fn bytes(plan: &ApplyPlan, name: &str) -> u64 {
@@ -82,7 +82,7 @@ fn sparse_products_count() {
 #[test]
 fn any_number_can_be_planned_for() {
     let all = u64::MAX;
-    let reading = Reading { rows: all, decoded: all, pages: all, targets: 1 };
+    let reading = Reading { rows: all, decoded: all, pages: all, fetched: all, targets: 1 };
     let writing = Writing { kept: all, columns: 3, text: all, group_rows: all, rows: all };
     let model = ModelSize { file_bytes: all, header_bytes: all, ..MODEL };
     assert_eq!(model.predicting(reading, writing, true, 2).memory.total(), all);
