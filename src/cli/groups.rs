@@ -2,7 +2,7 @@
 
 use super::values::{
     AllOr, AutoOr, Bandwidth, ByteSize, ClassWeight, Count, DictionaryMode, KernelName, Loss, Positive, Precision,
-    Preconditioner, ProductMode, Ridge, Scale, Seconds, Select, Simd, Solver, SplitSpec, Task, Transport,
+    Preconditioner, ProductMode, Ridge, Scale, Seconds, Select, ShareCenters, Simd, Solver, SplitSpec, Task, Transport,
 };
 use crate::exit::Failure;
 use clap::Args;
@@ -226,6 +226,10 @@ pub struct ResourceArgs {
     /// Which line of --hosts this process is, from 0
     #[arg(long, value_name = "INDEX")]
     pub process: Option<u32>,
+    /// Whether the processes of --hosts share the centers of eigenpro (fit) and of a model (predict, evaluate), so that each holds some of them, packed, and what belongs to them: auto does
+    /// beyond 20,000 centers in fit, and where the model does not fit --memory otherwise. Fits form entries twice then. Changes no bit of the result
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub share_centers: ShareCenters,
     /// How processes meet and what they do when one is lost.
     #[command(flatten)]
     pub join: JoinArgs,
