@@ -17,9 +17,12 @@ use nystream_cluster::{
 };
 use nystream_dataflows::StageError;
 use nystream_dataflows::engine::{self, Process, Session, agree};
-use nystream_dataflows::job::{Bandwidth, DictionaryRule, FitConfig, Loss, MetricRequest, Select, Solver, Task};
+use nystream_dataflows::job::{
+    Bandwidth, DictionaryRule, FitConfig, Loss, MetricRequest, Select, Sharding, Solver, Task,
+};
+use nystream_dataflows::matvec::grid::Shard;
 use nystream_dataflows::matvec::products::ProductLimit;
-use nystream_dataflows::plan::Preconditioning;
+use nystream_dataflows::plan::{ModelSize, Preconditioning};
 use nystream_datasets::{Catalog, ClassWeight, Encoder, EncoderOptions, HostFiles, Part, Scale, Sources, Split};
 use nystream_kernels::gram::Precision;
 use nystream_kernels::tile::SimdPath;
@@ -128,6 +131,32 @@ pub fn simd(resources: &ResourceArgs) -> Result<Option<SimdPath>, Failure> {
             Err(Failure::usage(format!("--simd {name} is not available on this host, which has {}", known.join(", "))))
         }
     }
+}
+
+/// What `--share-centers` says.
+pub fn sharding(resources: &ResourceArgs) -> Sharding {
+    match resources.share_centers {
+        values::ShareCenters::Auto => Sharding::Auto,
+        values::ShareCenters::Always => Sharding::Always,
+        values::ShareCenters::Never => Sharding::Never,
+    }
+}
+
+/// The centers of this process, where the processes of `resources` share those of a model of `size` to apply it; `fits` says whether the whole model fits one process.
+///
+/// # Errors
+/// A host file that cannot be used (2).
+pub fn share_of(resources: &ResourceArgs, size: &ModelSize, fits: bool) -> Result<Option<Shard>, Failure> {
+    let Some(path) = &resources.hosts else { return Ok(None) };
+    let hosts = Hosts::read(path).map_err(|e| Failure::caused(ExitCode::Usage, e))?;
+    let shared = match sharding(resources) {
+        Sharding::Auto => !fits,
+        Sharding::Always => true,
+        Sharding::Never => false,
+    };
+    let index = (resources.process.unwrap_or(0) as usize).min(hosts.len().saturating_sub(1));
+    let shard = Shard::of(usize::try_from(size.centers).unwrap_or(usize::MAX), hosts.len(), index);
+    Ok(Some(shard).filter(|shard| shared && shard.among().is_some()))
 }
 
 /// What `--split` means, as written and for the encoder.
@@ -254,6 +283,7 @@ pub fn fit_config(
         dictionary_only: false,
         variance: false,
         warm_start: None,
+        sharding: sharding(resources),
     })
 }
 
@@ -340,7 +370,8 @@ pub fn identity(
         .with("what the files of --data or --validation hold", &fingerprints)
         .with("--target, --drop or another option of the columns", &input)
         .with("--simd, or the SIMD path of the machine", &simd)
-        .with("--memory or --disk-limit", &budgets);
+        .with("--memory or --disk-limit", &budgets)
+        .with("--share-centers", &resources.share_centers);
     Ok(parts.iter().fold(identity, |identity, (name, told)| identity.with(name, told)))
 }
 

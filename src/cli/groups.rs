@@ -2,7 +2,8 @@
 
 use super::values::{
     AllOr, AutoOr, Bandwidth, ByteSize, ClassWeight, Count, DataLayout, DictionaryMode, Interval, KernelName, Loss,
-    MetricsAddr, Positive, Precision, Preconditioner, ProductMode, Ridge, Scale, Seconds, Select, Simd, Solver, SplitSpec, Task, Transport,
+    MetricsAddr, Positive, Precision, Preconditioner, ProductMode, Ridge, Scale, Seconds, Select, ShareCenters, Simd,
+    Solver, SplitSpec, Task, Transport,
 };
 use crate::exit::Failure;
 use clap::Args;
@@ -234,6 +235,10 @@ pub struct ResourceArgs {
     /// that several have is read once). The model is the same
     #[arg(long, value_name = "LAYOUT", default_value = "shared")]
     pub data_layout: DataLayout,
+    /// Whether the processes of --hosts share the centers of eigenpro (fit) and of a model (predict, evaluate), so that each holds some of them, packed, and what belongs to them: auto does
+    /// beyond 20,000 centers in fit, and where the model does not fit --memory otherwise. Fits form entries twice then. Changes no bit of the result
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub share_centers: ShareCenters,
     /// How processes meet and what they do when one is lost.
     #[command(flatten)]
     pub join: JoinArgs,

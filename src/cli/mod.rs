@@ -422,7 +422,7 @@ mod tests {
                      precision seed workers memory temp-dir disk-limit hosts process validation split task loss scale \
                      report explain dry-run time-limit max-bad-rows from config-from drop categorical weight \
                      class-weight id-column cyclic simd max-flops tolerance iterations preconditioner product-tolerance product-mode \
-                     secret-file transport join-timeout peer-timeout metrics-addr";
+                     secret-file transport join-timeout peer-timeout metrics-addr share-centers";
         let command = Cli::command();
         let has = |command: &clap::Command, flag: &str| command.get_arguments().any(|a| a.get_long() == Some(flag));
         let fit = command.find_subcommand("fit").unwrap();
@@ -430,7 +430,7 @@ mod tests {
             assert!(has(fit, flag), "fit lacks --{flag}");
         }
         let predict = command.find_subcommand("predict").unwrap();
-        for flag in "model data out keep variance product-tolerance product-mode workers memory hosts process secret-file peer-timeout metrics-addr"
+        for flag in "model data out keep variance product-tolerance product-mode workers memory hosts process secret-file peer-timeout metrics-addr share-centers"
             .split_whitespace()
         {
             assert!(has(predict, flag), "predict lacks --{flag}");

@@ -7,14 +7,15 @@ use crate::cli::EvaluateArgs;
 use crate::cli::checks::Check;
 use crate::exit::{ExitCode, Failure};
 use crate::fitted::into_function;
-use crate::jobs::{Data, Identity, Workers, simd};
+use crate::jobs::{Data, Identity, Workers, share_of, simd};
 use crate::model::Model;
 use crate::output::write_json_into;
 use crate::overwrite::Inputs;
 use crate::report::{EvaluateReport, PlannedMemory};
 use nystream_dataflows::engine::Session;
 use nystream_dataflows::job::{Measured, evaluate_model};
-use nystream_dataflows::plan::{Reading, Room};
+use nystream_dataflows::matvec::grid::Shard;
+use nystream_dataflows::plan::{ModelSize, Reading, Room};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, atomic::Ordering};
 use std::time::Instant;
@@ -27,12 +28,21 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
     args.check()?;
     let begun = Instant::now();
     let limit = args.products.limit();
-    let mut room = Room { budget: args.resources.memory.0, model: Model::outline(&args.model)? };
+    let mut room = Room { budget: args.resources.memory.0, model: Model::outline(&args.model)?, shard: None };
     room.model.sparse |= limit.tolerance.is_some();
     // What the model alone needs: the columns of the data are not known yet.
-    room.model.evaluating(Reading::default(), args.resources.worker_threads()).check(room.budget)?;
-    let mut model = Model::load(&args.model)?;
-    let digest = model.digest()?;
+    let plan = |size: &ModelSize| size.evaluating(Reading::default(), args.resources.worker_threads());
+    room.shard = share_of(&args.resources, &room.model, plan(&room.model).check(room.budget).is_ok())?;
+    room.model.shared_by = room.shard.as_ref().and_then(Shard::among).map_or(1, |(_, processes)| processes as u64);
+    plan(&room.model).check(room.budget)?;
+    let (mut model, digest) = match &room.shard {
+        Some(shard) => Model::load_share(&args.model, shard.centers())?,
+        None => {
+            let model = Model::load(&args.model)?;
+            let digest = model.digest()?;
+            (model, digest)
+        }
+    };
     model.variance = None;
     let targets = model.config.targets.iter().map(|t| t.name.clone()).collect();
     let task = model.config.task.clone();
@@ -49,12 +59,13 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
         .with("the model", &digest)
         .with("--data-layout", &args.resources.data_layout)
         .with("what the files of --data hold", &data.fingerprint())
-        .with("--product-tolerance or --product-mode", &(limit.tolerance, args.products.product_mode.as_str()));
+        .with("--product-tolerance or --product-mode", &(limit.tolerance, args.products.product_mode.as_str()))
+        .with("--share-centers, or --memory, by which auto decides", &room.shard.is_some());
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let process = Arc::clone(&workers.process);
     let (encoder, function) = (Arc::new(encoder), Arc::new(function));
     let max_bad_rows = args.max_bad_rows;
-    let (code, centers) = (function.code.clone(), function.centers());
+    let (code, centers) = (function.code.clone(), room.shard.as_ref().map_or(function.centers(), Shard::total));
     let job = move |session: &mut Session<'_>| {
         let catalog = data.catalog(session)?;
         evaluate_model(session, &catalog, &encoder, &function, limit, max_bad_rows, &room)

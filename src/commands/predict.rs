@@ -7,14 +7,15 @@ use crate::cli::PredictArgs;
 use crate::cli::checks::Check;
 use crate::exit::{ExitCode, Failure};
 use crate::fitted::into_function;
-use crate::jobs::{Identity, Workers, simd};
+use crate::jobs::{Identity, Workers, share_of, simd};
 use crate::model::Model;
 use crate::overwrite::Inputs;
 use crate::report::{PlannedMemory, PredictReport};
 use nystream_dataflows::StageError;
 use nystream_dataflows::engine::agree;
-use nystream_dataflows::plan::{Reading, Room, Writing};
-use nystream_dataflows::predict::{PredictOptions, part_name, predict};
+use nystream_dataflows::matvec::grid::Shard;
+use nystream_dataflows::plan::{ModelSize, Reading, Room, Writing};
+use nystream_dataflows::predict::{NO_SHARED_VARIANCE, PredictOptions, part_name, predict};
 use nystream_datasets::{Catalog, Sources};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,8 +35,21 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
     size.sparse |= limit.tolerance.is_some();
     // What the model alone needs: the columns of the data are not known yet.
     let threads = args.resources.worker_threads();
-    size.predicting(Reading::default(), Writing::default(), args.variance, threads).check(budget)?;
-    let mut model = Model::load(&args.model)?;
+    let plan = |size: &ModelSize| size.predicting(Reading::default(), Writing::default(), args.variance, threads);
+    let shard = share_of(&args.resources, &size, plan(&size).check(budget).is_ok())?;
+    size.shared_by = shard.as_ref().and_then(Shard::among).map_or(1, |(_, processes)| processes as u64);
+    plan(&size).check(budget)?;
+    if args.variance && shard.is_some() {
+        return Err(Failure::usage(NO_SHARED_VARIANCE));
+    }
+    let (mut model, digest) = match &shard {
+        Some(shard) => Model::load_share(&args.model, shard.centers())?,
+        None => {
+            let model = Model::load(&args.model)?;
+            let digest = model.digest()?;
+            (model, digest)
+        }
+    };
     if args.variance && model.variance.is_none() {
         let model_file = args.model.display();
         return Err(match model.config.classes.is_empty() {
@@ -52,7 +66,6 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
     // Opened before the work and held through it: an unwritable place costs no hours.
     let alone = args.resources.hosts.is_none();
     let reserved = if alone { Some(AtomicFile::create(&args.out)?) } else { None };
-    let digest = model.digest()?;
     let deviations: Vec<Option<f64>> = model.config.targets.iter().map(|target| target.deviation).collect();
     if !args.variance {
         model.variance = None;
@@ -70,18 +83,19 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
     let identity = Identity::new("predict")
         .with("the model", &digest)
         .with("what the files of --data hold", &catalog.fingerprint)
-        .with("--keep, --variance, --product-tolerance, --product-mode, --max-bad-rows or --out", &told);
+        .with("--keep, --variance, --product-tolerance, --product-mode, --max-bad-rows or --out", &told)
+        .with("--share-centers, or --memory, by which auto decides", &shard.is_some());
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let process = Arc::clone(&workers.process);
     let (encoder, function) = (Arc::new(encoder), Arc::new(function));
-    let (code, centers) = (function.code.clone(), function.centers());
+    let (code, centers) = (function.code.clone(), shard.as_ref().map_or(function.centers(), Shard::total));
     let options = PredictOptions {
         keep: args.keep.clone(),
         variance: args.variance,
         products: limit,
         max_bad_rows: args.max_bad_rows,
         out: args.out.clone(),
-        room: Room { budget, model: size },
+        room: Room { budget, model: size, shard },
     };
     let parts = (process.processes() > 1).then(|| (inputs, args.out.clone(), process.processes()));
     let predictions = workers.run(move |session| {

@@ -32,19 +32,45 @@ pub struct RawTensor<'a> {
 pub fn model_digest(version: u64, tensors: &[RawTensor<'_>], configuration: &str) -> String {
     let mut sorted: Vec<&RawTensor<'_>> = tensors.iter().collect();
     sorted.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
-    let mut hasher = blake3::Hasher::new();
-    sized(&mut hasher, b"nystream-model");
-    number(&mut hasher, version);
-    number(&mut hasher, sorted.len() as u64);
+    let mut digest = Digest::new(version, sorted.len());
     for tensor in sorted {
-        sized(&mut hasher, tensor.name.as_bytes());
-        sized(&mut hasher, tensor.dtype.as_bytes());
-        number(&mut hasher, tensor.shape.len() as u64);
-        tensor.shape.iter().for_each(|&n| number(&mut hasher, n as u64));
-        sized(&mut hasher, tensor.bytes);
+        digest.tensor(tensor.name, tensor.dtype, tensor.shape, tensor.bytes.len() as u64);
+        digest.bytes(tensor.bytes);
     }
-    sized(&mut hasher, configuration.as_bytes());
-    hasher.finalize().to_hex().to_string()
+    digest.finish(configuration)
+}
+
+/// [`model_digest`] of tensors that are not in memory: their bytes come piece by piece.
+pub(super) struct Digest(blake3::Hasher);
+
+impl Digest {
+    /// Of so many tensors.
+    pub(super) fn new(version: u64, tensors: usize) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        sized(&mut hasher, b"nystream-model");
+        number(&mut hasher, version);
+        number(&mut hasher, tensors as u64);
+        Digest(hasher)
+    }
+
+    /// The next tensor, in the order of the names: `length` bytes follow.
+    pub(super) fn tensor(&mut self, name: &str, dtype: &str, shape: &[usize], length: u64) {
+        sized(&mut self.0, name.as_bytes());
+        sized(&mut self.0, dtype.as_bytes());
+        number(&mut self.0, shape.len() as u64);
+        shape.iter().for_each(|&n| number(&mut self.0, n as u64));
+        number(&mut self.0, length);
+    }
+
+    /// Some of its bytes.
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub(super) fn finish(mut self, configuration: &str) -> String {
+        sized(&mut self.0, configuration.as_bytes());
+        self.0.finalize().to_hex().to_string()
+    }
 }
 
 fn number(hasher: &mut blake3::Hasher, value: u64) {

@@ -19,16 +19,16 @@ pub const VERSION: u64 = 1;
 
 /// Bytes that tell a model from other files.
 const BEGINNING: u64 = 1024;
-const KEY: &str = "nystream";
-const NAMES: [&str; 7] =
+pub(super) const KEY: &str = "nystream";
+pub(super) const NAMES: [&str; 7] =
     ["centers", "center_codes", "coefficients", "intercepts", "variance_factor", "variance_weights", "variance_scales"];
 
 #[derive(Serialize, Deserialize)]
-struct Metadata {
-    config: FrozenConfig,
+pub(super) struct Metadata {
+    pub(super) config: FrozenConfig,
     format: String,
-    info: ModelInfo,
-    model_digest: String,
+    pub(super) info: ModelInfo,
+    pub(super) model_digest: String,
     version: u64,
 }
 
@@ -144,18 +144,9 @@ fn checksum(metadata: &Value) -> String {
     blake3::hash(json::canonical(&bare).as_bytes()).to_hex().to_string()
 }
 
-pub(super) fn from_bytes(bytes: &[u8], path: &Path) -> Result<Model, ModelError> {
+/// The metadata of a model file by its text: of this version, as it was written, undamaged.
+pub(super) fn checked_metadata(text: &str, path: &Path) -> Result<Value, ModelError> {
     let damaged = |what: String| ModelError::Damaged { path: path.to_path_buf(), what };
-    let file = SafeTensors::deserialize(bytes).map_err(|e| container_error(bytes, path, &e))?;
-    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| container_error(bytes, path, &e))?;
-    let keys = header.metadata().as_ref();
-    let text = keys.and_then(|map| map.get(KEY)).ok_or_else(|| ModelError::NotAModel {
-        path: path.to_path_buf(),
-        reason: format!("it is a safetensors file without the metadata key `{KEY}`"),
-    })?;
-    if keys.is_some_and(|map| map.len() != 1) {
-        return Err(damaged("metadata of another program beside our own".to_string()));
-    }
     let metadata: Value = serde_json::from_str(text).map_err(|e| damaged(format!("metadata: {e}")))?;
     // Before anything else: another version may place anything anywhere.
     let version = metadata.get("version").and_then(Value::as_u64).ok_or_else(|| damaged("no version".to_string()))?;
@@ -174,6 +165,22 @@ pub(super) fn from_bytes(bytes: &[u8], path: &Path) -> Result<Model, ModelError>
     if metadata.get("checksum").and_then(Value::as_str) != Some(&checksum(&metadata)) {
         return Err(damaged("checksum of the metadata".to_string()));
     }
+    Ok(metadata)
+}
+
+pub(super) fn from_bytes(bytes: &[u8], path: &Path) -> Result<Model, ModelError> {
+    let damaged = |what: String| ModelError::Damaged { path: path.to_path_buf(), what };
+    let file = SafeTensors::deserialize(bytes).map_err(|e| container_error(bytes, path, &e))?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| container_error(bytes, path, &e))?;
+    let keys = header.metadata().as_ref();
+    let text = keys.and_then(|map| map.get(KEY)).ok_or_else(|| ModelError::NotAModel {
+        path: path.to_path_buf(),
+        reason: format!("it is a safetensors file without the metadata key `{KEY}`"),
+    })?;
+    if keys.is_some_and(|map| map.len() != 1) {
+        return Err(damaged("metadata of another program beside our own".to_string()));
+    }
+    let metadata = checked_metadata(text, path)?;
     let mut views = file.tensors();
     views.sort_by(|a, b| a.0.cmp(&b.0));
     if let Some((name, _)) = views.iter().find(|(name, _)| !NAMES.contains(&name.as_str())) {
@@ -272,7 +279,7 @@ pub(super) fn from_bytes(bytes: &[u8], path: &Path) -> Result<Model, ModelError>
 }
 
 /// The values of a tensor, as arrays of their bytes.
-fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
+pub(super) fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
     bytes.as_chunks::<N>().0.iter().copied()
 }
 

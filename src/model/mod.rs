@@ -31,6 +31,7 @@ mod file;
 pub mod json;
 pub mod metric_file;
 mod outline;
+mod share;
 
 pub use config::{Exact, FrozenConfig, ModelInfo, Precision, Selection, Target};
 pub use file::VERSION;
@@ -194,6 +195,19 @@ impl Model {
     pub fn load(path: &Path) -> Result<Self, ModelError> {
         let bytes = file::read(path).map_err(|source| ModelError::Read { path: path.to_path_buf(), source })?;
         Model::from_bytes(&bytes, path)
+    }
+
+    /// Reads the part of a model file that has some of the centers: these with their coefficients, and what all have; and the digest of the whole file. The whole is read once, piece
+    /// by piece, to check the digest, and never held; nothing of variances is.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_share(path: &Path, centers: std::ops::Range<usize>) -> Result<(Self, String), ModelError> {
+        // Another kind of file is told as there.
+        if !file::looks_like_model(path) {
+            Model::load(path)?;
+        }
+        share::load(path, centers)
     }
 
     /// Whether the file starts like a model, so that `inspect` can tell models from data.

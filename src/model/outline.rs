@@ -16,7 +16,7 @@ use std::io::Read;
 use std::path::Path;
 
 /// Longest header that safetensors accepts.
-const LONGEST: u64 = 100_000_000;
+pub(super) const LONGEST: u64 = 100_000_000;
 
 /// What the plan needs of the metadata.
 #[derive(Deserialize)]

@@ -124,6 +124,31 @@ impl Process {
         self.index
     }
 
+    /// Leaves `value` under `ticket` for the other workers of this process.
+    fn hand_out(&self, ticket: u64, value: &Shared) {
+        if self.workers > 1 {
+            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.insert(ticket, (Arc::clone(value), self.workers - 1));
+            self.filled.notify_all();
+        }
+    }
+
+    /// Waits for what another worker leaves under `ticket`.
+    fn receive(&self, ticket: u64) -> Shared {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some((value, waiting)) = slots.get_mut(&ticket) {
+                let value = Arc::clone(value);
+                *waiting -= 1;
+                if *waiting == 0 {
+                    slots.remove(&ticket);
+                }
+                return value;
+            }
+            slots = self.filled.wait(slots).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Adds kernel entries, with [`Process::entry_flops`] each, and the `flops` of what was done with them.
     pub fn count(&self, kernel_entries: u64, flops: u64) {
         self.kernel_entries.fetch_add(kernel_entries, Ordering::Relaxed);
@@ -346,28 +371,38 @@ impl<'w> Session<'w> {
         self.ticket += 1;
         let shared: Shared = if self.is_leader() {
             let value: Shared = Arc::new(work());
-            if self.process.workers > 1 {
-                let mut slots = self.process.slots.lock().unwrap_or_else(PoisonError::into_inner);
-                slots.insert(ticket, (Arc::clone(&value), self.process.workers - 1));
-                self.process.filled.notify_all();
-            }
+            self.process.hand_out(ticket, &value);
             value
         } else {
-            let mut slots = self.process.slots.lock().unwrap_or_else(PoisonError::into_inner);
-            loop {
-                if let Some((value, waiting)) = slots.get_mut(&ticket) {
-                    let value = Arc::clone(value);
-                    *waiting -= 1;
-                    if *waiting == 0 {
-                        slots.remove(&ticket);
-                    }
-                    break value;
-                }
-                slots = self.process.filled.wait(slots).unwrap_or_else(PoisonError::into_inner);
-            }
+            self.process.receive(ticket)
         };
         // All workers run the same program, so ticket k has one type everywhere.
         shared.downcast::<T>().unwrap_or_else(|_| unreachable!("workers of a process fell out of step"))
+    }
+
+    /// What each worker of this process gives, in their order, to all of them. Every worker of the process must call this in step.
+    ///
+    /// ```
+    /// use nystream_dataflows::engine::{Process, SilentProgress, run};
+    /// let process = Process::new(3, 1, 0, Box::new(SilentProgress));
+    /// let communication = timely::CommunicationConfig::Process(3).try_build().unwrap();
+    /// let values = run(&process, communication, |session| {
+    ///     let index = session.index();
+    ///     session.share(10 + index).iter().map(|value| **value).collect::<Vec<_>>()
+    /// });
+    /// assert_eq!(values.unwrap(), [[10, 11, 12], [10, 11, 12], [10, 11, 12]]);
+    /// ```
+    pub fn share<T: Any + Send + Sync>(&mut self, mine: T) -> Vec<Arc<T>> {
+        let (first, workers, own) = (self.ticket, self.process.workers, self.local_index());
+        self.ticket += workers as u64;
+        let mine: Shared = Arc::new(mine);
+        self.process.hand_out(first + own as u64, &mine);
+        let take = |worker: usize| match worker == own {
+            true => Arc::clone(&mine),
+            false => self.process.receive(first + worker as u64),
+        };
+        let values = (0..workers).map(take);
+        values.map(|v| v.downcast().unwrap_or_else(|_| unreachable!("workers of a process fell out of step"))).collect()
     }
 
     /// [`Session::once`] for work that can fail; every worker of the process gets the same error. Other processes do not hear of it:

@@ -12,14 +12,16 @@ pub use metrics::{ClassMetrics, Evaluation, TargetMetrics};
 pub use ranks::{RANK_BYTES, RANK_PARCEL_BYTES};
 
 use crate::engine::exchange::{Audience, Outgoing, Scan, Step, pass};
-use crate::engine::feed::{Feed, drawn};
+use crate::engine::feed::{Feed, drawn, view};
 use crate::engine::session::{Process, Session};
 use crate::engine::sums::{TreeReducer, assemble, node_parcels};
 use crate::error::StageError;
+use crate::matvec::grid::{Dealt, deal_rows};
 use crate::matvec::products::{Ledger, ProductReport};
 use crate::predict::{Applied, AppliedScratch, Function};
 use metrics::{ClassLoss, SUMS_PER_TARGET, summarise};
 use nystream_datasets::Chunk;
+use nystream_kernels::rows::Rows;
 use nystream_kernels::tile::Entry;
 use nystream_kernels::tree::SumTree;
 use ranks::Ranks;
@@ -39,20 +41,24 @@ struct EvaluateScan<T: Entry> {
     loss: ClassLoss,
     ranks: Rc<RefCell<Ranks>>,
     process: Arc<Process>,
+    /// Whether all rows have been taken, where centers are shared.
+    done: bool,
 }
 
-impl<T: Entry> Scan for EvaluateScan<T> {
-    fn step(&mut self) -> Result<Step, StageError> {
-        if !self.feed.next(&mut self.chunk)? {
-            return Ok(Step::Done);
+impl<T: Entry> EvaluateScan<T> {
+    /// The next chunk, where there is one.
+    fn next(&mut self) -> Result<bool, StageError> {
+        let more = self.feed.next(&mut self.chunk)?;
+        if more {
+            self.process.note_left_out(&self.chunk);
         }
-        self.process.note_left_out(&self.chunk);
+        Ok(more)
+    }
+
+    /// Takes the chunk with the sums of its rows.
+    fn add(&mut self, scores: &[f64]) -> Result<(), StageError> {
         let code = &self.function.code;
-        let t = code.width();
-        let raw = self.chunk.target_width;
-        let rows = self.chunk.rows();
-        let mut scores = vec![0.0; rows * t];
-        let entries = self.applied.sums(drawn(&self.chunk), &self.function, &mut self.scratch, &mut scores);
+        let (t, raw) = (code.width(), self.chunk.target_width);
         let mut ranks = self.ranks.borrow_mut();
         let mut outputs = vec![0.0; self.function.outputs()];
         for block in 0..self.chunk.blocks() {
@@ -82,7 +88,35 @@ impl<T: Entry> Scan for EvaluateScan<T> {
             }
             self.tree.insert(0, index, sums).map_err(internal)?;
         }
+        Ok(())
+    }
+}
+
+impl<T: Entry> Dealt for EvaluateScan<T> {
+    fn read(&mut self) -> Result<bool, StageError> {
+        self.done = self.done || !self.next()?;
+        Ok(!self.done)
+    }
+
+    fn rows(&self) -> Rows<'_> {
+        view(&self.chunk)
+    }
+
+    fn take(&mut self, sums: Vec<f64>) -> Result<(), StageError> {
+        self.add(&sums)
+    }
+}
+
+impl<T: Entry> Scan for EvaluateScan<T> {
+    fn step(&mut self) -> Result<Step, StageError> {
+        if self.done || !self.next()? {
+            return Ok(Step::Done);
+        }
+        let (t, rows) = (self.function.code.width(), self.chunk.rows());
+        let mut scores = vec![0.0; rows * t];
+        let entries = self.applied.sums(drawn(&self.chunk), &self.function, &mut self.scratch, &mut scores);
         self.process.count(entries, entries * 2 * t as u64);
+        self.add(&scores)?;
         Ok(Step::More { rows: rows as u64 })
     }
 
@@ -163,7 +197,8 @@ pub fn evaluate<T: Entry>(
     let ranks = Rc::new(RefCell::new(Ranks::new(function.code.classes.len())));
     let ledger = Rc::default();
     let blocks = feed.total_blocks();
-    let scan = EvaluateScan {
+    let mut scan = EvaluateScan {
+        done: false,
         feed,
         chunk: Chunk::default(),
         function: Arc::clone(function),
@@ -175,6 +210,9 @@ pub fn evaluate<T: Entry>(
         ranks: Rc::clone(&ranks),
         process: Arc::clone(&session.process),
     };
+    if let Some(shared) = applied.share() {
+        deal_rows(session, name, &shared.shard, shared, &mut scan)?;
+    }
     let length = length(function);
     let parcels = pass(session, name, scan, TreeReducer::new(blocks, length), Audience::Everyone)?;
     let sums = assemble(parcels, length)?;

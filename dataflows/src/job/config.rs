@@ -140,6 +140,19 @@ impl Solver {
     }
 }
 
+/// Whether several processes share the centers of `eigenpro`, and of predictions: each then has some blocks of them. No choice changes a bit of the result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharding {
+    /// In a fit where K_mm is not factored; in predictions where the model does not fit the memory of a process.
+    #[default]
+    Auto,
+    /// Wherever there is more than one block of 4,096.
+    Always,
+    /// Every process has all.
+    Never,
+}
+
 /// How inclusion probabilities of the dictionary are made.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -223,6 +236,8 @@ pub struct FitConfig {
     pub variance: bool,
     /// Kernel and coefficients of an earlier model, to start from.
     pub warm_start: Option<WarmStart>,
+    /// Whether several processes share the centers of eigenpro.
+    pub sharding: Sharding,
 }
 
 impl FitConfig {

@@ -85,19 +85,21 @@ pub fn evaluate_model(
     });
     // Budgets may differ from process to process.
     let plan = agree(session, planned)?;
-    let terms = product_terms(&function.kernel, products, (catalog.total_rows, function.centers()), true)?;
+    let centers = room.centers(function.centers());
+    let terms = product_terms(&function.kernel, products, (catalog.total_rows, centers), true)?;
+    room.refuse_sparse(terms.is_some())?;
     let store =
         RowStore::new(catalog, Arc::clone(encoder), session.peers(), session.index(), Arc::clone(&session.process));
     let feed = store.feed(Role::Evaluation);
     if session.is_first() {
-        let line = plan.summary(catalog.total_rows, function.centers(), room.budget);
+        let line = plan.summary(catalog.total_rows, centers, room.budget);
         session.process.progress.say(&line);
     }
     session.process.watch.plan(plan.memory.total());
     session.begin("evaluate", catalog.total_rows);
     let (evaluation, products) = match function.precision {
-        Precision::Double => measure::<f64>(session, feed, function, terms)?,
-        _ => measure::<f32>(session, feed, function, terms)?,
+        Precision::Double => measure::<f64>(session, feed, function, terms, room)?,
+        _ => measure::<f32>(session, feed, function, terms, room)?,
     };
     session.end();
     left_out(session, catalog, max_bad_rows)?;
@@ -112,8 +114,13 @@ fn measure<T: Entry>(
     feed: Feed,
     function: &Arc<Function>,
     terms: Option<ProductTerms>,
+    room: &Room,
 ) -> Result<Evaluated, StageError> {
-    let applied = session.try_once(|| Applied::<T>::new(function, terms))?;
+    let applied = session.try_once(|| match &room.shard {
+        Some(shard) => Applied::<T>::shared(function, shard),
+        None => Applied::<T>::new(function, terms),
+    });
+    let applied = agree(session, applied)?;
     if let Some(choice) = applied.choice.filter(|_| session.is_first()) {
         session.process.progress.say(&choice.sentence());
     }

@@ -6,7 +6,7 @@ pub(crate) mod fit;
 
 pub use crate::dictionary::{Method, SelectionRule};
 pub use config::{
-    Bandwidth, DictionaryRule, FitConfig, Loss, MetricRequest, ResolveMetric, Select, Solver, Task, WarmStart,
+    Bandwidth, DictionaryRule, FitConfig, Loss, MetricRequest, ResolveMetric, Select, Sharding, Solver, Task, WarmStart,
 };
 pub use evaluate::{Measured, evaluate_model};
 pub use fit::{FitInputs, FitOutcome, Frozen, fit, ridge_share};

@@ -3,12 +3,13 @@
 //! Units of work are numbered from 0; each worker takes a run of them and their vectors are summed over the fixed tree of all units, so
 //! the bits do not depend on who did what. Cost: what the units cost, and O(length log units) values exchanged by each worker.
 
-use crate::engine::exchange::{Audience, Outgoing, Scan, Step, pass};
+use crate::engine::exchange::{Outgoing, Scan, Step};
 use crate::engine::session::Session;
-use crate::engine::sums::{TreeReducer, assemble, node_parcels};
+use crate::engine::sums::{node_parcels, summed};
 use crate::error::StageError;
 use nystream_kernels::tree::SumTree;
 use std::ops::Range;
+use std::sync::Arc;
 
 struct Blocks<F> {
     left: Range<u64>,
@@ -30,7 +31,7 @@ impl<F: FnMut(u64) -> Vec<f64>> Scan for Blocks<F> {
 }
 
 /// Units of `units` that worker `index` of `peers` takes.
-fn share(units: u64, peers: u64, index: u64) -> Range<u64> {
+pub(crate) fn share(units: u64, peers: u64, index: u64) -> Range<u64> {
     let cut = |k: u64| (u128::from(units) * u128::from(k) / u128::from(peers)) as u64;
     cut(index)..cut(index + 1)
 }
@@ -67,8 +68,8 @@ where
 {
     let left = share(units, session.peers() as u64, session.index() as u64);
     let scan = Blocks { left, length, tree: SumTree::new(units), work };
-    let parcels = pass(session, name, scan, TreeReducer::new(units, length), Audience::Everyone)?;
-    assemble(parcels, length)
+    // The last of the process's workers that reads it takes it, the others copy.
+    summed(session, name, scan, units, length).map(Arc::unwrap_or_clone)
 }
 
 #[cfg(test)]

@@ -13,14 +13,15 @@
 //! Cost: n m entries, 2 n m (t + s) flops, (m s + extras) log(blocks) values exchanged by each worker.
 
 pub mod blocks;
+pub mod grid;
 pub mod products;
 
 use crate::engine::Outgoing;
 use crate::engine::checkpoint::{Parts, begin_parts, digest, float_bytes, over};
-use crate::engine::exchange::{Audience, Scan, Step, pass};
+use crate::engine::exchange::{Scan, Step};
 use crate::engine::feed::{Feed, view};
 use crate::engine::session::Session;
-use crate::engine::sums::{TreeReducer, assemble, node_frame, node_from, node_parcels};
+use crate::engine::sums::{node_frame, node_from, node_parcels, summed};
 use crate::error::StageError;
 use nystream_datasets::Chunk;
 use nystream_kernels::tile::{Entry, Nearest, SparseScratch, SparseVectors, TileScratch};
@@ -294,10 +295,9 @@ where
         widths,
         function,
     };
-    let parcels = pass(session, name, scan, TreeReducer::new(blocks, length), Audience::Everyone)?;
+    let sums = summed(session, name, scan, blocks, length)?;
     if let Some(group) = group {
         over(session, group);
     }
-    let ledger = ledger.take();
-    assemble(parcels, length).map(|sums| (sums, ledger))
+    Ok((Arc::unwrap_or_clone(sums), ledger.take()))
 }

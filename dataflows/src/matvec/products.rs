@@ -206,6 +206,20 @@ impl<T: Entry> Products<T> {
         judges: Rows<'_>,
         dense: impl FnOnce() -> Result<Arc<Tiles<T>>, StageError>,
     ) -> Result<(Self, ProductChoice), StageError> {
+        let (sparse, choice) = Self::sparse((kernel, centers, simd), terms, vectors, judges)?;
+        Ok((sparse.map_or_else(|| dense().map(Products::Dense), |sparse| Ok(Products::Sparse(sparse)))?, choice))
+    }
+
+    /// [`Products::choose`] where dense products are another's business: sparse ones, if they are chosen.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn sparse(
+        (kernel, centers, simd): (&Kernel, Rows<'_>, SimdPath),
+        terms: ProductTerms,
+        vectors: Option<(&[f64], usize)>,
+        judges: Rows<'_>,
+    ) -> Result<(Option<Arc<SparseTiles<T>>>, ProductChoice), StageError> {
         let numeric = |e: nystream_kernels::tile::TileError| StageError::Numeric(e.to_string());
         let mut sparse = SparseTiles::new(kernel, centers, &[], simd, terms.cutoff).map_err(numeric)?;
         let mut expected_share;
@@ -232,11 +246,7 @@ impl<T: Entry> Products<T> {
         }
         let (limit, cutoff) = (terms.limit, terms.cutoff);
         let choice = ProductChoice { limit, cutoff, expected_share, sparse: expected_share <= SPARSE_GAIN };
-        if choice.sparse {
-            return Ok((Products::Sparse(Arc::new(sparse)), choice));
-        }
-        drop(sparse);
-        Ok((Products::Dense(dense()?), choice))
+        Ok((choice.sparse.then(|| Arc::new(sparse)), choice))
     }
 
     /// Number of centers, m.

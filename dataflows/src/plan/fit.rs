@@ -6,7 +6,8 @@ use super::dictionary::{Crew, DictionaryWork};
 use super::memory::MemoryPlan;
 use super::selection::Selection;
 use crate::error::StageError;
-use crate::job::{Select, Solver};
+use crate::job::{Select, Sharding, Solver};
+use crate::matvec::grid::Shard;
 use crate::solve::blockcd;
 use crate::solve::eigenpro;
 use nystream_kernels::constants::SPARSE_GAIN;
@@ -58,6 +59,8 @@ pub struct FitPlan {
     pub selection: Selection,
     /// How the dictionary stage works.
     pub dictionary: DictionaryWork,
+    /// Whether the processes share the centers of `eigenpro`: it changes no bit of the model.
+    pub sharded: bool,
     /// Whether the training rows stay in memory between passes.
     pub rows_kept: bool,
     /// Passes over the rows, profile and sample included.
@@ -171,6 +174,8 @@ pub struct PlanRequest {
     pub workers: usize,
     /// Processes.
     pub processes: usize,
+    /// Whether several of them share the centers.
+    pub sharding: Sharding,
     /// Iterations asked for.
     pub iterations: Option<usize>,
     /// What stands for the rows in the preconditioner of conjugate gradients.
@@ -281,6 +286,13 @@ impl PlanRequest {
             let gains = if share <= SPARSE_GAIN { "sparse products" } else { "products with every entry" };
             reasons.push(format!("{gains}: sampled rows keep {:.1} % of the entries", 100.0 * share));
         }
+        if solver == Solver::EigenPro && self.shares_centers(m) {
+            reasons.push(format!(
+                "the {} processes share the centers, at most {} in each: a process holds packed centers, coefficients and iterates of its own alone",
+                self.processes,
+                Shard::largest(m, self.processes)
+            ));
+        }
         let evaluation = u64::from(self.evaluated);
         let passes = self.passes_made + dictionary.passes + cost.passes.ceil() as u64 + evaluation;
         // Rows that are kept are decoded by the profile and by the pass that keeps them.
@@ -293,6 +305,7 @@ impl PlanRequest {
             selection,
             passes,
             dictionary,
+            sharded: solver == Solver::EigenPro && self.shares_centers(m),
             rows_kept: kept > 0,
             bytes: self.bytes_per_pass * decoded,
             decoded: n * (s.numeric + s.codes + s.targets) * decoded as f64,
@@ -357,7 +370,7 @@ impl PlanRequest {
 
     /// Every solver on m centers, and why it was chosen or not.
     fn considered(&self, chosen: Solver, m: usize) -> Vec<Considered> {
-        let fits = |solver| self.memory(solver, m, 1).total() <= self.memory;
+        let fits = |solver| self.alone(solver, m) <= self.memory;
         let cheap = |gram: f64, pcg: f64| {
             format!(
                 "an exact Gram takes {gram:.1} core-seconds, conjugate gradients {pcg:.1}; the Gram is taken {}",
@@ -410,6 +423,11 @@ impl PlanRequest {
         solvers.map(take).to_vec()
     }
 
+    /// Memory of a solve by one worker in one process, by which `auto` decides.
+    pub(super) fn alone(&self, solver: Solver, m: usize) -> u64 {
+        PlanRequest { processes: 1, workers: 1, ..self.clone() }.memory(solver, m, 1).total()
+    }
+
     /// Whether a solver cannot be used where no single Gram serves.
     fn refuses(&self, solver: Solver) -> bool {
         match solver {
@@ -450,13 +468,11 @@ impl PlanRequest {
         }
         let (gram, pcg) = (self.gram_seconds(m as f64), self.pcg_seconds(m as f64));
         // `auto` plans for one worker in one process, so that the choice does not depend on how many there are.
-        let fits = self.memory(Solver::Gram, m, 1).total() <= self.memory;
+        let fits = self.alone(Solver::Gram, m) <= self.memory;
         // The Gram also gives the ridge path: where the ridge is open, worth several times the flops.
         let choice = if fits && gram <= self.gram_preference(m as f64) * pcg {
             Solver::Gram
-        } else if self.memory(Solver::Pcg, m, 1).total() > self.memory
-            && self.memory(Solver::EigenPro, m, 1).total() <= self.memory
-        {
+        } else if self.alone(Solver::Pcg, m) > self.memory && self.alone(Solver::EigenPro, m) <= self.memory {
             reasons.push("eigenpro: neither an exact Gram nor the factors of conjugate gradients fit --memory".into());
             return Ok(Solver::EigenPro);
         } else {

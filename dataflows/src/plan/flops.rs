@@ -114,9 +114,8 @@ impl PlanRequest {
             flops
         };
         let by_flops = largest(&|m| self.check_flops(&stages(m), m).is_ok());
-        let by_memory = largest(&|m| {
-            self.memory(solver, m, 1).total() <= self.memory / 10 * 9 && self.selection_fits(&self.least(m), m)
-        });
+        let by_memory =
+            largest(&|m| self.alone(solver, m) <= self.memory / 10 * 9 && self.selection_fits(&self.least(m), m));
         if by_flops < FEWEST_CENTERS.min(rows) {
             let least = FEWEST_CENTERS.min(rows) as usize;
             self.check_flops(&stages(least), least)?;

@@ -7,14 +7,16 @@ use super::fit::PlanRequest;
 use super::memory::MemoryPlan;
 use crate::certify::{HELD_OUT_ROWS, TRACE_ROWS};
 use crate::evaluate::{RANK_BYTES, RANK_PARCEL_BYTES};
-use crate::job::Solver;
 use crate::job::fit::{CONVERGENCE_ROWS, DIMENSION_ROWS};
+use crate::job::{Sharding, Solver};
+use crate::matvec::grid::Shard;
 use crate::solve::blockcd;
 use crate::solve::eigenpro::{self, order};
 use crate::solve::gram::JUDGE_BLOCK;
 use crate::solve::logistic::LOCAL_CLASSES;
 use nystream_kernels::constants::{GRAM_BLOCK, SUM_BLOCK_ROWS};
 use nystream_kernels::gram::{ExactGram, GramShape, Precision};
+use nystream_kernels::solve::eigenpro::CENTER_BLOCK;
 use nystream_kernels::tile::{SparseScratch, SparseTiles};
 
 /// Matrices of m x m that conjugate gradients hold at their largest: the factor of K_mm, the sampled rows' Gram and the one that gives the degrees of freedom; later the factor, the
@@ -35,6 +37,17 @@ impl PlanRequest {
     fn row_bytes(&self) -> u64 {
         let s = &self.shape;
         (4.0 * s.numeric + 2.0 * s.codes) as u64 + 8 * (s.targets as u64 + 2) + 32
+    }
+
+    /// Whether the processes share `m` centers of eigenpro.
+    pub(super) fn shares_centers(&self, m: usize) -> bool {
+        self.processes > 1
+            && m > CENTER_BLOCK
+            && match self.sharding {
+                Sharding::Auto => m > eigenpro::EXACT_PROJECTION_CENTERS,
+                Sharding::Always => true,
+                Sharding::Never => false,
+            }
     }
 
     /// What every stage of a process has beside it.
@@ -59,7 +72,9 @@ impl PlanRequest {
         let square = 8 * (m as u64) * (m as u64);
         let s = &self.shape;
         let row = self.row_bytes();
-        plan.add("packed centers", (m as u64) * (8 * (s.numeric + s.codes) as u64 + 64));
+        if solver != Solver::EigenPro {
+            plan.add("packed centers", (m as u64) * (8 * (s.numeric + s.codes) as u64 + 64));
+        }
         // The certificate's kernel block, twice while it is copied, and the effective dimension's matrix, its factor and inverse.
         let certificate = 16 * (TRACE_ROWS * m) as u64 + 24 * (HELD_OUT_ROWS * HELD_OUT_ROWS) as u64;
         let few = if self.solver == Solver::Auto && self.ridge_given { CONVERGENCE_ROWS } else { 0 };
@@ -105,6 +120,14 @@ impl PlanRequest {
             Solver::EigenPro => {
                 let t = s.targets.max(1.0) as u64;
                 let subsample = eigenpro::subsample_sizes(self.sample_rows as usize, m).0 as u64;
+                let shared = self.shares_centers(m);
+                // What is divided, and what each process has of it.
+                let own = if shared { Shard::largest(m, self.processes) } else { m } as u64;
+                let of = |what: &str| match shared {
+                    true => format!("{what}, {own} of {m} centers"),
+                    false => what.to_owned(),
+                };
+                self.add_centers(&mut plan, m as u64, own, subsample, &of);
                 if m <= eigenpro::EXACT_PROJECTION_CENTERS {
                     plan.add(format!("K_mm and its factor for {m} centers"), 3 * square);
                 }
@@ -114,9 +137,15 @@ impl PlanRequest {
                     let least = rows.min(m as u64);
                     plan.add("rows of the effective dimension", 8 * (rows * m as u64 + 2 * least * least));
                 }
-                plan.add("preconditioner of the centers", 8 * m as u64 * (subsample / 20 + 1) * 2);
-                plan.add("batches between projections", m as u64 * row * 3);
-                plan.add("coefficient vectors", 8 * (m as u64 + subsample) * t * workers as u64 * 24);
+                plan.add(of("preconditioner of the centers"), 8 * own * (subsample / 20 + 1) * 2);
+                // Stretches of 4,096 rows are dealt to the processes; batches that are not kept are held by a few at a time.
+                let batches = if shared { own + CENTER_BLOCK as u64 } else { m as u64 };
+                plan.add(of("batches between projections"), batches * row * 3);
+                plan.add(of("coefficient vectors"), 8 * (own + subsample) * t * workers as u64 * 24);
+                if shared {
+                    // As they are gathered, shared by the workers, and in the units of the target.
+                    plan.add("coefficients of the model", 8 * m as u64 * t * (workers as u64 + 3));
+                }
                 let bytes = s.rows as u64 * row;
                 let windows = (3 + order::KEPT as u64) * order::WINDOW_BYTES.min(bytes);
                 let buckets = 1u64 << order::bucket_bits(s.rows as u64, row);
@@ -143,6 +172,24 @@ impl PlanRequest {
             plan.add("ranks of held-out scores", more);
         }
         plan
+    }
+
+    /// The centers of eigenpro: as they are, in every process; packed, of its own `own` centers, in the precision of entries and, for an inexact projection, in f64.
+    fn add_centers(&self, plan: &mut MemoryPlan, m: u64, own: u64, subsample: u64, of: &dyn Fn(&str) -> String) {
+        let s = &self.shape;
+        let width = (s.numeric + s.codes) as u64 + 3;
+        let entry = if self.precision == Precision::Double { 8 } else { 4 };
+        let inexact = m as usize > eigenpro::EXACT_PROJECTION_CENTERS;
+        // A block is packed from a copy of its rows.
+        let packed = (own + subsample) * (width * entry + 4 * width) + subsample * width * entry;
+        let wide = if inexact { (own + subsample) * width * 8 } else { 0 };
+        plan.add(of("packed centers"), packed + wide);
+        // The dictionary's, the model's, and one copy on the way.
+        plan.add("centers as they are", m * (3 * (4.0 * s.numeric + 2.0 * s.codes) as u64 + 48));
+        if inexact {
+            // Entries of a block of centers with the subsample, twice while they are copied.
+            plan.add("kernel entries of a block of centers", 16 * CENTER_BLOCK as u64 * subsample);
+        }
     }
 
     /// Bytes of the centers once more, in blocks, and of the workers' products with them.

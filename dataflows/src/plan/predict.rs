@@ -17,7 +17,8 @@ use crate::predict::PANEL;
 use nystream_datasets::table::TABLE_GROUP_BYTES;
 use nystream_kernels::constants::TILE_BLOCK_BYTES;
 use nystream_kernels::gram::Precision;
-use nystream_kernels::tile::{Entry, SparseScratch, SparseTiles, Tiles};
+use nystream_kernels::solve::eigenpro::CENTER_BLOCK;
+use nystream_kernels::tile::{CenterBlocks, Entry, SparseScratch, SparseTiles};
 
 /// Batches of a worker: waiting, being made, in use, and one more whose buffers are on their way back.
 const BATCHES: u64 = AHEAD as u64 + 3;
@@ -132,7 +133,16 @@ impl ModelSize {
     fn larger(&self, work: MemoryPlan, less: &[&str]) -> ApplyPlan {
         let mut loading = MemoryPlan::default();
         loading.add("the program", program_bytes(0));
-        loading.add("the model file and what is read from it", self.file_bytes.saturating_mul(2));
+        let own = self.own();
+        match own == self.centers {
+            true => loading.add("the model file and what is read from it", self.file_bytes.saturating_mul(2)),
+            // Read piece by piece: its share of the bytes, and the numbers in them.
+            false => {
+                let share =
+                    (u128::from(self.file_bytes) * 2 * u128::from(own) / u128::from(self.centers.max(1))) as u64;
+                loading.add(format!("the share of the model, {own} of {} centers", self.centers), share);
+            }
+        }
         loading.add("the model's configuration while it is read", self.header_bytes.saturating_mul(CONFIGURATION));
         if loading.total() > work.total() {
             let without = if self.rank > 0 { ", or one without --variance" } else { "" };
@@ -143,8 +153,12 @@ impl ModelSize {
 
     /// What both have: the function with `rank` columns of its variance factor, rows, and kernel entries; as much as sparse products take where those are considered.
     fn resident(&self, reading: &Reading, rank: u64, workers: usize, sparse: bool) -> MemoryPlan {
-        let ModelSize { centers: m, numeric, codes, targets: t, .. } = *self;
-        let each = workers as u64;
+        let ModelSize { numeric, codes, targets: t, .. } = *self;
+        let (m, each) = (self.own(), workers as u64);
+        let name = |what: &str| match m == self.centers {
+            true => what.to_owned(),
+            false => format!("{what}, {m} of {} centers", self.centers),
+        };
         let mut plan = MemoryPlan::default();
         let pages = product(&[each, reading.pages.saturating_sub(WORKER_BYTES)]);
         plan.add("program and Parquet decoding", sum(&[program_bytes(workers), pages]));
@@ -152,12 +166,24 @@ impl ModelSize {
             plan.add("reading ahead from object stores", product(&[each, reading.fetched]));
         }
         plan.add("the model's configuration", self.header_bytes.saturating_mul(SETTLED));
-        plan.add("centers and coefficients", product(&[m, sum(&[4 * numeric, 2 * codes, 8 * t])]));
+        plan.add(name("centers and coefficients"), product(&[m, sum(&[4 * numeric, 2 * codes, 8 * t])]));
         let (packed, blocks, entry) = match self.precision {
             Precision::Double => self.packed::<f64>(reading, sparse),
             _ => self.packed::<f32>(reading, sparse),
         };
-        plan.add("packed centers", packed);
+        plan.add(name("packed centers"), packed);
+        if m < self.centers {
+            // Those that all workers deal in a round, as they arrive and as they are; the coefficients once more; and the sums of each row for the nodes of the blocks' tree
+            // that a process has, sent and received.
+            let row = sum(&[8 * numeric, 4 * codes]);
+            let rows = product(&[reading.rows, each, self.shared_by]);
+            let nodes = 2 * u64::from(64 - (m / CENTER_BLOCK as u64 + 1).leading_zeros()) + 2;
+            let sums = product(&[8, t, 2 * nodes]);
+            plan.add(
+                "rows of all workers, and their sums",
+                sum(&[product(&[rows, sum(&[row, sums])]), product(&[8, m, t])]),
+            );
+        }
         if sparse {
             // The coefficients in the order of the blocks, and their sums inside.
             plan.add(
@@ -185,10 +211,10 @@ impl ModelSize {
     fn packed<T: Entry>(&self, reading: &Reading, sparse: bool) -> (u64, u64, u64) {
         // Headers may say anything, and products must not overflow: what is cut off here is beyond every budget in centers and coefficients.
         let limited = |value: u64| value.min(1 << 20) as usize;
-        let (m, width, codes) = (self.centers.min(1 << 36) as usize, limited(self.mapped), limited(self.codes));
+        let (m, width, codes) = (self.own().min(1 << 36) as usize, limited(self.mapped), limited(self.codes));
         let entry = size_of::<T>() as u64;
         if !sparse {
-            return (Tiles::<T>::memory_bytes(m, width, codes) as u64, 0, entry);
+            return (CenterBlocks::<T>::memory_bytes(m, CENTER_BLOCK, width, codes) as u64, 0, entry);
         }
         let (numeric, rows, t) = (width.max(limited(self.numeric)), limited(reading.rows), limited(self.targets));
         let scratch = SparseScratch::<T>::memory_bytes(rows, m, width, codes, t, 0);

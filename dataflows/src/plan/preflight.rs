@@ -84,6 +84,7 @@ fn enough(catalog: &Catalog, config: &FitConfig, least: &PlanRequest, solvers: &
 /// #     dictionary_only: false,
 /// #     variance: false,
 /// #     warm_start: None,
+/// #     sharding: Default::default(),
 /// # };
 /// // `config` is that of the example of `fit`. A footer is all that is read: nobody makes these rows.
 /// let catalog = Catalog::open(&Sources::parse(&["synth:friedman1?rows=1e9&d=5"])?)?;
@@ -133,6 +134,7 @@ pub fn preflight(catalog: &Catalog, config: &FitConfig, workers: usize, processe
         memory: config.memory,
         workers,
         processes,
+        sharding: config.sharding,
         iterations: config.iterations,
         preconditioning: config.preconditioning,
         residual_tests: config.tolerance.is_some(),

@@ -1,5 +1,7 @@
 //! What prediction and evaluation are planned from: the sizes of the model, of what is read and of what is written.
 
+use crate::error::StageError;
+use crate::matvec::grid::Shard;
 use nystream_datasets::BLOCK_ROWS;
 use nystream_kernels::gram::Precision;
 
@@ -28,6 +30,16 @@ pub struct ModelSize {
     pub precision: Precision,
     /// Whether products may leave out blocks of centers: the kernel has compact support, or a tolerance is given.
     pub sparse: bool,
+    /// Processes that share the centers; 1 where each has all.
+    pub shared_by: u64,
+}
+
+impl ModelSize {
+    /// Centers of the largest share.
+    pub(super) fn own(&self) -> u64 {
+        let processes = usize::try_from(self.shared_by).unwrap_or(usize::MAX);
+        Shard::largest(usize::try_from(self.centers).unwrap_or(usize::MAX), processes) as u64
+    }
 }
 
 impl Default for ModelSize {
@@ -45,6 +57,7 @@ impl Default for ModelSize {
             rank: 0,
             precision: Precision::Single,
             sparse: false,
+            shared_by: 1,
         }
     }
 }
@@ -94,16 +107,40 @@ pub struct Writing {
 }
 
 /// What a process may take, and the model it has loaded. The default is without a limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Room {
     /// Bytes, `--memory`.
     pub budget: u64,
     /// The model.
     pub model: ModelSize,
+    /// The centers that this process has, where the processes share them.
+    pub shard: Option<Shard>,
+}
+
+impl Room {
+    /// Centers of the model, of which a process holds `held`.
+    pub(crate) fn centers(&self, held: usize) -> usize {
+        self.shard.as_ref().map_or(held, Shard::total)
+    }
+
+    /// Refuses products that leave out entries where centers are shared: which blocks they leave out is judged by all centers.
+    ///
+    /// # Errors
+    /// [`StageError::Usage`].
+    pub(crate) fn refuse_sparse(&self, sparse: bool) -> Result<(), StageError> {
+        match sparse && self.shard.is_some() {
+            false => Ok(()),
+            true => Err(StageError::Usage(
+                "products that leave out kernel entries (--product-tolerance, or a kernel of compact support) need all centers in each process, and here the processes \
+                 share them: give more --memory or --share-centers never, or leave out --product-tolerance"
+                    .into(),
+            )),
+        }
+    }
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Room { budget: u64::MAX, model: ModelSize::default() }
+        Room { budget: u64::MAX, model: ModelSize::default(), shard: None }
     }
 }

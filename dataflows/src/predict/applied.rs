@@ -1,11 +1,15 @@
 //! A function applied to rows: k(x, Z) alpha by all entries or by those above a cutoff, with what the latter leaves out.
+//!
+//! All entries are summed by blocks of 4,096 centers over one tree: a process may have some of the blocks ([`Applied::shared`]), and the bits are the same.
 
 use super::function::Function;
 use crate::engine::session::Session;
 use crate::error::StageError;
+use crate::matvec::grid::{Shard, ShardBlocks};
 use crate::matvec::products::{Ledger, ProductCertificate, ProductChoice, ProductTerms, Products};
 use nystream_kernels::constants::DRAW_FAILURE;
-use nystream_kernels::tile::{DrawnRows, Entry, SparseScratch, SparseTiles, SparseVectors, TileScratch, Tiles};
+use nystream_kernels::solve::eigenpro::center_blocks;
+use nystream_kernels::tile::{BlockScratch, CenterBlocks, DrawnRows, Entry, SparseScratch, SparseTiles, SparseVectors};
 use std::sync::Arc;
 
 /// A function's centers and coefficients, packed. Shared between threads; each has its own [`AppliedScratch`].
@@ -20,26 +24,41 @@ pub struct Applied<T: Entry> {
 
 #[derive(Clone, Debug)]
 enum Form<T: Entry> {
-    Dense(Arc<Tiles<T>>),
+    Dense(Arc<CenterBlocks<T>>),
+    /// Some blocks of all, and the coefficients of those.
+    Shared(Arc<Shared<T>>),
     /// With the coefficients in the order of the blocks.
     Sparse(Arc<SparseTiles<T>>, Arc<SparseVectors>),
+}
+
+/// The blocks of one process, where several share the centers.
+#[derive(Debug)]
+pub(crate) struct Shared<T: Entry> {
+    pub shard: Shard,
+    pub blocks: CenterBlocks<T>,
+    /// Those of the shard, m x t row-major.
+    pub coefficients: Vec<f64>,
+    pub columns: usize,
+}
+
+impl<T: Entry> ShardBlocks<T> for Shared<T> {
+    fn parts(&self) -> (&CenterBlocks<T>, &[f64]) {
+        (&self.blocks, &self.coefficients)
+    }
+
+    fn columns(&self) -> usize {
+        self.columns
+    }
 }
 
 /// Working memory of one thread, and what it has counted.
 #[derive(Default)]
 pub struct AppliedScratch<T: Entry> {
     /// Also for whoever uses the tiles of [`Applied::dense`].
-    pub dense: TileScratch<T>,
+    pub dense: BlockScratch<T>,
     sparse: SparseScratch<T>,
     /// What sparse products left out.
     pub ledger: Ledger,
-}
-
-impl<T: Entry> From<Arc<Tiles<T>>> for Applied<T> {
-    /// With all entries.
-    fn from(tiles: Arc<Tiles<T>>) -> Self {
-        Applied { form: Form::Dense(tiles), rows: 0, choice: None }
-    }
 }
 
 impl<T: Entry> Applied<T> {
@@ -48,15 +67,15 @@ impl<T: Entry> Applied<T> {
     /// # Errors
     /// [`StageError::Numeric`] when kernel and centers do not fit together.
     pub fn new(function: &Function, terms: Option<ProductTerms>) -> Result<Self, StageError> {
-        let Some(terms) = terms else { return Ok(Self::from(Arc::new(function.tiles()?))) };
+        let dense = || function.blocks().map(|blocks| Form::Dense(Arc::new(blocks)));
+        let Some(terms) = terms else { return Ok(Applied { form: dense()?, rows: 0, choice: None }) };
         let centers = function.centers.view();
         let parts = (&function.kernel, centers, function.simd);
-        let dense = || function.tiles().map(Arc::new);
         let vectors = (&function.coefficients[..], function.code.width());
-        let (products, choice) = Products::choose(parts, terms, Some(vectors), centers, dense)?;
-        let form = match products {
-            Products::Dense(tiles) => Form::Dense(tiles),
-            Products::Sparse(tiles) => {
+        let (sparse, choice) = Products::sparse(parts, terms, Some(vectors), centers)?;
+        let form = match sparse {
+            None => dense()?,
+            Some(tiles) => {
                 let vectors = tiles.vectors(&function.coefficients, function.code.width());
                 Form::Sparse(tiles, Arc::new(vectors))
             }
@@ -64,26 +83,58 @@ impl<T: Entry> Applied<T> {
         Ok(Applied { form, rows: terms.rows, choice: Some(choice) })
     }
 
-    /// Number of centers, m.
+    /// Of a process that has the centers of `shard`, of which `function` holds these alone or all. Every entry is formed.
+    ///
+    /// # Errors
+    /// As [`Applied::new`]; [`StageError::Internal`] for a function that holds neither.
+    pub fn shared(function: &Function, shard: &Shard) -> Result<Self, StageError> {
+        if shard.among().is_none() {
+            return Self::new(function, None);
+        }
+        let (own, t) = (shard.centers(), function.code.width());
+        let held = match function.centers.len() {
+            all if all == shard.total() => own.clone(),
+            mine if mine == own.len() => 0..mine,
+            other => return Err(StageError::Internal(format!("{other} centers are no share of {}", shard.total()))),
+        };
+        let blocks: Vec<_> = center_blocks(own.len()).collect();
+        let rows = function.centers.view().slice(held.start, held.end);
+        let blocks = CenterBlocks::new(&function.kernel, rows, &blocks, function.simd);
+        let blocks = blocks.map_err(|e| StageError::Numeric(e.to_string()))?;
+        let coefficients = function.coefficients[held.start * t..held.end * t].to_vec();
+        let shared = Shared { shard: shard.clone(), blocks, coefficients, columns: t };
+        Ok(Applied { form: Form::Shared(Arc::new(shared)), rows: 0, choice: None })
+    }
+
+    /// Number of centers, m: of all processes.
     pub fn centers(&self) -> usize {
         match &self.form {
-            Form::Dense(tiles) => tiles.centers(),
+            Form::Dense(blocks) => blocks.centers(),
+            Form::Shared(shared) => shared.shard.total(),
             Form::Sparse(tiles, _) => tiles.centers(),
         }
     }
 
-    /// The tiles of all entries, where products are formed with those.
-    pub fn dense(&self) -> Option<&Tiles<T>> {
+    /// The blocks of this process, where several share the centers.
+    pub(crate) fn share(&self) -> Option<&Arc<Shared<T>>> {
         match &self.form {
-            Form::Dense(tiles) => Some(tiles),
-            Form::Sparse(..) => None,
+            Form::Shared(shared) => Some(shared),
+            _ => None,
+        }
+    }
+
+    /// The tiles of all entries, where products are formed with those.
+    pub fn dense(&self) -> Option<&CenterBlocks<T>> {
+        match &self.form {
+            Form::Dense(blocks) => Some(blocks),
+            _ => None,
         }
     }
 
     /// `out` (n x t) = K(rows, Z) alpha, with the coefficients of `function`, which this is of; gives the number of entries evaluated. Rows may draw by their identities.
     ///
     /// # Panics
-    /// If `out` has another length.
+    /// If `out` has another length, or the centers are shared: then the processes must sum together.
     pub fn sums(
         &self,
         rows: DrawnRows<'_>,
@@ -93,10 +144,11 @@ impl<T: Entry> Applied<T> {
     ) -> u64 {
         let t = function.code.width();
         match &self.form {
-            Form::Dense(tiles) => {
-                tiles.k_v(rows.rows, &function.coefficients, t, &mut scratch.dense, out);
-                (rows.rows.len() * tiles.centers()) as u64
+            Form::Dense(blocks) => {
+                blocks.k_v(rows.rows, &function.coefficients, t, &mut scratch.dense, out);
+                (rows.rows.len() * blocks.centers()) as u64
             }
+            Form::Shared(_) => panic!("sums over shared centers are formed by all processes together"),
             Form::Sparse(tiles, vectors) => {
                 let AppliedScratch { sparse, ledger, .. } = scratch;
                 let exponent = (2.0 * self.rows.max(1) as f64 * t as f64 / DRAW_FAILURE).ln();
@@ -122,7 +174,7 @@ impl<T: Entry> Applied<T> {
         ledger: &Ledger,
     ) -> Result<Option<ProductCertificate>, StageError> {
         match &self.form {
-            Form::Dense(_) => Ok(None),
+            Form::Dense(_) | Form::Shared(_) => Ok(None),
             Form::Sparse(..) => ledger.certificate(session, &function.coefficients).map(Some),
         }
     }

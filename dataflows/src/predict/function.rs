@@ -6,7 +6,8 @@ use crate::targets::TargetCode;
 use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::rows::RowBuf;
-use nystream_kernels::tile::{Entry, SimdPath, Tiles};
+use nystream_kernels::solve::eigenpro::center_blocks;
+use nystream_kernels::tile::{CenterBlocks, Entry, SimdPath};
 use std::sync::Arc;
 
 /// Kernel, centers and coefficients, and what their values mean.
@@ -63,12 +64,14 @@ impl Function {
         if self.code.is_classification() { self.code.classes.len() } else { self.code.width() }
     }
 
-    /// The centers, packed for the tile loop.
+    /// The centers, packed in the blocks by which predictions are summed.
     ///
     /// # Errors
     /// [`StageError::Numeric`] when kernel and centers do not fit together.
-    pub fn tiles<T: Entry>(&self) -> Result<Tiles<T>, StageError> {
-        Tiles::new(&self.kernel, self.centers.view(), &[], self.simd).map_err(|e| StageError::Numeric(e.to_string()))
+    pub fn blocks<T: Entry>(&self) -> Result<CenterBlocks<T>, StageError> {
+        let blocks: Vec<_> = center_blocks(self.centers.len()).collect();
+        CenterBlocks::new(&self.kernel, self.centers.view(), &blocks, self.simd)
+            .map_err(|e| StageError::Numeric(e.to_string()))
     }
 
     /// From the t sums k(x, Z) alpha to what is predicted, [`Function::outputs`] values: numbers in raw units, or one score (squared loss) or

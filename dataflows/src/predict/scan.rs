@@ -11,10 +11,12 @@ use crate::engine::feed::{AHEAD, drawn, view};
 use crate::engine::session::Process;
 use crate::engine::watch::Ahead;
 use crate::error::StageError;
+use crate::matvec::grid::Dealt;
 use crate::matvec::products::Ledger;
 use arrow_array::ArrayRef;
 use nystream_datasets::table::{Part, PartWriter, TableWriter};
 use nystream_datasets::{BLOCK_ROWS, BlockReader, Catalog, Chunk, DataError, Encoder, RawBatch, Role};
+use nystream_kernels::rows::Rows;
 use nystream_kernels::tile::Entry;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -95,6 +97,9 @@ pub(super) struct PredictScan<T: Entry> {
     rows: u64,
     bad: u64,
     named: Vec<String>,
+    /// The piece in hand, and whether all have been taken, where centers are shared.
+    piece: Option<Piece>,
+    done: bool,
 }
 
 impl<T: Entry> PredictScan<T> {
@@ -127,6 +132,8 @@ impl<T: Entry> PredictScan<T> {
             rows: 0,
             bad: 0,
             named: Vec::new(),
+            piece: None,
+            done: false,
         }
     }
 
@@ -150,12 +157,24 @@ impl<T: Entry> PredictScan<T> {
         Ok(())
     }
 
-    fn write(&mut self, piece: &mut Piece) -> Result<(), StageError> {
+    /// The next piece, where there is one.
+    fn next(&mut self) -> Result<Option<Piece>, StageError> {
+        if let Some(reader) = self.reader.take() {
+            self.start(reader)?;
+        }
+        let Some((ready, _)) = &self.pieces else { return Ok(None) };
+        // The prefetch thread hangs up when it is done.
+        let Ok((piece, _)) = ready.recv() else { return Ok(None) };
+        let piece = piece?;
+        self.note_bad(&piece);
+        Ok(Some(piece))
+    }
+
+    /// Writes a piece by the sums of its rows, for which `entries` were formed here, and gives its buffers back.
+    fn write(&mut self, mut piece: Piece, entries: u64) -> Result<(), StageError> {
         let function = Arc::clone(&self.shared.function);
         let chunk = &piece.chunk;
         let (n, t, width) = (chunk.rows(), function.code.width(), function.outputs());
-        self.scores.resize(n * t, 0.0);
-        let entries = self.applied.sums(drawn(chunk), &function, &mut self.scratch, &mut self.scores);
         self.outputs.resize(n * width, 0.0);
         for i in 0..n {
             function.outputs_of(&self.scores[i * t..(i + 1) * t], &mut self.outputs[i * width..(i + 1) * width]);
@@ -166,12 +185,13 @@ impl<T: Entry> PredictScan<T> {
             let tiles = tiles.ok_or_else(|| StageError::Internal("variances need every entry".into()))?;
             let (basis, scratch) = (&*factor.basis, &mut self.variance_scratch);
             self.variances.resize(n * t, 0.0);
+            let tiles = (&function.kernel, tiles);
             latent(tiles, view(chunk), basis, &mut self.scratch.dense, scratch, &mut self.variances);
             for row in self.variances.chunks_exact_mut(t) {
                 let scales = factor.noise.iter().zip(&factor.signal);
                 row.iter_mut().zip(scales).for_each(|(v, (noise, signal))| *v = noise + signal * *v);
             }
-            flops += 2 * n as u64 * (tiles.centers() + t) as u64 * basis.rank as u64;
+            flops += 2 * n as u64 * (tiles.1.centers() + t) as u64 * basis.rank as u64;
         }
         self.process.count(entries, flops);
         self.places.clear();
@@ -202,6 +222,10 @@ impl<T: Entry> PredictScan<T> {
             None => return Err(StageError::Internal("the output is not open".into())),
         }
         self.rows += piece.rows as u64;
+        if let Some((_, back)) = &self.pieces {
+            // It may be done; then the buffer is simply freed.
+            let _ = back.send(piece.chunk);
+        }
         Ok(())
     }
 
@@ -214,22 +238,37 @@ impl<T: Entry> PredictScan<T> {
     }
 }
 
+impl<T: Entry> Dealt for PredictScan<T> {
+    fn read(&mut self) -> Result<bool, StageError> {
+        self.piece = if self.done { None } else { self.next()? };
+        self.done = self.piece.is_none();
+        Ok(!self.done)
+    }
+
+    fn rows(&self) -> Rows<'_> {
+        self.piece.as_ref().map_or(Rows::new(&[], 1, &[], 0), |piece| view(&piece.chunk))
+    }
+
+    fn take(&mut self, sums: Vec<f64>) -> Result<(), StageError> {
+        self.scores = sums;
+        match self.piece.take() {
+            Some(piece) => self.write(piece, 0),
+            None => Err(StageError::Internal("sums came for no rows".into())),
+        }
+    }
+}
+
 impl<T: Entry> Scan for PredictScan<T> {
     fn step(&mut self) -> Result<Step, StageError> {
-        if let Some(reader) = self.reader.take() {
-            self.start(reader)?;
+        if self.done {
+            return Ok(Step::Done);
         }
-        let Some((ready, _)) = &self.pieces else { return Ok(Step::Done) };
-        // The prefetch thread hangs up when it is done.
-        let Ok((piece, _)) = ready.recv() else { return Ok(Step::Done) };
-        let mut piece = piece?;
-        self.note_bad(&piece);
-        self.write(&mut piece)?;
+        let Some(piece) = self.next()? else { return Ok(Step::Done) };
         let rows = piece.rows as u64;
-        if let Some((_, back)) = &self.pieces {
-            // It may be done; then the buffer is simply freed.
-            let _ = back.send(piece.chunk);
-        }
+        self.scores.resize(piece.chunk.rows() * self.shared.function.code.width(), 0.0);
+        let (function, scratch) = (&self.shared.function, &mut self.scratch);
+        let entries = self.applied.sums(drawn(&piece.chunk), function, scratch, &mut self.scores);
+        self.write(piece, entries)?;
         Ok(Step::More { rows })
     }
 

@@ -16,6 +16,7 @@ use crate::engine::bytes::Reader;
 use crate::engine::exchange::{Audience, Gather, agree, pass};
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
+use crate::matvec::grid::deal_rows;
 use crate::matvec::products::{ProductLimit, ProductReport, ProductTerms, product_terms};
 use crate::plan::{ApplyPlan, MemoryPlan, Reading, Room, Writing};
 use nystream_datasets::atomic::{SealedFile, commit_all, place};
@@ -141,7 +142,8 @@ pub fn predict(
     let prepared = agree(session, prepared)?;
     if session.is_first() {
         let budget = options.room.budget;
-        session.process.progress.say(&prepared.plan.summary(catalog.total_rows, function.centers(), budget));
+        let centers = options.room.centers(function.centers());
+        session.process.progress.say(&prepared.plan.summary(catalog.total_rows, centers, budget));
     }
     session.process.watch.plan(prepared.plan.memory.total());
     session.begin("predict", catalog.total_rows);
@@ -272,14 +274,25 @@ fn prepare(
     Ok(Prepared { shared, projection, read, plan, terms })
 }
 
+/// Why variances are refused where centers are shared.
+pub const NO_SHARED_VARIANCE: &str = "--variance needs the whole model in each process, and here the processes share its centers: give more --memory, or --share-centers never";
+
 /// The terms of sparse products, where they are considered: not with variances, which need every entry.
 fn terms(function: &Function, options: &PredictOptions, rows: u64) -> Result<Option<ProductTerms>, StageError> {
+    if options.variance && options.room.shard.is_some() {
+        return Err(StageError::Usage(NO_SHARED_VARIANCE.into()));
+    }
     match (options.variance, options.products.tolerance) {
         (true, Some(_)) => Err(StageError::Usage(
             "--variance needs every kernel entry, and --product-tolerance leaves some out: give one of them".into(),
         )),
         (true, None) => Ok(None),
-        (false, _) => product_terms(&function.kernel, options.products, (rows, function.centers()), true),
+        (false, _) => {
+            let centers = options.room.centers(function.centers());
+            let terms = product_terms(&function.kernel, options.products, (rows, centers), true)?;
+            options.room.refuse_sparse(terms.is_some())?;
+            Ok(terms)
+        }
     }
 }
 
@@ -334,7 +347,11 @@ fn run_pass<T: Entry>(
     options: &PredictOptions,
 ) -> Result<Counts, StageError> {
     let shared = &prepared.shared;
-    let applied = session.try_once(|| Applied::<T>::new(&shared.function, prepared.terms))?;
+    let applied = session.try_once(|| match &options.room.shard {
+        Some(shard) => Applied::<T>::shared(&shared.function, shard),
+        None => Applied::<T>::new(&shared.function, prepared.terms),
+    });
+    let applied = agree(session, applied)?;
     if let Some(choice) = applied.choice.filter(|_| session.is_first()) {
         session.process.progress.say(&choice.sentence());
     }
@@ -343,10 +360,14 @@ fn run_pass<T: Entry>(
     let process = Arc::clone(&session.process);
     let ledger = Rc::default();
     let (used, local) = (Rc::clone(&ledger), session.local_index());
-    let scan = PredictScan::new(shared.clone(), Arc::clone(&applied), used, options.variance, process, local, reader);
+    let mut scan =
+        PredictScan::new(shared.clone(), Arc::clone(&applied), used, options.variance, process, local, reader);
     let mut counts = Counts { rows: 0, own: 0, bad: 0, named: Vec::new(), products: None };
     let workers = session.process.workers();
     let here = session.process.index() * workers..(session.process.index() + 1) * workers;
+    if let Some(blocks) = applied.share() {
+        deal_rows(session, "predict", &blocks.shard, blocks, &mut scan)?;
+    }
     // Parcels come in worker order, which is that of the data.
     for (worker, parcel) in pass(session, "predict", scan, Gather::default(), Audience::Everyone)?.iter().enumerate() {
         let mut bytes = Reader(&parcel.bytes);

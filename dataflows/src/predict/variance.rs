@@ -7,8 +7,9 @@
 //! Cost: 2 (m + t) rank flops a row, and ceil(rank / 256) m kernel entries.
 
 use super::function::VarianceBasis;
+use nystream_kernels::kernel::Kernel;
 use nystream_kernels::rows::Rows;
-use nystream_kernels::tile::{Entry, TileScratch, Tiles};
+use nystream_kernels::tile::{BlockScratch, CenterBlocks, Entry};
 
 /// Columns of F in one panel.
 pub(crate) const PANEL: usize = 256;
@@ -23,10 +24,10 @@ pub(super) struct VarianceScratch {
 
 /// Writes k(x, x) - sum_j W[j, k] (F^T k(Z, x))_j^2 of every row and target to `out`, rows x t.
 pub(super) fn latent<T: Entry>(
-    tiles: &Tiles<T>,
+    (kernel, tiles): (&Kernel, &CenterBlocks<T>),
     rows: Rows<'_>,
     basis: &VarianceBasis,
-    tile_scratch: &mut TileScratch<T>,
+    tile_scratch: &mut BlockScratch<T>,
     scratch: &mut VarianceScratch,
     out: &mut [f64],
 ) {
@@ -51,7 +52,7 @@ pub(super) fn latent<T: Entry>(
         });
     }
     diagonal.resize(rows.len(), 0.0);
-    tiles.diagonal(rows, diagonal);
+    diagonal.iter_mut().enumerate().for_each(|(i, out)| *out = kernel.diagonal(rows, i));
     for ((out, explained), prior) in out.chunks_exact_mut(t).zip(explained.chunks_exact(t)).zip(diagonal) {
         out.iter_mut().zip(explained).for_each(|(out, explained)| *out = (*prior - explained).max(0.0));
     }

@@ -10,7 +10,7 @@
 //! **Parts.** [`Tiles`] packs centers once (`pack.rs`) and walks rows in blocks that fit the second-level cache (`vectors.rs`); `micro.rs` is the register
 //! tile; `functions.rs` has the exponential, the arc sine and the families; `lanes.rs` and `x86.rs` hide the instruction sets; `products.rs` multiplies
 //! blocks with vectors in f64, `narrow.rs` fuses products in the entries' own precision into the tile, `nearest.rs` finds the center nearest to a row, `gradients.rs` sums slopes times
-//! differences, `symmetric.rs` uses entries of K(Z, Z) twice. [`SparseTiles`] leaves out blocks of centers that are too far to matter (`sparse/`).
+//! differences, `symmetric.rs` uses entries of K(Z, Z) twice. [`CenterBlocks`] sums over centers by blocks, which may lie in several processes (`blocks.rs`). [`SparseTiles`] leaves out blocks of centers that are too far to matter (`sparse/`).
 //!
 //! **Cost** per entry: d multiply-adds and about 20 other operations for a radial family (gaussian on AVX-512: 12, of which 9 are the exponential), in lanes of 8 (AVX2, f32)
 //! or 16. Vector operations of every kind share the ports of multiply-adds, so an entry of d + 12 operations runs at 1 / (2 (d + 12)) of the peak in flop/s at best: about 0.0227 at d = 10,
@@ -22,6 +22,7 @@
 //!
 //! **A new family.** `docs/adding-a-kernel-family.md` goes through every place with an example. **Unsafe code** is in `x86.rs` alone, which says why it is sound.
 
+mod blocks;
 pub(crate) mod buffer;
 pub(crate) mod entry;
 mod functions;
@@ -46,6 +47,7 @@ mod x86;
 #[cfg(test)]
 mod tests;
 
+pub use blocks::{BlockScratch, CenterBlocks};
 pub use entry::Entry;
 pub use gradients::Gradients;
 pub use matrix::{kernel_matrix, symmetric_kernel_matrix};

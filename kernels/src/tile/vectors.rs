@@ -1,5 +1,6 @@
 //! Products of kernel blocks with vectors: one loop in which each entry is evaluated once.
 
+use super::buffer::Buffer;
 use super::entry::Entry;
 use super::nearest::{self, Find};
 use super::products::{Direction, Dot, Entries, Many, PackColumns, Scatter};
@@ -157,20 +158,7 @@ impl<T: Entry> Tiles<T> {
         assert_eq!(acc.len(), m * s, "acc must be centers x s");
         let TileScratch { rows: packed, entries, v: packed_v, u: packed_u, kv, acc: packed_acc, wide, .. } = scratch;
         let (t_padded, sp) = (self.columns(t), self.columns(s));
-        let packed_v = match t {
-            0 => &[][..],
-            1 => {
-                let out = packed_v.take(stride);
-                out[..m].copy_from_slice(v);
-                out[m..].fill(0.0);
-                out
-            }
-            _ => {
-                let out = packed_v.take(m * t_padded);
-                T::dispatch(self.token, PackColumns { v, columns: t, out: &mut *out });
-                out
-            }
-        };
+        let packed_v = self.packed_vectors(v, t, packed_v);
         let packed_acc = packed_acc.take(if s == 1 { stride } else { m * sp });
         packed_acc.fill(0.0);
         copy_columns(acc, s, packed_acc, if s == 1 { 1 } else { sp });
@@ -187,39 +175,80 @@ impl<T: Entry> Tiles<T> {
             self.fill(rows.slice(start, end), m, packed, k);
             let block = Entries { k: &*k, stride, centers: m };
             let kv = kv.take(n * tp);
-            match (&reads, t) {
-                (Reads::Nearest, _) => {
+            match &reads {
+                Reads::Nearest => {
                     T::dispatch(self.token, Find { entries: block, roots: self.roots.get(stride), out: &mut *kv });
                 }
-                (_, 0) => {}
-                (_, 1) => T::dispatch(self.token, Dot { entries: block, v: packed_v, out: &mut *kv }),
-                _ => {
-                    kv.fill(0.0);
-                    let wide = wide.take(n * WIDE_CHUNK);
-                    let direction = Direction::Forward;
-                    let task =
-                        Many { entries: block, direction, rows: n, columns: t, v: packed_v, out: &mut *kv, wide };
-                    T::dispatch(self.token, task);
-                }
+                _ => self.forward(block, n, packed_v, t, kv, wide),
             }
             let u = packed_u.take(n * sp);
             u.fill(0.0);
             for i in 0..n {
                 f(start + i, &kv[i * tp..][..shown], &mut u[i * sp..][..s]);
             }
-            match s {
-                0 => {}
-                1 => T::dispatch(self.token, Scatter { entries: block, u, acc: &mut *packed_acc }),
-                _ => {
-                    let wide = wide.take(n * WIDE_CHUNK);
-                    let direction = Direction::Transposed;
-                    let task =
-                        Many { entries: block, direction, rows: n, columns: s, v: u, out: &mut *packed_acc, wide };
-                    T::dispatch(self.token, task);
-                }
-            }
+            self.transposed(block, n, u, s, packed_acc, wide);
         }
         copy_columns(packed_acc, if s == 1 { 1 } else { sp }, acc, s);
+    }
+
+    /// V as [`Tiles::forward`] takes it.
+    pub(super) fn packed_vectors<'s>(&self, v: &[f64], t: usize, out: &'s mut Buffer<f64>) -> &'s [f64] {
+        let m = self.centers;
+        match t {
+            0 => &[],
+            1 => {
+                let out = out.take(self.stride);
+                out[..m].copy_from_slice(v);
+                out[m..].fill(0.0);
+                out
+            }
+            _ => {
+                let out = out.take(m * self.columns(t));
+                T::dispatch(self.token, PackColumns { v, columns: t, out: &mut *out });
+                out
+            }
+        }
+    }
+
+    /// out (n x padded columns) = K V of `n` rows of entries.
+    pub(super) fn forward(
+        &self,
+        entries: Entries<'_, T>,
+        n: usize,
+        v: &[f64],
+        t: usize,
+        out: &mut [f64],
+        wide: &mut Buffer<f64>,
+    ) {
+        match t {
+            0 => {}
+            1 => T::dispatch(self.token, Dot { entries, v, out }),
+            _ => {
+                out.fill(0.0);
+                let (direction, wide) = (Direction::Forward, wide.take(n * WIDE_CHUNK));
+                T::dispatch(self.token, Many { entries, direction, rows: n, columns: t, v, out, wide });
+            }
+        }
+    }
+
+    /// acc (padded columns) += K^T U of `n` rows of entries.
+    pub(super) fn transposed(
+        &self,
+        entries: Entries<'_, T>,
+        n: usize,
+        u: &[f64],
+        s: usize,
+        acc: &mut [f64],
+        wide: &mut Buffer<f64>,
+    ) {
+        match s {
+            0 => {}
+            1 => T::dispatch(self.token, Scatter { entries, u, acc }),
+            _ => {
+                let (direction, wide) = (Direction::Transposed, wide.take(n * WIDE_CHUNK));
+                T::dispatch(self.token, Many { entries, direction, rows: n, columns: s, v: u, out: acc, wide });
+            }
+        }
     }
 
     /// Row length of a padded block of `t` columns: one column is not padded.

@@ -14,8 +14,8 @@ mod tests;
 pub use data::{AllOr, ClassWeight, Select, SplitSpec};
 pub use kernel::{Bandwidth, KernelName, Ridge};
 pub use names::{
-    DataLayout, DictionaryMode, Format, Launcher, LogFormat, Loss, Precision, Preconditioner, ProductMode, Scale, Simd,
-    Solver, Task, Transport,
+    DataLayout, DictionaryMode, Format, Launcher, LogFormat, Loss, Precision, Preconditioner, ProductMode, Scale,
+    ShareCenters, Simd, Solver, Task, Transport,
 };
 pub use numbers::{ByteSize, Count, Interval, Noise, Positive, Seconds};
 

@@ -69,6 +69,17 @@ named_values! {
     }
 }
 named_values! {
+    /// Whether processes share the centers.
+    ShareCenters {
+        /// In fits where K_mm is not factored, in predictions where the model does not fit a process.
+        Auto = "auto",
+        /// Wherever there is more than one block of 4,096.
+        Always = "always",
+        /// Every process has all.
+        Never = "never",
+    }
+}
+named_values! {
     /// What stands for the rows in the preconditioner of conjugate gradients.
     Preconditioner {
         /// By the numbers of rows and centers.

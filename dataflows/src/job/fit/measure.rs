@@ -3,12 +3,14 @@
 use super::{FitInputs, FitOutcome, begin, end};
 use crate::certify::{Basis, Certificate, certify};
 use crate::dictionary::pool::Pool;
+use crate::engine::agree;
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::evaluate::{Evaluation, evaluate};
 use crate::job::evaluate::{left_out, nothing_to_measure};
 use crate::job::{FitConfig, Solver};
+use crate::matvec::grid::Shard;
 use crate::predict::{Applied, Function};
 use crate::solve::eigenpro::EXACT_PROJECTION_CENTERS;
 use nystream_datasets::Role;
@@ -49,7 +51,6 @@ pub(super) fn validation<T: Entry>(
     inputs: &FitInputs,
     store: &RowStore,
     function: &Arc<Function>,
-    tiles: &Arc<nystream_kernels::tile::Tiles<T>>,
     outcome: &mut FitOutcome,
 ) -> Result<Option<Evaluation>, StageError> {
     let feed = if let Some(catalog) = &inputs.validation {
@@ -69,7 +70,12 @@ pub(super) fn validation<T: Entry>(
     outcome.passes += 1;
     let rows = inputs.validation.as_ref().map_or(outcome.profile.held_out, |catalog| catalog.total_rows);
     begin(session, "validation", rows);
-    let applied = session.once(|| Applied::from(Arc::clone(tiles)));
+    let shard = match outcome.plan.sharded {
+        true => Shard::of(function.centers(), session.process.processes(), session.process.index()),
+        false => Shard::whole(function.centers()),
+    };
+    let applied = session.try_once(|| Applied::<T>::shared(function, &shard));
+    let applied = agree(session, applied)?;
     let (evaluation, _) = evaluate(session, "validation", feed, function, &applied)?;
     end(session);
     if inputs.validation.is_none() {

@@ -206,6 +206,7 @@ impl Clock {
 ///     dictionary_only: false,
 ///     variance: false,
 ///     warm_start: None,
+///     sharding: Default::default(),
 /// };
 /// let inputs = FitInputs { catalog, validation: None, config, frozen: None, plan_only: false };
 /// let process = Process::new(2, 1, 0, Box::new(SilentProgress));
@@ -334,6 +335,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         memory: config.memory,
         workers: session.process.workers(),
         processes: session.process.processes(),
+        sharding: config.sharding,
         iterations: config.iterations,
         preconditioning: config.preconditioning,
         residual_tests: config.tolerance.is_some(),

@@ -30,6 +30,7 @@ use nystream_kernels::solve::Stopped;
 use nystream_kernels::solve::pcg::PcgParams;
 use nystream_kernels::tile::{Entry, Tiles, kernel_matrix, symmetric_kernel_matrix};
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 /// Sample rows that judge the ridge of a gram solve, at least.
@@ -49,23 +50,21 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     let config = &inputs.config;
     let rows = outcome.profile.rows;
     let centers = Arc::clone(&outcome.centers);
-    let mut function = Function {
-        kernel: outcome.kernel.clone(),
-        centers: centers.rows.clone(),
-        coefficients: Vec::new(),
-        code: code.clone(),
-        loss: config.loss,
-        precision: config.precision,
-        simd: config.simd,
-        variance: None,
+    // eigenpro packs its own, which may be a share of them.
+    let packed = match outcome.plan.solver {
+        Solver::EigenPro => None,
+        _ => Some(session.try_once(|| {
+            Tiles::<T>::new(&outcome.kernel, centers.rows.view(), &[], config.simd)
+                .map_err(|e| StageError::Numeric(e.to_string()))
+        })?),
     };
-    let tiles = session.try_once(|| function.tiles::<T>())?;
+    let tiles = || packed.as_ref().ok_or_else(|| StageError::Internal("no centers are packed".into()));
     let mut exact = None;
     let warm = warm_start(session, config, code, outcome)?;
     let (weighted, weight_scale) = (is_weighted(outcome), weight_scale(outcome.weight_max));
     let mut solved = match outcome.plan.solver {
         Solver::Gram => {
-            let solved = gram_solve(session, inputs, store, &tiles, sample, code, outcome, clock, &mut exact)?;
+            let solved = gram_solve(session, inputs, store, tiles()?, sample, code, outcome, clock, &mut exact)?;
             // Nothing is begun for which no time is left.
             let late = pcg::over_time(session, config.time_limit)?;
             match gives_way(config, outcome, &solved).filter(|_| !late || solved.stopped == Stopped::Stagnated) {
@@ -75,7 +74,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                     let (solver, tuned) = (outcome.plan.solver, outcome.ridge);
                     (outcome.plan.solver, outcome.ridge) = (Solver::Pcg, ridge);
                     outcome.passes += solved.passes;
-                    let mut other = pcg_solve(session, config, store, &tiles, sample, code, start, outcome, clock)?;
+                    let mut other = pcg_solve(session, config, store, tiles()?, sample, code, start, outcome, clock)?;
                     // A Gram that is sound is given up for nothing that is not.
                     if solved.stopped == Stopped::Converged && other.stopped != Stopped::Converged {
                         (outcome.plan.solver, outcome.ridge) = (solver, tuned);
@@ -93,7 +92,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
         }
         Solver::Pcg if config.loss == Loss::Logistic => {
             let job = LogisticJob {
-                tiles: &tiles,
+                tiles: tiles()?,
                 centers: centers.rows.view(),
                 kernel: &outcome.kernel,
                 simd: config.simd,
@@ -116,7 +115,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
             solved
         }
         Solver::Pcg => {
-            pcg_solve(session, config, store, &tiles, sample, code, warm.coefficients.clone(), outcome, clock)?
+            pcg_solve(session, config, store, tiles()?, sample, code, warm.coefficients.clone(), outcome, clock)?
         }
         Solver::EigenPro => {
             let start = warm.coefficients.clone();
@@ -124,14 +123,14 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
             let solved = eigenpro::solve(
                 session,
                 store,
-                &eigenpro_job(session, config, store, &tiles, code, start, sample, outcome),
+                &eigenpro_job::<T>(session, config, store, code, start, sample, outcome),
             )?;
             clock.lap("solve");
             solved
         }
         Solver::BlockCd => {
             let job = BlockJob {
-                tiles: &tiles,
+                tiles: tiles()?,
                 centers: &centers.rows,
                 kernel: &outcome.kernel,
                 simd: config.simd,
@@ -175,9 +174,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
         solved.notes.push(crate::solve::estimated_on(sample.len().min(super::DIMENSION_ROWS)));
     }
     outcome.passes += solved.passes;
-    function.coefficients = solved.coefficients.clone();
     if let Some(variances) = &solved.variance {
-        function.variance = Some(variance_factor(variances, code));
         solved.notes.extend(variances.scales.iter().enumerate().map(|(k, scales)| variance_note(code, k, scales)));
     }
     let measured = certificate(session, config, sample, solved_ridge, exact.is_none(), outcome)?;
@@ -196,8 +193,18 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     outcome.certificate = Certificate { pencil: exact.or(measured.pencil), ..*measured };
     clock.lap("certify");
 
-    let function = session.once(|| function.clone());
-    outcome.validation = validation(session, inputs, store, &function, &tiles, outcome)?;
+    drop(packed);
+    let function = session.once(|| Function {
+        kernel: outcome.kernel.clone(),
+        centers: centers.rows.clone(),
+        coefficients: solved.coefficients.clone(),
+        code: code.clone(),
+        loss: config.loss,
+        precision: config.precision,
+        simd: config.simd,
+        variance: solved.variance.as_ref().map(|variances| variance_factor(variances, code)),
+    });
+    outcome.validation = validation::<T>(session, inputs, store, &function, outcome)?;
     clock.lap("validation");
     outcome.solved = Some(solved);
     outcome.function = Some(function);
@@ -409,7 +416,6 @@ fn eigenpro_job<'a, T: Entry>(
     session: &Session<'_>,
     config: &'a FitConfig,
     store: &RowStore,
-    tiles: &'a Arc<nystream_kernels::tile::Tiles<T>>,
     code: &'a TargetCode,
     warm_start: Option<Vec<f64>>,
     sample: &'a Arc<Pool>,
@@ -419,8 +425,8 @@ fn eigenpro_job<'a, T: Entry>(
     let rows = outcome.profile.rows;
     let place = hashed_order(session, config, store, outcome);
     EigenProJob {
-        tiles,
         centers: &outcome.centers.rows,
+        sharded: outcome.plan.sharded,
         kernel: &outcome.kernel,
         simd: config.simd,
         code,
@@ -438,6 +444,7 @@ fn eigenpro_job<'a, T: Entry>(
         row_bytes,
         place,
         exact: outcome.centers.ids.len() <= EXACT_PROJECTION_CENTERS,
+        entries: PhantomData,
     }
 }
 

@@ -14,6 +14,7 @@ const MODEL: ModelSize = ModelSize {
     rank: 2970,
     precision: Precision::Single,
     sparse: false,
+    shared_by: 1,
 };
 const READING: Reading = Reading { rows: 8192, decoded: 88, pages: 0, fetched: 0, targets: 0 };
 const WRITING: Writing = Writing { kept: 88, columns: 13, text: 0, group_rows: 131_072, rows: 1_000_000 };
@@ -76,6 +77,24 @@ fn sparse_products_count() {
     assert!(sparse.evaluating(READING, 1).memory.total() > model.evaluating(READING, 1).memory.total());
     // Variances need all entries.
     assert_eq!(sparse.predicting(READING, WRITING, true, 4), model.predicting(READING, WRITING, true, 4));
+}
+
+#[test]
+fn shared_centers_take_their_share() {
+    // 200,000 centers, thirty columns: 26 MB of model and as much packed.
+    let size = ModelSize { file_bytes: 25_600_000, centers: 200_000, numeric: 30, mapped: 30, rank: 0, ..MODEL };
+    let four = ModelSize { shared_by: 4, ..size };
+    let [whole, part] = [size, four].map(|size| size.evaluating(Reading { rows: 2048, ..READING }, 1));
+    let packed = |plan: &ApplyPlan| bytes(plan, "packed centers");
+    // 49 blocks: 13 at most in each.
+    assert!(packed(&part) * 49 <= packed(&whole) * 14 && packed(&part) * 49 >= packed(&whole) * 13);
+    assert_eq!(bytes(&part, "rows of all workers") > 0, bytes(&whole, "rows of all workers") == 0);
+    assert!(part.memory.total() < whole.memory.total());
+    let message = four.predicting(READING, WRITING, false, 1).check(1 << 20).unwrap_err().to_string();
+    assert!(message.contains("53248 of 200000 centers"), "{message}");
+    // One block is never divided.
+    let small = ModelSize { centers: 4096, ..size };
+    assert_eq!(ModelSize { shared_by: 4, ..small }.own(), 4096);
 }
 
 /// What a damaged file says must not end the program.

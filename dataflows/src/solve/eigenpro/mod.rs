@@ -1,8 +1,8 @@
 //! Projected, preconditioned stochastic gradients over the workers (EigenPro 3 and 4; the algebra and its sources are in
 //! `nystream_kernels::solve::eigenpro`).
 //!
-//! Every worker runs the iteration in step and holds the same m-sized state; a batch is divided in sub-blocks (`operator`), batches come
-//! in the order of the hashed row ids ([`order`]).
+//! Every worker runs the iteration in step; those of a process hold the same state: of all centers, or of the process's shard ([`EigenProJob::sharded`], with the
+//! same bits). `operator` says how a batch is divided; batches come in the order of the hashed row ids ([`order`]).
 //!
 //! * Up to [`EXACT_PROJECTION_CENTERS`] centers, K_mm is factored once per process and projections are exact; beyond, they are epochs of
 //!   EigenPro 2 over the centers and K_mm is never stored. The number of centers decides, so that no budget changes the model.
@@ -11,30 +11,37 @@
 //!   brought less than 0.25 % of it. Ridge 0 is the early-stopped form: it ends when the error on held-out rows has stopped
 //!   falling. At the last epoch the walk has not converged, and the note says how far it was still falling.
 //! * The true residual is computed at the end and reported.
+//! * With shards a process holds packed centers, coefficients, averages, K(Z, .) w and the iterates of an inexact projection for its own blocks of centers alone. Whole in
+//!   every process are the centers as they are (f32), the subsamples, a batch, and the coefficients at the end.
 
+mod diagonals;
 mod dimension;
 mod judges;
 mod operator;
 pub mod order;
+mod projection;
 #[cfg(test)]
 mod tests;
 
 pub use dimension::dimension_rows;
 
 use crate::dictionary::pool::Pool;
+use crate::engine::agree;
 use crate::engine::bytes::{Reader, Writer};
 use crate::engine::checkpoint::{Iterates, recall};
 use crate::engine::exchange::{Audience, Outgoing};
 use crate::engine::feed::RowStore;
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
+use crate::matvec::grid::{Shard, gather, over_centers};
 use crate::nystrom::{Basis, from_row_major, numeric, row_major};
 use crate::plan::{EIGENPRO_PASSES, Shape, plural};
 use crate::solve::pcg::{over_time, solve_error};
 use crate::solve::{Solved, estimated_on};
 use crate::targets::TargetCode;
+use diagonals::largest_diagonals;
 use dimension::effective_dimensions;
-use faer::{Mat, MatRef};
+use faer::Mat;
 use judges::{Judges, judges};
 use nystream_datasets::Role;
 use nystream_hashing::StreamKey;
@@ -43,14 +50,17 @@ use nystream_kernels::dense::{fixed_parallelism, gemm};
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::rows::{RowBuf, Rows};
 use nystream_kernels::solve::eigenpro::{
-    CENTER_BLOCK, EigenProInfo, EigenProParams, EigenProProblem, EigenProState, InnerProjector, Measured, Projector,
-    Schedule, Settling, SubsamplePreconditioner, Verdict, eigenpro,
+    EigenProInfo, EigenProParams, EigenProProblem, EigenProState, Measured, Projector, Schedule, Settling,
+    SubsamplePreconditioner, Verdict, eigenpro,
 };
-use nystream_kernels::solve::{SolveError, Stopped, Whitening};
+use nystream_kernels::solve::{SolveError, Stopped};
 use nystream_kernels::tile::{Entry, SimdPath, Tiles, kernel_matrix, symmetric_kernel_matrix};
-use operator::{CenterRows, RowOperator, largest_diagonals, values_at};
+use operator::{Packed, RowOperator, values_at};
 use order::{HashedOrder, Place};
+use projection::{WhitenedProjector, inner_projector};
 use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Centers up to which K_mm is factored.
@@ -86,10 +96,10 @@ const PROJECTION_EPOCHS: usize = 4;
 
 /// What a solve by stochastic gradients is given.
 pub struct EigenProJob<'a, T: Entry> {
-    /// Packed centers.
-    pub tiles: &'a Arc<Tiles<T>>,
     /// The centers.
     pub centers: &'a RowBuf,
+    /// Whether the processes share the centers by blocks, rather than have all each.
+    pub sharded: bool,
     /// Kernel.
     pub kernel: &'a Kernel,
     /// SIMD path.
@@ -122,17 +132,20 @@ pub struct EigenProJob<'a, T: Entry> {
     pub row_bytes: u64,
     /// Where the rows are kept in hashed order.
     pub place: Place,
-    /// Whether K_mm is factored ([`EXACT_PROJECTION_CENTERS`]).
+    /// Whether K_mm is factored ([`EXACT_PROJECTION_CENTERS`]): by each process, of all centers.
     pub exact: bool,
+    /// Precision of the kernel entries.
+    pub entries: PhantomData<T>,
 }
 
 /// The preconditioner and what was measured of it, once per process.
 struct Setup<T: Entry> {
     preconditioner: SubsamplePreconditioner,
-    /// K(Z, S) E, m x q.
+    /// K(Z, S) E, m x q, of the shard.
     directions: Mat<f64>,
     measured: Measured,
-    both: Arc<Tiles<T>>,
+    /// The shard's centers, and the subsample behind the last.
+    packed: Arc<Packed<T>>,
     /// The subsample alone.
     sample: Arc<Tiles<T>>,
     /// E D^1/2, s x q row-major.
@@ -150,7 +163,7 @@ pub fn subsample_sizes(sample: usize, centers: usize) -> (usize, usize) {
     (s, (sample - s).min(PROBES))
 }
 
-fn setup<T: Entry>(job: &EigenProJob<'_, T>) -> Result<Setup<T>, StageError> {
+fn setup<T: Entry>(job: &EigenProJob<'_, T>, shard: &Shard) -> Result<Setup<T>, StageError> {
     let (s, probes) = subsample_sizes(job.sample.len(), job.centers.len());
     let all = job.sample.rows.view();
     let sample = all.slice(0, s);
@@ -167,73 +180,19 @@ fn setup<T: Entry>(job: &EigenProJob<'_, T>) -> Result<Setup<T>, StageError> {
     let mean_weight = job.weight_sum / job.rows as f64;
     let weights: Vec<f64> = job.sample.weights[probe].iter().map(|w| w / mean_weight).collect();
     let measured = preconditioner.measure(k_pp.as_ref(), k_ps.as_ref(), &weights);
-    let m = job.centers.len();
-    let mut directions = Mat::zeros(m, preconditioner.rank());
-    for start in (0..m).step_by(CENTER_BLOCK) {
-        let rows = job.centers.view().slice(start, (start + CENTER_BLOCK).min(m));
+    let own = shard.centers();
+    let mut directions = Mat::zeros(own.len(), preconditioner.rank());
+    for block in shard.own_blocks() {
+        let rows = job.centers.view().slice(own.start + block.start, own.start + block.end);
         let k_zs = matrix(job.kernel, rows, sample, job.simd)?;
-        let out = directions.as_mut().subrows_mut(start, rows.len());
+        let out = directions.as_mut().subrows_mut(block.start, block.len());
         gemm(out, false, 1.0, k_zs.as_ref(), preconditioner.vectors(), fixed_parallelism());
     }
-    let mut stacked = job.centers.clone();
-    (0..s).for_each(|i| stacked.push(sample, i));
-    let both = Tiles::new(job.kernel, stacked.view(), &[], job.simd).map_err(numeric)?;
+    let packed = Packed::new(job.kernel, job.centers.view(), Some(sample), shard.clone(), job.simd)?;
     let only = Tiles::new(job.kernel, sample, &[], job.simd).map_err(numeric)?;
     let scaled = row_major(preconditioner.scaled_vectors().as_ref());
-    let (both, sample) = (Arc::new(both), Arc::new(only));
-    Ok(Setup { preconditioner, directions, measured, both, sample, scaled })
-}
-
-/// Exact projection by the whitener of K_mm: directions that are zero to working precision hold nothing.
-#[derive(Clone)]
-struct WhitenedProjector<'a, 's, 'w> {
-    session: &'a RefCell<&'s mut Session<'w>>,
-    basis: Arc<Basis>,
-}
-
-impl Projector for WhitenedProjector<'_, '_, '_> {
-    type Error = StageError;
-
-    fn project(&mut self, h: MatRef<'_, f64>) -> Result<(Mat<f64>, Mat<f64>), StageError> {
-        let basis = &self.basis;
-        let theta = self.session.borrow_mut().once(|| basis.apply(basis.apply_transpose(h).as_ref()));
-        Ok(((*theta).clone(), Mat::zeros(h.nrows(), h.ncols())))
-    }
-
-    fn center_gram(&mut self, alpha: MatRef<'_, f64>) -> Result<Mat<f64>, StageError> {
-        let basis = &self.basis;
-        Ok((*self.session.borrow_mut().once(|| basis.center_gram(alpha))).clone())
-    }
-}
-
-/// The inexact projection's subsample of the centers, in the order of their hash so that it is uniform among them.
-fn inner_projector<'a, 's, 'w, T: Entry>(
-    shared: &'a RefCell<&'s mut Session<'w>>,
-    job: &EigenProJob<'_, T>,
-) -> Result<InnerProjector<CenterRows<'a, 's, 'w>>, StageError> {
-    let m = job.centers.len();
-    let key = StreamKey::new(job.seed, "eigenpro centers", 0);
-    let mut order: Vec<(u128, usize)> = (0..m).map(|i| (key.u128(nystream_hashing::RowId(i as u128)), i)).collect();
-    order.sort_unstable();
-    let chosen: Vec<usize> = order.into_iter().map(|(_, i)| i).collect();
-    let s = SUBSAMPLE.min(m.div_ceil(2));
-    let probes = (m - s).min(PROBES);
-    let (sample, probe) = (chosen[..s].to_vec(), if probes > 0 { &chosen[s..s + probes] } else { &chosen[..s] });
-    let built = shared.borrow_mut().try_once(|| {
-        let sample_rows = RowBuf::gather(job.centers.view(), &sample);
-        let probe_rows = RowBuf::gather(job.centers.view(), probe);
-        let k_ss = symmetric_kernel_matrix(job.kernel, sample_rows.view(), &[], job.simd).map_err(numeric)?;
-        let q = SubsamplePreconditioner::recommended_rank(s);
-        let preconditioner = SubsamplePreconditioner::new(k_ss.as_ref(), q, 1.0).map_err(numeric)?;
-        let k_pp = symmetric_kernel_matrix(job.kernel, probe_rows.view(), &[], job.simd).map_err(numeric)?;
-        let k_ps = matrix(job.kernel, probe_rows.view(), sample_rows.view(), job.simd)?;
-        let measured = preconditioner.measure(k_pp.as_ref(), k_ps.as_ref(), &vec![1.0; probe_rows.len()]);
-        let tiles = |rows: &RowBuf| Tiles::<f64>::new(job.kernel, rows.view(), &[], job.simd).map_err(numeric);
-        Ok((preconditioner, measured, Arc::new(tiles(job.centers)?), Arc::new(tiles(&sample_rows)?)))
-    })?;
-    let rows = shared.borrow_mut().once(|| job.centers.clone());
-    let operator = CenterRows { session: shared, rows, centers: Arc::clone(&built.2), sample: Arc::clone(&built.3) };
-    InnerProjector::new(operator, built.0.clone(), sample, built.1, PROJECTION_EPOCHS).map_err(solve_error)
+    let (packed, sample) = (Arc::new(packed), Arc::new(only));
+    Ok(Setup { preconditioner, directions, measured, packed, sample, scaled })
 }
 
 /// Solves; the result is the same on every worker. The coefficients are m x t row-major, in units of the scaled targets. A limit of epochs or time is no error:
@@ -244,7 +203,7 @@ fn inner_projector<'a, 's, 'w, T: Entry>(
 /// use nystream_dataflows::solve::eigenpro::{EigenProJob, order::Place, solve};
 /// use nystream_dataflows::targets::TargetCode;
 /// use nystream_hashing::StreamKey;
-/// use nystream_kernels::{kernel::{Family, Kernel}, rows::RowBuf, solve::Stopped, tile::{SimdPath, Tiles}};
+/// use nystream_kernels::{kernel::{Family, Kernel}, rows::RowBuf, solve::Stopped, tile::SimdPath};
 /// # use nystream_dataflows::engine::{Process, SilentProgress, feed::RowStore, run};
 /// # use nystream_datasets::{Catalog, ColumnSummary, Encoder, EncoderOptions, Role, Sources};
 /// # use std::sync::Arc;
@@ -261,12 +220,11 @@ fn inner_projector<'a, 's, 'w, T: Entry>(
 ///     let grid = (-4..=4).map(|k| 0.4 * k as f32).collect();
 ///     let centers = RowBuf { numeric: grid, numeric_width: 1, codes: vec![], code_width: 0 };
 ///     let (simd, kernel) = (SimdPath::detect(), Kernel::new(Family::Gaussian, 0.5));
-///     let tiles = session.once(|| Tiles::<f64>::new(&kernel, centers.view(), &[], simd).unwrap());
 ///     let rule = PoolRule::all(StreamKey::new(0, "sample", 0), 1);
 ///     let sample = gather_pool(session, "sample", store.feed(Role::Training), rule, Columns::All)?;
-///     solve(session, &store, &EigenProJob {
-///         tiles: &tiles,
+///     solve::<f64>(session, &store, &EigenProJob {
 ///         centers: &centers,
+///         sharded: false,
 ///         kernel: &kernel,
 ///         simd,
 ///         code: &TargetCode { names: vec!["y".into()], classes: vec![], centres: vec![0.0], exponents: vec![3] },
@@ -284,6 +242,7 @@ fn inner_projector<'a, 's, 'w, T: Entry>(
 ///         row_bytes: 64,
 ///         place: Place::Memory(1 << 26),
 ///         exact: true,
+///         entries: std::marker::PhantomData,
 ///     })
 /// }).unwrap();
 /// let solved = results[0].clone().unwrap();
@@ -303,7 +262,14 @@ pub fn solve<T: Entry>(
 ) -> Result<Solved, StageError> {
     let key = StreamKey::new(job.seed, "eigenpro order", 0);
     let order = HashedOrder::new(session, store.feed(Role::Training), key, job.rows, job.row_bytes, job.place.clone())?;
-    let setup = session.try_once(|| setup(job))?;
+    let (processes, process) = (session.process.processes(), session.process.index());
+    let shard = match job.sharded {
+        true => Shard::of(job.centers.len(), processes, process),
+        false => Shard::whole(job.centers.len()),
+    };
+    // A shard's centers may fail alone.
+    let setup = session.try_once(|| setup(job, &shard));
+    let setup = agree(session, setup)?;
     let judges = judges(session, store, job)?;
     let mean_weight = job.weight_sum / job.rows as f64;
     let feed = store.feed(Role::Training);
@@ -314,18 +280,18 @@ pub fn solve<T: Entry>(
         ..setup.measured
     };
     let shared = RefCell::new(session);
-    let operator =
-        RowOperator::new(&shared, store, order, job.code, Arc::clone(job.tiles), Arc::clone(&setup.both), mean_weight);
+    let formed = (job.kernel, job.simd);
+    let operator = RowOperator::new(&shared, order, formed, job.code, Arc::clone(&setup.packed), mean_weight);
     if job.exact {
         let basis = shared.borrow_mut().try_once(|| Basis::new(job.kernel, job.centers.view(), job.simd))?;
-        let projector = WhitenedProjector { session: &shared, basis: Arc::clone(&basis) };
+        let projector = WhitenedProjector { session: &shared, basis: Arc::clone(&basis), shard };
         let mut solved = walk(&shared, operator, projector, job, &setup, measured, &judges)?;
         let found = shared.borrow_mut().try_once(|| effective_dimensions(job, &basis))?;
         solved.effective_dimension = Some(found.to_vec());
         solved.notes.push(estimated_on(dimension_rows(job.sample.len())));
         Ok(solved)
     } else {
-        walk(&shared, operator, inner_projector(&shared, job)?, job, &setup, measured, &judges)
+        walk(&shared, operator, inner_projector(&shared, job, &shard)?, job, &setup, measured, &judges)
     }
 }
 
@@ -338,7 +304,9 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
     measured: Measured,
     judges: &Judges,
 ) -> Result<Solved, StageError> {
-    let (m, t) = (job.centers.len(), job.code.width());
+    let (t, shard) = (job.code.width(), &setup.packed.shard);
+    let own = shard.centers();
+    let (m, all) = (own.len(), shard.total());
     let shares: Vec<f64> = job.target_weights.iter().map(|own| own / job.weight_sum).collect();
     let problem = EigenProProblem {
         preconditioner: &setup.preconditioner,
@@ -363,7 +331,7 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
         ..EigenProParams::default()
     };
     let start = match &job.warm_start {
-        Some(warm) => from_row_major(warm, m, t),
+        Some(warm) => from_row_major(&warm[own.start * t..own.end * t], m, t),
         None => Mat::zeros(m, t),
     };
     let progress = {
@@ -371,24 +339,30 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
         let process = session.is_leader().then(|| Arc::clone(&session.process));
         EpochProgress { process, rows: job.rows, most: max_epochs }
     };
-    let range = 0..judges.rows.len();
     let mut gram = projector.clone();
     // The objective (or the held-out error) of coefficients.
     let mut objective = |alpha: &Mat<f64>| -> Result<f64, StageError> {
         let mut session = shared.borrow_mut();
-        let values = values_at(&mut session, "judges", job.tiles, &judges.rows, range.clone(), alpha.as_ref())?;
+        let values = values_at(&mut session, "judges", &setup.packed, &judges.rows, alpha.as_ref())?;
         drop(session);
         let mut loss = judges.loss(&values);
         if job.ridge > 0.0 {
             let smooth = gram.center_gram(alpha.as_ref())?;
-            let norm = |j: usize| (0..m).map(|i| alpha[(i, j)] * smooth[(i, j)]).sum::<f64>();
-            loss += job.ridge * (0..t).map(|j| shares[j] * norm(j)).sum::<f64>();
+            let norms = |block: Range<usize>| {
+                let norm = |j: usize| block.clone().map(|i| alpha[(i, j)] * smooth[(i, j)]).sum::<f64>();
+                (0..t).map(norm).collect::<Vec<f64>>()
+            };
+            let blocks = shard.own_blocks().into_iter().map(norms).collect();
+            let norms = over_centers(&mut shared.borrow_mut(), shard, blocks, t)?;
+            loss += job.ridge * (0..t).map(|j| shares[j] * norms[j]).sum::<f64>();
         }
         Ok(loss)
     };
     let at_start = objective(&start)?;
     let iterates = Iterates::new(&shared.borrow(), GROUP);
-    let found = recall(&mut shared.borrow_mut(), GROUP, Audience::Everyone)?;
+    // The state of a shard is no state for another number of processes: such walks begin again.
+    let whole = shard.among().is_none();
+    let found = if whole { recall(&mut shared.borrow_mut(), GROUP, Audience::Everyone)? } else { None };
     let (mut attempts, mut resumed) =
         found.iter().flatten().next().and_then(|frame| kept(&frame.bytes, m * t)).unwrap_or_default();
     loop {
@@ -404,13 +378,15 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
         progress.begin(cold.losses().len());
         let params = EigenProParams { step, ..params };
         let result = eigenpro(&mut operator, &mut projector, &problem, &params, cold, |seen| {
-            // Alpha, what is carried, two averages, the best.
-            iterates.store(48 * (m * t) as u64, || {
-                let mut out = Writer::default();
-                out.f64s(&attempts);
-                out.bytes(&encode(seen.state));
-                vec![Outgoing { key: 0, bytes: out.0 }]
-            });
+            if whole {
+                // Alpha, what is carried, two averages, the best.
+                iterates.store(48 * (m * t) as u64, || {
+                    let mut out = Writer::default();
+                    out.f64s(&attempts);
+                    out.bytes(&encode(seen.state));
+                    vec![Outgoing { key: 0, bytes: out.0 }]
+                });
+            }
             let mut judge = || -> Result<Verdict, StageError> {
                 out_of_time = over_time(&mut shared.borrow_mut(), job.time_limit)?;
                 if out_of_time {
@@ -446,11 +422,12 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
                 if session.is_first() {
                     let (s, rows) = (setup.preconditioner.sample() as f64, job.sample.len() as f64);
                     let shape = Shape { rows: job.rows as f64, numeric: 0.0, codes: 0.0, targets: t as f64 };
-                    let algebra = shape.eigenpro_algebra(m as f64, s, rows, info.projections as f64);
+                    let algebra = shape.eigenpro_algebra(all as f64, s, rows, info.projections as f64);
                     session.process.count_algebra(algebra);
                 }
                 drop(session);
-                return Ok(solved(job, setup, judges, &alpha, &info, attempts.len(), out_of_time));
+                let coefficients = gather(&mut shared.borrow_mut(), shard, row_major(alpha.as_ref()))?;
+                return Ok(solved(job, setup, judges, coefficients, &info, attempts.len(), out_of_time));
             }
             Ok(_) | Err(SolveError::NotFinite { .. }) if attempts.len() < STEP_CUTS => attempts.push(last),
             Ok(_) | Err(SolveError::NotFinite { .. }) => {
@@ -526,7 +503,7 @@ fn solved<T: Entry>(
     job: &EigenProJob<'_, T>,
     setup: &Setup<T>,
     judges: &Judges,
-    alpha: &Mat<f64>,
+    coefficients: Arc<Vec<f64>>,
     info: &EigenProInfo,
     cuts: usize,
     out_of_time: bool,
@@ -543,7 +520,7 @@ fn solved<T: Entry>(
     let losses = (1..).zip(&info.held_out).filter(|(epoch, _)| told(*epoch));
     let losses: Vec<String> = losses.map(|(epoch, loss)| format!("{loss:.5} after {epoch}")).collect();
     Solved {
-        coefficients: row_major(alpha.as_ref()),
+        coefficients: Arc::unwrap_or_clone(coefficients),
         ridges: vec![job.ridge; job.code.width()],
         residuals: info.residuals.clone(),
         effective_dimension: None,

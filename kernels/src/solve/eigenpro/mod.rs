@@ -9,7 +9,9 @@
 //! epoch, f is replaced by the function of the span of Z with the same values on Z.
 //!
 //! Invariants
-//! * What is replicated is m- or q-sized: alpha (m x t), c and u = E^T f(S) (q x t), K(Z, batches) w (m x t), and the weights of the last T
+//! * Where several processes share the centers, each has m-sized vectors for its own run of blocks of [`CENTER_BLOCK`] alone (its *shard*); what is summed over
+//!   centers is summed block by block, and over the blocks in one shape ([`EigenProOperator::over_centers`]), shared or not.
+//! * Otherwise what is replicated is m- or q-sized: alpha (m x t), c and u = E^T f(S) (q x t), K(Z, batches) w (m x t), and the weights of the last T
 //!   batches. Rows stay where they are: a batch is a range of positions in the total order of the hashed row ids, whatever the storage.
 //!   Reduced for each batch: K(Z, B) g and K(S, B) g, summed over [`sub_blocks`] of the batch in a fixed shape.
 //! * P acts on the ridge's gradient too (through u, whose recursion needs no kernel entry); otherwise the fixed point would not be the ridge solution.
@@ -23,6 +25,7 @@
 //!
 //! Cost of an epoch: n (m + s) kernel entries, n T b / 2 for temporaries, and n / (T b) projections.
 
+mod centers;
 mod preconditioner;
 mod projection;
 mod settling;
@@ -32,6 +35,8 @@ mod walk;
 
 use super::vectors::squares;
 use super::{SolveError, Stopped};
+pub use centers::center_blocks;
+use centers::{block_sum, center_squares};
 use faer::{Mat, MatRef};
 pub use preconditioner::{Measured, SubsamplePreconditioner};
 pub use projection::{CenterOperator, CholeskyProjector, InnerProjector, Projector};
@@ -44,7 +49,7 @@ use walk::Walk;
 /// *Shape.* Rows of a batch that are summed together before the fixed tree over sub-blocks.
 pub const SUB_BLOCK_ROWS: usize = 256;
 
-/// *Shape.* Centers whose contributions to K(B, Z) alpha are summed together, when centers are sharded.
+/// *Shape.* Centers whose contributions to K(B, Z) alpha are summed together, whether centers are shared by several processes or not.
 pub const CENTER_BLOCK: usize = 4096;
 
 /// The sub-blocks of a batch, in order: their partial sums are combined over a tree of this shape, whoever owns the rows.
@@ -74,8 +79,10 @@ pub struct EigenProModel<'a> {
     pub alpha: MatRef<'a, f64>,
     /// Coefficients of the subsample, s x t.
     pub sample: MatRef<'a, f64>,
-    /// Batches since the last projection.
+    /// Batches since the last projection that this process keeps ([`EigenProOperator::keeps`]).
     pub temporaries: &'a [Temporary],
+    /// The first row of the batches since then.
+    pub since: usize,
 }
 
 /// What one batch contributes.
@@ -83,7 +90,7 @@ pub struct EigenProModel<'a> {
 pub struct BatchPartial {
     /// g = w (f(X_B) - y_B), b x t, weights scaled to mean 1 over the data.
     pub residual: Mat<f64>,
-    /// K(Z, B) g, m x t.
+    /// K(Z, B) g, m x t: the rows of the shard.
     pub centers: Mat<f64>,
     /// K(S, B) g, s x t.
     pub sample: Mat<f64>,
@@ -111,6 +118,20 @@ pub trait EigenProOperator {
     fn batch(&mut self, rows: Range<usize>, model: &EigenProModel<'_>) -> Result<BatchPartial, Self::Error>;
     /// One pass over all rows.
     fn normal_residual(&mut self, alpha: MatRef<'_, f64>) -> Result<NormalResidual, Self::Error>;
+    /// All centers, where this process has a shard of them; `None`: it has all.
+    fn centers(&self) -> Option<usize> {
+        None
+    }
+    /// Whether this process evaluates the batch of these `rows` until the next projection, and so keeps its weights; `since` is the first row of the batches since
+    /// the last one.
+    fn keeps(&self, _since: usize, _rows: &Range<usize>) -> bool {
+        true
+    }
+    /// The sum of vectors of `length` values over all blocks of centers ([`center_blocks`]), of which `blocks` are those of this process, over the tree of all
+    /// blocks.
+    fn over_centers(&mut self, blocks: Vec<Vec<f64>>, length: usize) -> Result<Vec<f64>, Self::Error> {
+        Ok(block_sum(blocks, length))
+    }
 }
 
 /// How the noise of the steps is removed.
@@ -193,7 +214,7 @@ pub struct EigenProProgress<'a> {
     pub epoch: usize,
     /// Whether an epoch has just ended (otherwise the verdict's loss is not used).
     pub epoch_ended: bool,
-    /// The coefficients that would be returned, m x t.
+    /// The coefficients that would be returned, m x t: the rows of the shard.
     pub alpha: &'a Mat<f64>,
     /// The whole state, to be stored.
     pub state: &'a EigenProState,
@@ -255,6 +276,8 @@ fn window_start(from: usize, epoch: usize) -> usize {
 /// The state after a projection: continuing from it gives the same bits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct EigenProState {
+    /// t: a shard may have no center.
+    columns: usize,
     alpha: Vec<f64>,
     carried: Vec<f64>,
     /// Means of the projected iterates of the window before the last doubling of the epochs, and of that since.
@@ -292,6 +315,7 @@ impl EigenProState {
     pub fn from_coefficients(alpha: MatRef<'_, f64>) -> Self {
         let flat = flatten(alpha);
         EigenProState {
+            columns: alpha.ncols(),
             carried: vec![0.0; flat.len()],
             alpha: flat,
             averages: Default::default(),
@@ -339,14 +363,14 @@ impl EigenProState {
     fn output(&self, m: usize) -> Mat<f64> {
         let [old, new] = &self.averages;
         if new.count == 0 {
-            return unflatten(&self.alpha, m);
+            return unflatten(&self.alpha, m, self.columns);
         }
         if old.count == 0 {
-            return unflatten(&new.mean, m);
+            return unflatten(&new.mean, m, self.columns);
         }
         let share = new.count as f64 / (old.count + new.count) as f64;
         let both: Vec<f64> = old.mean.iter().zip(&new.mean).map(|(old, new)| old + share * (new - old)).collect();
-        unflatten(&both, m)
+        unflatten(&both, m, self.columns)
     }
 }
 
@@ -354,15 +378,15 @@ fn flatten(a: MatRef<'_, f64>) -> Vec<f64> {
     (0..a.ncols()).flat_map(|j| super::vectors::column(a, j)).collect()
 }
 
-fn unflatten(a: &[f64], rows: usize) -> Mat<f64> {
-    Mat::from_fn(rows, a.len() / rows, |i, j| a[j * rows + i])
+fn unflatten(a: &[f64], rows: usize, columns: usize) -> Mat<f64> {
+    Mat::from_fn(rows, columns, |i, j| a[j * rows + i])
 }
 
 /// The preconditioned problem, fixed for a solve.
 pub struct EigenProProblem<'a> {
     /// The subsample's preconditioner.
     pub preconditioner: &'a SubsamplePreconditioner,
-    /// K(Z, S) E, m x q.
+    /// K(Z, S) E, m x q: the rows of the shard.
     pub center_directions: MatRef<'a, f64>,
     /// Measured on rows outside the subsample.
     pub measured: Measured,
@@ -382,7 +406,7 @@ impl EigenProProblem<'_> {
     }
 }
 
-/// Runs the iteration and returns alpha (m x t) and what was done.
+/// Runs the iteration and returns alpha (m x t; the rows of the shard) and what was done.
 ///
 /// `start` holds the coefficients to begin with ([`EigenProState::from_coefficients`] of zeros for a cold start) or a stored state.
 /// `observe` is called after every projection.
@@ -447,17 +471,18 @@ where
     P: Projector<Error = O::Error>,
 {
     let (n, m) = (operator.rows(), problem.center_directions.nrows());
+    let all = operator.centers().unwrap_or(m);
     SolveError::check(
         "columns of the center directions",
         problem.preconditioner.rank(),
         problem.center_directions.ncols(),
     )?;
-    for (name, value) in [("rows", n), ("centers", m)] {
+    for (name, value) in [("rows", n), ("centers", all)] {
         if value == 0 {
             return Err(SolveError::Parameter { name, value: 0.0, must: "at least 1" });
         }
     }
-    if start.alpha.is_empty() || !start.alpha.len().is_multiple_of(m) {
+    if start.columns == 0 || start.alpha.len() != m * start.columns {
         return Err(SolveError::Shape { what: "coefficients of the start", expected: m, found: start.alpha.len() });
     }
     if !start.fits(start.alpha.len()) {
@@ -471,7 +496,7 @@ where
         return Err(SolveError::Parameter { name: "ridge", value: problem.ridge, must: "finite and at least 0" });
     }
     if !problem.shares.is_empty() {
-        SolveError::check("shares of the targets", start.alpha.len() / m, problem.shares.len())?;
+        SolveError::check("shares of the targets", start.columns, problem.shares.len())?;
     }
     if let Some(value) = problem.shares.iter().copied().find(|share| !(0.0..=1.0).contains(share)) {
         return Err(SolveError::Parameter { name: "share of a target", value, must: "between 0 and 1" });
@@ -483,10 +508,10 @@ where
         let eigenvalue = problem.measured.top_eigenvalue + problem.ridge;
         return Err(SolveError::Unstable { step, batch, eigenvalue, product: stability });
     }
-    let every = params.projection_every.unwrap_or(m / batch).max(1);
+    let every = params.projection_every.unwrap_or(all / batch).max(1);
 
     let mut state = start;
-    let mut walk = Walk::begin(problem, &state, m);
+    let mut walk = Walk::begin(operator, problem, &state, m)?;
     let mut stopped = None;
     let mut residuals = None;
     while stopped.is_none() {
@@ -507,11 +532,11 @@ where
                 state.position = rows.end;
                 walk.step(operator, problem, rows, gamma)?;
             }
-            let finite = squares(&walk.u).is_finite() && squares(&walk.h).is_finite();
-            if !finite {
+            let on_centers = center_squares(operator, &[&walk.h]).map_err(SolveError::Operator)?;
+            if !squares(&walk.u).is_finite() || !on_centers.iter().sum::<f64>().is_finite() {
                 return Err(SolveError::NotFinite { what: "the iterate", iteration: state.epoch, column: 0 });
             }
-            let carried = walk.project(projector, problem, params.consistent).map_err(SolveError::Operator)?;
+            let carried = walk.project(operator, projector, problem, params.consistent).map_err(SolveError::Operator)?;
             state.projections += 1;
             (state.alpha, state.carried) = (flatten(walk.alpha.as_ref()), flatten(carried.as_ref()));
             if let Schedule::Average { from } = params.schedule {
@@ -520,7 +545,7 @@ where
             if state.position >= n {
                 (state.position, state.epoch) = (0, state.epoch + 1);
             }
-            walk = Walk::begin(problem, &state, m);
+            walk = Walk::begin(operator, problem, &state, m)?;
             residuals = None;
             state.unseen = true;
         }
@@ -543,7 +568,7 @@ where
                     Settled::No => {}
                     Settled::AtThisStep(least) => {
                         state.cut_step(m, params.step_cut, least);
-                        walk = Walk::begin(problem, &state, m);
+                        walk = Walk::begin(operator, problem, &state, m)?;
                     }
                     Settled::Yes => stopped = Some(Stopped::Stagnated),
                 }
@@ -564,7 +589,7 @@ where
         && let Some((_, at, best)) = &state.best
         && *at != state.epoch
     {
-        alpha = unflatten(best, m);
+        alpha = unflatten(best, m, state.columns);
         residuals = None;
     }
     let residuals = match residuals {
@@ -609,11 +634,10 @@ where
     let smooth = projector.center_gram(alpha.as_ref()).map_err(SolveError::Operator)?;
     let ridges: Vec<f64> = (0..smooth.ncols()).map(|j| problem.ridge_of(j) * problem.weight_sum).collect();
     let r = Mat::from_fn(smooth.nrows(), smooth.ncols(), |i, j| parts.data[(i, j)] - ridges[j] * smooth[(i, j)]);
-    let norms = |a: &Mat<f64>, j: usize| super::vectors::norm(a.col_as_slice(j));
-    Ok((0..r.ncols())
-        .map(|j| {
-            let reference = norms(&parts.rhs, j);
-            if reference > 0.0 { norms(&r, j) / reference } else { norms(&r, j) }
-        })
-        .collect())
+    let squares = center_squares(operator, &[&r, &parts.rhs]).map_err(SolveError::Operator)?;
+    let (found, reference) = squares.split_at(r.ncols());
+    let relative = |(found, reference): (&f64, &f64)| {
+        if *reference > 0.0 { found.sqrt() / reference.sqrt() } else { found.sqrt() }
+    };
+    Ok(found.iter().zip(reference).map(relative).collect())
 }

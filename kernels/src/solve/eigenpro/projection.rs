@@ -68,8 +68,17 @@ pub trait CenterOperator {
     type Error;
     /// Number of centers m.
     fn centers(&self) -> usize;
-    /// K(Z_B, Z) v for the centers in `block`, b x t.
-    fn block_times(&mut self, block: Range<usize>, v: MatRef<'_, f64>) -> Result<Mat<f64>, Self::Error>;
+    /// Those whose values this process has: vectors over the centers have their rows alone.
+    fn shard(&self) -> Range<usize> {
+        0..self.centers()
+    }
+    /// K(Z_B, Z) v - h_B for the centers in `block`, whoever has them, b x t; h = 0 where none is given.
+    fn block_times(
+        &mut self,
+        block: Range<usize>,
+        v: MatRef<'_, f64>,
+        h: Option<MatRef<'_, f64>>,
+    ) -> Result<Mat<f64>, Self::Error>;
     /// K(Z_S, Z_B) g for the projector's subsample of the centers, s x t.
     fn sample_times(&mut self, block: Range<usize>, g: MatRef<'_, f64>) -> Result<Mat<f64>, Self::Error>;
 }
@@ -83,6 +92,15 @@ pub struct InnerProjector<C> {
     batch: usize,
     step: f64,
     epochs: usize,
+}
+
+/// Centers of a batch at most: their values are in every process.
+const LARGEST_BATCH: usize = 10_000;
+
+/// The part of `block` that is in `shard`.
+fn common(block: &Range<usize>, shard: &Range<usize>) -> Range<usize> {
+    let start = block.start.clamp(shard.start, shard.end);
+    start..block.end.clamp(start, shard.end)
 }
 
 impl<C: CenterOperator> InnerProjector<C> {
@@ -102,7 +120,7 @@ impl<C: CenterOperator> InnerProjector<C> {
         if epochs == 0 {
             return Err(SolveError::Parameter { name: "projection epochs", value: 0.0, must: "at least 1" });
         }
-        let batch = measured.critical_batch().min(operator.centers()).max(1);
+        let batch = measured.critical_batch().min(operator.centers()).clamp(1, LARGEST_BATCH);
         let step = measured.step(batch, 0.0);
         Ok(InnerProjector { operator, preconditioner, sample, batch, step, epochs })
     }
@@ -112,23 +130,22 @@ impl<C: CenterOperator> Projector for InnerProjector<C> {
     type Error = C::Error;
 
     fn project(&mut self, h: MatRef<'_, f64>) -> Result<(Mat<f64>, Mat<f64>), C::Error> {
-        let (m, t) = (h.nrows(), h.ncols());
-        let mut theta = Mat::<f64>::zeros(m, t);
+        let (m, t, shard) = (self.operator.centers(), h.ncols(), self.operator.shard());
+        let mut theta = Mat::<f64>::zeros(shard.len(), t);
         for _ in 0..self.epochs {
             for start in (0..m).step_by(self.batch) {
                 let block = start..(start + self.batch).min(m);
-                let mut g = self.operator.block_times(block.clone(), theta.as_ref())?;
+                let g = self.operator.block_times(block.clone(), theta.as_ref(), Some(h))?;
                 for j in 0..t {
-                    for (k, i) in block.clone().enumerate() {
-                        g[(k, j)] -= h[(i, j)];
-                        theta[(i, j)] -= self.step * g[(k, j)];
+                    for i in common(&block, &shard) {
+                        theta[(i - shard.start, j)] -= self.step * g[(i - start, j)];
                     }
                 }
                 let correction = self.operator.sample_times(block, g.as_ref())?;
                 let correction = self.preconditioner.correction(correction.as_ref());
                 for j in 0..t {
-                    for (k, &i) in self.sample.iter().enumerate() {
-                        theta[(i, j)] += self.step * correction[(k, j)];
+                    for (k, i) in self.sample.iter().enumerate().filter(|(_, i)| shard.contains(i)) {
+                        theta[(i - shard.start, j)] += self.step * correction[(k, j)];
                     }
                 }
             }
@@ -138,14 +155,14 @@ impl<C: CenterOperator> Projector for InnerProjector<C> {
     }
 
     fn center_gram(&mut self, alpha: MatRef<'_, f64>) -> Result<Mat<f64>, C::Error> {
-        let (m, t) = (alpha.nrows(), alpha.ncols());
-        let mut out = Mat::zeros(m, t);
+        let (m, t, shard) = (self.operator.centers(), alpha.ncols(), self.operator.shard());
+        let mut out = Mat::zeros(shard.len(), t);
         for start in (0..m).step_by(self.batch) {
             let block = start..(start + self.batch).min(m);
-            let part = self.operator.block_times(block, alpha)?;
+            let part = self.operator.block_times(block.clone(), alpha, None)?;
             for j in 0..t {
-                for k in 0..part.nrows() {
-                    out[(start + k, j)] = part[(k, j)];
+                for i in common(&block, &shard) {
+                    out[(i - shard.start, j)] = part[(i - start, j)];
                 }
             }
         }

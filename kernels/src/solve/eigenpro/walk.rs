@@ -2,6 +2,7 @@
 
 use super::super::SolveError;
 use super::super::vectors::product;
+use super::centers::center_product;
 use super::preconditioner::scale_rows;
 use super::projection::Projector;
 use super::{EigenProModel, EigenProOperator, EigenProProblem, EigenProState, Temporary, unflatten};
@@ -19,6 +20,8 @@ fn scale_columns(a: &mut Mat<f64>, scale: &[f64]) {
 pub(super) struct Walk {
     pub(super) alpha: Mat<f64>,
     pub(super) temporaries: Vec<Temporary>,
+    /// First row of the batches since the last projection.
+    pub(super) since: usize,
     /// Subsample coefficients are E (c + ridge_c): the data's part and the ridge's.
     pub(super) c: Mat<f64>,
     pub(super) ridge_c: Mat<f64>,
@@ -32,14 +35,20 @@ pub(super) struct Walk {
 
 impl Walk {
     /// The walk that begins at a projected iterate.
-    pub(super) fn begin(problem: &EigenProProblem<'_>, state: &EigenProState, m: usize) -> Self {
-        let alpha = unflatten(&state.alpha, m);
+    pub(super) fn begin<O: EigenProOperator>(
+        operator: &mut O,
+        problem: &EigenProProblem<'_>,
+        state: &EigenProState,
+        m: usize,
+    ) -> Result<Self, SolveError<O::Error>> {
+        let alpha = unflatten(&state.alpha, m, state.columns);
         let (q, t) = (problem.preconditioner.rank(), alpha.ncols());
-        let u = product(problem.center_directions.transpose(), alpha.as_ref());
+        let u = center_product(operator, problem.center_directions, alpha.as_ref()).map_err(SolveError::Operator)?;
         let zero = Mat::<f64>::zeros(q, t);
         let h = Mat::zeros(m, t);
-        let carried = unflatten(&state.carried, m);
-        Walk { h, carried, alpha, temporaries: Vec::new(), c: zero.clone(), ridge_c: zero, u }
+        let carried = unflatten(&state.carried, m, state.columns);
+        let (temporaries, since) = (Vec::new(), state.position);
+        Ok(Walk { h, carried, alpha, temporaries, since, c: zero.clone(), ridge_c: zero, u })
     }
 
     /// f <- f - gamma P (sum_B g k(x, .) + b lambda f).
@@ -52,8 +61,12 @@ impl Walk {
     ) -> Result<(), SolveError<O::Error>> {
         let p = problem.preconditioner;
         let sample = p.expand(&(&self.c + &self.ridge_c));
-        let model =
-            EigenProModel { alpha: self.alpha.as_ref(), sample: sample.as_ref(), temporaries: &self.temporaries };
+        let model = EigenProModel {
+            alpha: self.alpha.as_ref(),
+            sample: sample.as_ref(),
+            temporaries: &self.temporaries,
+            since: self.since,
+        };
         let partial = operator.batch(rows.clone(), &model).map_err(SolveError::Operator)?;
         for (what, part, expected) in [
             ("rows of the batch's residual", &partial.residual, rows.len()),
@@ -81,7 +94,9 @@ impl Walk {
         scale_columns(&mut ridge, &shrinks);
         self.ridge_c += ridge;
         self.h -= faer::Scale(gamma) * &partial.centers;
-        self.temporaries.push(Temporary { rows, weights: faer::Scale(-gamma) * &partial.residual });
+        if operator.keeps(self.since, &rows) {
+            self.temporaries.push(Temporary { rows, weights: faer::Scale(-gamma) * &partial.residual });
+        }
 
         // E^T K_SS E = diag(mu): the values on S follow without a kernel entry.
         let left: Vec<f64> = p.values().iter().zip(p.gains()).map(|(mu, d)| 1.0 - mu * d).collect();
@@ -94,8 +109,9 @@ impl Walk {
     }
 
     /// Puts the walk's function into the span of the centers; returns what an inexact projection left.
-    pub(super) fn project<P: Projector>(
+    pub(super) fn project<O: EigenProOperator, P: Projector<Error = O::Error>>(
         &mut self,
+        operator: &mut O,
         projector: &mut P,
         problem: &EigenProProblem<'_>,
         consistent: bool,
@@ -110,7 +126,7 @@ impl Walk {
         }
         // The data's part first; then P acts on what of it lies in the span: E^T of its values on S.
         let (theta, first_left) = projector.project(self.h.as_ref())?;
-        let mut c = faer::Scale(-1.0) * product(directions.transpose(), theta.as_ref());
+        let mut c = faer::Scale(-1.0) * center_product(operator, directions, theta.as_ref())?;
         scale_rows(&mut c, problem.preconditioner.gains());
         c += &self.ridge_c;
         let (second, second_left) = projector.project((&self.carried + on_centers(&c)).as_ref())?;

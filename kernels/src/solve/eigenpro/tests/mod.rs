@@ -178,7 +178,8 @@ fn the_walk_is_functional_gradient_descent_with_the_explicit_kernel() {
             shares: &[],
         };
         let alpha = Mat::from_fn(40, 2, |i, j| ((i * 3 + j) as f64).sin() * 0.1);
-        let mut walk = Walk::begin(&problem, &EigenProState::from_coefficients(alpha.as_ref()), 40);
+        let start = EigenProState::from_coefficients(alpha.as_ref());
+        let mut walk = Walk::begin(&mut stored, &problem, &start, 40).unwrap();
         let all = stored.all();
         let kp = explicit_kernel(&stored, &p);
         let ks = pick(&stored.k, &all, &stored.sample);
@@ -195,8 +196,8 @@ fn the_walk_is_functional_gradient_descent_with_the_explicit_kernel() {
             f -= faer::Scale(gamma) * (pick(&kp, &all, &batch) * g)
                 + faer::Scale(gamma * batch.len() as f64 * ridge) * smooth;
             let sample = p.expand(&(&walk.c + &walk.ridge_c));
-            let model =
-                EigenProModel { alpha: walk.alpha.as_ref(), sample: sample.as_ref(), temporaries: &walk.temporaries };
+            let (alpha, sample) = (walk.alpha.as_ref(), sample.as_ref());
+            let model = EigenProModel { alpha, sample, temporaries: &walk.temporaries, since: 0 };
             assert!(distance(&stored.values(&model, &all), &f) < 1e-9, "{q} {exponent} {ridge}");
             let on_sample = Mat::from_fn(30, 2, |i, j| f[(stored.sample[i], j)]);
             assert!(distance(&walk.u, &(p.vectors().transpose() * on_sample)) < 1e-9);
@@ -206,7 +207,8 @@ fn the_walk_is_functional_gradient_descent_with_the_explicit_kernel() {
         }
         // Oracle (6), first half: an exact projection keeps the values on the centers.
         let before = pick(&Mat::from_fn(120, 2, |i, j| f[(i, j)]), &stored.centers, &[0, 1]);
-        walk.project(&mut stored.projector(), &problem, false).unwrap();
+        let mut projector = stored.projector();
+        walk.project(&mut stored, &mut projector, &problem, false).unwrap();
         let after = pick(&stored.k, &stored.centers, &stored.centers) * &walk.alpha;
         assert!(distance(&before, &after) < 1e-8);
     }
@@ -394,8 +396,14 @@ impl CenterOperator for Centers {
     fn centers(&self) -> usize {
         self.0.nrows()
     }
-    fn block_times(&mut self, block: Range<usize>, v: MatRef<'_, f64>) -> Result<Mat<f64>, Infallible> {
-        Ok(self.0.as_ref().subrows(block.start, block.len()) * v)
+    fn block_times(
+        &mut self,
+        block: Range<usize>,
+        v: MatRef<'_, f64>,
+        h: Option<MatRef<'_, f64>>,
+    ) -> Result<Mat<f64>, Infallible> {
+        let product = self.0.as_ref().subrows(block.start, block.len()) * v;
+        Ok(h.map_or_else(|| product.clone(), |h| &product - h.subrows(block.start, block.len())))
     }
     fn sample_times(&mut self, block: Range<usize>, g: MatRef<'_, f64>) -> Result<Mat<f64>, Infallible> {
         Ok(pick(&self.0, &self.1, &block.collect::<Vec<_>>()) * g)
