@@ -258,6 +258,11 @@ fn watch(shared: &Shared, (outgoing, socket, mut opener): (Outgoing, TcpStream, 
     let peer = outgoing.member.index;
     let patience = shared.party.member.as_ref().map_or(0, |member| member.patience_millis);
     shared.say(Event::Linked(outgoing));
+    if shared.over() {
+        // Nobody may have taken it any more: the other end is to come again, and hears why.
+        let _ = socket.shutdown(Shutdown::Both);
+        return false;
+    }
     let said = hear(&socket, &mut opener, Duration::from_millis(patience), &|| shared.seats.heard(peer));
     let ending = Ending::from_bytes(opener.payload()).filter(|_| matches!(said, Ok(Some(Kind::Ended))));
     let (there, event) = match (said, ending) {

@@ -1,6 +1,6 @@
 //! What the fuzz targets (`fuzz/`) call: parsers of what strangers send, with the properties that must hold for any bytes. Built with the feature `fuzzing` alone.
 
-use crate::frames::{Kind, PAYLOAD, Transport, directions, plain, PlainKeys};
+use crate::frames::{Kind, PAYLOAD, PlainKeys, Transport, directions, plain};
 use crate::greeting::{Ending, Hello, JobIdentity, Member};
 use crate::handshake::{MESSAGE, Party, noise, preamble};
 use crate::secret::Secret;
@@ -89,8 +89,12 @@ pub fn handshake(bytes: &[u8]) {
         patience_millis: 1000,
         identity: JobIdentity::new(1, &[]),
     };
-    let party =
-        Party { secret: secret(), transport: Transport::Noise, hello: Hello::Joins(member.clone()), member: Some(member) };
+    let party = Party {
+        secret: secret(),
+        transport: Transport::Noise,
+        hello: Hello::Joins(member.clone()),
+        member: Some(member),
+    };
     let Ok(listener) = TcpListener::bind("127.0.0.1:0") else { return };
     let Ok(mut stranger) = listener.local_addr().and_then(TcpStream::connect) else { return };
     let Ok((own, _)) = listener.accept() else { return };

@@ -182,6 +182,13 @@ impl<'a> Gathering<'a> {
                 Ok(links.collect())
             }
             Err(error) => {
+                // Connections that were made meanwhile are told as well; what comes after these sees that it is over.
+                while let Ok(event) = self.events.try_recv() {
+                    if let Event::Linked(outgoing) = event {
+                        let peer = outgoing.member.index;
+                        self.outgoing[peer] = Some(outgoing);
+                    }
+                }
                 self.tell(&error);
                 Err(error)
             }
