@@ -536,7 +536,8 @@ where
             if !squares(&walk.u).is_finite() || !on_centers.iter().sum::<f64>().is_finite() {
                 return Err(SolveError::NotFinite { what: "the iterate", iteration: state.epoch, column: 0 });
             }
-            let carried = walk.project(operator, projector, problem, params.consistent).map_err(SolveError::Operator)?;
+            let carried =
+                walk.project(operator, projector, problem, params.consistent).map_err(SolveError::Operator)?;
             state.projections += 1;
             (state.alpha, state.carried) = (flatten(walk.alpha.as_ref()), flatten(carried.as_ref()));
             if let Schedule::Average { from } = params.schedule {
