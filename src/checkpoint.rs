@@ -1,6 +1,6 @@
 //! The checkpoints of a job: what the stages ask to keep ([`Keeper`]), in the folder that was named ([`Store`]), at the pace that is allowed ([`Pace`]).
 //!
-//! A folder that fills up or is taken away on the way does not end the job: that is said once, and in the report. An interrupt is a wish for a checkpoint: it waits, for [`PATIENCE`] at
+//! A folder that fills up or is taken away on the way does not end the job: that is said once, and in the report. An interrupt is a wish for a checkpoint: it waits, for `PATIENCE` at
 //! most, until whoever is at work has come to a boundary and written what it has.
 
 use crate::cli::groups::CheckpointArgs;

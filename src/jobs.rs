@@ -28,7 +28,6 @@ use nystream_kernels::gram::Precision;
 use nystream_kernels::tile::SimdPath;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! What the other processes of a job are told when this one ends early: before it joins them, while it does, and in the job.
 //!
 //! Invariants: whatever ends a process of `--hosts` (a failure, an interrupt, a panic), those that wait for it or work with it hear why, if they can be reached; each end is told once, by the
-//! means of the moment ([`Phase`]).
+//! means of the moment (`Phase`).
 
 use crate::cli::groups::{JoinArgs, ResourceArgs};
 use crate::config::SECRET;

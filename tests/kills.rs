@@ -53,7 +53,7 @@ fn killed_runs_end_with_the_undisturbed_model() {
         let killed =
             kill_and_resume(&place, &format!("{DATA} {options}"), (first, then), victim, Duration::from_secs_f64(at));
         let report = &killed.report;
-        println!(
+        eprintln!(
             "run {run}: {name}, {first:?} then {then:?}, process {victim} killed at {:?} of {whole:.2} s, resumed from {}, {:.2} s after it, same model {}",
             killed.at,
             report["resumed_from"],

@@ -3,7 +3,7 @@
 //! Names follow Prometheus' conventions: `nystream_`, base units (`_seconds`, `_bytes`, `_ratio`), `_total` for counters, `_info` for labels alone. What does not apply (no iterative
 //! solver, no other process, no checkpoint yet) is absent. Counters are of this process since it began; each process serves its own.
 //!
-//! The server ([`server`]) is our own: one page for one reader at a time is 150 lines over the standard library, where the servers of crates bring an asynchronous runtime or are no
+//! The server (`server`) is our own: one page for one reader at a time is 150 lines over the standard library, where the servers of crates bring an asynchronous runtime or are no
 //! longer kept.
 
 mod server;

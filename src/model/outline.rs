@@ -131,6 +131,7 @@ mod tests {
         let file_bytes = bytes.len() as u64;
         assert!(found.header_bytes > 100 && found.header_bytes < file_bytes);
         let expected = ModelSize {
+            shared_by: 1,
             file_bytes,
             header_bytes: found.header_bytes,
             centers: 3,

@@ -66,7 +66,7 @@ impl Relay {
             let mut bytes = vec![0; 16 << 10];
             while let Ok(read @ 1..) = from.read(&mut bytes) {
                 let number = relay.pieces.fetch_add(1, Ordering::Relaxed) + 1;
-                let lost = relay.loses > 0 && number % relay.loses == 0;
+                let lost = relay.loses > 0 && number.is_multiple_of(relay.loses);
                 let due = Instant::now() + relay.delay + if lost { AGAIN } else { Duration::ZERO };
                 if first {
                     let mut recorded = relay.recorded.lock().unwrap();

@@ -85,7 +85,7 @@ fn read(frames: &[Outgoing]) -> Option<Centers> {
         }
     };
     let Told { rows_scored, gamma, beta, size, pool_trace, passes, rule, notes } = told;
-    let whole = rows.len() == ids.len() && atoms.is_some() == !rest.is_empty();
+    let whole = rows.len() == ids.len() && atoms.is_some() != rest.is_empty();
     whole.then_some(Centers { rows, ids, rows_scored, gamma, beta, size, pool_trace, passes, rule, atoms, notes })
 }
 

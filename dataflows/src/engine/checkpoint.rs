@@ -523,7 +523,7 @@ fn join(ranges: &mut Vec<Range<u64>>, range: Range<u64>) {
 fn share(held: &[Range<u64>], total: u64, peers: u64, index: u64) -> Vec<Range<u64>> {
     let mut free = Vec::new();
     let mut at = 0;
-    for range in held.iter().cloned().chain([total..total]) {
+    for range in held.iter().cloned().chain(std::iter::once(total..total)) {
         if at < range.start {
             free.push(at..range.start);
         }

@@ -176,6 +176,9 @@ impl<T: Entry> From<&Arc<Tiles<T>>> for Products<T> {
     }
 }
 
+/// Sparse products that all workers of a process share.
+type Sparse<T> = Arc<SparseTiles<T>>;
+
 impl<T: Entry> Products<T> {
     /// Sparse products by `terms` where `judges` keep few enough entries; otherwise dense ones, whose tiles `dense` makes. `vectors` are those of the products, with their columns,
     /// where they are known: rows then may draw.
@@ -219,7 +222,7 @@ impl<T: Entry> Products<T> {
         terms: ProductTerms,
         vectors: Option<(&[f64], usize)>,
         judges: Rows<'_>,
-    ) -> Result<(Option<Arc<SparseTiles<T>>>, ProductChoice), StageError> {
+    ) -> Result<(Option<Sparse<T>>, ProductChoice), StageError> {
         let numeric = |e: nystream_kernels::tile::TileError| StageError::Numeric(e.to_string());
         let mut sparse = SparseTiles::new(kernel, centers, &[], simd, terms.cutoff).map_err(numeric)?;
         let mut expected_share;

@@ -277,7 +277,7 @@ pub fn solve<T: Entry>(
     let tape = Rc::new(RefCell::new(tape));
     let marks = Rc::clone(&tape);
     let start = kept.or(start);
-    let passes = tape.borrow().passes();
+    let passes = tape.borrow().before();
     let mut operator = Passes {
         session,
         store,

@@ -1,7 +1,7 @@
 //! Rows that arrive one by one: inserted, corrected, labelled later, deleted.
 //!
 //! An [`Event`] is what a stream says about one key. Its row holds a [`Cell`] for each column of a [`StreamSchema`], which comes of an encoder: what the
-//! model reads, in one order, whatever the source calls or omits besides. [`json`] reads events from JSON lines; [`StreamSchema::batch`] makes Arrow columns of
+//! model reads, in one order, whatever the source calls or omits besides. [`json`] reads events from JSON lines; [`StreamSchema::batches`] makes Arrow columns of
 //! them that the encoder takes as it takes those of a file, so that a row has the same bits whichever way it came.
 //!
 //! Contract of JSON lines: `{"op": "insert"|"update"|"delete"|"label", "key": .., "time": .., "weight": .., "row": {column: value, ..}}`, in any order. `op` is

@@ -400,15 +400,11 @@ fn a_real_folder_fills_in_segments_and_shrinks() {
     // Without a snapshot it begins where it begins.
     drop(journal);
     let mut first = 0;
-    let open = |first: &mut u64| {
-        Journal::open(&log, IDENTITY, Start::Oldest, options, |record| {
-            *first = if *first == 0 { record.number } else { *first };
-            Ok(())
-        })
-        .unwrap()
-        .0
-    };
-    journal = open(&mut first);
+    (journal, _) = Journal::open(&log, IDENTITY, Start::Oldest, options, |record| {
+        first = if first == 0 { record.number } else { first };
+        Ok(())
+    })
+    .unwrap();
     assert!((600..=701).contains(&first) && journal.segments()[0].first == first, "{first}");
     journal.compact(1000).unwrap();
     assert_eq!((files(), journal.bytes()), (0, 0));

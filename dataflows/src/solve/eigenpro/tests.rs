@@ -164,13 +164,16 @@ fn exact_and_inexact_projections_approach_the_normal_equations() {
     assert_ne!(inexact, exact);
 }
 
+/// Coefficients, residuals and notes.
+type Walked = (Vec<f64>, Vec<f64>, Vec<String>);
+
 /// Coefficients, residual and losses of a solve in f32 entries with the last `m` of `rows` rows as centers.
 fn shared_walk(
     rows: usize,
     m: usize,
     exact: bool,
     sharded: bool,
-) -> impl Fn(&mut Session<'_>, &RowStore, &TargetCode) -> Result<(Vec<f64>, Vec<f64>, Vec<String>), StageError> {
+) -> impl Fn(&mut Session<'_>, &RowStore, &TargetCode) -> Result<Walked, StageError> {
     move |session, store, code| {
         let key = StreamKey::new(7, "test sample", 0);
         let all = gather_pool(session, "all", store.feed(Role::Training), PoolRule::all(key, 0), Columns::All)?;

@@ -67,7 +67,7 @@ impl Tape {
     }
 
     /// Passes before those of the tape.
-    pub(super) fn passes(&self) -> u64 {
+    pub(super) fn before(&self) -> u64 {
         self.before
     }
 
