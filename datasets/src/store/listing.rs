@@ -23,7 +23,17 @@ const MATCHING: MatchOptions =
 pub(crate) fn expand(address: &Address) -> Result<(Vec<String>, Vec<Object>), DataError> {
     let about = |trouble: Trouble| trouble.about(address);
     let client = client(address).map_err(about)?;
-    if !address.key.is_empty() && !address.key.ends_with('/') {
+    let literal = !address.key.is_empty() && !address.key.ends_with('/');
+    // What is not named as a file is a folder first: some stores answer for a folder as for an object, one that nobody can read.
+    let folder = address.scheme.lists() && !is_parquet(&address.key) && !address.key.contains(WILDCARDS);
+    if literal && folder {
+        let mut found = list(&client, address).map_err(about)?;
+        found.retain(|object| searched(&object.address.key[address.key.len()..]));
+        if !found.is_empty() {
+            return Ok((address.parts(), found));
+        }
+    }
+    if literal {
         match block_on(size(&client, address)) {
             Ok(size) => {
                 let mut base = address.parts();
@@ -58,7 +68,12 @@ pub(crate) fn expand(address: &Address) -> Result<(Vec<String>, Vec<Object>), Da
 /// Whether a search of a folder finds `path`, relative to it.
 fn searched(path: &str) -> bool {
     let hidden = path.split('/').any(|part| part.starts_with(['.', '_']));
-    !hidden && (path.ends_with(".parquet") || path.ends_with(".pq"))
+    !hidden && is_parquet(path)
+}
+
+/// Whether a name is that of a Parquet file.
+fn is_parquet(name: &str) -> bool {
+    name.ends_with(".parquet") || name.ends_with(".pq")
 }
 
 /// Whether `pattern` matches `path` or a folder in which a search finds it.

@@ -45,9 +45,7 @@ impl Trouble {
         match error {
             Error::Precondition { .. } => return Trouble::Changed,
             Error::NotFound { .. } if code(error).as_deref() != Some("NoSuchBucket") => return Trouble::Missing,
-            Error::NotFound { .. } => {
-                return Trouble::lasting("there is no such bucket", "check its name, and the endpoint");
-            }
+            Error::NotFound { .. } => return no_such_bucket(),
             Error::InvalidPath { .. } => {
                 return Trouble::lasting(
                     "a name there has an empty part, '.', '..' or a control character",
@@ -62,6 +60,7 @@ impl Trouble {
             let reason = format!("the store answered {reason}{code}");
             let region = ["PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraint"];
             return match status {
+                404 if code.contains("NoSuchBucket") => no_such_bucket(),
                 408 | 429 | 500 | 502..=504 | 506..=599 => Trouble::passing(reason),
                 300..=399 => Trouble::lasting(reason, wrong_place(address.scheme)),
                 // Of a request for the size there is no code.
@@ -103,7 +102,8 @@ impl Trouble {
                 other => other,
             };
         }
-        if chain.iter().any(|e| e.to_string().contains("non-partial response")) {
+        let whole = ["non-partial response", "Range request not supported"];
+        if chain.iter().any(|e| whole.iter().any(|words| e.to_string().contains(words))) {
             return Trouble::lasting(
                 "the server sends whole files only, no ranges of them",
                 "serve it by one that does, or copy the file",
@@ -120,6 +120,10 @@ impl Trouble {
             Trouble::Failed { reason, remedy, .. } => DataError::Store { path: address.shown(), reason, remedy },
         }
     }
+}
+
+fn no_such_bucket() -> Trouble {
+    Trouble::lasting("there is no such bucket", "check its name, and the endpoint")
 }
 
 fn credentials(scheme: Scheme) -> &'static str {
