@@ -36,11 +36,23 @@ fn run(places: &[Place; 2], line: &str) -> [Output; 2] {
     outputs
 }
 
-/// Both end with `code` and the cause, whichever of them met it.
-fn both_fail(places: &[Place; 2], line: &str, code: i32, parts: &[&str]) {
-    for (index, output) in run(places, line).iter().enumerate() {
+/// The code of each of two processes of which one or both met the cause: that of the cause, or 6 where another has failed before it joined, which one of them must not say.
+fn codes(outputs: &[Output], line: &str, code: i32) {
+    let told = outputs.iter().map(|output| text(&output.stderr).contains("failed before it joined"));
+    let told: Vec<bool> = told.collect();
+    assert!(told.contains(&false), "both processes of {line} were told by the other");
+    for (index, (output, told)) in outputs.iter().zip(told).enumerate() {
         let error = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "process {index} of {line}\n{error}");
+        assert_eq!(output.status.code(), Some(if told { 6 } else { code }), "process {index} of {line}\n{error}");
+    }
+}
+
+/// Both end with the cause, whichever of them met it, and its `code`, or 6 where the other met it before the join.
+fn both_fail(places: &[Place; 2], line: &str, code: i32, parts: &[&str]) {
+    let outputs = run(places, line);
+    codes(&outputs, line, code);
+    for (index, output) in outputs.iter().enumerate() {
+        let error = text(&output.stderr);
         let at = error.find("error: ").unwrap_or_else(|| panic!("process {index} of {line}\n{error}"));
         for part in parts {
             assert!(error[at..].contains(part), "process {index} of {line}: `{part}` is missing from\n{error}");
@@ -92,9 +104,10 @@ fn a_model_or_a_spill_folder_that_one_process_lacks() {
     std::fs::create_dir(places[1].path("t")).unwrap();
     let line = "fit --data synth:friedman1?rows=200000&d=60&seed=1 --target y --out m.nys --kernel gaussian --bandwidth 1x --ridge 1e-5 \
                 --centers 100 --select uniform --memory 130MiB --solver pcg --iterations 8 --temp-dir t --workers 1";
-    for (index, output) in run(&places, line).iter().enumerate() {
+    let outputs = run(&places, line);
+    codes(&outputs, line, 2);
+    for (index, output) in outputs.iter().enumerate() {
         let error = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "process {index}\n{error}");
         assert!(error.contains("--temp-dir t does not exist"), "process {index}\n{error}");
     }
 }
@@ -127,9 +140,10 @@ fn a_budget_that_one_process_lacks() {
     std::fs::copy(places[0].path("m.nys"), places[1].path("m.nys")).unwrap();
     let lines =
         ["", " --memory 61MiB"].map(|memory| format!("evaluate --model m.nys --data d.parquet --workers 1{memory}"));
-    for output in places[0].processes(&lines) {
+    let outputs = places[0].processes(&lines);
+    codes(&outputs, &lines[1], 4);
+    for output in outputs {
         let error = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(4), "{error}");
         assert!(error.contains("--memory allows 61.0 MiB"), "{error}");
     }
 }

@@ -71,7 +71,7 @@ fn missing_empty_and_foreign_files() {
         }
         // What no data set could be is a matter of usage.
         for (data, parts) in [
-            ("s3://bucket/key", ["s3://bucket/key", "only local paths"]),
+            ("ftp://host/key", ["ftp://host/key", "only paths"]),
             ("synth:sinus?rows=10", ["synth:sinus", "sines"]),
             ("synth:sines?rows=ten", ["synth:sines", "rows"]),
         ] {

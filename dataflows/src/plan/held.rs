@@ -182,6 +182,8 @@ impl PlanRequest {
         let inexact = m as usize > eigenpro::EXACT_PROJECTION_CENTERS;
         // A block is packed from a copy of its rows.
         let packed = (own + subsample) * (width * entry + 4 * width) + subsample * width * entry;
+        // Those of all centers twice, with the subsample and without.
+        let packed = packed + if own == m { own * width * entry } else { 0 };
         let wide = if inexact { (own + subsample) * width * 8 } else { 0 };
         plan.add(of("packed centers"), packed + wide);
         // The dictionary's, the model's, and one copy on the way.

@@ -146,6 +146,8 @@ struct Setup<T: Entry> {
     measured: Measured,
     /// The shard's centers, and the subsample behind the last.
     packed: Arc<Packed<T>>,
+    /// The centers alone, where this process has them all; of a shard the same as `packed`, whose last block is little of it.
+    plain: Arc<Packed<T>>,
     /// The subsample alone.
     sample: Arc<Tiles<T>>,
     /// E D^1/2, s x q row-major.
@@ -192,7 +194,11 @@ fn setup<T: Entry>(job: &EigenProJob<'_, T>, shard: &Shard) -> Result<Setup<T>, 
     let only = Tiles::new(job.kernel, sample, &[], job.simd).map_err(numeric)?;
     let scaled = row_major(preconditioner.scaled_vectors().as_ref());
     let (packed, sample) = (Arc::new(packed), Arc::new(only));
-    Ok(Setup { preconditioner, directions, measured, packed, sample, scaled })
+    let plain = match shard.among() {
+        Some(_) => Arc::clone(&packed),
+        None => Arc::new(Packed::new(job.kernel, job.centers.view(), None, shard.clone(), job.simd)?),
+    };
+    Ok(Setup { preconditioner, directions, measured, packed, plain, sample, scaled })
 }
 
 /// Solves; the result is the same on every worker. The coefficients are m x t row-major, in units of the scaled targets. A limit of epochs or time is no error:
@@ -281,7 +287,8 @@ pub fn solve<T: Entry>(
     };
     let shared = RefCell::new(session);
     let formed = (job.kernel, job.simd);
-    let operator = RowOperator::new(&shared, order, formed, job.code, Arc::clone(&setup.packed), mean_weight);
+    let packed = (Arc::clone(&setup.packed), Arc::clone(&setup.plain));
+    let operator = RowOperator::new(&shared, order, formed, job.code, packed, mean_weight);
     if job.exact {
         let basis = shared.borrow_mut().try_once(|| Basis::new(job.kernel, job.centers.view(), job.simd))?;
         let projector = WhitenedProjector { session: &shared, basis: Arc::clone(&basis), shard };

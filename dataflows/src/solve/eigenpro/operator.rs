@@ -173,6 +173,8 @@ pub(super) struct RowOperator<'a, 's, 'w, T: Entry> {
     order: HashedOrder,
     code: &'a TargetCode,
     packed: Arc<Packed<T>>,
+    /// What the residual is computed with: no entries with the subsample are wanted then.
+    plain: Arc<Packed<T>>,
     kernel: &'a Kernel,
     simd: SimdPath,
     /// Mean weight of a row.
@@ -219,10 +221,23 @@ impl<'a, 's, 'w, T: Entry> RowOperator<'a, 's, 'w, T> {
         order: HashedOrder,
         (kernel, simd): (&'a Kernel, SimdPath),
         code: &'a TargetCode,
-        packed: Arc<Packed<T>>,
+        (packed, plain): (Arc<Packed<T>>, Arc<Packed<T>>),
         mean_weight: f64,
     ) -> Self {
-        RowOperator { session, order, code, packed, kernel, simd, mean_weight, past: Vec::new() }
+        RowOperator { session, order, code, packed, plain, kernel, simd, mean_weight, past: Vec::new() }
+    }
+
+    /// K(Z, X) u of the shard over all rows, u being w (y - f) and w y by the coefficients `alpha`.
+    fn residual_sums(&mut self, alpha: MatRef<'_, f64>) -> Result<Mat<f64>, StageError> {
+        let (m, t, rows) = (alpha.nrows(), self.code.width(), self.order.len());
+        let mut sums = Mat::<f64>::zeros(m, 2 * t);
+        for start in (0..rows).step_by(RESIDUAL_ROWS) {
+            let batch = self.fetch(start..(start + RESIDUAL_ROWS).min(rows), false)?;
+            let v = self.packed.coefficients(alpha, None);
+            let found = self.evaluate(&batch, v, Past(Vec::new()), 0, 2 * t, data_and_rhs)?;
+            sums += from_row_major(&found.centers, m, 2 * t);
+        }
+        Ok(sums)
     }
 
     fn fetch(&mut self, rows: Range<usize>, keep: bool) -> Result<Arc<Batch<T>>, StageError> {
@@ -451,14 +466,11 @@ impl<T: Entry> EigenProOperator for RowOperator<'_, '_, '_, T> {
 
     /// In the order of the hash, [`RESIDUAL_ROWS`] rows at a time.
     fn normal_residual(&mut self, alpha: MatRef<'_, f64>) -> Result<NormalResidual, StageError> {
-        let (m, t) = (alpha.nrows(), self.code.width());
-        let mut sums = Mat::<f64>::zeros(m, 2 * t);
-        for start in (0..self.rows()).step_by(RESIDUAL_ROWS) {
-            let batch = self.fetch(start..(start + RESIDUAL_ROWS).min(self.rows()), false)?;
-            let v = self.packed.coefficients(alpha, None);
-            let found = self.evaluate(&batch, v, Past(Vec::new()), 0, 2 * t, data_and_rhs)?;
-            sums += from_row_major(&found.centers, m, 2 * t);
-        }
+        let t = self.code.width();
+        let with_sample = std::mem::replace(&mut self.packed, Arc::clone(&self.plain));
+        let sums = self.residual_sums(alpha);
+        self.packed = with_sample;
+        let sums = sums?;
         Ok(NormalResidual { data: sums.subcols(0, t).to_owned(), rhs: sums.subcols(t, t).to_owned() })
     }
 }
