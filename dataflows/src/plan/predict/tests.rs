@@ -90,8 +90,10 @@ fn shared_centers_take_their_share() {
     assert!(packed(&part) * 49 <= packed(&whole) * 14 && packed(&part) * 49 >= packed(&whole) * 13);
     assert_eq!(bytes(&part, "rows of all workers") > 0, bytes(&whole, "rows of all workers") == 0);
     assert!(part.memory.total() < whole.memory.total());
-    let message = four.predicting(READING, WRITING, false, 1).check(1 << 20).unwrap_err().to_string();
-    assert!(message.contains("53248 of 200000 centers"), "{message}");
+    // The largest consumers are named: of a hundred times as many, 1,221 of 4,883 blocks.
+    let large = ModelSize { centers: 20_000_000, ..four };
+    let message = large.predicting(READING, WRITING, false, 1).check(1 << 20).unwrap_err().to_string();
+    assert!(message.contains("5001216 of 20000000 centers"), "{message}");
     // One block is never divided.
     let small = ModelSize { centers: 4096, ..size };
     assert_eq!(ModelSize { shared_by: 4, ..small }.own(), 4096);
