@@ -350,7 +350,7 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
     // The objective (or the held-out error) of coefficients.
     let mut objective = |alpha: &Mat<f64>| -> Result<f64, StageError> {
         let mut session = shared.borrow_mut();
-        let values = values_at(&mut session, "judges", &setup.packed, &judges.rows, alpha.as_ref())?;
+        let values = values_at(&mut session, "judges", &setup.plain, &judges.rows, alpha.as_ref())?;
         drop(session);
         let mut loss = judges.loss(&values);
         if job.ridge > 0.0 {
