@@ -151,6 +151,7 @@ impl Default for RowsOptions {
 
 /// Rows by key; see the module documentation.
 pub struct KeyedRows {
+    folder: PathBuf,
     journal: Journal,
     reader: JournalReader,
     index: Index,
@@ -195,6 +196,7 @@ impl KeyedRows {
         }
         let targets = schema.columns().iter().enumerate().filter(|(_, column)| column.target).map(|(i, _)| i);
         let rows = KeyedRows {
+            folder: folder.join("log"),
             reader: journal.reader(),
             journal,
             index,
@@ -387,13 +389,18 @@ impl KeyedRows {
     /// Gives every change and note after record `after` to `take`, in order: what a learner whose own state holds `after` has missed.
     ///
     /// # Errors
-    /// [`RowsError`] where the store cannot be read; whatever `take` says.
+    /// [`JournalError::Missing`] where cleaning has removed some of them, [`RowsError`] where the store cannot be read; whatever `take` says.
     pub fn replay<E: From<RowsError>>(
         &mut self,
         after: u64,
         mut take: impl FnMut(Replayed) -> Result<(), E>,
     ) -> Result<(), E> {
-        for segment in self.journal.segments().into_iter().filter(|segment| segment.last > after) {
+        let segments = self.journal.segments();
+        if let Some(oldest) = segments.first().filter(|oldest| oldest.first > after + 1) {
+            let (first, last) = (after + 1, oldest.first - 1);
+            return Err(RowsError::from(JournalError::Missing { folder: self.folder.clone(), first, last }).into());
+        }
+        for segment in segments.into_iter().filter(|segment| segment.last > after) {
             let mut next = segment.first.max(after + 1);
             // In pieces, since the rows that records take away lie elsewhere in the log.
             while next <= segment.last {
@@ -467,8 +474,8 @@ impl KeyedRows {
         self.index.oldest(count)
     }
 
-    /// Logs the live rows of the oldest segments again and removes these segments, while the log holds more than `factor` records for each live row. Returns the
-    /// bytes freed.
+    /// Logs the live rows of the oldest segments again and removes these segments, while the log holds more than `factor` records (at least 1) for each live row.
+    /// Returns the bytes freed.
     ///
     /// `held` is the record up to which the learner's own durable state reaches: nothing is removed unless that is the last one, since a change that would be replayed may
     /// need the row that it took away. It commits and makes the index durable itself.
@@ -476,7 +483,8 @@ impl KeyedRows {
     /// # Errors
     /// [`RowsError`]; what was not removed is removed next time.
     pub fn clean(&mut self, factor: f64, held: u64) -> Result<u64, RowsError> {
-        let mut freed = 0;
+        // Below 1 it would carry rows for ever.
+        let (factor, mut freed) = (factor.max(1.0), 0);
         if held < self.commit()? {
             return Ok(freed);
         }

@@ -195,6 +195,9 @@ fn disk_is_bounded_by_the_rows_that_are_left() {
     assert!(one < 400 && most < 2_000 + 5 * 100 * 400, "{most} bytes");
     assert_eq!(all(&mut rows).len(), 100);
     assert!(all(&mut rows).values().all(|row| row.event.cells[0] == Cell::Number(99.0)));
+    // A learner that has not seen what was removed is told so.
+    let gone = rows.replay::<RowsError>(0, |_| Ok(()));
+    assert!(matches!(gone, Err(RowsError::Journal(JournalError::Missing { first: 1, .. }))), "{gone:?}");
     // Nothing is removed while a learner still needs it.
     for key in 0..100 {
         rows.apply(event(Op::Delete, key, 0.0, None, None)).unwrap().unwrap();

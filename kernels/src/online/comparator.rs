@@ -13,10 +13,10 @@
 //! **Cost.** S (d + 4) numbers while learning; S^2 entries and S^3 / 3 flops a Newton step when asked.
 
 use super::entries::EntryParams;
-use super::factor::dot;
 use super::{Loss, OnlineError};
 use crate::dense::{self, SEQUENTIAL};
 use crate::rows::{RowBuf, Rows};
+use crate::sampling::leverage::dot;
 use faer::{Mat, MatRef};
 use nystream_hashing::{RowId, StreamKey};
 use serde::{Deserialize, Serialize};

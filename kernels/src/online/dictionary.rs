@@ -16,8 +16,9 @@
 
 use super::OnlineError;
 use super::entries::EntryParams;
-use super::factor::{DEPENDENT, Lower, dot};
+use super::factor::{DEPENDENT, Lower};
 use crate::rows::{RowBuf, Rows};
+use crate::sampling::leverage::dot;
 use faer::Mat;
 use nystream_hashing::{RowId, StreamKey};
 use serde::{Deserialize, Serialize};

@@ -13,13 +13,13 @@
 //! streams: 5,000 rows hold 100 MB of factor.
 
 use super::entries::{Batch, EntryParams, check_rows};
-use super::factor::{DEPENDENT, dot};
+use super::factor::DEPENDENT;
 use super::loss::overshoot;
 use super::projected::Outcome;
 use super::regret::{Entry, Ledger};
 use super::{Curvature, Loss, OnlineError};
 use crate::rows::{RowBuf, Rows};
-use crate::sampling::leverage::{Append, GrowingCholesky};
+use crate::sampling::leverage::{Append, GrowingCholesky, dot};
 use faer::MatMut;
 use nystream_hashing::{RowId, StreamKey};
 use serde::{Deserialize, Serialize};

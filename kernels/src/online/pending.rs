@@ -21,8 +21,9 @@
 //! **Cost** a row of a block of b, m coordinates: m^2 flops for half, m^2 for A, m^3 / 3 b for its factor, 2 m b for the Gram, b^2 for the elimination. State: 2 m b + b^2 / 2 f64.
 
 use super::OnlineError;
-use super::factor::{Lower, dot};
+use super::factor::Lower;
 use crate::dense::{self, SEQUENTIAL};
+use crate::sampling::leverage::dot;
 use faer::{Mat, MatRef};
 use serde::{Deserialize, Serialize};
 

@@ -23,9 +23,10 @@
 
 use super::OnlineError;
 use super::entries::{EntryParams, Packed, check_rows};
-use super::factor::{DEPENDENT, Lower, dot};
+use super::factor::{DEPENDENT, Lower};
 use crate::dense::{self, SEQUENTIAL};
 use crate::rows::{RowBuf, Rows};
+use crate::sampling::leverage::dot;
 use faer::{Mat, MatMut, MatRef};
 use nystream_hashing::RowId;
 use serde::{Deserialize, Serialize};

@@ -1,8 +1,8 @@
 //! Rows that wait for their block, and what is known of a block before its rows are taken one by one.
 
 use super::super::entries::Batch;
-use super::super::factor::dot;
 use crate::rows::RowBuf;
+use crate::sampling::leverage::dot;
 use faer::Mat;
 use nystream_hashing::{RowId, StreamKey};
 use serde::{Deserialize, Serialize};

@@ -44,13 +44,13 @@ pub use params::{Expansion, Growth, Operation, Outcome, ProjectedInfo, Projected
 use super::dictionary::{Dictionary, Offer, Seen};
 use super::drift::{Alarm, DriftAction, Watch};
 use super::entries::{Batch, Packed, check_rows};
-use super::factor::dot;
 use super::loss::overshoot;
 use super::pending::{Folded, Look, Pending};
 use super::regret::{Entry, Ledger};
 use super::{HindsightSample, OnlineError};
 use crate::dense::{self, SEQUENTIAL};
 use crate::rows::Rows;
+use crate::sampling::leverage::dot;
 use block::{Added, Block, Waiting, add_coordinates};
 use faer::Mat;
 use nystream_hashing::RowId;
