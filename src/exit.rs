@@ -8,6 +8,7 @@ use nystream_cluster::PeerLost;
 use nystream_datasets::atomic::{NoOutputs, remove_pending};
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The documented exit codes.
@@ -234,8 +235,17 @@ pub fn install_panic_hook(tolerated: fn() -> bool) {
 /// Held by the first cause that ends the process; the others wait for its end and stay silent.
 static ENDING: Mutex<()> = Mutex::new(());
 
+/// An interrupt waits for a checkpoint, after which it ends the process.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
 /// Ends the process with code 5 and one message that names the process that was lost, on whatever thread that was noticed.
+///
+/// Where an interrupt is being served the loss is no news: processes that were interrupted together do not come to their boundaries together, and one that has written its
+/// checkpoint must not keep the others from theirs.
 pub fn peer_lost(lost: &PeerLost) -> ! {
+    while INTERRUPTED.load(Ordering::Acquire) {
+        std::thread::park();
+    }
     let _first = lock(&ENDING);
     let stage = STAGE.try_lock().ok().and_then(|s| s.clone());
     let stage = stage.map(|s| format!(" (stage `{s}`)")).unwrap_or_default();
@@ -293,7 +303,11 @@ pub fn install_interrupt_handler() -> Result<(), Failure> {
         if let Some(instead) = TAKEN.get() {
             return instead();
         }
-        let checkpoint = CHECKPOINT.get().map(|checkpoint| format!("; {}", (checkpoint.ask)())).unwrap_or_default();
+        let ask = |checkpoint: &AtCheckpoint| {
+            INTERRUPTED.store(true, Ordering::Release);
+            format!("; {}", (checkpoint.ask)())
+        };
+        let checkpoint = CHECKPOINT.get().map(ask).unwrap_or_default();
         let _first = lock(&ENDING);
         let outputs = remove_pending();
         let whole: Vec<String> = outputs.written().iter().map(|path| path.display().to_string()).collect();

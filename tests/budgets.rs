@@ -318,7 +318,14 @@ fn peaks_stay_within_their_plans() {
     let place = Place::new();
     write(&place.path("d.parquet"), &batch(table(0, 9000)));
     let line = "fit --data d.parquet --target y --kernel gaussian --bandwidth 0.5x --ridge 1e-6 --out m.nys";
-    for more in ["--centers 1000", "--centers 1700", "--centers 1700 --variance", "--centers 1200 --solver pcg"] {
+    for more in [
+        "--centers 1000",
+        "--centers 1700",
+        "--centers 1700 --variance",
+        "--centers 1200 --solver pcg",
+        "--centers 1200 --solver pcg --checkpoint c --checkpoint-every 0",
+        "--centers 800 --solver eigenpro --iterations 3 --checkpoint c --checkpoint-every 0",
+    ] {
         let report = place.solved(&format!("{line} {more}"));
         let (peak, planned) = (number(&report, "/peak_rss_bytes"), number(&report, "/predicted/memory_bytes"));
         assert!(peak <= planned, "{more}: {peak} {planned}");

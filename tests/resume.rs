@@ -311,3 +311,44 @@ fn an_interrupt_writes_a_checkpoint() {
     assert_eq!(digest(&report), digest(&whole));
     assert!(report["resumed_from"].as_str().is_some_and(|from| from.starts_with("gram: ")), "{report}");
 }
+
+/// Processes that are interrupted together each write what they have, though one is done with it before the other.
+#[test]
+fn an_interrupt_of_all_processes_writes_what_each_has() {
+    let line = fit(400_000, "--centers 600 --select uniform --solver gram")
+        .replace("--checkpoint-every 0.02s", "--checkpoint-every 1h");
+    let whole = undisturbed(&line);
+    let place = Place::new();
+    let mut running = place.start(&line, TWO);
+    let middle =
+        number(&whole, "/seconds/profile") + number(&whole, "/seconds/sample") + 0.5 * number(&whole, "/seconds/gram");
+    assert!(running.wait(Duration::from_secs_f64(middle + 0.3), || false), "the fit ended too soon");
+    running.signal(0, "-INT");
+    running.signal(1, "-INT");
+    for output in running.ends() {
+        let error = text(&output.stderr);
+        assert!(output.status.code() == Some(130) && error.contains("checkpoint written"), "{error}");
+    }
+    // The profile, the sample and the centers may be there too.
+    let values: Vec<String> = VALUES.iter().map(|group| blake3_of(group)).collect();
+    let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let parts = place.entries().iter().filter(|path| !values.iter().any(|own| name(path).starts_with(own))).count();
+    assert_eq!(parts, 2, "{:?}", place.entries());
+    let report = place.start(&format!("{line} --resume"), WIDE).report();
+    assert_eq!(digest(&report), digest(&whole));
+}
+
+/// What is left when a process is lost is named beside it.
+#[test]
+fn the_loss_of_a_process_names_the_last_checkpoint() {
+    let line = eager(100_000, "--centers 300 --select uniform --solver pcg --tolerance 1e-12 --iterations 40");
+    let place = Place::new();
+    let mut running = place.start(&line, TWO);
+    assert!(running.wait(LONGEST, || !place.entries().is_empty()), "nothing was stored");
+    running.signal(1, "-9");
+    let output = running.ends().remove(0);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{error}");
+    assert!(error.contains("process 1") && error.contains("the last checkpoint in c is"), "{error}");
+    assert!(error.contains("--resume goes on from there"), "{error}");
+}

@@ -174,6 +174,8 @@ pub struct PlanRequest {
     pub workers: usize,
     /// Processes.
     pub processes: usize,
+    /// Whether the job keeps checkpoints: what is written is in memory a second time. Nothing is decided by it.
+    pub checkpoints: bool,
     /// Whether several of them share the centers.
     pub sharding: Sharding,
     /// Iterations asked for.
@@ -287,8 +289,11 @@ impl PlanRequest {
             reasons.push(format!("{gains}: sampled rows keep {:.1} % of the entries", 100.0 * share));
         }
         if solver == Solver::EigenPro && self.shares_centers(m) {
+            // Not among the flops of the plan: those decide, and no number of processes may.
+            let again = self.expected_epochs() * self.shape.rows * m as f64 * self.shape.entry();
             reasons.push(format!(
-                "the {} processes share the centers, at most {} in each: a process holds packed centers, coefficients and iterates of its own alone",
+                "the {} processes share the centers, at most {} in each: a process holds packed centers, coefficients and iterates of its own alone, and evaluates the \
+                 entries of a batch twice, about {again:.2e} flops beside the plan's",
                 self.processes,
                 Shard::largest(m, self.processes)
             ));
@@ -331,16 +336,19 @@ impl PlanRequest {
                 let iterations = self.iterations.map_or(expected_iterations(sampled), |i| i as f64);
                 self.shape.sparse_pcg(m, iterations, self.share(), sampled)
             }
-            Solver::EigenPro => {
-                let expected = (EXPECTED_WALK / self.shape.rows.max(1.0)).clamp(EXPECTED_EPOCHS, MOST_EPOCHS);
-                self.eigenpro(m, self.iterations.map_or(expected, |i| i as f64))
-            }
+            Solver::EigenPro => self.eigenpro(m, self.expected_epochs()),
             Solver::BlockCd => {
                 let n = self.shape.rows as usize;
                 let (b, r) = (blockcd::block_rows(n) as f64, blockcd::block_rank(n) as f64);
                 self.shape.blockcd(b, r, self.iterations.map_or(EXPECTED_BLOCK_EPOCHS, |i| i as f64))
             }
         }
+    }
+
+    /// Epochs of eigenpro: those asked for, or as many as it usually takes.
+    fn expected_epochs(&self) -> f64 {
+        let expected = (EXPECTED_WALK / self.shape.rows.max(1.0)).clamp(EXPECTED_EPOCHS, MOST_EPOCHS);
+        self.iterations.map_or(expected, |i| i as f64)
     }
 
     /// `epochs` of eigenpro, with the tests of its residual.
@@ -425,7 +433,7 @@ impl PlanRequest {
 
     /// Memory of a solve by one worker in one process, by which `auto` decides.
     pub(super) fn alone(&self, solver: Solver, m: usize) -> u64 {
-        PlanRequest { processes: 1, workers: 1, ..self.clone() }.memory(solver, m, 1).total()
+        PlanRequest { processes: 1, workers: 1, checkpoints: false, ..self.clone() }.memory(solver, m, 1).total()
     }
 
     /// Whether a solver cannot be used where no single Gram serves.

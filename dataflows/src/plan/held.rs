@@ -13,7 +13,7 @@ use crate::matvec::grid::Shard;
 use crate::solve::blockcd;
 use crate::solve::eigenpro::{self, order};
 use crate::solve::gram::JUDGE_BLOCK;
-use crate::solve::logistic::LOCAL_CLASSES;
+use crate::solve::logistic::{LOCAL_CLASSES, MOST_BYTES};
 use nystream_kernels::constants::{GRAM_BLOCK, SUM_BLOCK_ROWS};
 use nystream_kernels::gram::{ExactGram, GramShape, Precision};
 use nystream_kernels::solve::eigenpro::CENTER_BLOCK;
@@ -75,8 +75,12 @@ impl PlanRequest {
         if solver != Solver::EigenPro {
             plan.add("packed centers", (m as u64) * (8 * (s.numeric + s.codes) as u64 + 64));
         }
-        // The certificate's kernel block, twice while it is copied, and the effective dimension's matrix, its factor and inverse.
+        // The certificate's kernel block, twice while it is copied (there is none where every row is a center or K_mm is not factored), and the effective
+        // dimension's matrix, its factor and inverse.
+        let certified =
+            solver != Solver::BlockCd && (solver != Solver::EigenPro || m <= eigenpro::EXACT_PROJECTION_CENTERS);
         let certificate = 16 * (TRACE_ROWS * m) as u64 + 24 * (HELD_OUT_ROWS * HELD_OUT_ROWS) as u64;
+        let certificate = if certified { certificate } else { 0 };
         let few = if self.solver == Solver::Auto && self.ridge_given { CONVERGENCE_ROWS } else { 0 };
         let few = if self.centers.is_some() { few } else { DIMENSION_ROWS };
         let dimension = 24 * (few * few) as u64;
@@ -164,6 +168,9 @@ impl PlanRequest {
                 plan.add("a coordinate block", 8 * block * block * (1 + 2 * workers as u64));
             }
         }
+        if self.checkpoints {
+            plan.add("a checkpoint as it is written", self.checkpointed(solver, m as u64, workers as u64));
+        }
         // Errors are measured when the solver's memory is free again.
         let peers = (workers * self.processes) as u64;
         let ranks = if self.classes > 0 { workers as u64 * RANK_BYTES + peers * RANK_PARCEL_BYTES } else { 0 };
@@ -172,6 +179,23 @@ impl PlanRequest {
             plan.add("ranks of held-out scores", more);
         }
         plan
+    }
+
+    /// What checkpoints have in memory a second time: the state of the iteration, encoded and as a frame; what a product's workers have of the sum that is
+    /// under way; what passes of a Newton step found. A Gram goes piece by piece.
+    fn checkpointed(&self, solver: Solver, m: u64, workers: u64) -> u64 {
+        let t = self.shape.targets.max(1.0) as u64;
+        let vectors = 8 * m * t;
+        let passes = if self.logistic { 2 * MOST_BYTES as u64 } else { 0 };
+        // The dictionary's centers, as frames and as they are read back.
+        let centers = 2 * m * self.row_bytes();
+        centers
+            + match solver {
+                Solver::Gram | Solver::Auto => 0,
+                Solver::Pcg => vectors * (2 * 6 + 40 * workers) + passes,
+                Solver::EigenPro => vectors * 2 * 6,
+                Solver::BlockCd => 2 * 24 * self.shape.rows as u64 * t,
+            }
     }
 
     /// The centers of eigenpro: as they are, in every process; packed, of its own `own` centers, in the precision of entries and, for an inexact projection, in f64.

@@ -134,6 +134,8 @@ pub fn preflight(catalog: &Catalog, config: &FitConfig, workers: usize, processe
         memory: config.memory,
         workers,
         processes,
+        // Little beside what is told apart here, and counted by the plan.
+        checkpoints: false,
         sharding: config.sharding,
         iterations: config.iterations,
         preconditioning: config.preconditioning,

@@ -33,6 +33,8 @@ use std::sync::Arc;
 use tape::Tape;
 
 mod tape;
+
+pub(crate) use tape::MOST_BYTES;
 #[cfg(test)]
 mod tests;
 

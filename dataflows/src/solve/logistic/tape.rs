@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 /// Name of the state in a checkpoint.
 pub(super) const GROUP: &str = "logistic";
 /// Bytes of a tape.
-const MOST_BYTES: usize = 32 << 20;
+pub(crate) const MOST_BYTES: usize = 32 << 20;
 
 /// The passes since the last Newton step, those of a checkpoint first.
 pub(super) struct Tape {
