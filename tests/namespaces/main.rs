@@ -74,32 +74,46 @@ fn command(place: &Place, nets: Option<&Nets>, host: usize, line: &str) -> Comma
     inside
 }
 
+/// Small data; in the long form real data too, where there is any, and 10 million rows.
 #[test]
 fn one_model_whatever_the_hosts() {
     let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
     let Some(nets) = nets(4, "one model") else { return };
     let place = place();
     write(&place.path("d.parquet"), &batch(table(0, 25_000)));
-    let shapes: &[(usize, usize)] =
-        if trials(0) > 0 { &[(2, 1), (2, 3), (3, 2), (4, 1), (4, 2)] } else { &[(2, 2), (3, 1)] };
-    for solver in ["gram", "pcg", "eigenpro --iterations 4"] {
-        let fit = format!(
-            "fit --data d.parquet --target y --kernel gaussian --bandwidth 1x --ridge 1e-5 --centers 60 --out m.nys --solver {solver}"
-        );
-        let one = digest(&place.solved(&format!("{fit} --workers 1")));
-        for &(processes, workers) in shapes {
-            hosts(&place, &nets, processes);
-            let line = |host| {
-                format!("{fit} --workers {workers} --format json --hosts hosts --process {host} --secret-file secret")
-            };
-            let children: Vec<Child> =
-                (0..processes).map(|host| command(&place, Some(&nets), host, &line(host)).spawn().unwrap()).collect();
-            let ends: Vec<_> = children.into_iter().map(|child| finish(child, &fit)).collect();
-            for end in &ends {
-                assert!(matches!(end.status.code(), Some(0 | 3)), "{}", text(&end.stderr));
+    let long = trials(0) > 0;
+    let shapes: &[(usize, usize)] = if long { &[(2, 1), (2, 3), (3, 2), (4, 1), (4, 2)] } else { &[(2, 2), (3, 1)] };
+    let mut data = vec![("--data d.parquet --target y --centers 60".to_owned(), "pcg", "eigenpro --iterations 4")];
+    if long {
+        let air = shared_data()
+            .map(|root| format!("--data {} --target PM2.5 --centers 500", root.join("beijing_air/train").display()));
+        data.extend(air.map(|air| (air, "pcg", "eigenpro --iterations 2")));
+        let many = "--data synth:friedman1?rows=10000000&d=5&seed=1 --target y --centers 100 --select uniform --max-flops 1e18";
+        data.push((many.to_owned(), "pcg --iterations 4", "eigenpro --iterations 1"));
+    }
+    for (data, pcg, eigenpro) in data {
+        for solver in ["gram", pcg, eigenpro] {
+            let fit = format!("fit {data} --kernel gaussian --bandwidth 1x --ridge 1e-5 --out m.nys --solver {solver}");
+            let one = digest(&place.solved(&format!("{fit} --workers 1")));
+            for &(processes, workers) in shapes {
+                hosts(&place, &nets, processes);
+                let line = |host| {
+                    format!(
+                        "{fit} --workers {workers} --format json --hosts hosts --process {host} --secret-file secret"
+                    )
+                };
+                let start = |host| command(&place, Some(&nets), host, &line(host)).spawn().unwrap();
+                let children: Vec<Child> = (0..processes).map(start).collect();
+                let ends: Vec<_> = children.into_iter().map(|child| finish(child, &fit)).collect();
+                for end in &ends {
+                    assert!(matches!(end.status.code(), Some(0 | 3)), "{}", text(&end.stderr));
+                }
+                let report: serde_json::Value = serde_json::from_slice(&ends[0].stdout).unwrap();
+                assert_eq!(digest(&report), one, "{fit}: {processes} processes of {workers} workers");
+                if long {
+                    say(&format!("one model: {fit}: {processes} processes of {workers} workers, the digest of one"));
+                }
             }
-            let report: serde_json::Value = serde_json::from_slice(&ends[0].stdout).unwrap();
-            assert_eq!(digest(&report), one, "{solver}: {processes} processes of {workers} workers");
         }
     }
 }
