@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 /// How long an interrupt waits for a checkpoint: less than the ten seconds after which a launcher kills.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How long an attempt that resumes waits for the lock of the one before it, whose end it may be quicker than.
-const LOCK_PATIENCE: Duration = Duration::from_secs(45);
+const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 /// Member of entries of the first worker.
 const FIRST: &str = "state";
 
@@ -41,6 +41,8 @@ pub struct CheckpointReport {
 #[derive(Default)]
 struct Asked {
     now: bool,
+    /// Another process is gone: what needs it does not come.
+    alone: bool,
     /// Scans that could write a part.
     scans: usize,
     /// What was written since.
@@ -49,7 +51,7 @@ struct Asked {
 
 impl Asked {
     fn answered(&self) -> bool {
-        let all = self.scans > 0 && self.written.len() >= self.scans;
+        let all = (self.scans > 0 || self.alone) && self.written.len() >= self.scans;
         all || self.written.iter().any(|(_, member)| member == FIRST)
     }
 }
@@ -58,6 +60,7 @@ impl Asked {
 pub struct Checkpoints {
     store: Store,
     index: usize,
+    quiet: bool,
     pace: Mutex<Pace>,
     resumed: Mutex<Option<String>>,
     failed: Mutex<Option<String>>,
@@ -82,7 +85,7 @@ fn warn(line: &str) {
 }
 
 impl Checkpoints {
-    /// Opens the folder of `args` for process 0 of the job of `identity`, before it joins the others; `say` is told what is found. `None` where no folder is named.
+    /// Opens the folder of `args` for process 0 of the job of `identity`, before it joins the others; says what is found, unless `quiet`. `None` where no folder is named.
     ///
     /// # Errors
     /// A folder that cannot be used (1), or must not be (2).
@@ -90,15 +93,16 @@ impl Checkpoints {
         args: &CheckpointArgs,
         identity: &Identity,
         begun: Instant,
-        say: &dyn Fn(&str),
+        quiet: bool,
     ) -> Result<Option<Arc<Self>>, Failure> {
         let Some(folder) = &args.checkpoint else { return Ok(None) };
         let patience = if args.resume { LOCK_PATIENCE } else { Duration::ZERO };
         let (store, found) = Store::lead(folder, &identity.job_key(), args.resume, patience, Box::new(warn))?;
         if args.resume && !found.checkpoint {
-            say(&format!("there is nothing to resume in {}: the job begins anew", folder.display()));
+            let line = format!("there is nothing to resume in {}: the job begins anew", folder.display());
+            Some(line).filter(|_| !quiet).iter().for_each(|line| exit::say(line));
         }
-        Ok(Some(Self::of(store, args, 0, begun)))
+        Ok(Some(Self::of(store, args, (0, quiet), begun)))
     }
 
     /// Opens it for another process, after it has joined process 0.
@@ -110,22 +114,24 @@ impl Checkpoints {
         identity: &Identity,
         index: usize,
         begun: Instant,
+        quiet: bool,
     ) -> Result<Option<Arc<Self>>, StageError> {
         let Some(folder) = &args.checkpoint else { return Ok(None) };
         let store = Store::follow(folder, &identity.job_key(), Box::new(warn)).map_err(|e| match e {
             CheckpointError::Unusable { .. } => StageError::Data(e.to_string()),
             other => StageError::Usage(format!("process {index}: {other}")),
         })?;
-        Ok(Some(Self::of(store, args, index, begun)))
+        Ok(Some(Self::of(store, args, (index, quiet), begun)))
     }
 
-    fn of(store: Store, args: &CheckpointArgs, index: usize, begun: Instant) -> Arc<Self> {
+    fn of(store: Store, args: &CheckpointArgs, (index, quiet): (usize, bool), begun: Instant) -> Arc<Self> {
         let every = Duration::from_secs_f64(args.checkpoint_every.0);
         // One slow write is no measure of the disk.
         let least = store.least().min(Duration::from_millis(50));
         let this = Arc::new(Checkpoints {
             store,
             index,
+            quiet,
             pace: Mutex::new(Pace::new(begun, every, least)),
             resumed: Mutex::default(),
             failed: Mutex::default(),
@@ -133,8 +139,12 @@ impl Checkpoints {
             answered: Condvar::new(),
             watch: OnceLock::new(),
         });
-        let (asked, last) = (Arc::clone(&this), Arc::clone(&this));
-        exit::set_checkpoint(Box::new(move || asked.interrupted()), Box::new(move || last.remedy()));
+        let (asked, last, lost) = (Arc::clone(&this), Arc::clone(&this), Arc::clone(&this));
+        let alone = move || {
+            lock(&lost.asked).alone = true;
+            lost.answered.notify_all();
+        };
+        exit::set_checkpoint(Box::new(move || asked.interrupted()), Box::new(move || last.remedy()), Box::new(alone));
         this
     }
 
@@ -175,8 +185,9 @@ impl Checkpoints {
             }
             asked = self.answered.wait_timeout(asked, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        let own = !asked.written.is_empty();
         drop(asked);
-        format!("checkpoint written; {}", self.remedy())
+        if own { format!("checkpoint written; {}", self.remedy()) } else { self.remedy() }
     }
 
     /// What the last checkpoint is, and how to go on from it.
@@ -278,9 +289,13 @@ impl Keeper for Checkpoints {
     fn scans(&self, one_more: bool) {
         let mut asked = lock(&self.asked);
         asked.scans = if one_more { asked.scans + 1 } else { asked.scans.saturating_sub(1) };
+        self.answered.notify_all();
     }
 
     fn resumed(&self, what: &str) {
+        if !self.quiet {
+            exit::say(&format!("taken from the checkpoint: {what}"));
+        }
         *lock(&self.resumed) = Some(what.to_owned());
     }
 }

@@ -180,8 +180,8 @@ impl From<crate::atomic::OutputError> for Failure {
 
 /// Prints one line for people on stderr.
 pub fn say(line: &str) {
-    // Nothing can be done about a closed stderr.
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    // One write, so that lines of several processes do not run together. Nothing can be done about a closed stderr.
+    let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Prints the failure, if it has anything to say, and gives its exit code.
@@ -243,8 +243,11 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Where an interrupt is being served the loss is no news: processes that were interrupted together do not come to their boundaries together, and one that has written its
 /// checkpoint must not keep the others from theirs.
 pub fn peer_lost(lost: &PeerLost) -> ! {
-    while INTERRUPTED.load(Ordering::Acquire) {
-        std::thread::park();
+    if INTERRUPTED.load(Ordering::Acquire) {
+        CHECKPOINT.get().iter().for_each(|checkpoint| (checkpoint.alone)());
+        loop {
+            std::thread::park();
+        }
     }
     let _first = lock(&ENDING);
     let stage = STAGE.try_lock().ok().and_then(|s| s.clone());
@@ -280,13 +283,19 @@ struct AtCheckpoint {
     ask: Box<dyn Fn() -> String + Send + Sync>,
     /// Names the last one.
     last: Box<dyn Fn() -> String + Send + Sync>,
+    /// Another process is gone while `ask` waits: no pass will come to its end.
+    alone: Box<dyn Fn() + Send + Sync>,
 }
 
 static CHECKPOINT: OnceLock<AtCheckpoint> = OnceLock::new();
 
-/// The job keeps checkpoints: an interrupt calls `ask` before it ends the process, and the loss of another process names the last one by `last`.
-pub fn set_checkpoint(ask: Box<dyn Fn() -> String + Send + Sync>, last: Box<dyn Fn() -> String + Send + Sync>) {
-    let _ = CHECKPOINT.set(AtCheckpoint { ask, last });
+/// The job keeps checkpoints: an interrupt calls `ask` before it ends the process, and the loss of another process names the last one by `last`, or tells `ask` by `alone` while that waits.
+pub fn set_checkpoint(
+    ask: Box<dyn Fn() -> String + Send + Sync>,
+    last: Box<dyn Fn() -> String + Send + Sync>,
+    alone: Box<dyn Fn() + Send + Sync>,
+) {
+    let _ = CHECKPOINT.set(AtCheckpoint { ask, last, alone });
 }
 
 static TAKEN: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();

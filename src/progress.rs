@@ -7,7 +7,7 @@ use crate::exit;
 use crate::report::text::{count, number, seconds};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -247,8 +247,7 @@ fn summary(name: &str, done: u64, unit: &str, elapsed: f64) -> String {
 }
 
 fn eprint_line(line: &str) {
-    // Nothing can be done about a closed stderr.
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    exit::say(line);
 }
 
 #[cfg(test)]

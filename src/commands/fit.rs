@@ -30,6 +30,7 @@ use nystream_dataflows::predict::Function;
 use nystream_dataflows::targets::TargetCode;
 use nystream_kernels::solve::Stopped;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -111,15 +112,19 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
         checkpoint: args.checkpoint.checkpoint.clone().filter(|_| !plan_only),
         ..args.checkpoint.clone()
     };
-    let say = |line: &str| context.progress.say(line);
-    let mut checkpoints = if first { Checkpoints::lead(&wanted, &identity, begun, &say)? } else { None };
+    // The join compares these by itself, where both are read.
+    let kept = identity
+        .clone()
+        .with("the file of --metric", &contents(args.kernel.metric.as_deref()))
+        .with("the file of centers (--select)", &contents(select_file(&args.dictionary)));
+    let mut checkpoints = if first { Checkpoints::lead(&wanted, &kept, begun, context.quiet)? } else { None };
     let job = identity.clone().with("--checkpoint or --resume", &(wanted.checkpoint.is_some(), wanted.resume));
     let workers = Workers::start(&resources, &context.progress, &job)?;
     let process = Arc::clone(&workers.process);
     let network = workers.network.clone();
     let mut opened = Ok(());
     if !first {
-        match Checkpoints::follow(&wanted, &identity, process.index(), begun) {
+        match Checkpoints::follow(&wanted, &kept, process.index(), begun, context.quiet) {
             Ok(found) => checkpoints = found,
             Err(error) => opened = Err(error),
         }
@@ -356,4 +361,12 @@ fn plan_report(outcome: &FitOutcome, config: &FitConfig, process: &Process, args
         memory: plan.memory.consumers.iter().map(|c| Consumer { name: c.name.clone(), bytes: c.bytes }).collect(),
         seconds: Some(plan.seconds(process.workers() * process.processes())),
     }
+}
+
+/// A digest of what a file of options holds; `None` where there is none, or it cannot be read, which is told when it is.
+fn contents(path: Option<&Path>) -> Option<blake3::Hash> {
+    let file = std::fs::File::open(path?).ok()?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file).ok()?;
+    Some(hasher.finalize())
 }

@@ -36,6 +36,8 @@ pub struct Context {
     pub progress: Progress,
     /// Variables and current folder.
     pub environment: Environment,
+    /// `--quiet`: nothing is said but errors, and what comes of the job.
+    pub quiet: bool,
 }
 
 /// The whole program: reads the command line, runs the command, reports what went wrong.
@@ -60,7 +62,8 @@ fn start(line: &[OsString]) -> Result<ExitCode, Refusal> {
     logging::install(cli.global.log_format, &progress)?;
     nystream_datasets::set_patience(Duration::from_secs_f64(cli.global.store_timeout.0.min(1e9)));
     unknown_variables(&environment).iter().for_each(|warning| tracing::warn!("{warning}"));
-    let context = Context { output: Output { format: cli.global.format }, progress, environment };
+    let quiet = cli.global.quiet;
+    let context = Context { output: Output { format: cli.global.format }, progress, environment, quiet };
     run(cli, &context)
 }
 

@@ -28,7 +28,7 @@ pub enum CheckpointError {
     /// It holds the checkpoint of another job.
     #[error(
         "the checkpoint in {folder} is of another job: its digest is {found}, this job's {own}; {differences} differ. Give the options it was begun with, \
-         or another folder"
+         or another folder, or empty this one to begin anew"
     )]
     OtherJob {
         /// The folder.

@@ -54,7 +54,7 @@ struct Named {
 
 impl Store {
     /// Opens `folder` as the first process of a job: makes it where it is absent, takes its lock (waiting `patience` for whoever holds it), and looks whose checkpoint it holds. `say` is told of
-    /// damaged entries.
+    /// a wait and of damaged entries.
     ///
     /// # Errors
     /// Why it cannot be used, or must not be.
@@ -67,7 +67,7 @@ impl Store {
     ) -> Result<(Store, Found), CheckpointError> {
         let unusable = |e: io::Error| CheckpointError::Unusable { folder: shown(folder), reason: e.to_string() };
         fs::create_dir_all(folder).map_err(unusable)?;
-        let lock = lock(folder, patience, key)?;
+        let lock = lock(folder, patience, key, &say)?;
         let digest = key.digest();
         let fresh = Attempt { key: key.clone(), number: 0, nonce: [0; 16] };
         let mut store = Store {
@@ -93,8 +93,10 @@ impl Store {
         store.sequence = AtomicU64::new(u64::from(store.attempt.number) << 32);
         let frame = store.attempt.frame().map_err(unusable)?;
         let begun = Instant::now();
-        store.save(JOB, JOB_GENERATIONS, 1, &mut std::iter::once(frame)).map_err(unusable)?;
+        // Without it nothing else is of use: there are always two.
+        store.save(JOB, JOB_GENERATIONS, 1, &mut std::iter::once(frame.clone())).map_err(unusable)?;
         store.least = begun.elapsed();
+        store.save(JOB, JOB_GENERATIONS, 1, &mut std::iter::once(frame)).map_err(unusable)?;
         Ok((store, Found { checkpoint: others }))
     }
 
@@ -428,10 +430,11 @@ fn still_named(_: &File, path: &Path) -> bool {
     path.exists()
 }
 
-fn lock(folder: &Path, patience: Duration, key: &JobKey) -> Result<File, CheckpointError> {
+fn lock(folder: &Path, patience: Duration, key: &JobKey, say: &dyn Fn(&str)) -> Result<File, CheckpointError> {
     let unusable = |e: io::Error| CheckpointError::Unusable { folder: shown(folder), reason: e.to_string() };
     let path = folder.join(LOCK);
     let until = Instant::now() + patience;
+    let mut told = false;
     loop {
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(unusable)?;
@@ -444,11 +447,21 @@ fn lock(folder: &Path, patience: Duration, key: &JobKey) -> Result<File, Checkpo
                 return Ok(file);
             }
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOOK),
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 let _ = file.take(200).read_to_string(&mut holder);
                 let holder = if holder.trim().is_empty() { "another job".into() } else { holder.trim().to_owned() };
+                if Instant::now() < until {
+                    if !told {
+                        let (folder, seconds) = (shown(folder), patience.as_secs());
+                        say(&format!(
+                            "the checkpoint folder {folder} is in use by {holder}: waiting up to {seconds} s for its end"
+                        ));
+                    }
+                    told = true;
+                    std::thread::sleep(LOOK);
+                    continue;
+                }
                 return Err(CheckpointError::Locked { folder: shown(folder), holder });
             }
             Err(TryLockError::Error(error)) => return Err(unusable(error)),
