@@ -379,3 +379,34 @@ fn a_fit_behind_ssh_is_the_fit_of_one_process() {
     assert_eq!(output.status.code(), Some(2), "{log}");
     assert!(log.lines().last().unwrap().contains("--remote-program"), "{log}");
 }
+
+/// A process that is stopped for most of the time gives blocks to the other, which stands in the report; the model is the same.
+#[test]
+fn a_slow_process_gives_up_blocks() {
+    let place = Place::new();
+    let line = "fit --data synth:friedman1?rows=600000&d=8&seed=3 --target y --kernel gaussian --bandwidth 1x --ridge 1e-6 --centers 300 --select uniform \
+                --solver gram --split none --workers 1 --max-flops 1e18 --format json";
+    let one = place.run(&format!("{line} --out one.nys"));
+    assert_eq!(one.status.code(), Some(0), "{}", text(&one.stderr));
+    let one: serde_json::Value = serde_json::from_slice(&one.stdout).unwrap();
+    let mut job =
+        place.command(&format!("cluster run --processes 2 --launcher local -- {line} --out two.nys")).spawn().unwrap();
+    wait_for("processes", || processes(&place).len() == 2 || job.try_wait().unwrap().is_some());
+    let until = Instant::now() + Duration::from_secs(120);
+    while job.try_wait().unwrap().is_none() && Instant::now() < until {
+        // It may have ended in between.
+        let Some(pid) = processes(&place).get(&1).map(|pid| Pid::from_raw(*pid)) else { break };
+        let _ = kill(pid, Signal::SIGSTOP);
+        std::thread::sleep(Duration::from_millis(120));
+        let _ = kill(pid, Signal::SIGCONT);
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    let two = finish(job, line);
+    assert_eq!(two.status.code(), Some(0), "{}", text(&two.stderr));
+    let two: serde_json::Value = serde_json::from_slice(&two.stdout).unwrap();
+    assert_eq!(digest(&two), digest(&one));
+    let table = two["per_process"].as_array().unwrap();
+    let moved = |name: &str| table.iter().map(|process| process[name].as_u64().unwrap()).collect::<Vec<_>>();
+    let (taken, given) = (moved("blocks_taken"), moved("blocks_given"));
+    assert!(taken[0] > 0 && taken[0] + taken[1] == given[0] + given[1], "{taken:?} {given:?}");
+}

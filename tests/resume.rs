@@ -126,6 +126,58 @@ fn eigenpro_goes_on_from_its_state() {
     }
 }
 
+/// Shared centers, two blocks: of three processes one has none. Each stores its blocks, of which any number of processes makes the state, one that has all centers too; and the other way round.
+#[test]
+fn a_walk_of_shared_centers_goes_on_in_any_number() {
+    let line = eager(
+        4_400,
+        "--centers 4097 --select uniform --kernel laplace --solver eigenpro --iterations 8 --share-centers always --memory 6GiB",
+    )
+    .replace("--kernel gaussian ", "");
+    let whole = undisturbed(&line);
+    let three = Size { processes: 3, workers: 1 };
+    for (first, then, group) in
+        [(TWO, three, "eigenpro shares 000001"), (three, ONE, "eigenpro shares 000001"), (ONE, TWO, "eigenpro")]
+    {
+        let place = Place::new();
+        // Two generations of each process.
+        killed_with(&place, &line, first, group, 2 * first.processes);
+        let report = place.start(&format!("{line} --resume"), then).report();
+        assert_eq!(digest(&report), digest(&whole), "{first:?} then {then:?}");
+        assert_eq!(report["resumed_from"], "eigenpro", "{first:?} then {then:?}");
+        assert_eq!(number(&report, "/iterations"), number(&whole, "/iterations"));
+        assert_eq!(report["certificate"]["residual"], whole["certificate"]["residual"]);
+        assert!(place.entries().is_empty(), "{:?}", place.entries());
+    }
+}
+
+/// One process's part is gone, or damaged: then the generation before, or the beginning; never parts of two.
+#[test]
+fn shared_centers_of_which_a_part_is_damaged_begin_earlier() {
+    let line = eager(
+        4_400,
+        "--centers 4097 --select uniform --kernel laplace --solver eigenpro --iterations 8 --share-centers always --memory 6GiB",
+    )
+    .replace("--kernel gaussian ", "");
+    let whole = undisturbed(&line);
+    let own = blake3_of("eigenpro shares 000001");
+    for damaged in [1, 4] {
+        let place = Place::new();
+        killed_with(&place, &line, TWO, "eigenpro shares 000001", 4);
+        let mut states: Vec<PathBuf> = place.entries();
+        states.retain(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&own));
+        for path in states.iter().rev().take(damaged) {
+            let mut bytes = std::fs::read(path).unwrap();
+            let at = bytes.len() / 2;
+            bytes[at] ^= 64;
+            std::fs::write(path, bytes).unwrap();
+        }
+        let report = place.start(&format!("{line} --resume"), TWO).report();
+        assert_eq!(digest(&report), digest(&whole), "{damaged} damaged");
+        assert_eq!(report["resumed_from"] == "eigenpro", damaged == 1, "{report}");
+    }
+}
+
 #[test]
 fn logistic_loss_goes_on_within_a_newton_step() {
     let line = eager(80_000, "--centers 200 --select uniform --loss logistic").replace("friedman1", "twoclass");
@@ -351,4 +403,63 @@ fn the_loss_of_a_process_names_the_last_checkpoint() {
     assert_eq!(output.status.code(), Some(5), "{error}");
     assert!(error.contains("process 1") && error.contains("the last checkpoint in c is"), "{error}");
     assert!(error.contains("--resume goes on from there"), "{error}");
+}
+
+/// Files of each host (`--data-layout local`): parts and values serve any processes that have the files together; other files are refused.
+#[test]
+fn a_job_over_files_of_hosts_goes_on() {
+    let place = Place::new();
+    let made = place.run("datasets make synth:friedman1?rows=520000&d=8&seed=5 --files 4 --out all");
+    assert_eq!(made.status.code(), Some(0), "{}", text(&made.stderr));
+    let hold = |file: usize, hosts: &[&str]| {
+        for host in hosts {
+            std::fs::create_dir_all(place.path(host)).unwrap();
+            let name = format!("part-{file:05}.parquet");
+            std::fs::copy(place.path("all").join(&name), place.path(host).join(&name)).unwrap();
+        }
+    };
+    [&["h0", "few"][..], &["h1"], &["h0", "h1"], &["h2"]]
+        .iter()
+        .enumerate()
+        .for_each(|(file, hosts)| hold(file, hosts));
+    let line = |host: &str| {
+        format!(
+            "fit --data {host} --data-layout local --target y --out m.nys --kernel gaussian --bandwidth 1x --ridge 1e-6 --split none --checkpoint c \
+             --checkpoint-every 0.02s --max-flops 1e18 --centers 600 --select uniform --solver gram"
+        )
+    };
+    let lines = |hosts: &[&str], more: &str| hosts.iter().map(|host| line(host) + more).collect::<Vec<_>>();
+    let other =
+        line("all").replace(" --checkpoint c", "").replace(" --checkpoint-every 0.02s", "").replace("m.nys", "one.nys");
+    let whole = place.start(&other.replace(" --data-layout local", ""), ONE).report();
+    let known: Vec<String> = VALUES.iter().chain(&["data"]).map(|group| blake3_of(group)).collect();
+    let kill = |hosts: &[&str]| {
+        let mut running = place.start_each(&lines(hosts, ""), 1);
+        let parts = || {
+            let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+            place.entries().iter().filter(|path| !known.iter().any(|own| name(path).starts_with(own))).count()
+        };
+        assert!(running.wait(LONGEST, || parts() >= hosts.len()), "the gram ended before its parts were stored");
+        running.signal(hosts.len() - 1, "-9");
+        running.ends();
+    };
+    for (first, then, workers) in [
+        (&["h0", "h1", "h2"][..], &["all"][..], 3),
+        (&["all"], &["h2", "h1", "h0"], 1),
+        (&["h0", "h1", "h2"], &["h0", "h1", "h2"], 2),
+    ] {
+        kill(first);
+        // A host that has other files, or one too few: nothing is mixed, and what is there stays.
+        for output in place.start_each(&lines(&["few", "h1"], " --resume"), 1).ends() {
+            let error = text(&output.stderr);
+            assert!(output.status.code() == Some(2) && error.contains("is of other data"), "{error}");
+        }
+        let report = place.start_each(&lines(then, " --resume"), workers).report();
+        assert_eq!(digest(&report), digest(&whole), "{first:?} then {then:?}");
+        let from = report["resumed_from"].as_str().unwrap_or_else(|| panic!("{report}"));
+        assert!(from.starts_with("gram: ") && from.ends_with(" blocks"), "{from}");
+        assert!(number(&report, "/kernel_entries") < number(&whole, "/kernel_entries"));
+        assert!(place.entries().is_empty(), "{:?}", place.entries());
+        std::fs::remove_file(place.path("m.nys")).unwrap();
+    }
 }

@@ -247,6 +247,29 @@ impl Catalog {
         self.runs(cut(index), cut(index + 1))
     }
 
+    /// The runs of the process of worker `index` of `peers`, where files are spread over hosts, and the workers that share them.
+    pub(crate) fn placed_runs(&self, peers: usize, index: usize) -> Option<(Vec<BlockRun>, usize)> {
+        self.placement.as_ref().map(|placement| placement.of_process(peers, index))
+    }
+
+    /// Whether process `process` sees file number `file`.
+    pub fn sees(&self, process: usize, file: usize) -> bool {
+        self.placement.as_ref().is_none_or(|placement| placement.sees(process, file))
+    }
+
+    /// Whether there is a file that processes `a` and `b` both see: blocks may go from one to the other.
+    ///
+    /// ```
+    /// # use nystream_datasets::{Catalog, Sources};
+    /// // On a shared file system every process sees all files.
+    /// let catalog = Catalog::open(&Sources::parse(&["synth:sines?rows=5000"])?)?;
+    /// assert!(catalog.sees(3, 0) && catalog.meet(0, 3));
+    /// # Ok::<(), nystream_datasets::DataError>(())
+    /// ```
+    pub fn meet(&self, a: usize, b: usize) -> bool {
+        self.placement.as_ref().is_none_or(|placement| placement.meet(a, b))
+    }
+
     /// Global blocks `first..end` as runs, one a file.
     pub fn runs(&self, first: u64, end: u64) -> Vec<BlockRun> {
         let end = end.min(self.blocks());

@@ -7,6 +7,8 @@
 //! Text columns are read as Arrow dictionaries (`Dictionary(Int32, Utf8)`), so that the encoder looks
 //! each level up once a batch instead of once a row.
 //!
+//! Batches are claimed one by one ([`Unread`]), so that another reader may take runs, or ends of runs, that this one has not begun.
+//!
 //! Damaged pages give [`DataError::Decode`]. The decoder reports most damage itself; where it panics instead, the
 //! unwinding stops here and becomes the same error. While it might, [`is_decoding`] is true on that thread, so that a panic
 //! hook that ends the process can leave it alone.
@@ -15,6 +17,7 @@ use crate::catalog::{BLOCK_ROWS, BlockRun, Catalog, CatalogFile, arrow_metadata}
 use crate::column::ColumnKind;
 use crate::footer::{chunk_range, read_footer};
 use crate::ranged::RangeFile;
+use crate::unread::{Claim, Unread};
 use crate::{DataError, synth::Generator};
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema};
@@ -24,7 +27,6 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -79,7 +81,7 @@ pub struct RawBatch {
 /// ```
 pub struct BlockReader {
     catalog: Catalog,
-    runs: VecDeque<BlockRun>,
+    unread: Unread,
     projection: Arc<[usize]>,
     options: ReadOptions,
     bytes_read: Arc<AtomicU64>,
@@ -124,12 +126,22 @@ impl BlockReader {
         assert!(projection.iter().all(|i| *i < catalog.columns.len()), "a projected column is not in the catalog");
         BlockReader {
             catalog: catalog.clone(),
-            runs: runs.into_iter().filter(|run| run.first < run.end).collect(),
+            unread: Unread::new(runs, options.blocks_per_batch),
             projection: projection.into(),
             options,
             bytes_read: Arc::new(AtomicU64::new(0)),
             current: None,
         }
+    }
+
+    /// What it has not begun to read: others can take of that.
+    pub fn unread(&self) -> Unread {
+        self.unread.clone()
+    }
+
+    /// The same reader of `unread`, of batches of as many blocks.
+    pub fn reading(self, unread: Unread) -> Self {
+        BlockReader { unread, ..self }
     }
 
     /// Bytes read from files so far, footers included; 0 for synthetic sources.
@@ -168,44 +180,44 @@ impl BlockReader {
     }
 
     fn read(&mut self) -> Option<Result<RawBatch, DataError>> {
-        let batch_rows = self.batch_rows();
-        loop {
-            let Some(current) = &mut self.current else {
-                let run = self.runs.pop_front()?;
-                match self.open(run) {
-                    Ok(current) => self.current = Some(current),
-                    Err(error) => return Some(Err(error)),
-                }
-                continue;
-            };
-            if current.next_row >= current.end_row {
-                self.current = None;
-                continue;
+        let Some(Claim { run, run_end, .. }) = self.unread.claim() else {
+            self.current = None;
+            return None;
+        };
+        let first_ordinal = run.first * BLOCK_ROWS;
+        let end = (run.end * BLOCK_ROWS).min(self.catalog.files[run.file].rows);
+        let goes_on =
+            |current: &Current| current.file == run.file && current.next_row == first_ordinal && end <= current.end_row;
+        if !self.current.as_ref().is_some_and(goes_on) {
+            // The one before is closed first.
+            self.current = None;
+            match self.open(BlockRun { end: run_end, ..run }) {
+                Ok(current) => self.current = Some(current),
+                Err(error) => return Some(Err(error)),
             }
-            let file = &self.catalog.files[current.file];
-            let first_ordinal = current.next_row;
-            let end = (first_ordinal + batch_rows).min(current.end_row);
-            let expected = (end - first_ordinal) as usize;
-            let batch = match &mut current.rows {
-                Rows::Synth(generator) => {
-                    generator.batch(first_ordinal, expected, &self.projection).map_err(|e| e.to_string())
-                }
-                Rows::Parquet { reader, order, .. } => {
-                    decode(reader, expected).and_then(|batch| batch.project(order).map_err(|e| e.to_string()))
-                }
-            };
-            current.next_row = end;
-            return Some(match batch {
-                Ok(batch) => Ok(RawBatch { file: current.file, file_id: file.id, first_ordinal, batch }),
-                Err(reason) => Err(match &current.rows {
-                    Rows::Parquet { opened, .. } => opened
-                        .file
-                        .failure()
-                        .unwrap_or_else(|| diagnose(file, opened, &self.projection, first_ordinal, end, reason)),
-                    Rows::Synth(_) => DataError::BadSynth { spec: file.name.clone(), reason },
-                }),
-            });
         }
+        let current = self.current.as_mut()?;
+        let file = &self.catalog.files[current.file];
+        let expected = (end - first_ordinal) as usize;
+        let batch = match &mut current.rows {
+            Rows::Synth(generator) => {
+                generator.batch(first_ordinal, expected, &self.projection).map_err(|e| e.to_string())
+            }
+            Rows::Parquet { reader, order, .. } => {
+                decode(reader, expected).and_then(|batch| batch.project(order).map_err(|e| e.to_string()))
+            }
+        };
+        current.next_row = end;
+        Some(match batch {
+            Ok(batch) => Ok(RawBatch { file: current.file, file_id: file.id, first_ordinal, batch }),
+            Err(reason) => Err(match &current.rows {
+                Rows::Parquet { opened, .. } => opened
+                    .file
+                    .failure()
+                    .unwrap_or_else(|| diagnose(file, opened, &self.projection, first_ordinal, end, reason)),
+                Rows::Synth(_) => DataError::BadSynth { spec: file.name.clone(), reason },
+            }),
+        })
     }
 }
 
@@ -215,7 +227,7 @@ impl Iterator for BlockReader {
     fn next(&mut self) -> Option<Self::Item> {
         let item = self.read();
         if matches!(item, Some(Err(_))) {
-            self.runs.clear();
+            self.unread.clear();
             self.current = None;
         }
         item

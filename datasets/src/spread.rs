@@ -180,6 +180,8 @@ fn received(sent: Sent, host: &str) -> Described {
 pub(crate) struct Placement {
     /// Of each process, in the order of the files.
     owned: Vec<Vec<BlockRun>>,
+    /// Of each file, the processes that have it, in their order.
+    holders: Vec<Vec<usize>>,
 }
 
 impl Placement {
@@ -209,13 +211,28 @@ impl Placement {
             runs.retain(|run| run.first < run.end);
             runs.sort_by_key(|run| run.file);
         }
-        Placement { owned }
+        Placement { owned, holders: holders.to_vec() }
+    }
+
+    /// The runs of the process of worker `index` of `peers`, and the workers of a process.
+    pub fn of_process(&self, peers: usize, index: usize) -> (Vec<BlockRun>, usize) {
+        let workers = (peers / self.owned.len().max(1)).max(1);
+        (self.owned.get(index / workers).cloned().unwrap_or_default(), workers)
+    }
+
+    /// Whether process `process` has file number `file`.
+    pub fn sees(&self, process: usize, file: usize) -> bool {
+        self.holders.get(file).is_some_and(|holders| holders.contains(&process))
+    }
+
+    /// Whether two processes have a file in common.
+    pub fn meet(&self, a: usize, b: usize) -> bool {
+        a == b || self.holders.iter().any(|holders| holders.contains(&a) && holders.contains(&b))
     }
 
     /// The runs of worker `index` of `peers`, who are as many in every process: the blocks of its process in order, counts differing by at most one.
     pub fn runs(&self, peers: usize, index: usize) -> Vec<BlockRun> {
-        let workers = (peers / self.owned.len().max(1)).max(1);
-        let Some(owned) = self.owned.get(index / workers) else { return Vec::new() };
+        let (owned, workers) = self.of_process(peers, index);
         let total: u64 = owned.iter().map(|run| run.end - run.first).sum();
         let cut = |i: usize| (u128::from(total) * i as u128 / workers as u128) as u64;
         let (lo, hi) = (cut(index % workers), cut(index % workers + 1));
@@ -299,5 +316,8 @@ mod tests {
         // 8 blocks are on the first alone, 6 on both: the second reads these.
         let placement = Placement::new(&[8, 6], &[vec![0], vec![0, 1]], 2);
         assert_eq!(placement.runs(2, 1), [BlockRun { file: 1, first: 0, end: 6 }]);
+        assert!(placement.sees(1, 1) && !placement.sees(1, 0) && placement.meet(0, 1));
+        let apart = Placement::new(&[8, 6], &[vec![0], vec![1]], 2);
+        assert!(!apart.meet(0, 1) && apart.meet(1, 1) && !apart.sees(2, 0));
     }
 }

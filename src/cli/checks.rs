@@ -30,11 +30,6 @@ impl Check for FitArgs {
         if self.variance {
             check_variance(&self.solve, &self.input)?;
         }
-        if self.checkpoint.checkpoint.is_some() && self.resources.data_layout == DataLayout::Local {
-            return usage(
-                "--checkpoint with --data-layout local cannot be: what was done of files that one host has is of no use to others; use a shared file system or an object store",
-            );
-        }
         check_products(self)
     }
 }

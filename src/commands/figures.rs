@@ -34,6 +34,8 @@ pub(super) fn of_processes(
             rows: own.watch.seen().rows,
             bytes_read: own.bytes_read.load(Ordering::Relaxed),
             kernel_entries: own.kernel_entries.load(Ordering::Relaxed),
+            blocks_taken: own.blocks_taken.load(Ordering::Relaxed),
+            blocks_given: own.blocks_given.load(Ordering::Relaxed),
             bytes_sent: traffic.bytes_sent,
             bytes_received: traffic.bytes_received,
             peak_rss_bytes: crate::resources::peak_rss_bytes(),

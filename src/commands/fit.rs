@@ -138,6 +138,11 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
         checkpoint::open(session, opened.clone())?;
         let catalog = data.catalog(session)?;
         let validation = validation.as_ref().map(|data| data.catalog(session)).transpose()?;
+        if let Data::Spread(..) = &data {
+            // Else the identity of the job has it.
+            let prints = std::iter::once(&catalog).chain(&validation).map(|catalog| &catalog.fingerprint[..]);
+            checkpoint::of_data(session, *blake3::hash(&prints.collect::<Vec<_>>().concat()).as_bytes())?;
+        }
         // Once a process: a model to start from may be large.
         let inputs = session.try_once(|| {
             let rest = rest.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -19,6 +19,12 @@ pub struct ProcessReport {
     pub bytes_read: u64,
     /// Kernel entries that it evaluated.
     pub kernel_entries: u64,
+    /// Blocks of 2,048 rows that it took over from other workers, in all passes: those of other processes, and of its own where a worker of it was slower than another.
+    #[serde(default)]
+    pub blocks_taken: u64,
+    /// Blocks that its workers gave up to others.
+    #[serde(default)]
+    pub blocks_given: u64,
     /// Bytes that it sent to the others.
     pub bytes_sent: u64,
     /// Bytes that it received from them.
@@ -64,7 +70,7 @@ pub(super) fn text(processes: &[ProcessReport]) -> String {
     let short = |value: f64| if value < 9.95 { format!("{value:.1}") } else { format!("{value:.0}") };
     let mut header = vec!["process", "host"];
     header.extend(stages.iter().map(|stage| stage.as_str()));
-    header.extend(["sent", "received", "peak memory"]);
+    header.extend(["blocks taken", "given", "sent", "received", "peak memory"]);
     let mut rows: Vec<Vec<String>> = (processes.iter())
         .map(|process| {
             let mut row = vec![process.process.to_string(), process.host.clone()];
@@ -72,6 +78,7 @@ pub(super) fn text(processes: &[ProcessReport]) -> String {
                 let time = process.stages.get(*stage).copied().unwrap_or_default();
                 format!("{}+{}", short(time.busy()), short(time.waiting))
             }));
+            row.extend([process.blocks_taken, process.blocks_given].map(|blocks| blocks.to_string()));
             row.extend([bytes(process.bytes_sent), bytes(process.bytes_received)]);
             row.push(process.peak_rss_bytes.map(bytes).unwrap_or_default());
             row
@@ -79,7 +86,7 @@ pub(super) fn text(processes: &[ProcessReport]) -> String {
         .collect();
     let mut last = vec!["largest/mean".to_owned(), String::new()];
     last.extend(stages.iter().map(|stage| imbalance.get(*stage).map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))));
-    last.extend([String::new(), String::new(), String::new()]);
+    last.extend(std::iter::repeat_n(String::new(), 5));
     rows.push(last);
     format!("\nSeconds of work + of waiting, by process and stage:\n{}", table(&header, &rows))
 }

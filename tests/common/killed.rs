@@ -29,19 +29,23 @@ pub struct Running {
 impl Place {
     /// Starts `line` in processes of its own.
     pub fn start(&self, line: &str, size: Size) -> Running {
-        let ports: Vec<TcpListener> = (0..size.processes).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        self.start_each(&vec![line.to_owned(); size.processes], size.workers)
+    }
+
+    /// Starts a process for each of `lines`, of `workers` workers.
+    pub fn start_each(&self, lines: &[String], workers: usize) -> Running {
+        let ports: Vec<TcpListener> = lines.iter().map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let addresses: Vec<String> = ports.iter().map(|p| p.local_addr().unwrap().to_string()).collect();
         drop(ports);
         let name = format!("hosts.{}", addresses[0].replace(':', "."));
         std::fs::write(self.path(&name), addresses.join("\n")).unwrap();
-        let line = format!("{line} --workers {} --format json", size.workers);
-        let own = |index: usize| match size.processes {
-            1 => line.clone(),
-            _ => format!("{line} --hosts {name} --process {index}"),
+        let own = |(index, line): (usize, &String)| {
+            let line = format!("{line} --workers {workers} --format json");
+            let line = if lines.len() == 1 { line } else { format!("{line} --hosts {name} --process {index}") };
+            self.command(&line).spawn().unwrap()
         };
         let begun = Instant::now();
-        let children = (0..size.processes).map(|index| self.command(&own(index)).spawn().unwrap()).collect();
-        Running { children, line, begun }
+        Running { children: lines.iter().enumerate().map(own).collect(), line: lines[0].clone(), begun }
     }
 
     /// Entries of the checkpoint folder `c` beside the one that names the job.

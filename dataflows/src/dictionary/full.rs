@@ -19,6 +19,7 @@ use crate::engine::bytes::{Reader, Writer};
 use crate::engine::checkpoint::remember;
 use crate::engine::exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
 use crate::engine::feed::{Feed, RowStore, view};
+use crate::engine::leases::Leased;
 use crate::engine::session::{Process, Session};
 use crate::engine::sums::{TreeReducer, assemble, node_parcels};
 use crate::error::StageError;
@@ -89,6 +90,10 @@ impl Scan for RoundScan {
         let chunk = &self.chunk;
         out.push(Outgoing { key: PROPOSALS, bytes: to_bytes(&self.proposals, chunk.numeric_width, chunk.code_width) });
         Ok(out)
+    }
+
+    fn leased(&mut self) -> Option<&mut dyn Leased> {
+        Some(&mut self.feed)
     }
 }
 

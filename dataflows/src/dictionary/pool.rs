@@ -8,6 +8,7 @@ use crate::engine::bytes::{Reader, Writer};
 use crate::engine::deal::{LETTER_BYTES, Letter, deal};
 use crate::engine::exchange::{Audience, Gather, Outgoing, Scan, Step, pass};
 use crate::engine::feed::{Feed, view};
+use crate::engine::leases::Leased;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use nystream_datasets::Chunk;
@@ -338,6 +339,10 @@ impl Scan for PoolScan {
     fn finish(self) -> Result<Vec<Outgoing>, StageError> {
         *self.shelf.borrow_mut() = self.pool;
         Ok(Vec::new())
+    }
+
+    fn leased(&mut self) -> Option<&mut dyn Leased> {
+        Some(&mut self.feed)
     }
 }
 

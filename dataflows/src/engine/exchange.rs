@@ -4,6 +4,8 @@
 //!  scan (one chunk per activation) --exchange by key--> reduce --broadcast--> collect
 //! ```
 //!
+//! While it scans, a worker may lend blocks that it has not begun to one that is done ([`leases`](crate::engine::leases)).
+//!
 //! A *parcel* is (key, bytes). Parcels travel in fragments of at most [`FRAGMENT_BYTES`]; the worker `key mod peers`
 //! owns a key, reassembles its parcels, and feeds them to its [`Reducer`] sorted by (key, sender, serial), so nothing depends on
 //! arrival. What reducers return is given to every worker, or to the first of each process.
@@ -11,6 +13,7 @@
 //! Cost: what the parcels weigh, twice (reduce-scatter, all-gather). Timely has no backpressure: all parcels of a pass
 //! may sit in queues at once, so stages count them in their memory plan.
 
+use crate::engine::leases::{self, Desk, Leased, Turn};
 use crate::engine::session::Session;
 use crate::error::StageError;
 use serde::{Deserialize, Serialize};
@@ -18,7 +21,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::Probe;
@@ -64,6 +67,12 @@ pub trait Scan {
     /// # Errors
     /// Ends the pass on every worker with this error.
     fn finish(self) -> Result<Vec<Outgoing>, StageError>;
+
+    /// The blocks that it reads, where others may read some of them for it ([`leases`](crate::engine::leases)): what all contribute must then not depend on who read what, whatever the runs and
+    /// their order. Of a pass all workers' scans lend theirs, or none does.
+    fn leased(&mut self) -> Option<&mut dyn Leased> {
+        None
+    }
 }
 
 /// A scan without rows: contributes parcels at once.
@@ -291,28 +300,41 @@ where
     let collector = Rc::clone(&collected);
     let probe = ProbeHandle::new();
     let watched = probe.clone();
+    let mut scan = scan;
+    let desk = scan.leased().and_then(|leased| Desk::new(leased, (me as usize, peers as usize), &process));
+    let lent = desk.clone();
 
     session.worker.dataflow_named::<u64, _, _>(name, move |scope| {
+        if let Some(desk) = &desk {
+            leases::exchange(scope, Rc::clone(desk));
+        }
         let parcels =
             source::<_, CapacityContainerBuilder<Vec<Fragment>>, _, _>(scope, "scan", move |capability, info| {
-                let activator = scope.activator_for(info.address);
+                let activator = scope.activator_for(Rc::clone(&info.address));
+                if let Some(desk) = &desk {
+                    desk.borrow_mut().scans(scope.activator_for(info.address));
+                }
                 let mut state = Some((capability, scan));
                 move |output| {
                     let Some((capability, mut scan)) = state.take() else { return };
-                    let mut session = output.session(&capability);
                     let cancelled = process.cancelled.load(Ordering::Relaxed);
-                    let outgoing = match if cancelled { Ok(Step::Done) } else { scan.step() } {
-                        Ok(Step::More { rows }) => {
+                    let next = if cancelled { Ok(Some(Step::Done)) } else { turn(&mut scan, desk.as_deref()) };
+                    let outgoing = match next {
+                        Ok(Some(Step::More { rows })) => {
                             process.advance(stage, rows);
                             handled.set(handled.get() + rows);
                             // Activations coalesce: ask again after every chunk.
                             activator.activate();
-                            drop(session);
                             state = Some((capability, scan));
                             return;
                         }
-                        Ok(Step::Done) if cancelled => Vec::new(),
-                        Ok(Step::Done) => match scan.finish() {
+                        // Blocks of others are asked for: whoever brings them activates this.
+                        Ok(None) => {
+                            state = Some((capability, scan));
+                            return;
+                        }
+                        Ok(Some(Step::Done)) if cancelled => Vec::new(),
+                        Ok(Some(Step::Done)) => match scan.finish() {
                             Ok(parcels) => parcels,
                             Err(error) => vec![error_parcel(&error)],
                         },
@@ -321,6 +343,10 @@ where
                             vec![error_parcel(&error)]
                         }
                     };
+                    if let Some(desk) = &desk {
+                        desk.borrow_mut().finish();
+                    }
+                    let mut session = output.session(&capability);
                     scans.set(Some(Instant::now()));
                     for (serial, parcel) in outgoing.into_iter().enumerate() {
                         for mut fragment in fragments(me, serial as u32, parcel) {
@@ -383,7 +409,7 @@ where
             .probe_with(&probe);
     });
     session.worker.step_or_park_while(None, || !watched.done());
-    session.wait_since(scanned.get());
+    session.wait_since(scanned.get(), lent.map_or(Duration::ZERO, |desk| desk.borrow().waited()));
 
     let parcels = collected.borrow_mut().parcels()?;
     let mut results = Vec::with_capacity(parcels.len());
@@ -403,6 +429,25 @@ where
         Some(error) => Err(error),
         None => Ok(results),
     }
+}
+
+/// One call of a scan, and what it owes to other workers where it lends its blocks; `None` while it waits for blocks of theirs.
+fn turn<S: Scan>(scan: &mut S, desk: Option<&RefCell<Desk>>) -> Result<Option<Step>, StageError> {
+    let Some(desk) = desk else { return scan.step().map(Some) };
+    let mut desk = desk.borrow_mut();
+    match scan.leased().map_or(Turn::Read, |leased| desk.before(leased)) {
+        Turn::Wait => return Ok(None),
+        Turn::End => return Ok(Some(Step::Done)),
+        Turn::Read => {}
+    }
+    let step = scan.step()?;
+    let Some(leased) = scan.leased() else { return Ok(Some(step)) };
+    match step {
+        Step::More { .. } => desk.after(leased),
+        Step::Done if matches!(desk.done(leased), Turn::Wait) => return Ok(None),
+        Step::Done => {}
+    }
+    Ok(Some(step))
 }
 
 fn reduce<R: Reducer>(parcels: Vec<Outgoing>, reducer: &mut R) -> Result<Vec<Outgoing>, StageError> {

@@ -9,6 +9,7 @@
 //! * chunks never cross a channel: the operator that scans a worker's blocks also forms the tiles and
 //!   accumulates; only m-sized partial results, samples and scalars travel, in fragments of at most 1 MB, and the rows that a pool or a
 //!   window of the dictionary's trie is made of ([`deal`]), whose number the plan bounds;
+//! * a block is read by one worker of a pass, its owner or one that took it over ([`leases`]): which, no result tells;
 //! * results are merged in an order fixed by their keys, never by arrival;
 //! * m x m algebra is computed once per process, by its first worker with all of the process's threads, while the
 //!   others wait ([`Session::once`]).
@@ -19,6 +20,7 @@ pub mod counters;
 pub mod deal;
 pub mod exchange;
 pub mod feed;
+pub mod leases;
 pub mod run;
 pub mod session;
 mod spread;

@@ -70,6 +70,10 @@ pub struct Process {
     pub flops: AtomicU64,
     /// Floating-point operations that one kernel entry counts for ([`Process::count`]).
     pub entry_flops: AtomicU64,
+    /// Blocks that workers of this process took over from others in passes, and that they gave up ([`leases`](crate::engine::leases)). Reports only.
+    pub blocks_taken: AtomicU64,
+    /// See there.
+    pub blocks_given: AtomicU64,
     /// Bad rows met by passes over data that was not profiled, and the first of them by name.
     pub bad_rows: Mutex<(u64, Vec<BadRow>)>,
     /// Rows without a target met by such passes.
@@ -99,6 +103,8 @@ impl Process {
             kernel_entries: AtomicU64::new(0),
             flops: AtomicU64::new(0),
             entry_flops: AtomicU64::new(0),
+            blocks_taken: AtomicU64::new(0),
+            blocks_given: AtomicU64::new(0),
             bad_rows: Mutex::new((0, Vec::new())),
             skipped_rows: AtomicU64::new(0),
             waited: AtomicU64::new(0),
@@ -317,9 +323,9 @@ impl<'w> Session<'w> {
         Rc::clone(&self.rows)
     }
 
-    /// Adds the time since `scanned`, when this worker had done its share of a pass, to what is waited.
-    pub(super) fn wait_since(&mut self, scanned: Option<Instant>) {
-        let waited = scanned.map_or(Duration::ZERO, |scanned| scanned.elapsed());
+    /// Adds the time since `scanned`, when this worker had done its share of a pass, and what it `waited` for blocks of others before, to what is waited.
+    pub(super) fn wait_since(&mut self, scanned: Option<Instant>, waited: Duration) {
+        let waited = waited + scanned.map_or(Duration::ZERO, |scanned| scanned.elapsed());
         self.waited.set(self.waited.get() + waited);
         self.process.waited.fetch_add(waited.as_nanos() as u64, Ordering::Relaxed);
     }

@@ -7,6 +7,7 @@
 
 use crate::engine::bytes::{Reader, Writer};
 use crate::engine::exchange::{Audience, Gather, Outgoing, Reducer, Scan, Step, pass};
+use crate::engine::leases::Leased;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use nystream_kernels::tree::{Node, SumTree};
@@ -225,6 +226,10 @@ impl<S: Scan> Scan for Kept<S> {
     fn finish(self) -> Result<Vec<Outgoing>, StageError> {
         self.shelf.replace(self.scan.finish()?);
         Ok(Vec::new())
+    }
+
+    fn leased(&mut self) -> Option<&mut dyn Leased> {
+        self.scan.leased()
     }
 }
 

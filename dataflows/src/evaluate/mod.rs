@@ -13,6 +13,7 @@ pub use ranks::{RANK_BYTES, RANK_PARCEL_BYTES};
 
 use crate::engine::exchange::{Audience, Outgoing, Scan, Step, pass};
 use crate::engine::feed::{Feed, drawn, view};
+use crate::engine::leases::Leased;
 use crate::engine::session::{Process, Session};
 use crate::engine::sums::{TreeReducer, assemble, node_parcels};
 use crate::error::StageError;
@@ -124,6 +125,11 @@ impl<T: Entry> Scan for EvaluateScan<T> {
         let length = length(&self.function);
         self.ledger.replace(self.scratch.ledger);
         Ok(node_parcels(self.tree.into_nodes(), length))
+    }
+
+    fn leased(&mut self) -> Option<&mut dyn Leased> {
+        // Rows that are dealt to shared centers go by rounds of all workers.
+        self.applied.share().is_none().then_some(&mut self.feed as &mut dyn Leased)
     }
 }
 

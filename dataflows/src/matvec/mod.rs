@@ -20,6 +20,7 @@ use crate::engine::Outgoing;
 use crate::engine::checkpoint::{Parts, begin_parts, digest, float_bytes, over};
 use crate::engine::exchange::{Scan, Step};
 use crate::engine::feed::{Feed, view};
+use crate::engine::leases::Leased;
 use crate::engine::session::Session;
 use crate::engine::sums::{node_frame, node_from, node_parcels, summed};
 use crate::error::StageError;
@@ -168,6 +169,10 @@ where
         let length = self.products.centers() * self.widths.output + self.widths.extras;
         Ok(node_parcels(self.tree.into_nodes(), length))
     }
+
+    fn leased(&mut self) -> Option<&mut dyn Leased> {
+        Some(&mut self.feed)
+    }
 }
 
 fn internal(error: impl std::fmt::Display) -> StageError {
@@ -273,7 +278,7 @@ where
         let shape =
             [tiles.centers(), widths.input, widths.output, widths.extras].map(|n| n as u64).map(u64::to_le_bytes);
         let digest = digest(session, &[shape.as_flattened(), &inputs]);
-        let begun = begin_parts(session, (name, &digest), blocks, false, &mut |frame| {
+        let begun = begin_parts(session, (name, &digest), feed.catalog(), false, &mut |frame| {
             let node = node_from(&frame.bytes, length)?;
             tree.insert_node(node).map_err(internal)
         })?;

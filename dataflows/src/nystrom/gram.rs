@@ -7,6 +7,7 @@
 use crate::engine::checkpoint::{Parts, begin_parts, digest, over};
 use crate::engine::exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
 use crate::engine::feed::{Feed, view};
+use crate::engine::leases::Leased;
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
 use crate::targets::TargetCode;
@@ -139,6 +140,10 @@ impl<T: Entry + Into<f64> + Default> Scan for GramScan<T> {
     fn finish(self) -> Result<Vec<Outgoing>, StageError> {
         Ok(Vec::new())
     }
+
+    fn leased(&mut self) -> Option<&mut dyn Leased> {
+        Some(&mut self.feed)
+    }
 }
 
 /// Sums the pieces of all processes.
@@ -238,7 +243,7 @@ pub fn exact_gram<T: Entry + Into<f64> + Default>(
     let digest = digest(session, &[&shape]);
     // Pieces come in their order.
     let mut piece = 0;
-    let begun = begin_parts(session, (name, &digest), feed.total_blocks(), true, &mut |frame| {
+    let begun = begin_parts(session, (name, &digest), feed.catalog(), true, &mut |frame| {
         gram.import_add(piece, &frame.bytes).map_err(internal)?;
         piece = (piece + 1) % gram.pieces();
         Ok(())

@@ -9,6 +9,7 @@
 use crate::engine::checkpoint::remember;
 use crate::engine::exchange::{Audience, Gather, Outgoing, Scan, Step, pass};
 use crate::engine::feed::{Feed, view};
+use crate::engine::leases::Leased;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use nystream_datasets::{Chunk, RowTest};
@@ -146,6 +147,10 @@ impl Scan for Diagonals {
 
     fn finish(self) -> Result<Vec<Outgoing>, StageError> {
         Ok(vec![Outgoing { key: 0, bytes: self.largest.to_le_bytes().to_vec() }])
+    }
+
+    fn leased(&mut self) -> Option<&mut dyn Leased> {
+        Some(&mut self.feed)
     }
 }
 

@@ -116,7 +116,9 @@ impl PlanRequest {
                 let blocks = 8 * PCG_BLOCKS * GRAM_BLOCK as u64 * m as u64;
                 plan.add(format!("K_mm, its factor and the preconditioner for {m} centers"), squares * square + blocks);
                 let vectors = 8 * m as u64 * s.targets.max(1.0) as u64;
-                plan.add("coefficient vectors", vectors * (12 + workers as u64 * 40));
+                // Partial sums of a worker's blocks, and of those that it takes over from others.
+                let taken = if workers > 1 || self.processes > 1 { crate::engine::leases::PARTIAL_SUMS } else { 0 };
+                plan.add("coefficient vectors", vectors * (12 + workers as u64 * (40 + taken)));
                 if self.product_share.is_some() {
                     plan.add("centers in blocks for sparse products", self.sparse_bytes(m, workers));
                 }

@@ -10,6 +10,7 @@ use super::{NAMED_BAD_ROWS, refuse_bad_rows};
 use crate::engine::checkpoint::remember;
 use crate::engine::exchange::{Audience, Gather, Outgoing, Scan, Step, pass};
 use crate::engine::feed::{Feed, RowStore};
+use crate::engine::leases::Leased;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use nystream_datasets::{BadRow, Catalog, Chunk, Encoder, Role};
@@ -93,6 +94,10 @@ impl Scan for CensusScan {
         self.counts.target_weights = self.target_weights.iter().map(ExactSum::to_bytes).collect();
         // Plain data: serialisation cannot fail.
         Ok(vec![Outgoing { key: 0, bytes: serde_json::to_vec(&self.counts).unwrap_or_default() }])
+    }
+
+    fn leased(&mut self) -> Option<&mut dyn Leased> {
+        Some(&mut self.feed)
     }
 }
 

@@ -18,12 +18,14 @@ pub use accumulate::{ColumnTotals, ProfileTotals};
 use crate::engine::checkpoint::{Parts, begin_parts, over, remember};
 use crate::engine::exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
 use crate::engine::feed::blocks_of;
+use crate::engine::leases::Leased;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::plan::{MemoryPlan, ProfilePlan, profiled_bytes};
 use accumulate::Accumulator;
 use nystream_datasets::{
-    BLOCK_ROWS, BadReason, BadRow, BlockReader, Catalog, ColumnPlan, ColumnSummary, EncoderOptions, ReadOptions,
+    BLOCK_ROWS, BadReason, BadRow, BlockReader, BlockRun, Catalog, ColumnPlan, ColumnSummary, EncoderOptions,
+    LevelCount, ReadOptions, Unread,
 };
 use std::sync::atomic::Ordering;
 
@@ -99,6 +101,12 @@ struct ProfileScan {
     counted: u64,
     catalog: Catalog,
     parts: Option<Parts>,
+    unread: Unread,
+    /// Blocks read, and whether all are.
+    handed: u64,
+    over: bool,
+    /// Whether other workers may read some of the blocks.
+    lends: bool,
 }
 
 impl ProfileScan {
@@ -116,12 +124,17 @@ impl ProfileScan {
 impl Scan for ProfileScan {
     fn step(&mut self) -> Result<Step, StageError> {
         let step = match self.reader.next() {
-            None => Step::Done,
+            None => {
+                self.over = true;
+                Step::Done
+            }
             Some(batch) => {
                 let batch = batch?;
                 self.accumulator.add(&batch)?;
                 let end = batch.first_ordinal + batch.batch.num_rows() as u64;
-                self.store(batch.file, batch.first_ordinal / BLOCK_ROWS..end.div_ceil(BLOCK_ROWS));
+                let blocks = batch.first_ordinal / BLOCK_ROWS..end.div_ceil(BLOCK_ROWS);
+                self.handed += blocks.end - blocks.start;
+                self.store(batch.file, blocks);
                 Step::More { rows: batch.batch.num_rows() as u64 }
             }
         };
@@ -133,6 +146,41 @@ impl Scan for ProfileScan {
 
     fn finish(self) -> Result<Vec<Outgoing>, StageError> {
         Ok(vec![Outgoing { key: 0, bytes: self.accumulator.finish().into_bytes() }])
+    }
+
+    fn leased(&mut self) -> Option<&mut dyn Leased> {
+        self.lends.then_some(self as &mut dyn Leased)
+    }
+}
+
+impl Leased for ProfileScan {
+    fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    fn unread(&self) -> u64 {
+        self.unread.blocks()
+    }
+
+    fn handed(&self) -> u64 {
+        self.handed
+    }
+
+    fn over(&self) -> bool {
+        self.over
+    }
+
+    fn decoding(&self) -> u64 {
+        0
+    }
+
+    fn give_up(&mut self, blocks: u64, process: usize) -> Vec<BlockRun> {
+        self.unread.give_up(blocks, &|file| self.catalog.sees(process, file))
+    }
+
+    fn take_over(&mut self, runs: Vec<BlockRun>) {
+        runs.into_iter().for_each(|run| self.unread.add(run));
+        self.over = false;
     }
 }
 
@@ -199,18 +247,25 @@ pub fn profile(
     let read = ReadOptions { blocks_per_batch, ..ReadOptions::default() };
     let room = planned.level_room(memory);
     let merge = Merge { totals: ProfileTotals::default(), plan: plan.clone(), room: room.process };
+    // How many levels a worker meets depends on what it reads, and what they take is planned: such rows stay where they are.
+    let lends = plan.columns.iter().all(|column| column.levels == LevelCount::None);
     session.begin("profile", catalog.total_rows);
     let parcels = remember(session, "profile", Audience::Leaders, |session| {
         let mut accumulator = Accumulator::new(plan, options, catalog.total_rows, cut, room.worker);
-        let begun = begin_parts(session, ("profile", ""), catalog.blocks(), false, &mut |frame| {
+        let begun = begin_parts(session, ("profile", ""), catalog, false, &mut |frame| {
             accumulator.take_over(ProfileTotals::from_bytes(&frame.bytes)?)
         })?;
         let runs = match &begun.blocks {
             None => catalog.partition(session.peers(), session.index()),
             Some(blocks) => blocks.iter().flat_map(|range| catalog.runs(range.start, range.end)).collect(),
         };
+        let reader = BlockReader::new(catalog, runs, &projection, read);
         let scan = ProfileScan {
-            reader: BlockReader::new(catalog, runs, &projection, read),
+            unread: reader.unread(),
+            handed: 0,
+            over: false,
+            lends,
+            reader,
             accumulator,
             process: std::sync::Arc::clone(&session.process),
             counted: 0,

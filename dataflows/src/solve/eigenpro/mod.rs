@@ -21,6 +21,7 @@ mod operator;
 pub mod order;
 mod outcome;
 mod projection;
+mod shares;
 #[cfg(test)]
 mod tests;
 
@@ -60,6 +61,7 @@ use operator::{Packed, RowOperator, values_at};
 use order::{HashedOrder, Place};
 use outcome::solved;
 use projection::{WhitenedProjector, inner_projector};
+use shares::{Shares, generation, recalled};
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -369,11 +371,14 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
     };
     let at_start = objective(&start)?;
     let iterates = Iterates::new(&shared.borrow(), GROUP);
-    // The state of a shard is no state for another number of processes: such walks begin again.
-    let whole = shard.among().is_none();
-    let found = if whole { recall(&mut shared.borrow_mut(), GROUP, Audience::Everyone)? } else { None };
-    let (mut attempts, mut resumed) =
-        found.iter().flatten().next().and_then(|frame| kept(&frame.bytes, m * t)).unwrap_or_default();
+    // Of whole centers the first worker stores all, of shared ones each process its own; either serves both.
+    let sharing = Shares::new(&shared.borrow(), shard);
+    let found = recall(&mut shared.borrow_mut(), GROUP, Audience::Everyone)?;
+    let found = found.iter().flatten().next().and_then(|frame| kept(&frame.bytes, all, t));
+    let latest = found.as_ref().map(|(attempts, state)| generation(attempts, state));
+    let found = found.map(|(attempts, state)| (attempts, state.rows(own.clone())));
+    let found = recalled(&mut shared.borrow_mut(), shard, t, latest)?.or(found);
+    let (mut attempts, mut resumed) = found.map_or((Vec::new(), None), |(attempts, state)| (attempts, Some(state)));
     loop {
         let step = attempts.last().map(|step: &f64| step / STEP_CUT);
         let (mut failed, mut out_of_time, mut diverged, mut best) = (None, false, false, f64::INFINITY);
@@ -387,7 +392,7 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
         progress.begin(cold.losses().len());
         let params = EigenProParams { step, ..params };
         let result = eigenpro(&mut operator, &mut projector, &problem, &params, cold, |seen| {
-            if whole {
+            if sharing.is_none() {
                 // Alpha, what is carried, two averages, the best.
                 iterates.store(48 * (m * t) as u64, || {
                     let mut out = Writer::default();
@@ -397,6 +402,9 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
                 });
             }
             let mut judge = || -> Result<Verdict, StageError> {
+                if let Some(sharing) = &sharing {
+                    sharing.store(&mut shared.borrow_mut(), &attempts, seen.state)?;
+                }
                 out_of_time = over_time(&mut shared.borrow_mut(), job.time_limit)?;
                 if out_of_time {
                     return Ok(Verdict::Stop);
@@ -453,12 +461,13 @@ fn walk<'w, T: Entry, P: Projector<Error = StageError> + Clone>(
 /// Name of the state in a checkpoint.
 const GROUP: &str = "eigenpro";
 
-/// The steps that diverged before and the state of the walk, of so many coefficients, that a checkpoint holds.
-fn kept(bytes: &[u8], coefficients: usize) -> Option<(Vec<f64>, Option<EigenProState>)> {
+/// The steps that diverged before and the state of the walk, of so many centers and outputs, that a checkpoint holds.
+fn kept(bytes: &[u8], centers: usize, columns: usize) -> Option<(Vec<f64>, EigenProState)> {
     let mut from = Reader(bytes);
     let attempts = from.f64s().ok()?;
     let state: EigenProState = decode(from.bytes().ok()?)?;
-    (state.fits(coefficients) && attempts.len() <= STEP_CUTS).then_some((attempts, Some(state)))
+    (state.columns() == columns && state.fits(centers * columns) && attempts.len() <= STEP_CUTS)
+        .then_some((attempts, state))
 }
 
 /// Epochs at most where none are asked for.

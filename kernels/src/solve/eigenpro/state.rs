@@ -3,6 +3,7 @@
 use super::super::vectors::column;
 use faer::{Mat, MatRef};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// The mean of some projected iterates, and their number.
 #[derive(
@@ -60,6 +61,86 @@ impl EigenProState {
     /// Losses of the epochs so far, in their order.
     pub fn losses(&self) -> &[f64] {
         &self.held_out
+    }
+
+    /// Outputs t.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Projections so far: of two states of one walk the one with more is the later one.
+    pub fn projections(&self) -> usize {
+        self.projections
+    }
+
+    /// The same of some of its centers: what a process has that shares them with others.
+    ///
+    /// ```
+    /// use nystream_kernels::solve::eigenpro::EigenProState;
+    /// let state = EigenProState::from_coefficients(faer::mat![[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]].as_ref());
+    /// let parts = vec![state.rows(0..2), state.rows(2..3)];
+    /// assert_eq!(parts[1], EigenProState::from_coefficients(faer::mat![[3.0, 6.0]].as_ref()));
+    /// assert_eq!(EigenProState::joined(parts), Some(state));
+    /// ```
+    ///
+    /// # Panics
+    /// If there are no such centers.
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        let m = self.alpha.len() / self.columns.max(1);
+        let cut = |values: &[f64]| -> Vec<f64> {
+            values.chunks_exact(m.max(1)).flat_map(|column| column[rows.clone()].iter().copied()).collect()
+        };
+        self.with(cut)
+    }
+
+    /// The state of all centers whose `parts` these are, in order; `None` where they are not of one state.
+    pub fn joined(parts: Vec<Self>) -> Option<Self> {
+        let first = parts.first()?;
+        let bare = |state: &Self| state.with(|_| Vec::new());
+        let fit = |state: &Self| state.columns > 0 && state.fits(state.alpha.len());
+        if !parts.iter().all(|part| fit(part) && bare(part) == bare(first)) {
+            return None;
+        }
+        let t = first.columns;
+        // The values of all parts that `of` finds in each, column by column.
+        let join = |of: &dyn Fn(&Self) -> Option<&Vec<f64>>| -> Vec<f64> {
+            let values: Vec<&Vec<f64>> = parts.iter().filter_map(of).collect();
+            let column = |j: usize| {
+                values.iter().flat_map(move |part| part[part.len() / t * j..part.len() / t * (j + 1)].iter().copied())
+            };
+            (0..t).flat_map(column).collect()
+        };
+        let mut all = first.clone();
+        all.alpha = join(&|part| Some(&part.alpha));
+        all.carried = join(&|part| Some(&part.carried));
+        for (index, window) in all.averages.iter_mut().enumerate() {
+            window.mean = join(&|part| Some(&part.averages[index].mean));
+        }
+        if let Some((_, _, best)) = &mut all.best {
+            *best = join(&|part| part.best.as_ref().map(|(_, _, best)| best));
+        }
+        Some(all)
+    }
+
+    /// The same with `of` all its vectors.
+    fn with(&self, of: impl Fn(&[f64]) -> Vec<f64>) -> Self {
+        let window = |window: &Window| Window { since: window.since, count: window.count, mean: of(&window.mean) };
+        EigenProState {
+            columns: self.columns,
+            alpha: of(&self.alpha),
+            carried: of(&self.carried),
+            averages: [window(&self.averages[0]), window(&self.averages[1])],
+            epoch: self.epoch,
+            position: self.position,
+            projections: self.projections,
+            held_out: self.held_out.clone(),
+            best: self.best.as_ref().map(|(loss, epoch, best)| (*loss, *epoch, of(best))),
+            scale: self.scale,
+            since: self.since,
+            settled_at: self.settled_at,
+            cuts: self.cuts,
+            unseen: self.unseen,
+        }
     }
 
     /// Whether it is one of so many coefficients: it may have been read from a file.

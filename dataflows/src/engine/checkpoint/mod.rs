@@ -5,6 +5,7 @@
 //!
 //! * [`remember`]: a value that all workers have alike (what a pass found, the centers), by its name;
 //! * [`Iterates`], [`recall`]: the state of an iteration, two generations of it;
+//! * [`Own`]: what one worker has beside the others, such as dictionaries or its process's centers of an iteration that shares them;
 //! * [`Parts`]: what the scan of one worker has of a pass that is under way. A sum over any blocks is exact, or made of nodes of the fixed tree, so parts of one attempt serve in
 //!   another with any number of workers: each part goes to one worker, which begins with it, and the blocks that are in no part are dealt anew.
 //!
@@ -13,13 +14,16 @@
 //!
 //! Cost: one exchange when a job with checkpoints begins, two for each value that is looked up, one for each pass with parts; nothing without checkpoints.
 
+mod parts;
+
+pub use parts::{Begun, Parts, begin_parts, digest, float_bytes};
+
 use crate::engine::bytes::{Reader, Writer};
 use crate::engine::exchange::{Audience, Gather, Outgoing, agree, pass};
-use crate::engine::feed::Feed;
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
 use std::collections::BTreeSet;
-use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -65,13 +69,15 @@ pub(super) struct Checkpoints {
     keeper: Arc<dyn Keeper>,
     /// As the first process saw them.
     names: OnceLock<BTreeSet<(String, String)>>,
+    /// Whether what was there is of other data than anybody can tell of, and is not used.
+    strange: AtomicBool,
     /// Groups of parts whose pass is over, to be removed once something later is stored.
     over: Mutex<Vec<String>>,
 }
 
 impl Checkpoints {
     pub(super) fn new(keeper: Arc<dyn Keeper>) -> Self {
-        Checkpoints { keeper, names: OnceLock::new(), over: Mutex::new(Vec::new()) }
+        Checkpoints { keeper, names: OnceLock::new(), strange: AtomicBool::new(false), over: Mutex::new(Vec::new()) }
     }
 
     fn has(&self, group: &str) -> bool {
@@ -79,7 +85,8 @@ impl Checkpoints {
     }
 
     fn members(&self, group: &str) -> impl Iterator<Item = &str> {
-        let names = self.names.get().into_iter().flatten();
+        let names = self.names.get().filter(|_| !self.strange.load(Ordering::Relaxed));
+        let names = names.into_iter().flatten();
         names.filter(move |(own, _)| own == group).map(|(_, member)| member.as_str())
     }
 
@@ -135,6 +142,47 @@ pub fn open(session: &mut Session<'_>, opened: Result<(), StageError>) -> Result
     Ok(())
 }
 
+/// Entry that says of which data a checkpoint is, where that is known only when the processes have met.
+const DATA: &str = "data";
+
+/// Has the checkpoint be of the data with this `digest`, which processes find together (`--data-layout local`): written down by the first attempt, compared by those after it. Where that cannot be read any more
+/// nothing else is. Every worker calls this in step, after [`open`] and before anything is looked up.
+///
+/// # Errors
+/// [`StageError::Usage`] with both digests where it is of other data; the same on every worker.
+pub fn of_data(session: &mut Session<'_>, digest: [u8; 32]) -> Result<(), StageError> {
+    let process = Arc::clone(&session.process);
+    let Some(checkpoints) = process.checkpoints() else { return Ok(()) };
+    let known = read_first(session, checkpoints, DATA).into_iter().flatten();
+    let known = pass(session, "checkpoint", known.collect::<Vec<_>>(), Gather::default(), Audience::Everyone)?;
+    let Some(known) = known.first() else {
+        checkpoints.strange.store(true, Ordering::Relaxed);
+        if session.is_first() {
+            checkpoints.save(DATA, 1, &[Outgoing { key: 0, bytes: digest.to_vec() }]);
+        }
+        return Ok(());
+    };
+    if known.bytes == digest {
+        return Ok(());
+    }
+    let short = |bytes: &[u8]| bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
+    Err(StageError::Usage(format!(
+        "the --checkpoint folder is of other data: the files of all hosts had the digest {}, and have {} now. Start the processes on hosts that have all of them, or empty the folder",
+        short(&known.bytes),
+        short(&digest)
+    )))
+}
+
+/// The frames of the soundest entry of `group`, on the first worker of all.
+fn read_first(session: &Session<'_>, checkpoints: &Checkpoints, group: &str) -> Option<Vec<Outgoing>> {
+    if !session.is_first() || !checkpoints.has(group) {
+        return None;
+    }
+    let file = checkpoints.keeper.sound((group, ONLY)).next()?;
+    let mut read = Vec::new();
+    checkpoints.keeper.read(&file, (group, ONLY), &mut |frame| read.push(frame)).then_some(read)
+}
+
 /// What is stored under `group`, on every worker of `audience`; `None` on all of them where there is nothing sound. Every worker calls this in step.
 ///
 /// # Errors
@@ -142,22 +190,15 @@ pub fn open(session: &mut Session<'_>, opened: Result<(), StageError>) -> Result
 pub fn recall(session: &mut Session<'_>, group: &str, audience: Audience) -> Result<Option<Vec<Outgoing>>, StageError> {
     let process = Arc::clone(&session.process);
     let Some(checkpoints) = process.checkpoints().filter(|all| all.has(group)) else { return Ok(None) };
-    let mut frames = None;
-    if session.is_first() {
-        let keeper = &checkpoints.keeper;
-        if let Some(file) = keeper.sound((group, ONLY)).next() {
-            let mut read = Vec::new();
-            let whole = keeper.read(&file, (group, ONLY), &mut |frame: Outgoing| {
-                let mut bytes = frame.key.to_le_bytes().to_vec();
-                bytes.extend(frame.bytes);
-                read.push(Outgoing { key: read.len() as u64, bytes });
-            });
-            frames = Some(read).filter(|_| whole);
-        }
-        if frames.is_some() {
-            keeper.resumed(group);
-        }
-    }
+    // In their order, whatever their keys.
+    let frames = read_first(session, checkpoints, group).map(|frames| {
+        checkpoints.keeper.resumed(group);
+        let placed = |(place, frame): (usize, Outgoing)| {
+            let bytes = [&frame.key.to_le_bytes(), &frame.bytes[..]].concat();
+            Outgoing { key: place as u64, bytes }
+        };
+        frames.into_iter().enumerate().map(placed).collect::<Vec<_>>()
+    });
     let word = frames.iter().map(|_| Outgoing { key: 0, bytes: Vec::new() }).collect::<Vec<_>>();
     if pass(session, "checkpoint", word, Gather::default(), Audience::Everyone)?.is_empty() {
         return Ok(None);
@@ -257,67 +298,6 @@ impl Iterates {
     }
 }
 
-/// A digest of what goes into a pass, for [`Parts`]; empty without checkpoints.
-pub fn digest(session: &Session<'_>, parts: &[&[u8]]) -> String {
-    if session.process.checkpoints().is_none() {
-        return String::new();
-    }
-    let mut hasher = blake3::Hasher::new();
-    for part in parts {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    }
-    hasher.finalize().to_hex()[..32].to_owned()
-}
-
-/// The bytes of floats.
-pub fn float_bytes(values: &[f64]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
-}
-
-/// What a scan has of a pass that is under way: the blocks that are done, by their global numbers, and how they are stored.
-pub struct Parts {
-    keeper: Arc<dyn Keeper>,
-    group: String,
-    member: String,
-    since: Instant,
-    done: Vec<Range<u64>>,
-}
-
-impl Parts {
-    /// Blocks `range` are done.
-    pub fn done(&mut self, range: Range<u64>) {
-        join(&mut self.done, range);
-    }
-
-    /// Whether the part is to be written, in about `bytes`.
-    pub fn due(&self, bytes: u64) -> bool {
-        self.keeper.due((&self.group, &self.member), self.since, bytes)
-    }
-
-    /// Whether it is worth its write once the pass is over.
-    pub fn worth(&self, bytes: u64) -> bool {
-        self.keeper.worth(bytes, self.since.elapsed())
-    }
-
-    /// Writes it: `count` frames hold what the done blocks add up to.
-    pub fn save(&self, count: u32, frames: &mut dyn Iterator<Item = Outgoing>) -> bool {
-        let mut out = Writer::default();
-        self.done.iter().for_each(|range| {
-            out.u64(range.start);
-            out.u64(range.end);
-        });
-        let mut all = std::iter::once(Outgoing { key: 0, bytes: out.0 }).chain(frames);
-        self.keeper.save((&self.group, &self.member), GENERATIONS, count + 1, &mut all)
-    }
-}
-
-impl Drop for Parts {
-    fn drop(&mut self) {
-        self.keeper.scans(false);
-    }
-}
-
 /// What one worker stores beside the others, in an entry of its own.
 pub struct Own {
     keeper: Arc<dyn Keeper>,
@@ -365,6 +345,41 @@ pub fn left_over(session: &Session<'_>, group: &str) -> Vec<Outgoing> {
     frames
 }
 
+/// Names of the groups that began with `prefix` when the attempt began: the same on every worker.
+pub fn groups(session: &Session<'_>, prefix: &str) -> Vec<String> {
+    let names =
+        session.process.checkpoints().and_then(|all| all.names.get().filter(|_| !all.strange.load(Ordering::Relaxed)));
+    let mut groups: Vec<String> =
+        names.into_iter().flatten().map(|(group, _)| group.clone()).filter(|group| group.starts_with(prefix)).collect();
+    groups.dedup();
+    groups
+}
+
+/// Hands the frames of every sound file of the entries that workers stored under `group` by [`Own`] to `each`, earlier generations too, with the number of the file; those of one file follow each other.
+pub fn each_frame(session: &Session<'_>, group: &str, each: &mut dyn FnMut(usize, Outgoing)) {
+    let Some(checkpoints) = session.process.checkpoints() else { return };
+    let mut number = 0;
+    for member in checkpoints.members(group) {
+        for file in checkpoints.keeper.sound((group, member)) {
+            checkpoints.keeper.read(&file, (group, member), &mut |frame| each(number, frame));
+            number += 1;
+        }
+    }
+}
+
+/// Removes what is stored under `group`, where this is the first worker.
+pub fn forget(session: &Session<'_>, group: &str) {
+    if let Some(checkpoints) = session.process.checkpoints().filter(|_| session.is_first()) {
+        checkpoints.keeper.forget(group);
+    }
+}
+
+/// The number of this attempt, for names of groups; `None` without checkpoints.
+pub fn attempt(session: &Session<'_>) -> Option<String> {
+    let own = session.process.checkpoints()?.keeper.own();
+    Some(own.split('-').next().unwrap_or_default().to_owned())
+}
+
 /// Tells that something of `what` was taken from the checkpoint.
 pub fn resumed(session: &Session<'_>, what: &str) {
     if let Some(checkpoints) = session.process.checkpoints().filter(|_| session.is_first()) {
@@ -381,198 +396,4 @@ pub fn active(session: &Session<'_>) -> bool {
 pub fn over(session: &Session<'_>, group: String) {
     let Some(checkpoints) = session.process.checkpoints().filter(|_| session.is_first()) else { return };
     checkpoints.over.lock().unwrap_or_else(PoisonError::into_inner).push(group);
-}
-
-/// A pass with parts as it begins.
-#[derive(Default)]
-pub struct Begun {
-    /// The global blocks that this worker is to read, where they are not its own ones.
-    pub blocks: Option<Vec<Range<u64>>>,
-    /// Where it stores what it has, with checkpoints; with one part a process on its first worker alone.
-    pub parts: Option<Parts>,
-    /// Name of its parts, for [`over`].
-    pub group: String,
-}
-
-impl Begun {
-    /// The rows that this worker is to read instead of those of `feed`.
-    pub fn feed(&self, feed: Feed) -> Feed {
-        match &self.blocks {
-            Some(blocks) => feed.restricted(blocks),
-            None => feed,
-        }
-    }
-}
-
-/// Begins the pass `name` over `total` blocks, whose inputs have this [`digest`]: takes over the parts of earlier attempts, each by one worker (with `one_part`, by the first of a process), which
-/// is given its frames, and deals the other blocks. Every worker calls this in step.
-///
-/// # Errors
-/// Those of `adopt`, [`StageError::Data`] for a part that cannot be read a second time; the same everywhere.
-pub fn begin_parts(
-    session: &mut Session<'_>,
-    (name, digest): (&str, &str),
-    total: u64,
-    one_part: bool,
-    adopt: &mut dyn FnMut(Outgoing) -> Result<(), StageError>,
-) -> Result<Begun, StageError> {
-    let process: Arc<Process> = Arc::clone(&session.process);
-    let Some(checkpoints) = process.checkpoints() else { return Ok(Begun::default()) };
-    let group = format!("{name} {digest}");
-    let keeper = &checkpoints.keeper;
-    let writes = !one_part || session.is_leader();
-    let mut own = Vec::new();
-    let mut open = None;
-    if checkpoints.has(&group) {
-        let members: Vec<&str> = checkpoints.members(&group).collect();
-        let (takers, me) = match one_part {
-            true => (process.processes(), process.index()),
-            false => (session.peers(), session.index()),
-        };
-        // Later attempts may hold what earlier ones stored: they come first.
-        let order = members.iter().rev().enumerate();
-        let mine: Vec<(usize, &str, String)> = order
-            .filter(|(place, _)| writes && place % takers == me)
-            .filter_map(|(place, member)| keeper.sound((&group, member)).next().map(|file| (place, *member, file)))
-            .collect();
-        let mut outgoing = Vec::new();
-        for (place, member, file) in &mine {
-            let mut first = None;
-            keeper.read(file, (&group, member), &mut |frame| {
-                first.get_or_insert(frame.bytes);
-            });
-            outgoing.extend(first.map(|bytes| Outgoing { key: *place as u64, bytes }));
-        }
-        let mut taken: Vec<(usize, Vec<Range<u64>>)> = Vec::new();
-        let mut all: Vec<Range<u64>> = Vec::new();
-        for parcel in pass(session, "checkpoint", outgoing, Gather::default(), Audience::Everyone)? {
-            let Some(ranges) = ranges(&parcel.bytes, total) else { continue };
-            let apart = |range: &Range<u64>| all.iter().all(|held| range.end <= held.start || held.end <= range.start);
-            if ranges.iter().all(apart) {
-                ranges.iter().for_each(|range| join(&mut all, range.clone()));
-                taken.push((parcel.key as usize, ranges));
-            }
-        }
-        let mut result = Ok(());
-        for (place, member, file) in mine {
-            let Some((_, ranges)) = taken.iter().find(|(other, _)| *other == place) else { continue };
-            ranges.iter().for_each(|range| join(&mut own, range.clone()));
-            let mut first = true;
-            let whole = keeper.read(&file, (&group, member), &mut |frame| {
-                if !std::mem::take(&mut first) && result.is_ok() {
-                    result = adopt(frame);
-                }
-            });
-            if !whole && result.is_ok() {
-                result = Err(StageError::Data(format!("the checkpoint {file} changed while it was read")));
-            }
-        }
-        agree_workers(session, result)?;
-        if !all.is_empty() {
-            let blocks: u64 = all.iter().map(|range| range.end - range.start).sum();
-            if session.is_first() {
-                keeper.resumed(&format!("{name}: {blocks} of {total} blocks"));
-            }
-            open = Some(share(&all, total, session.peers() as u64, session.index() as u64));
-        }
-    }
-    let parts = writes.then(|| {
-        keeper.scans(true);
-        let worker = if one_part { 0 } else { session.local_index() };
-        let member = format!("{}-{worker:04}", keeper.own());
-        Parts { keeper: Arc::clone(keeper), group: group.clone(), member, since: Instant::now(), done: own }
-    });
-    Ok(Begun { blocks: open, parts, group })
-}
-
-/// [`agree`] where workers of a process may differ too.
-fn agree_workers(session: &mut Session<'_>, result: Result<(), StageError>) -> Result<(), StageError> {
-    let outcome = crate::engine::exchange::Outcome(result.err());
-    pass(session, "ready", outcome, Gather::default(), Audience::Everyone).map(|_| ())
-}
-
-/// The ranges of a part; `None` where they are none, or not of so many blocks.
-fn ranges(bytes: &[u8], blocks: u64) -> Option<Vec<Range<u64>>> {
-    let words: Vec<u64> =
-        bytes.chunks_exact(8).map(|word| u64::from_le_bytes(std::array::from_fn(|k| word[k]))).collect();
-    let whole = bytes.len().is_multiple_of(16) && !words.is_empty();
-    let ranges: Vec<Range<u64>> = words.chunks_exact(2).map(|pair| pair[0]..pair[1]).collect();
-    let sound = ranges.iter().all(|range| range.start < range.end && range.end <= blocks)
-        && ranges.windows(2).all(|pair| pair[0].end <= pair[1].start);
-    (whole && sound).then_some(ranges)
-}
-
-/// Adds a range to sorted ranges that do not meet.
-fn join(ranges: &mut Vec<Range<u64>>, range: Range<u64>) {
-    if range.is_empty() {
-        return;
-    }
-    let at = ranges.partition_point(|other| other.start < range.start);
-    ranges.insert(at, range);
-    let mut joined: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
-    for range in ranges.drain(..) {
-        match joined.last_mut() {
-            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-            _ => joined.push(range),
-        }
-    }
-    *ranges = joined;
-}
-
-/// The share of worker `index` of `peers` in the blocks of `0..total` outside of `held`.
-fn share(held: &[Range<u64>], total: u64, peers: u64, index: u64) -> Vec<Range<u64>> {
-    let mut free = Vec::new();
-    let mut at = 0;
-    for range in held.iter().cloned().chain(std::iter::once(total..total)) {
-        if at < range.start {
-            free.push(at..range.start);
-        }
-        at = range.end;
-    }
-    let left: u64 = free.iter().map(|range| range.end - range.start).sum();
-    let cut = |i: u64| (u128::from(left) * u128::from(i) / u128::from(peers.max(1))) as u64;
-    let (first, end) = (cut(index), cut(index + 1));
-    let mut passed = 0;
-    let mut own = Vec::new();
-    for range in free {
-        let length = range.end - range.start;
-        let (lo, hi) = (first.max(passed), end.min(passed + length));
-        if lo < hi {
-            own.push(range.start + lo - passed..range.start + hi - passed);
-        }
-        passed += length;
-    }
-    own
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn shares_are_every_free_block_once(cuts in proptest::collection::vec(0u64..200, 0..8), peers in 1u64..6, total in 0u64..220) {
-            let mut held = Vec::new();
-            for pair in cuts.chunks_exact(2) {
-                join(&mut held, pair[0].min(pair[1]).min(total)..pair[0].max(pair[1]).min(total));
-            }
-            prop_assert!(held.windows(2).all(|pair| pair[0].end < pair[1].start));
-            let mut seen = vec![0; total as usize];
-            let all = (0..peers).flat_map(|index| share(&held, total, peers, index)).chain(held.clone());
-            all.for_each(|range| range.for_each(|block| seen[block as usize] += 1));
-            prop_assert!(seen.iter().all(|count| *count == 1), "{:?}", seen);
-            let counts: Vec<u64> = (0..peers).map(|i| share(&held, total, peers, i).iter().map(|r| r.end - r.start).sum()).collect();
-            prop_assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1);
-        }
-
-        #[test]
-        fn only_sound_ranges_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..64), a in 0u64..9, b in 0u64..9) {
-            let _ = ranges(&bytes, 10);
-            let mut out = Writer::default();
-            out.u64(a);
-            out.u64(b);
-            prop_assert_eq!(ranges(&out.0, 8).is_some(), a < b && b <= 8);
-        }
-    }
 }
