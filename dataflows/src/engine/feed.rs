@@ -4,6 +4,8 @@
 //! thread; if the plan says so, its chunks are kept, in memory or in a cache file, and later passes
 //! read those, a file ahead of the worker too. What a pass sees does not depend on which (law 1): chunks are the same rows in the same order.
 //!
+//! Rows that a learner keeps current ([`RowStore::of_slots`]) are read from their slots, in no order that means anything: what is made of them must be a function of their set.
+//!
 //! A cache file lies in the folder for temporary files, has no name there, and belongs to one worker.
 //!
 //! Cost: at most [`AHEAD`] chunks are read ahead; buffers go back to the prefetch thread and are used again.
@@ -11,7 +13,9 @@
 use crate::engine::session::Process;
 use crate::engine::watch::Ahead;
 use crate::error::StageError;
-use nystream_datasets::{BLOCK_ROWS, BlockReader, BlockRun, Catalog, Chunk, ChunkCache, Encoder, ReadOptions, Role};
+use nystream_datasets::{
+    BLOCK_ROWS, BlockReader, BlockRun, Catalog, Chunk, ChunkCache, Encoder, ReadOptions, Role, SlotReader,
+};
 use nystream_kernels::rows::Rows;
 use nystream_kernels::tile::DrawnRows;
 use std::cell::RefCell;
@@ -90,6 +94,8 @@ enum Kept {
     Memory(Arc<Vec<Chunk>>),
     /// Filled, on disk.
     Disk(Arc<ChunkCache>),
+    /// Rows that a learner has.
+    Slots(Arc<SlotReader>),
 }
 
 /// Chunks on their way into the store.
@@ -113,6 +119,18 @@ impl RowStore {
             encoder,
             process,
             kept: Rc::new(RefCell::new(Kept::Never)),
+        }
+    }
+
+    /// The rows of a worker that are not in files: those of `reader`, all of them training rows. There are no blocks.
+    pub fn of_slots(reader: SlotReader, encoder: Arc<Encoder>, process: Arc<Process>) -> Self {
+        RowStore {
+            catalog: Catalog::of_none(),
+            encoder,
+            runs: Vec::new(),
+            blocks_per_batch: 1,
+            process,
+            kept: Rc::new(RefCell::new(Kept::Slots(Arc::new(reader)))),
         }
     }
 
@@ -169,6 +187,7 @@ impl RowStore {
                 (Supply::Memory { chunks: Arc::clone(chunks), next: 0 }, None)
             }
             Kept::Disk(cache) if role == Role::Training => (Supply::Cached(Arc::clone(cache)), None),
+            Kept::Slots(reader) if role == Role::Training => (Supply::Slots(Arc::clone(reader)), None),
             Kept::Wanted if role == Role::Training => (Supply::Idle, Some(Filling::Memory(Vec::new()))),
             Kept::DiskWanted { folder, limit } if role == Role::Training => {
                 (Supply::Idle, Some(Filling::NewDisk { folder: folder.clone(), limit: *limit }))
@@ -212,6 +231,8 @@ enum Supply {
     Idle,
     /// Nor has reading this cache.
     Cached(Arc<ChunkCache>),
+    /// Nor these slots.
+    Slots(Arc<SlotReader>),
     /// A prefetch thread decodes or reads.
     Ahead {
         ready: Receiver<Ready>,
@@ -243,6 +264,9 @@ impl Feed {
 
     /// The global blocks of `chunk`.
     pub fn blocks(&self, chunk: &Chunk) -> std::ops::Range<u64> {
+        if chunk.file.is_none() {
+            return 0..0;
+        }
         let first = self.global_block(chunk, 0);
         first..first + chunk.blocks() as u64
     }
@@ -274,8 +298,12 @@ impl Feed {
             let (cache, process) = (Arc::clone(cache), Arc::clone(&self.store.process));
             self.supply = ahead(move |send, used| read_ahead(&cache, &process, &send, &used))?;
         }
+        if let Supply::Slots(reader) = &self.supply {
+            let (reader, process) = (Arc::clone(reader), Arc::clone(&self.store.process));
+            self.supply = ahead(move |send, used| read_slots(&reader, &process, &send, &used))?;
+        }
         let result = match &mut self.supply {
-            Supply::Idle | Supply::Cached(_) | Supply::Over => Ok(false),
+            Supply::Idle | Supply::Cached(_) | Supply::Slots(_) | Supply::Over => Ok(false),
             Supply::Memory { chunks, next } => match chunks.get(*next) {
                 Some(kept) => {
                     *next += 1;
@@ -347,6 +375,19 @@ fn read_ahead(cache: &ChunkCache, process: &Arc<Process>, send: &SyncSender<Read
         }
     }
     process.bytes_read.fetch_add(cache.bytes(), Ordering::Relaxed);
+}
+
+/// Reads the chunks of `reader`.
+fn read_slots(reader: &SlotReader, process: &Arc<Process>, send: &SyncSender<Ready>, used: &Receiver<Chunk>) {
+    for number in 0..reader.len() {
+        let mut chunk = used.try_recv().unwrap_or_default();
+        let result = reader.read(number, &mut chunk).map(|()| chunk).map_err(StageError::from);
+        let failed = result.is_err();
+        if send.send((result, Ahead::new(process))).is_err() || failed {
+            return;
+        }
+    }
+    process.bytes_read.fetch_add(reader.bytes(), Ordering::Relaxed);
 }
 
 fn prefetch(

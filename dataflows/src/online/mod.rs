@@ -8,4 +8,5 @@
 //! Invariants: state, predictions and models are a function of the events in their order, the configuration and the SIMD path; not of how the source cut them into reads, when commits and
 //! snapshots came, or of restarts.
 
+pub mod exact;
 pub mod learner;
