@@ -32,6 +32,7 @@ mod source;
 mod spread;
 mod statistics;
 mod store;
+pub mod stream;
 mod summary;
 pub mod synth;
 pub mod table;
