@@ -8,6 +8,7 @@
 //! * [`model`]: the model file; [`report`]: what commands say;
 //! * [`exit`]: exit codes, failures, panics, interrupts; [`atomic`]: outputs that appear whole or not at all;
 //! * [`joining`]: what other processes are told of an early end; [`metrics`]: figures of a running process;
+//! * [`serve`]: predictions over HTTP while learning;
 //! * [`progress`], [`logging`], [`output`], [`resources`]: stderr, stdout, usage.
 
 pub mod allocator;
@@ -29,3 +30,4 @@ pub mod progress;
 pub mod repeat;
 pub mod report;
 pub mod resources;
+pub mod serve;

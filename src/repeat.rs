@@ -27,13 +27,23 @@ use nystream_kernels::tile::SimdPath;
 /// # Errors
 /// Flags of `args` that contradict it (2), and a model whose configuration does not fit together (1).
 pub fn take_over(model: &Model, args: &FitArgs, config: &mut FitConfig) -> Result<Frozen, Failure> {
-    let (mut encoder, function) = function_of(model, Some(config.simd))?;
+    let (encoder, _) = function_of(model, Some(config.simd))?;
     refuse_contradictions(model, &encoder, args, config)?;
-    let fixed = &model.config;
+    let mut frozen = frozen(model, config)?;
     // Rows that had no key of their own may get one: it says which row is which, not what is done with it.
-    if encoder.id_column.is_none() {
-        encoder.id_column.clone_from(&args.input.id_column);
+    if frozen.encoder.id_column.is_none() {
+        frozen.encoder.id_column.clone_from(&args.input.id_column);
     }
+    Ok(frozen)
+}
+
+/// [`take_over`] without a command line that could contradict it.
+///
+/// # Errors
+/// A model whose configuration does not fit together (1).
+pub fn frozen(model: &Model, config: &mut FitConfig) -> Result<Frozen, Failure> {
+    let (encoder, function) = function_of(model, Some(config.simd))?;
+    let fixed = &model.config;
     config.task = Some(if fixed.classes.is_empty() { Task::Regression } else { Task::Classification });
     config.loss = function.loss;
     config.family = Some(function.kernel.family);

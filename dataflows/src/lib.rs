@@ -11,6 +11,7 @@ pub mod evaluate;
 pub mod job;
 pub mod matvec;
 pub mod nystrom;
+pub mod online;
 pub mod plan;
 pub mod predict;
 pub mod profile;

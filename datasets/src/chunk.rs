@@ -175,6 +175,7 @@ impl Clone for Chunk {
 pub(crate) struct Scratch {
     pub status: Vec<Status>,
     pub values: Vec<f64>,
+    pub bytes: Vec<u8>,
 }
 
 impl PartialEq for Scratch {
@@ -211,6 +212,27 @@ impl Chunk {
         self.held_out.clear();
         self.bad.clear();
         self.skipped_null_target = 0;
+    }
+
+    /// Appends row `i` of `other`, which has the same columns. What was one run of blocks is one block then.
+    ///
+    /// # Panics
+    /// If the widths differ and neither chunk is empty.
+    pub fn push(&mut self, other: &Chunk, i: usize) {
+        let widths = |chunk: &Chunk| (chunk.numeric_width, chunk.code_width, chunk.target_width);
+        if self.ids.is_empty() {
+            (self.numeric_width, self.code_width, self.target_width) = widths(other);
+        }
+        assert_eq!(widths(self), widths(other), "rows of other columns");
+        self.ids.push(other.ids[i]);
+        self.ordinals.push(other.ordinals[i]);
+        self.numeric.extend_from_slice(other.numeric_of(i..i + 1));
+        self.codes.extend_from_slice(other.codes_of(i..i + 1));
+        self.targets.extend_from_slice(other.targets_of(i..i + 1));
+        self.weights.push(other.weights[i]);
+        self.held_out.push(other.held_out[i]);
+        self.block_starts.clear();
+        self.block_starts.extend([0, self.ids.len() as u32]);
     }
 
     /// Surviving rows.
@@ -256,5 +278,6 @@ impl Chunk {
             + (self.targets.capacity() + self.weights.capacity() + self.scratch.values.capacity()) * 8
             + self.held_out.capacity()
             + self.scratch.status.capacity()
+            + self.scratch.bytes.capacity()
     }
 }

@@ -195,6 +195,35 @@ pub struct Generator {
     /// categories x levels.
     effects: Vec<f64>,
     level_names: Option<Arc<StringArray>>,
+    drift: Option<Drift>,
+}
+
+/// How the function of a stream changes with its rows: it sees other features than those that are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Drift {
+    /// From this row on it sees each feature in the place of the one before it, the first in that of the last.
+    Abrupt(u64),
+    /// It sees the first two features turned by 2 pi row / period.
+    Rotating(u64),
+}
+
+impl Drift {
+    /// The features that the function sees of row `ordinal`.
+    fn seen(self, ordinal: u64, row: &mut [f32]) {
+        match self {
+            Drift::Abrupt(at) if ordinal >= at => row.rotate_left(1),
+            Drift::Abrupt(_) => {}
+            Drift::Rotating(period) => {
+                let turn = 2.0 * PI * (ordinal % period.max(1)) as f64 / period.max(1) as f64;
+                if let [x, y, ..] = row {
+                    let (sin, cos) = turn.sin_cos();
+                    let (a, b) = (f64::from(*x), f64::from(*y));
+                    (*x, *y) = ((cos * a - sin * b) as f32, (sin * a + cos * b) as f32);
+                }
+            }
+        }
+    }
 }
 
 const WAVES: usize = 32;
@@ -245,8 +274,26 @@ impl Generator {
             slopes,
             effects,
             level_names,
+            drift: None,
             spec: spec.clone(),
         }
+    }
+
+    /// The same rows with a function that changes.
+    ///
+    /// ```
+    /// use nystream_datasets::{SynthSpec, synth::{Drift, Generator}};
+    /// let generator = Generator::new(&"synth:friedman1?d=5&noise=0".parse::<SynthSpec>()?);
+    /// let drifting = generator.clone().with_drift(Drift::Abrupt(10));
+    /// let column = |generator: &Generator, first, j| generator.batch(first, 10, &[j]).unwrap();
+    /// assert_eq!(column(&generator, 0, 5), column(&drifting, 0, 5));
+    /// assert_ne!(column(&generator, 10, 5), column(&drifting, 10, 5));
+    /// assert_eq!(column(&generator, 10, 0), column(&drifting, 10, 0));
+    /// # Ok::<(), nystream_datasets::DataError>(())
+    /// ```
+    #[must_use]
+    pub fn with_drift(self, drift: Drift) -> Self {
+        Generator { drift: Some(drift), ..self }
     }
 
     /// The schema of all columns.
@@ -286,6 +333,9 @@ impl Generator {
                 let level = (self.categories[k].u64(id) % self.spec.levels as u64) as usize;
                 effect += self.effects[k * self.spec.levels + level];
                 column.push(level as i32);
+            }
+            if let Some(drift) = self.drift {
+                drift.seen(ordinal, &mut row);
             }
             let clean = self.target(&row, cluster) + effect;
             if self.spec.name == SynthName::Twoclass {

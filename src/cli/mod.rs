@@ -7,6 +7,7 @@
 pub mod checks;
 pub mod cluster;
 pub mod groups;
+pub mod online;
 pub mod values;
 
 pub use cluster::{ClusterArgs, ClusterCommand, ClusterRunArgs};
@@ -14,6 +15,8 @@ pub use groups::{
     CheckpointArgs, DictionaryArgs, HoldoutArgs, InputArgs, KernelArgs, ProductArgs, ResourceArgs, SampleArgs,
     SolveArgs, SplitSource,
 };
+
+pub use online::{OnlineArgs, OnlineCommand};
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -76,6 +79,8 @@ pub enum Command {
     Predict(PredictArgs),
     /// Measure a model's error on data with known targets
     Evaluate(EvaluateArgs),
+    /// Learn from a stream: predict every row, then learn it, in a state that survives a kill
+    Online(OnlineArgs),
     /// Choose kernel, bandwidth and ridge on a sample, and print the table seen
     Tune(TuneArgs),
     /// Describe models and data

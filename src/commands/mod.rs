@@ -14,6 +14,7 @@ mod figures;
 pub mod fit;
 pub mod inspect;
 mod measured;
+pub mod online;
 pub mod predict;
 pub mod tune;
 
@@ -78,6 +79,7 @@ pub fn run(cli: Cli, context: &Context) -> Result<ExitCode, Refusal> {
         Command::Fit(args) => fit::run(args, context),
         Command::Predict(args) => predict::run(args, context),
         Command::Evaluate(args) => evaluate::run(args, context),
+        Command::Online(args) => online::run(args, context),
         Command::Tune(args) => tune::run(args, context),
         Command::Inspect(args) => inspect::run(args, context),
         Command::Dictionary(args) => dictionary::run(args, context),

@@ -97,8 +97,10 @@ pub fn parse(line: &[OsString], environment: &Environment) -> Result<Cli, Refusa
     let (command, _) = layered(line, environment, false)?;
     let matches = command.try_get_matches_from(line)?;
     let mut cli = Cli::from_arg_matches(&matches)?;
-    if let (crate::cli::Command::Fit(args), Some((_, inner))) = (&mut cli.command, matches.subcommand()) {
-        args.given = given(inner);
+    match (&mut cli.command, matches.subcommand()) {
+        (crate::cli::Command::Fit(args), Some((_, inner))) => args.given = given(inner),
+        (crate::cli::Command::Online(args), Some((_, inner))) => args.given = given(inner),
+        _ => {}
     }
     Ok(cli)
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test binary uses its own part.
 
 pub mod killed;
+pub mod stream;
 
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 use nystream_hashing::{RowId, StreamKey};

@@ -5,6 +5,7 @@
 //! (RPCholesky) or of their hash (uniform).
 
 mod full;
+pub mod known;
 mod oracle;
 pub mod pool;
 mod rule;
@@ -13,6 +14,7 @@ pub(crate) mod stored;
 mod tests;
 pub mod trie;
 mod units;
+mod window;
 
 pub use oracle::TileOracle;
 pub use rule::{Method, SelectionRule};
@@ -24,6 +26,7 @@ use crate::error::StageError;
 use crate::job::{DictionaryRule, Select};
 use crate::plan::{DictionaryWork, Selection};
 use crate::tune::TEMPERED;
+use known::KnownNodes;
 use nystream_datasets::{BlockReader, Catalog, Chunk, Encoder, ReadOptions, Role};
 use nystream_hashing::{RowId, StreamKey};
 use nystream_kernels::kernel::Kernel;
@@ -192,6 +195,20 @@ pub fn select(
     sample: &Pool,
     job: &SelectJob,
 ) -> Result<Arc<Centers>, StageError> {
+    select_again(session, store, sample, job, None)
+}
+
+/// [`select`], where nodes of the dictionary's trie may be known from earlier rows ([`KnownNodes`]): the same centers, sooner.
+///
+/// # Errors
+/// As there.
+pub(crate) fn select_again(
+    session: &mut Session<'_>,
+    store: &RowStore,
+    sample: &Pool,
+    job: &SelectJob,
+    known: Option<&mut KnownNodes>,
+) -> Result<Arc<Centers>, StageError> {
     match job.selection {
         Selection::File => {
             let read = session.try_once(|| given(store, job));
@@ -214,7 +231,7 @@ pub fn select(
             session.step("pivoted Cholesky", job.centers);
             session.try_once(|| refine(job, &pool, None, known.clone()))
         }
-        Selection::Squeak { rows, atoms } => squeak(session, store, sample, job, rows, atoms),
+        Selection::Squeak { rows, atoms } => squeak(session, store, sample, job, (rows, atoms), known),
     }
 }
 
@@ -326,8 +343,8 @@ fn squeak(
     store: &RowStore,
     sample: &Pool,
     job: &SelectJob,
-    rows: u64,
-    atoms: u64,
+    (rows, atoms): (u64, u64),
+    nodes: Option<&mut KnownNodes>,
 ) -> Result<Arc<Centers>, StageError> {
     let bits = job.settled().map_or_else(|| expected_bits(job.rows, rows), |rule| rule.pool_bits);
     let fraction = 2f64.powi(-(bits as i32));
@@ -375,7 +392,7 @@ fn squeak(
         expected_rows: scored_rows,
         work: job.work,
     };
-    let root = squeak_trie(session, store, &task)?;
+    let root = squeak_trie(session, store, &task, nodes)?;
     session.step("pivoted Cholesky", job.centers);
     session.try_once(|| {
         let Some(dictionary) = &*root.dictionary else {

@@ -1,6 +1,7 @@
 //! The dataflow against the in-memory trie: the same dictionary, bit for bit, for any number of workers.
 
 use super::TileOracle;
+use super::known::KnownNodes;
 use super::pool::{Columns, Pool, PoolRule, gather_pool};
 use super::trie::{TrieJob, squeak_trie};
 use crate::engine::feed::RowStore;
@@ -8,7 +9,7 @@ use crate::engine::{Process, Session, SilentProgress, run};
 use crate::error::StageError;
 use crate::plan::DictionaryWork;
 use crate::profile::profile;
-use nystream_datasets::{Catalog, Encoder, EncoderOptions, Role, Sources};
+use nystream_datasets::{Catalog, Chunk, Encoder, EncoderOptions, Role, RowSlots, SlotLayout, Sources};
 use nystream_hashing::StreamKey;
 use nystream_kernels::kernel::{Family, Kernel};
 use nystream_kernels::sampling::{Dictionary, DictionaryParams, DictionaryTrie, Squeak, TrieShape};
@@ -55,7 +56,7 @@ fn distributed(workers: usize, bits: u32, work: DictionaryWork) -> (Dictionary, 
             PoolRule::all(job.pool_key, bits),
             Columns::Features,
         )?;
-        Ok::<_, StageError>((squeak_trie(session, &store, &job)?, pool))
+        Ok::<_, StageError>((squeak_trie(session, &store, &job, None)?, pool))
     });
     let (root, pool) = results.unwrap().into_iter().next().unwrap().unwrap();
     ((*root.dictionary).clone().unwrap(), root.scored, root.passes, pool)
@@ -108,9 +109,50 @@ fn a_wrong_estimate_changes_nothing() {
         let results = run(&process, communication, move |session| {
             let store = store(session)?;
             let work = DictionaryWork { rows_held: 2000, ..whole(2) };
-            squeak_trie(session, &store, &TrieJob { expected_rows: estimate, ..job(0, work) })
+            squeak_trie(session, &store, &TrieJob { expected_rows: estimate, ..job(0, work) }, None)
         });
         let root = results.unwrap().into_iter().next().unwrap().unwrap();
         assert_eq!((root.scored, (*root.dictionary).as_ref()), (6000, Some(&expected)), "estimate {estimate}");
+    }
+}
+
+/// Nodes that are known from earlier rows change nothing, and are not computed again where their rows are what they were.
+#[test]
+fn known_nodes_are_taken_over() {
+    for workers in [1, 2, 3] {
+        let process = Process::new(workers, 1, 0, Box::new(SilentProgress));
+        let communication = timely::CommunicationConfig::Process(workers).try_build().unwrap();
+        let results = run(&process, communication, move |session| {
+            let (files, folder) = (store(session)?, tempfile::tempdir().unwrap());
+            let layout = SlotLayout { numeric: 5, codes: 0, targets: 1 };
+            let mut slots = RowSlots::new(folder.path(), layout, u64::MAX)?;
+            let (mut feed, mut chunk, mut held) = (files.feed(Role::Training), Chunk::new(), Vec::new());
+            while feed.next(&mut chunk)? {
+                let all: Vec<usize> = (0..chunk.rows()).collect();
+                held.extend(slots.insert(&chunk, &all)?);
+            }
+            let work = DictionaryWork { rows_held: 2500, ..whole(workers) };
+            let mut known = KnownNodes::new(1 << 30);
+            let mut units = Vec::new();
+            // Nothing goes; one row of the first worker goes; a third of all.
+            for gone in [0, 1, 0, held.len() / 3] {
+                let gone = if gone == 1 && session.index() > 0 { 0 } else { gone };
+                let slots_gone: Vec<u64> = held.drain(..gone).collect();
+                slots.release(&slots_gone);
+                let process = Arc::clone(&session.process);
+                let rows = RowStore::of_slots(slots.reader(), Arc::clone(files.encoder()), process);
+                let again = squeak_trie(session, &rows, &job(0, work), Some(&mut known))?;
+                let fresh = squeak_trie(session, &rows, &job(0, work), None)?;
+                assert!(*again.dictionary == *fresh.dictionary && again.scored == fresh.scored, "{gone} rows went");
+                units.push(known.units);
+            }
+            Ok::<_, StageError>(units)
+        });
+        for units in results.unwrap() {
+            let units = units.unwrap();
+            assert!(units[0].0 >= 16 && units[0].1 == units[0].0, "{units:?}");
+            assert_eq!((units[1].1, units[2].1), (1, 0), "{units:?}");
+            assert_eq!(units[3].1, units[3].0, "{units:?}");
+        }
     }
 }

@@ -13,17 +13,18 @@
 //! holds its share of a window once, and the dictionaries of the nodes it owns. Cost: about M^2 flops a row, divided over the workers; a
 //! pass over the data for each window; log2(N_p / B) exchanges of dictionaries.
 
-use crate::dictionary::pool::{Columns, Pool, in_pool};
+use crate::dictionary::known::{Computed, KnownNodes, RowSum, size};
+use crate::dictionary::pool::Pool;
 use crate::dictionary::units::{Front, Unit, cell, cell_bits, units, window};
+use crate::dictionary::window::{first_window, hold};
 use crate::engine::bytes::{Reader, Writer};
 use crate::engine::checkpoint::{Own, active, digest, left_over, over, resumed};
 use crate::engine::deal::{Letter, deal};
 use crate::engine::exchange::{Audience, Gather, Outgoing, Reducer, Scan, Step, pass};
-use crate::engine::feed::{Feed, RowStore};
+use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::plan::DictionaryWork;
-use nystream_datasets::{Chunk, Role};
 use nystream_hashing::StreamKey;
 use nystream_kernels::rows::RowBuf;
 use nystream_kernels::sampling::{
@@ -66,7 +67,7 @@ pub struct Root {
     pub passes: u64,
 }
 
-/// The root dictionary of the pool.
+/// The root dictionary of the pool. With `known`, nodes whose rows are what they were are taken from there, and those that are computed are put there.
 ///
 /// # Errors
 /// Bad data, a dictionary that outgrows its limit, or a damaged exchange.
@@ -74,6 +75,7 @@ pub fn squeak_trie<O: KernelOracle + Send + Sync + 'static>(
     session: &mut Session<'_>,
     store: &RowStore,
     job: &TrieJob<O>,
+    mut known: Option<&mut KnownNodes>,
 ) -> Result<Root, StageError> {
     let most = job.work.rows_held.saturating_mul(session.process.processes() as u64).max(1);
     let bits = cell_bits(job.expected_rows, job.shape.capacity, most);
@@ -82,7 +84,8 @@ pub fn squeak_trie<O: KernelOracle + Send + Sync + 'static>(
     } else {
         (FIRST_FILL * most as f64 / job.expected_rows as f64 * 2f64.powi(bits as i32)) as usize
     };
-    let (mut held, counts) = first_window(session, store, job, bits, first)?;
+    let (mut held, sums) = first_window(session, store, job, bits, first, known.is_some())?;
+    let counts: Vec<u64> = sums.iter().map(|sum| sum.rows).collect();
     let units = units(&job.shape, &counts, bits);
     // A unit that is held in part waits for the next pass.
     let mut now = 0..units.iter().take_while(|unit| unit.cells.end <= first).count();
@@ -95,12 +98,18 @@ pub fn squeak_trie<O: KernelOracle + Send + Sync + 'static>(
         known: BTreeSet::new(),
         group: format!("dictionary {}", digest(session, &[format!("{:?} {:?}", job.params, job.shape).as_bytes()])),
     };
-    trie.take_over(session, &units)?;
+    trie.take_over(session, &units, known.as_deref_mut().map(|known| (known, &sums[..])))?;
+    if let Some(known) = known.as_deref_mut() {
+        let open = |unit: &&Unit| unit.rows > 0 && trie.covering(unit.prefix).is_none();
+        let all = units.iter().filter(|unit| unit.rows > 0).count();
+        known.units = (all as u64, units.iter().filter(open).count() as u64);
+    }
+    let mut computed = known.as_deref_mut().map(|known| Computed { known, sums: &sums, bits });
     let mut passes = 1;
     loop {
         if !now.is_empty() {
-            trie.compute(session, held, &units[now.clone()])?;
-            trie.climb(session, units[now.end - 1].cells.end)?;
+            trie.compute(session, held, &units[now.clone()], &mut computed)?;
+            trie.climb(session, units[now.end - 1].cells.end, &mut computed)?;
         }
         if now.end == units.len() {
             break;
@@ -172,13 +181,23 @@ struct Trie<'a, O> {
 
 impl<O: KernelOracle + Send + Sync + 'static> Trie<'_, O> {
     /// Takes over the nodes that earlier attempts stored, as far as they are units or made of units.
-    fn take_over(&mut self, session: &mut Session<'_>, units: &[Unit]) -> Result<(), StageError> {
-        if !active(session) {
+    fn take_over(
+        &mut self,
+        session: &mut Session<'_>,
+        units: &[Unit],
+        known: Option<(&mut KnownNodes, &[RowSum])>,
+    ) -> Result<(), StageError> {
+        if !active(session) && known.is_none() {
             return Ok(());
         }
         let params = self.job.params;
         let mut held = BTreeMap::new();
-        for frame in left_over(session, &self.group) {
+        if let Some((known, sums)) = known {
+            known.keep(sums, self.bits);
+            held.extend(known.nodes.iter().map(|(prefix, node)| (*prefix, node.dictionary.clone())));
+        }
+        let stored = if active(session) { left_over(session, &self.group) } else { Vec::new() };
+        for frame in stored {
             // What cannot be read is computed again.
             if let Ok((prefix, dictionary)) = dictionary_from(&frame.bytes, params) {
                 held.insert(prefix, dictionary);
@@ -212,7 +231,7 @@ impl<O: KernelOracle + Send + Sync + 'static> Trie<'_, O> {
         let me = session.index() as u64;
         held.retain(|prefix, _| self.known.contains(prefix) && holders.get(prefix) == Some(&me));
         self.nodes.append(&mut held);
-        if !self.known.is_empty() {
+        if !self.known.is_empty() && active(session) {
             resumed(session, &format!("dictionary: {} nodes of the tree", self.known.len()));
         }
         Ok(())
@@ -224,7 +243,13 @@ impl<O: KernelOracle + Send + Sync + 'static> Trie<'_, O> {
     }
 
     /// Computes `units` from the rows that the workers hold of them.
-    fn compute(&mut self, session: &mut Session<'_>, held: Pool, units: &[Unit]) -> Result<(), StageError> {
+    fn compute(
+        &mut self,
+        session: &mut Session<'_>,
+        held: Pool,
+        units: &[Unit],
+        computed: &mut Option<Computed<'_>>,
+    ) -> Result<(), StageError> {
         let first = units[0].cells.start;
         let mut owners = vec![None; units[units.len() - 1].cells.end - first];
         let (mut mine, mut expected) = (VecDeque::new(), 0);
@@ -274,12 +299,21 @@ impl<O: KernelOracle + Send + Sync + 'static> Trie<'_, O> {
             own: Own::new(session, &self.group, &format!("window {first}")),
         };
         pass(session, "dictionary: leaves", scan, Gather::default(), Audience::Leaders)?;
-        self.nodes.append(&mut shelf.take());
+        let mut made = shelf.take();
+        if let Some(computed) = computed {
+            made.iter().for_each(|(prefix, dictionary)| computed.note(*prefix, dictionary));
+        }
+        self.nodes.append(&mut made);
         Ok(())
     }
 
     /// Merges, deepest level first, whatever has both children, where all rows before cell `done` are in.
-    fn climb(&mut self, session: &mut Session<'_>, done: usize) -> Result<(), StageError> {
+    fn climb(
+        &mut self,
+        session: &mut Session<'_>,
+        done: usize,
+        computed: &mut Option<Computed<'_>>,
+    ) -> Result<(), StageError> {
         let own = Own::new(session, &self.group, "front");
         for level in (1..=self.front.depth()).rev() {
             let parents = self.front.climb(level, done, self.bits);
@@ -302,6 +336,9 @@ impl<O: KernelOracle + Send + Sync + 'static> Trie<'_, O> {
             let merge = Merge { oracle: Arc::clone(&self.job.oracle), params, nodes: BTreeMap::new() };
             for parcel in pass(session, "dictionary: merges", outgoing, merge, Audience::Owners)? {
                 let (prefix, dictionary) = dictionary_from(&parcel.bytes, params)?;
+                if let Some(computed) = computed {
+                    computed.note(prefix, &dictionary);
+                }
                 self.nodes.insert(prefix, dictionary);
             }
             if let Some(own) = &own {
@@ -319,9 +356,8 @@ fn ancestors(prefix: Prefix) -> impl Iterator<Item = Prefix> {
 
 /// Stores nodes, when that is due.
 fn store(own: &Own, nodes: &BTreeMap<Prefix, Dictionary>) {
-    let size = |d: &Dictionary| 4 * d.rows.numeric.len() + 2 * d.rows.codes.len() + 32 * d.atoms.len() + 64;
-    let bytes: usize = nodes.values().map(size).sum();
-    if own.due(bytes as u64) {
+    let bytes: u64 = nodes.values().map(size).sum();
+    if own.due(bytes) {
         let frame = |(prefix, d): (&Prefix, &Dictionary)| Outgoing { key: 0, bytes: dictionary_bytes(*prefix, d) };
         own.save(nodes.len() as u32, &mut nodes.iter().map(frame));
     }
@@ -370,121 +406,6 @@ fn dictionary_from(bytes: &[u8], params: DictionaryParams) -> Result<(Prefix, Di
     }
     let jitter = from.f64s()?.first().copied().ok_or_else(damaged)?;
     Ok((Prefix::of(bits, depth), Dictionary { rows, atoms, gamma: params.gamma, mode: params.mode, jitter }))
-}
-
-/// Scans for the pool's rows in some cells and leaves them on a shelf.
-struct HoldScan {
-    feed: Feed,
-    chunk: Chunk,
-    pool_key: StreamKey,
-    pool_bits: u32,
-    trie: StreamKey,
-    bits: u32,
-    cells: Range<usize>,
-    /// Rows of every cell, in the first pass.
-    counts: Option<Vec<u64>>,
-    held: Pool,
-    shelf: Rc<RefCell<Pool>>,
-}
-
-impl HoldScan {
-    fn new<O>(store: &RowStore, job: &TrieJob<O>, bits: u32, cells: Range<usize>, shelf: &Rc<RefCell<Pool>>) -> Self {
-        HoldScan {
-            feed: store.feed(Role::Training),
-            chunk: Chunk::default(),
-            pool_key: job.pool_key,
-            pool_bits: job.bits,
-            trie: job.shape.hash,
-            bits,
-            cells,
-            counts: None,
-            held: Pool::default(),
-            shelf: Rc::clone(shelf),
-        }
-    }
-}
-
-impl Scan for HoldScan {
-    fn step(&mut self) -> Result<Step, StageError> {
-        if !self.feed.next(&mut self.chunk)? {
-            return Ok(Step::Done);
-        }
-        for (i, id) in self.chunk.ids.iter().enumerate() {
-            if self.pool_bits > 0 && !in_pool(self.pool_key.u128(*id), self.pool_bits) {
-                continue;
-            }
-            let cell = cell(self.trie.u128(*id), self.bits);
-            if let Some(counts) = &mut self.counts {
-                counts[cell] += 1;
-            }
-            if self.cells.contains(&cell) {
-                self.held.push(&self.chunk, i, Columns::Features);
-            }
-        }
-        Ok(Step::More { rows: self.chunk.rows() as u64 })
-    }
-
-    fn finish(self) -> Result<Vec<Outgoing>, StageError> {
-        *self.shelf.borrow_mut() = self.held;
-        let Some(counts) = self.counts else { return Ok(Vec::new()) };
-        let mut out = Writer::default();
-        counts.into_iter().for_each(|count| out.u64(count));
-        Ok(vec![Outgoing { key: 0, bytes: out.0 }])
-    }
-}
-
-/// This worker's rows of `cells`.
-fn hold<O>(
-    session: &mut Session<'_>,
-    store: &RowStore,
-    job: &TrieJob<O>,
-    bits: u32,
-    cells: Range<usize>,
-) -> Result<Pool, StageError> {
-    let shelf = Rc::default();
-    let scan = HoldScan::new(store, job, bits, cells, &shelf);
-    pass(session, "dictionary: window", scan, Gather::default(), Audience::Leaders)?;
-    Ok(shelf.take())
-}
-
-/// This worker's rows of the cells before `first`, and the counts of all cells over all workers.
-fn first_window<O>(
-    session: &mut Session<'_>,
-    store: &RowStore,
-    job: &TrieJob<O>,
-    bits: u32,
-    first: usize,
-) -> Result<(Pool, Vec<u64>), StageError> {
-    let shelf = Rc::default();
-    let mut scan = HoldScan::new(store, job, bits, 0..first, &shelf);
-    scan.counts = Some(vec![0; 1 << bits]);
-    let parcels = pass(session, "dictionary: window", scan, SumCounts(vec![0; 1 << bits]), Audience::Everyone)?;
-    let mut counts = SumCounts(vec![0; 1 << bits]);
-    for parcel in parcels {
-        counts.absorb(parcel.key, parcel.bytes)?;
-    }
-    Ok((shelf.take(), counts.0))
-}
-
-/// Sums counts by cell.
-struct SumCounts(Vec<u64>);
-
-impl Reducer for SumCounts {
-    fn absorb(&mut self, _: u64, bytes: Vec<u8>) -> Result<(), StageError> {
-        let mut from = Reader(&bytes);
-        for count in &mut self.0 {
-            *count += from.u64()?;
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self) -> Result<Vec<Outgoing>, StageError> {
-        let mut out = Writer::default();
-        let total: u64 = self.0.iter().sum();
-        self.0.iter().for_each(|count| out.u64(*count));
-        // Workers that own no parcel have nothing to say.
-        Ok(if total == 0 { Vec::new() } else { vec![Outgoing { key: 0, bytes: out.0 }] })
-    }
 }
 
 /// The rows that a worker has in hand, in the order of H.

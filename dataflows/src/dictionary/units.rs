@@ -42,7 +42,7 @@ pub struct Unit {
 }
 
 /// The cells under `prefix`.
-fn cells(prefix: Prefix, bits: u32) -> Range<usize> {
+pub fn cells(prefix: Prefix, bits: u32) -> Range<usize> {
     let first = cell(prefix.bits(), bits);
     first..first + (1 << (bits - prefix.depth()))
 }

@@ -72,20 +72,89 @@ fn write(parts: &Parts, gram: &ExactGram) {
     parts.save(pieces as u32, &mut frames);
 }
 
-struct GramScan<T: Entry> {
-    feed: Feed,
-    chunk: Chunk,
-    tiles: Arc<Tiles<T>>,
-    code: TargetCode,
-    weight_max: f64,
-    weighted: bool,
-    gram: Arc<ExactGram>,
+/// How rows become what an exact Gram takes: kernel entries, scaled targets, roots of relative weights.
+#[derive(Clone)]
+pub(crate) struct PanelJob<T: Entry> {
+    /// Packed centers.
+    pub tiles: Arc<Tiles<T>>,
+    /// Targets.
+    pub code: TargetCode,
+    /// Bound of the weights, positive.
+    pub weight_max: f64,
+    /// Whether rows carry weights other than one.
+    pub weighted: bool,
+}
+
+/// What is done with rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// They are added.
+    Add,
+    /// They are taken away again, bit for bit.
+    Subtract,
+    /// They are added to the sums of the first so many centers alone ([`ExactGram::add_columns`]).
+    Columns(usize),
+}
+
+/// The working memory of one worker for [`PanelJob`]s.
+pub(crate) struct Panels<T: Entry> {
+    pub job: PanelJob<T>,
     tile_scratch: TileScratch<T>,
     gram_scratch: GramScratch,
     panel: Vec<T>,
-    panel_rows: usize,
     targets: Vec<f64>,
     roots: Vec<f64>,
+}
+
+impl<T: Entry + Into<f64> + Default> Panels<T> {
+    pub(crate) fn new(job: PanelJob<T>) -> Self {
+        let (tile_scratch, gram_scratch) = (TileScratch::default(), GramScratch::default());
+        Panels { job, tile_scratch, gram_scratch, panel: Vec::new(), targets: Vec::new(), roots: Vec::new() }
+    }
+
+    /// Adds the rows of `chunk` to `gram`, or takes them away.
+    ///
+    /// # Errors
+    /// [`StageError::Numeric`] for a kernel entry or a target beyond its range.
+    pub(crate) fn apply(&mut self, gram: &ExactGram, chunk: &Chunk, change: Change) -> Result<(), StageError> {
+        let PanelJob { tiles, code, weight_max, weighted } = &self.job;
+        let (stride, t) = (tiles.stride(), code.width());
+        let (rows, raw, step) = (chunk.rows(), chunk.target_width, panel_rows(stride));
+        for start in (0..rows).step_by(step) {
+            let end = (start + step).min(rows);
+            let count = end - start;
+            self.panel.resize(count * stride, T::default());
+            tiles.block(view(chunk).slice(start, end), &mut self.tile_scratch, &mut self.panel);
+            self.targets.resize(count * t, 0.0);
+            for i in 0..count {
+                let row = &chunk.targets[(start + i) * raw..(start + i + 1) * raw];
+                code.encode(row, &mut self.targets[i * t..(i + 1) * t]);
+            }
+            // Into the fixed point's range, see `unscaled`.
+            let headroom = 2f64.powi(-code.headroom_log2());
+            self.targets.iter_mut().for_each(|y| *y *= headroom);
+            let roots = weighted.then(|| {
+                self.roots.clear();
+                self.roots.extend(chunk.weights[start..end].iter().map(|w| (w / weight_max).sqrt()));
+                self.roots.as_slice()
+            });
+            let (scratch, panel, targets) = (&mut self.gram_scratch, &self.panel, &self.targets);
+            match change {
+                Change::Add => gram.add(scratch, panel, stride, count, roots, targets),
+                Change::Subtract => gram.subtract(scratch, panel, stride, count, roots, targets),
+                Change::Columns(columns) => gram.add_columns(scratch, panel, stride, count, roots, targets, columns),
+            }
+            .map_err(|e| StageError::Numeric(e.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+struct GramScan<T: Entry> {
+    feed: Feed,
+    chunk: Chunk,
+    panels: Panels<T>,
+    gram: Arc<ExactGram>,
     process: Arc<Process>,
     /// Seconds of the process after which this worker reads no more.
     time_limit: Option<f64>,
@@ -102,32 +171,8 @@ impl<T: Entry + Into<f64> + Default> Scan for GramScan<T> {
         }
         self.begun = true;
         let adding = self.shared.adding.read().unwrap_or_else(PoisonError::into_inner);
-        let (stride, t) = (self.tiles.stride(), self.code.width());
-        let rows = self.chunk.rows();
-        let raw = self.chunk.target_width;
-        for start in (0..rows).step_by(self.panel_rows) {
-            let end = (start + self.panel_rows).min(rows);
-            let count = end - start;
-            self.panel.resize(count * stride, T::default());
-            self.tiles.block(view(&self.chunk).slice(start, end), &mut self.tile_scratch, &mut self.panel);
-            self.targets.resize(count * t, 0.0);
-            for i in 0..count {
-                let row = &self.chunk.targets[(start + i) * raw..(start + i + 1) * raw];
-                self.code.encode(row, &mut self.targets[i * t..(i + 1) * t]);
-            }
-            // Into the fixed point's range, see `unscaled`.
-            let headroom = 2f64.powi(-self.code.headroom_log2());
-            self.targets.iter_mut().for_each(|y| *y *= headroom);
-            let roots = self.weighted.then(|| {
-                self.roots.clear();
-                self.roots.extend(self.chunk.weights[start..end].iter().map(|w| (w / self.weight_max).sqrt()));
-                self.roots.as_slice()
-            });
-            self.gram
-                .add(&mut self.gram_scratch, &self.panel, stride, count, roots, &self.targets)
-                .map_err(|e| StageError::Numeric(e.to_string()))?;
-        }
-        let m = self.tiles.centers();
+        self.panels.apply(&self.gram, &self.chunk, Change::Add)?;
+        let (rows, m, t) = (self.chunk.rows(), self.panels.job.tiles.centers(), self.panels.job.code.width());
         self.process.count((rows * m) as u64, (rows * m * (m + 2 * t)) as u64);
         let blocks = self.feed.blocks(&self.chunk);
         // The sums and the blocks that are done change together.
@@ -143,6 +188,50 @@ impl<T: Entry + Into<f64> + Default> Scan for GramScan<T> {
 
     fn leased(&mut self) -> Option<&mut dyn Leased> {
         Some(&mut self.feed)
+    }
+}
+
+/// Sums the rows of `feed` into `gram`, in this process, as `change` says: every worker calls this in step with the same ones but for its own feed.
+///
+/// # Errors
+/// [`StageError::Data`] for rows that cannot be read; [`StageError::Numeric`] as for [`exact_gram`]; the same on every worker.
+pub(crate) fn sum_rows<T: Entry + Into<f64> + Default>(
+    session: &mut Session<'_>,
+    name: &str,
+    feed: Feed,
+    job: PanelJob<T>,
+    gram: &Arc<ExactGram>,
+    change: Change,
+) -> Result<(), StageError> {
+    let (panels, gram, process) = (Panels::new(job), Arc::clone(gram), Arc::clone(&session.process));
+    let scan = RowScan { feed, chunk: Chunk::default(), panels, gram, change, process };
+    pass(session, name, scan, crate::engine::exchange::Gather::default(), Audience::Everyone).map(|_| ())
+}
+
+struct RowScan<T: Entry> {
+    feed: Feed,
+    chunk: Chunk,
+    panels: Panels<T>,
+    gram: Arc<ExactGram>,
+    change: Change,
+    process: Arc<Process>,
+}
+
+impl<T: Entry + Into<f64> + Default> Scan for RowScan<T> {
+    fn step(&mut self) -> Result<Step, StageError> {
+        if !self.feed.next(&mut self.chunk)? {
+            return Ok(Step::Done);
+        }
+        self.panels.apply(&self.gram, &self.chunk, self.change)?;
+        let (rows, m, t) = (self.chunk.rows(), self.panels.job.tiles.centers(), self.panels.job.code.width());
+        let columns = if let Change::Columns(columns) = self.change { columns } else { m };
+        let pairs = columns * (2 * m - columns) + 2 * columns * t;
+        self.process.count((rows * m) as u64, (rows * pairs) as u64);
+        Ok(Step::More { rows: rows as u64 })
+    }
+
+    fn finish(self) -> Result<Vec<Outgoing>, StageError> {
+        Ok(Vec::new())
     }
 }
 
@@ -251,21 +340,18 @@ pub fn exact_gram<T: Entry + Into<f64> + Default>(
     let feed = begun.feed(feed);
     let (group, mut parts) = (begun.group, begun.parts);
     let shared = session.once(|| Shared { adding: RwLock::new(()), parts: Mutex::new(parts.take()) });
-    let scan = GramScan {
-        shared: Arc::clone(&shared),
-        feed,
-        chunk: Chunk::default(),
+    let panels = Panels::new(PanelJob {
         tiles: Arc::clone(job.tiles),
         code: job.code.clone(),
         weight_max: job.weight_max,
         weighted: job.weighted,
+    });
+    let scan = GramScan {
+        shared: Arc::clone(&shared),
+        feed,
+        chunk: Chunk::default(),
+        panels,
         gram: Arc::clone(&gram),
-        tile_scratch: TileScratch::default(),
-        gram_scratch: GramScratch::default(),
-        panel: Vec::new(),
-        panel_rows: panel_rows(job.tiles.stride()),
-        targets: Vec::new(),
-        roots: Vec::new(),
         process: Arc::clone(&session.process),
         time_limit: job.time_limit,
         begun: false,
@@ -298,7 +384,7 @@ pub fn exact_gram<T: Entry + Into<f64> + Default>(
 }
 
 /// The sums of the scaled targets: the fixed point holds them divided by 2^headroom. Powers of two lose no bits.
-fn unscaled(mut sums: GramSums, code: &TargetCode) -> GramSums {
+pub(crate) fn unscaled(mut sums: GramSums, code: &TargetCode) -> GramSums {
     let scale = 2f64.powi(code.headroom_log2());
     sums.cross *= faer::Scale(scale);
     sums.target_sums.iter_mut().for_each(|sum| *sum *= scale);

@@ -11,6 +11,7 @@ mod applied;
 mod columns;
 mod function;
 mod layout;
+mod rows;
 mod scan;
 mod stage;
 #[cfg(test)]
@@ -19,5 +20,6 @@ mod variance;
 
 pub use applied::{Applied, AppliedScratch};
 pub use function::{Function, VarianceBasis, VarianceFactor, prior_margin};
+pub use rows::{Predicted, RowPredictor};
 pub use stage::{NO_SHARED_VARIANCE, PredictOptions, Predictions, part_name, part_path, predict};
 pub(crate) use variance::PANEL;

@@ -79,6 +79,14 @@ pub enum Refusal {
     /// A label for a row that has one.
     #[error("the row has a label already: use update")]
     Labelled,
+    /// A change of a row that does not wait for its label, of a learner that keeps no other rows.
+    #[error(
+        "no row with this key waits for its label: there was none, or it was learned, which this learner cannot take back (--mode exact can)"
+    )]
+    Learned,
+    /// A row without a label, where too many wait for theirs.
+    #[error("too many rows wait for their labels (--max-waiting)")]
+    Full,
 }
 
 /// A row as it is stored.

@@ -75,6 +75,15 @@ fn cross_width(shape: GramShape) -> usize {
     2 * shape.targets.min(TARGET_CHUNK)
 }
 
+/// What becomes of the rows of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Add,
+    Subtract,
+    /// They are added to the sums of the first so many centers alone, see `columns.rs`.
+    Columns(usize),
+}
+
 /// A packed operand of one tile of one slab.
 #[derive(Clone, Copy)]
 struct Operand<'a> {
@@ -107,7 +116,7 @@ impl ExactGram {
         sqrt_weights: Option<&[f64]>,
         targets: &[f64],
     ) -> Result<(), GramError> {
-        self.update(scratch, k, stride, rows, sqrt_weights, targets, false)
+        self.update(scratch, k, stride, rows, sqrt_weights, targets, Change::Add)
     }
 
     /// Subtracts rows: the bit-exact inverse of [`ExactGram::add`] with the same arguments.
@@ -123,11 +132,11 @@ impl ExactGram {
         sqrt_weights: Option<&[f64]>,
         targets: &[f64],
     ) -> Result<(), GramError> {
-        self.update(scratch, k, stride, rows, sqrt_weights, targets, true)
+        self.update(scratch, k, stride, rows, sqrt_weights, targets, Change::Subtract)
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn update<T: Copy + Into<f64>>(
+    pub(super) fn update<T: Copy + Into<f64>>(
         &self,
         scratch: &mut GramScratch,
         k: &[T],
@@ -135,7 +144,7 @@ impl ExactGram {
         rows: usize,
         roots: Option<&[f64]>,
         targets: &[f64],
-        negate: bool,
+        change: Change,
     ) -> Result<(), GramError> {
         let shape = self.shape;
         self.check_lengths(k.len(), stride, rows, roots, targets)?;
@@ -143,7 +152,7 @@ impl ExactGram {
             return Ok(());
         }
         let held = self.rows();
-        if !negate && held + rows as u64 > MAX_ROWS {
+        if change != Change::Subtract && held + rows as u64 > MAX_ROWS {
             return Err(GramError::Capacity { rows: held, more: rows as u64 });
         }
         quantise::validate(shape, k, stride, rows, roots, targets)?;
@@ -152,7 +161,7 @@ impl ExactGram {
             let end = rows.min(start + SLAB_ROWS);
             let slab_roots = roots.map(|roots| &roots[start..end]);
             let slab_targets = &targets[start * shape.targets..end * shape.targets];
-            self.slab(scratch, &k[start * stride..], stride, end - start, slab_roots, slab_targets, negate);
+            self.slab(scratch, &k[start * stride..], stride, end - start, slab_roots, slab_targets, change);
         }
         Ok(())
     }
@@ -189,12 +198,16 @@ impl ExactGram {
         rows: usize,
         roots: Option<&[f64]>,
         targets: &[f64],
-        negate: bool,
+        change: Change,
     ) {
         let GramShape { centers, targets: count, precision, .. } = self.shape;
+        let negate = change == Change::Subtract;
+        let limit = if let Change::Columns(columns) = change { columns } else { centers };
         quantise::row_factors(self.shape, roots, rows, &mut scratch.factors);
         quantise::target_limbs(targets, count, roots, rows, &mut scratch.targets);
-        self.add_scalars(rows, roots, targets, negate);
+        if !matches!(change, Change::Columns(_)) {
+            self.add_scalars(rows, roots, targets, negate);
+        }
         let GramScratch { lines, columns, product, sums, targets, factors, ones } = scratch;
         let lines = lines.each_mut().map(Buffer::all);
         let (columns, product) = (columns.all(), product.all());
@@ -206,11 +219,14 @@ impl ExactGram {
             for i in group.clone() {
                 pack(precision, source, place(i), Side::Rows, lines[i - first]);
                 let line = Operand { values: &*lines[i - first], rows, width: place(i).1, side: Side::Rows };
-                self.add_cross(i, line, targets, &ones[..rows], columns, product, sums, negate);
+                if place(i).0 < limit {
+                    self.add_cross(i, line, targets, &ones[..rows], columns, product, sums, negate);
+                }
             }
-            for j in 0..group.end {
-                pack(precision, source, place(j), Side::Columns, columns);
-                let column = Operand { values: columns, rows, width: place(j).1, side: Side::Columns };
+            for j in (0..group.end).take_while(|&j| place(j).0 < limit) {
+                let (start, width) = (place(j).0, place(j).1.min(limit - place(j).0));
+                pack(precision, source, (start, width), Side::Columns, columns);
+                let column = Operand { values: columns, rows, width, side: Side::Columns };
                 for i in group.clone().filter(|&i| i >= j) {
                     let line = Operand { values: &*lines[i - first], rows, width: place(i).1, side: Side::Rows };
                     self.add_tile(i, j, line, column, product, sums, negate);

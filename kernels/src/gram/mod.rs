@@ -24,6 +24,7 @@
 //! [`ExactGram::scratch_bytes`] per worker, independent of m beyond 512 centers.
 
 mod add;
+mod columns;
 mod pieces;
 mod product;
 mod quantise;

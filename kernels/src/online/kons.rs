@@ -15,7 +15,7 @@
 use super::entries::{Batch, EntryParams, check_rows};
 use super::factor::DEPENDENT;
 use super::loss::overshoot;
-use super::projected::Outcome;
+use super::projected::{Expansion, Outcome};
 use super::regret::{Entry, Ledger};
 use super::{Curvature, Loss, OnlineError};
 use crate::rows::{RowBuf, Rows};
@@ -154,6 +154,17 @@ impl Kons {
     pub fn info(&self) -> KonsInfo {
         let (mean_loss, window_loss) = (self.ledger.mean_loss(), self.ledger.window_loss());
         KonsInfo { rows: self.ids.len(), sketch: self.members.len(), mean_loss, window_loss }
+    }
+
+    /// The present function as an expansion over all rows.
+    pub fn expansion(&self) -> Expansion {
+        let (atoms, ids, coefficients) = (self.rows.clone(), self.ids.clone(), self.b.clone());
+        Expansion { atoms, ids, coefficients, clip: self.params.clip }
+    }
+
+    /// The configuration.
+    pub fn params(&self) -> &KonsParams {
+        &self.params
     }
 
     /// Checks a state that was stored.

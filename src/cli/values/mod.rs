@@ -6,8 +6,10 @@
 
 mod data;
 mod kernel;
+#[macro_use]
 mod names;
 mod numbers;
+pub mod online;
 #[cfg(test)]
 mod tests;
 

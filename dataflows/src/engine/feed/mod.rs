@@ -4,6 +4,8 @@
 //! thread; if the plan says so, its chunks are kept, in memory or in a cache file, and later passes
 //! read those, a file ahead of the worker too. What a pass sees does not depend on which (law 1): chunks are the same rows in the same order.
 //!
+//! Rows that a learner keeps current ([`RowStore::of_slots`]) are read from their slots, in no order that means anything: what is made of them must be a function of their set.
+//!
 //! A cache file lies in the folder for temporary files, has no name there, and belongs to one worker.
 //!
 //! Of a pass that is under way, blocks may move to another worker ([`leases`](crate::engine::leases)): who takes them over decodes them from their source, since what is kept belongs to a worker, and keeps
@@ -16,7 +18,7 @@ mod reading;
 pub use reading::Feed;
 
 use crate::engine::session::Process;
-use nystream_datasets::{BLOCK_ROWS, BlockRun, Catalog, Chunk, ChunkCache, Encoder, Role};
+use nystream_datasets::{BLOCK_ROWS, BlockRun, Catalog, Chunk, ChunkCache, Encoder, Role, SlotReader};
 use nystream_kernels::rows::Rows;
 use nystream_kernels::tile::DrawnRows;
 use std::cell::RefCell;
@@ -109,6 +111,8 @@ enum Kept {
     Memory(Arc<Vec<Chunk>>, Arc<Filled>),
     /// Filled, on disk.
     Disk(Arc<ChunkCache>, Arc<Filled>),
+    /// Rows that a learner has.
+    Slots(Arc<SlotReader>),
 }
 
 /// Which blocks are kept.
@@ -130,6 +134,19 @@ impl RowStore {
             encoder,
             process,
             kept: Rc::new(RefCell::new(Kept::Never)),
+            decoded: Arc::default(),
+        }
+    }
+
+    /// The rows of a worker that are not in files: those of `reader`, all of them training rows. There are no blocks.
+    pub fn of_slots(reader: SlotReader, encoder: Arc<Encoder>, process: Arc<Process>) -> Self {
+        RowStore {
+            catalog: Catalog::of_none(),
+            encoder,
+            runs: Vec::new(),
+            blocks_per_batch: 1,
+            process,
+            kept: Rc::new(RefCell::new(Kept::Slots(Arc::new(reader)))),
             decoded: Arc::default(),
         }
     }

@@ -5,7 +5,9 @@ use crate::engine::leases::Leased;
 use crate::engine::session::Process;
 use crate::engine::watch::Ahead;
 use crate::error::StageError;
-use nystream_datasets::{BlockReader, BlockRun, Catalog, Chunk, ChunkCache, Encoder, ReadOptions, Role, Unread};
+use nystream_datasets::{
+    BlockReader, BlockRun, Catalog, Chunk, ChunkCache, Encoder, ReadOptions, Role, SlotReader, Unread,
+};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -46,6 +48,8 @@ enum Source {
     Memory(Arc<Vec<Chunk>>),
     /// One run a chunk.
     Disk(Arc<ChunkCache>),
+    /// One run a chunk, of no file.
+    Slots(Arc<SlotReader>),
 }
 
 /// Chunks on their way into the store.
@@ -89,6 +93,11 @@ impl Feed {
                 let kept = leg(Source::Disk(Arc::clone(cache)), &filled.chunks, true);
                 (vec![leg(Source::Decoded, &filled.moved, true), kept], None)
             }
+            Kept::Slots(reader) if role == Role::Training => {
+                let chunk = |number: usize| BlockRun { file: 0, first: number as u64, end: number as u64 + 1 };
+                let runs: Vec<BlockRun> = (0..reader.len()).map(chunk).collect();
+                (vec![leg(Source::Slots(Arc::clone(reader)), &runs, true)], None)
+            }
             kept => {
                 let filling = match kept {
                     Kept::Wanted if role == Role::Training => Some(Filling::Memory(Vec::new())),
@@ -123,6 +132,9 @@ impl Feed {
 
     /// The global blocks of `chunk`.
     pub fn blocks(&self, chunk: &Chunk) -> Range<u64> {
+        if chunk.file.is_none() {
+            return 0..0;
+        }
         let first = self.global_block(chunk, 0);
         first..first + chunk.blocks() as u64
     }
@@ -242,6 +254,10 @@ impl Feed {
                 let cache = Arc::clone(cache);
                 ahead(move |send, used| read_ahead(&cache, &unread, &process, &send, &used))
             }
+            Source::Slots(reader) => {
+                let reader = Arc::clone(reader);
+                ahead(move |send, used| read_slots(&reader, &unread, &process, &send, &used))
+            }
             Source::Decoded => {
                 let projection = store.encoder.projection(&store.catalog, self.role)?;
                 let options = ReadOptions { blocks_per_batch: store.blocks_per_batch, ..ReadOptions::default() };
@@ -328,6 +344,25 @@ fn read_ahead(
     // Chunks are about alike.
     let bytes = u128::from(cache.bytes()) * read / (cache.len().max(1) as u128);
     process.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
+}
+
+/// Reads the chunks of `reader`.
+fn read_slots(
+    reader: &SlotReader,
+    unread: &Unread,
+    process: &Arc<Process>,
+    send: &SyncSender<Ready>,
+    used: &Receiver<Chunk>,
+) {
+    while let Some(claim) = unread.claim() {
+        let mut chunk = used.try_recv().unwrap_or_default();
+        let result = reader.read(claim.number, &mut chunk).map(|()| chunk).map_err(StageError::from);
+        let failed = result.is_err();
+        if send.send((result, Ahead::new(process))).is_err() || failed {
+            return;
+        }
+    }
+    process.bytes_read.fetch_add(reader.bytes(), Ordering::Relaxed);
 }
 
 fn prefetch(

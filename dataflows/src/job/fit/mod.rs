@@ -2,6 +2,7 @@
 //!
 //! Every worker runs this function and holds the same values after each stage, so every decision is taken by all of them alike.
 
+pub(crate) mod live;
 mod measure;
 mod rows;
 mod settings;

@@ -24,7 +24,7 @@ use crate::solve::{Scales, Solved, Variances, blockcd, eigenpro, gram, logistic,
 use crate::targets::TargetCode;
 use faer::Mat;
 use nystream_datasets::Role;
-use nystream_kernels::gram::{GramShape, Precision};
+use nystream_kernels::gram::{GramShape, GramSums, Precision};
 use nystream_kernels::nystrom::WhitenMethod;
 use nystream_kernels::solve::Stopped;
 use nystream_kernels::solve::pcg::PcgParams;
@@ -194,16 +194,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
     clock.lap("certify");
 
     drop(packed);
-    let function = session.once(|| Function {
-        kernel: outcome.kernel.clone(),
-        centers: centers.rows.clone(),
-        coefficients: solved.coefficients.clone(),
-        code: code.clone(),
-        loss: config.loss,
-        precision: config.precision,
-        simd: config.simd,
-        variance: solved.variance.as_ref().map(|variances| variance_factor(variances, code)),
-    });
+    let function = session.once(|| function(config, code, outcome, &solved));
     outcome.validation = validation::<T>(session, inputs, store, &function, outcome)?;
     clock.lap("validation");
     outcome.solved = Some(solved);
@@ -243,6 +234,41 @@ fn gram_solve<T: Entry + Into<f64> + Default>(
     let sums = exact_gram(session, "gram", store.feed(Role::Training), &job)?;
     end(session);
     clock.lap("gram");
+    let mut solved = solve_sums::<T>(session, config, sample, code, outcome, &sums, shape)?;
+    if config.tolerance.is_some() || config.iterations.is_some() {
+        solved.notes.push("--tolerance and --iterations have no effect: gram solves without iterating".into());
+    }
+    if sums.rows < rows {
+        solved.stopped = Stopped::Asked;
+        outcome.rows = sums.rows;
+        outcome.weight_sum = sums.weight_sum * if weighted { outcome.weight_max } else { 1.0 };
+        outcome.target_weights.fill(outcome.weight_sum);
+        solved.notes.push(format!(
+            "time limit: the Gram holds {} of {rows} training rows, the first that were read, not a sample of all",
+            sums.rows
+        ));
+    }
+    clock.lap("solve");
+    // Weighted rows have another Gram than the dictionary was sampled for.
+    if let Some(atoms) = centers.atoms.as_ref().filter(|_| !weighted) {
+        let basis = Basis { kernel: &outcome.kernel, simd: config.simd, centers: centers.rows.view() };
+        *exact = *session.try_once(|| exact_pencil(basis, atoms, sums.gram.as_ref(), centers.gamma, rows))?;
+        clock.lap("certify");
+    }
+    Ok(solved)
+}
+
+/// From the sums of one exact Gram over the rows of `outcome` to coefficients: what [`gram_solve`] does with a pass, and a learner with sums that it keeps.
+pub(super) fn solve_sums<T: Entry + Into<f64>>(
+    session: &mut Session<'_>,
+    config: &FitConfig,
+    sample: &Arc<Pool>,
+    code: &TargetCode,
+    outcome: &FitOutcome,
+    sums: &GramSums,
+    shape: GramShape,
+) -> Result<Solved, StageError> {
+    let (rows, weighted, centers) = (outcome.profile.rows, is_weighted(outcome), Arc::clone(&outcome.centers));
     let radial = outcome.kernel.family.is_radial();
     session.step("factorisation and ridge path", centers.ids.len());
     let solved = session.try_once(|| {
@@ -278,35 +304,28 @@ fn gram_solve<T: Entry + Into<f64> + Default>(
         };
         let rows = |range| trace_rows::<T>(config, outcome, sample, weighted, shape, range);
         let trace = gram::KernelTrace { total: sums.weight_sum, count: sample.len().min(TRACE_ROWS), rows: &rows };
-        gram::solve(&sums, kmm.as_ref(), method, &choice, radial.then_some(&trace))
+        gram::solve(sums, kmm.as_ref(), method, &choice, radial.then_some(&trace))
     })?;
     if session.is_first() {
         let m = centers.ids.len() as f64;
         let judged = outcome.shape.leave_one_out(judge_count(config, sample, rows) as f64, m);
         session.process.count_algebra(GRAM_ALGEBRA * m.powi(3) + judged);
     }
-    let mut solved = (*solved).clone();
-    if config.tolerance.is_some() || config.iterations.is_some() {
-        solved.notes.push("--tolerance and --iterations have no effect: gram solves without iterating".into());
+    Ok((*solved).clone())
+}
+
+/// The fitted function.
+pub(super) fn function(config: &FitConfig, code: &TargetCode, outcome: &FitOutcome, solved: &Solved) -> Function {
+    Function {
+        kernel: outcome.kernel.clone(),
+        centers: outcome.centers.rows.clone(),
+        coefficients: solved.coefficients.clone(),
+        code: code.clone(),
+        loss: config.loss,
+        precision: config.precision,
+        simd: config.simd,
+        variance: solved.variance.as_ref().map(|variances| variance_factor(variances, code)),
     }
-    if sums.rows < rows {
-        solved.stopped = Stopped::Asked;
-        outcome.rows = sums.rows;
-        outcome.weight_sum = sums.weight_sum * if weighted { outcome.weight_max } else { 1.0 };
-        outcome.target_weights.fill(outcome.weight_sum);
-        solved.notes.push(format!(
-            "time limit: the Gram holds {} of {rows} training rows, the first that were read, not a sample of all",
-            sums.rows
-        ));
-    }
-    clock.lap("solve");
-    // Weighted rows have another Gram than the dictionary was sampled for.
-    if let Some(atoms) = centers.atoms.as_ref().filter(|_| !weighted) {
-        let basis = Basis { kernel: &outcome.kernel, simd: config.simd, centers: centers.rows.view() };
-        *exact = *session.try_once(|| exact_pencil(basis, atoms, sums.gram.as_ref(), centers.gamma, rows))?;
-        clock.lap("certify");
-    }
-    Ok(solved)
 }
 
 /// By how many times the rounding of entries may keep the ridge of a Gram above the tuned one, which is known to a factor of two or so, before `auto` goes on. (keggdirected: matern32, m = 1,000
@@ -400,7 +419,7 @@ fn pcg_solve<T: Entry>(
 }
 
 /// Whether rows have weights of their own, or by their classes.
-fn is_weighted(outcome: &FitOutcome) -> bool {
+pub(super) fn is_weighted(outcome: &FitOutcome) -> bool {
     outcome.encoder.weight.is_some() || !outcome.encoder.class_weights.is_empty()
 }
 

@@ -156,7 +156,7 @@ fn class_weighted(encoder: &Encoder, profile: &Profile) -> f64 {
 }
 
 /// The largest weight, class weights included, that a row may have.
-fn weight_bound(encoder: &Encoder) -> f64 {
+pub(super) fn weight_bound(encoder: &Encoder) -> f64 {
     let rows = encoder.bounds.as_ref().map_or(1.0, |bounds| bounds.weight);
     let classes = encoder.class_weights.iter().copied().fold(0.0, f64::max);
     if classes > 0.0 { rows * classes } else { rows }

@@ -1,0 +1,407 @@
+//! The loop of a run: read, take, make durable, answer.
+//!
+//! One thread reads and parses; this one takes pieces of what it gives. A piece is acknowledged when its records and how far the source is read are durable, by one commit; only then do its answers leave.
+//! What happens in between is repeated after a crash, to the same bits. A disk that is full holds the loop where it is: nothing is acknowledged, which is said once, and it goes on when there is room.
+//!
+//! *Snapshots* come after so many changes or so much time, at publications, and at the end. When they come changes nothing else.
+
+use super::latency::Latency;
+use super::learner::{Published, Recovery};
+use super::session::{Session, TakeError};
+use super::sink::{LineFile, Shape};
+use super::state::State;
+use crate::error::StageError;
+use nystream_datasets::journal::JournalError;
+use nystream_datasets::rows::RowsError;
+use nystream_datasets::stream::{EventSource, Item, More, Position, SourceError};
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+/// Pieces that are read ahead.
+const AHEAD: usize = 1;
+/// How often the loop looks whether it is to stop.
+const LOOK: Duration = Duration::from_millis(50);
+/// Time between two attempts to write to a full disk.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How a run is driven.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Changes between two snapshots at most.
+    pub snapshot_changes: u64,
+    /// Time between two snapshots at most, while there are changes.
+    pub snapshot_time: Duration,
+    /// Ends the stream when nothing has come for so long.
+    pub idle: Option<Duration>,
+    /// Time between two publications.
+    pub publish_time: Option<Duration>,
+    /// Nothing may be refused.
+    pub strict: bool,
+}
+
+/// What the loop tells whoever runs it.
+pub trait Hooks {
+    /// A line for people.
+    fn say(&mut self, line: &str);
+
+    /// A model was published; it must be durable when this returns.
+    ///
+    /// # Errors
+    /// A model that cannot be kept.
+    fn published(&mut self, model: Published) -> Result<(), StageError>;
+
+    /// A piece was acknowledged. Called at least every fraction of a second.
+    ///
+    /// # Errors
+    /// [`StageError`] ends the run.
+    fn acknowledged(&mut self, _session: &mut Session) -> Result<(), StageError> {
+        Ok(())
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The source has ended.
+    Source,
+    /// It was asked to stop.
+    Asked,
+}
+
+/// Why a run ended otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum DriveError {
+    /// What was taken.
+    #[error(transparent)]
+    Take(#[from] TakeError),
+    /// The source.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// An output.
+    #[error("cannot write '{path}': {source}")]
+    Output {
+        /// Its path.
+        path: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+impl From<StageError> for DriveError {
+    fn from(error: StageError) -> Self {
+        DriveError::Take(error.into())
+    }
+}
+
+/// A run.
+pub struct Drive<'a> {
+    /// Its state.
+    pub session: Session,
+    /// Its folder.
+    pub state: &'a State,
+    /// Whose it is.
+    pub identity: [u8; 16],
+    /// Answers, by name.
+    pub output: Option<(String, Shape, LineFile)>,
+    /// Rejected events, by name.
+    pub dead: Option<(String, LineFile)>,
+    /// Asked to stop.
+    pub stop: &'a AtomicBool,
+    /// Its pace.
+    pub pace: Pace,
+    /// Time from reading to acknowledgement of events of this process.
+    pub latency: Latency,
+    /// Changes at the last snapshot, and when that was.
+    pub snapshot: (u64, Instant),
+    /// Whether somebody was told that the disk is full.
+    pub held_up: bool,
+}
+
+enum Read {
+    Piece(Vec<Item>, Position, Position, Instant),
+    Nothing,
+    End,
+    Failed(SourceError),
+}
+
+/// Reads until the source ends or nobody listens.
+fn read(mut source: Box<dyn EventSource>, mut skip: u64, to: &SyncSender<Read>) {
+    loop {
+        let before = source.position();
+        let mut items = Vec::new();
+        let more = source.next(&mut items);
+        let arrived = Instant::now();
+        if skip > 0 {
+            let gone = (items.len() as u64).min(skip);
+            items.drain(..gone as usize);
+            skip -= gone;
+        }
+        if !items.is_empty() || before != source.position() {
+            let after = source.position();
+            if to.send(Read::Piece(items, before, after, arrived)).is_err() {
+                return;
+            }
+        }
+        let (said, last) = match more {
+            Ok(More::Yes) => continue,
+            Ok(More::NotNow) => (Read::Nothing, false),
+            Ok(More::End) => (Read::End, true),
+            Err(error) => (Read::Failed(error), true),
+        };
+        if to.send(said).is_err() || last {
+            return;
+        }
+    }
+}
+
+impl Drive<'_> {
+    /// Writes what a replay has answered, which the files may hold already.
+    ///
+    /// # Errors
+    /// [`DriveError`].
+    pub fn begin(&mut self, hooks: &mut dyn Hooks) -> Result<(), DriveError> {
+        self.answer(hooks)?;
+        for file in [self.output.as_mut().map(|(_, _, file)| file), self.dead.as_mut().map(|(_, file)| file)]
+            .into_iter()
+            .flatten()
+        {
+            file.cut().map_err(|source| DriveError::Output { path: file.path().display().to_string(), source })?;
+        }
+        self.save(hooks).map(drop)
+    }
+
+    /// Takes what the source gives until it ends or the run is asked to stop. A last snapshot is durable when this returns.
+    ///
+    /// # Errors
+    /// [`DriveError`]: what was acknowledged before stays so.
+    pub fn run(&mut self, mut source: Box<dyn EventSource>, hooks: &mut dyn Hooks) -> Result<Ended, DriveError> {
+        let name = source.name().to_owned();
+        let mut skip = 0;
+        if let Some((position, taken)) = self.session.tally().sources.get(&name) {
+            source.resume(position)?;
+            skip = *taken;
+        }
+        let (to, from) = sync_channel(AHEAD);
+        std::thread::Builder::new()
+            .name("source".into())
+            .spawn(move || read(source, skip, &to))
+            .map_err(|error| StageError::Internal(format!("no thread for the source: {error}")))?;
+        let ended = self.listen(&name, skip, &from, hooks)?;
+        if ended == Ended::Source {
+            self.session.flush()?;
+            self.acknowledge(hooks)?;
+        }
+        self.save(hooks)?;
+        Ok(ended)
+    }
+
+    fn listen(
+        &mut self,
+        name: &str,
+        skip: u64,
+        from: &Receiver<Read>,
+        hooks: &mut dyn Hooks,
+    ) -> Result<Ended, DriveError> {
+        let mut heard = Instant::now();
+        let mut published = Instant::now();
+        // Items of the first piece that were taken before.
+        let mut taken_before = skip;
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(Ended::Asked);
+            }
+            match from.recv_timeout(LOOK) {
+                Ok(Read::Piece(items, before, after, arrived)) => {
+                    heard = Instant::now();
+                    self.piece(name, &items, (&before, taken_before), &after, hooks)?;
+                    taken_before = 0;
+                    self.latency.add(arrived.elapsed(), items.len() as u64);
+                }
+                Ok(Read::End) => return Ok(Ended::Source),
+                Ok(Read::Failed(error)) => {
+                    self.save(hooks)?;
+                    return Err(error.into());
+                }
+                Ok(Read::Nothing) | Err(RecvTimeoutError::Timeout) => {
+                    if self.pace.idle.is_some_and(|idle| heard.elapsed() >= idle) {
+                        return Ok(Ended::Source);
+                    }
+                }
+                // The reader has said why before.
+                Err(RecvTimeoutError::Disconnected) => return Ok(Ended::Source),
+            }
+            let tally = self.session.tally();
+            if self.pace.publish_time.is_some_and(|time| published.elapsed() >= time) && tally.changes > tally.published
+            {
+                self.publish(hooks)?;
+                published = Instant::now();
+            }
+            let since = self.session.tally().changes - self.snapshot.0;
+            if since >= self.pace.snapshot_changes || since > 0 && self.snapshot.1.elapsed() >= self.pace.snapshot_time
+            {
+                self.save(hooks)?;
+            }
+            hooks.acknowledged(&mut self.session)?;
+        }
+    }
+
+    /// Takes a piece that begins `begun` items after a position.
+    fn piece(
+        &mut self,
+        name: &str,
+        items: &[Item],
+        (before, begun): (&Position, u64),
+        after: &Position,
+        hooks: &mut dyn Hooks,
+    ) -> Result<(), DriveError> {
+        let mut taken = 0;
+        if self.session.publication_is_due() {
+            self.publish(hooks)?;
+        }
+        while taken < items.len() {
+            taken += self.session.take(&items[taken..], self.pace.strict)?;
+            if taken < items.len() {
+                self.session.progress(name, before, begun + taken as u64)?;
+                self.acknowledge(hooks)?;
+                self.publish(hooks)?;
+            }
+        }
+        self.session.progress(name, after, 0)?;
+        self.acknowledge(hooks)?;
+        if self.session.publication_is_due() {
+            self.publish(hooks)?;
+        }
+        Ok(())
+    }
+
+    /// Publishes a model and makes that durable.
+    ///
+    /// # Errors
+    /// [`DriveError`].
+    pub fn publish(&mut self, hooks: &mut dyn Hooks) -> Result<(), DriveError> {
+        let model = self.session.publish()?;
+        hooks.published(model)?;
+        self.acknowledge(hooks)?;
+        while !self.save(hooks)? && self.session.traits().recovery == Recovery::Rows {
+            // What comes after must find the state of the publication again.
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(StageError::Data("no snapshot could be written after a publication".into()).into());
+            }
+            std::thread::sleep(RETRY);
+        }
+        Ok(())
+    }
+
+    /// Makes what was taken durable, and lets its answers go.
+    fn acknowledge(&mut self, hooks: &mut dyn Hooks) -> Result<(), DriveError> {
+        loop {
+            match self.session.commit() {
+                Ok(_) => break,
+                Err(RowsError::Journal(JournalError::Io { source, path, .. })) if is_full(&source) => {
+                    self.wait_for_room(&path.display().to_string(), &source, hooks)?;
+                }
+                Err(error) => return Err(TakeError::from(error).into()),
+            }
+        }
+        self.answer(hooks)?;
+        self.room_again(hooks);
+        Ok(())
+    }
+
+    /// Answers and rejections leave.
+    fn answer(&mut self, hooks: &mut dyn Hooks) -> Result<(), DriveError> {
+        let (outputs, rejections) = (self.session.outputs(), self.session.rejections());
+        if let Some((_, shape, file)) = &mut self.output {
+            outputs.iter().for_each(|output| file.push(&shape.json(output)));
+        }
+        if let Some((_, file)) = &mut self.dead {
+            rejections.iter().for_each(|rejected| file.push_rejected(rejected));
+        }
+        loop {
+            let mut refused = None;
+            let files = [self.output.as_mut().map(|(_, _, file)| file), self.dead.as_mut().map(|(_, file)| file)];
+            for file in files.into_iter().flatten() {
+                if let Err(source) = file.write() {
+                    refused = Some((file.path().display().to_string(), source));
+                    break;
+                }
+            }
+            match refused {
+                None => return Ok(()),
+                Some((path, source)) if is_full(&source) => self.wait_for_room(&path, &source, hooks)?,
+                Some((path, source)) => return Err(DriveError::Output { path, source }),
+            }
+        }
+    }
+
+    fn wait_for_room(&mut self, path: &str, why: &io::Error, hooks: &mut dyn Hooks) -> Result<(), DriveError> {
+        if !self.held_up {
+            self.held_up = true;
+            hooks.say(&format!("'{path}' cannot be written ({why}): nothing more is acknowledged until there is room"));
+        }
+        if self.stop.load(Ordering::Relaxed) {
+            let source = io::Error::new(why.kind(), why.to_string());
+            return Err(DriveError::Output { path: path.to_owned(), source });
+        }
+        std::thread::sleep(RETRY);
+        Ok(())
+    }
+
+    fn room_again(&mut self, hooks: &mut dyn Hooks) {
+        if std::mem::take(&mut self.held_up) {
+            hooks.say("there is room again: what had come is acknowledged");
+        }
+    }
+
+    /// Writes a snapshot; whether it could: on a full disk it is left to the next time.
+    ///
+    /// # Errors
+    /// [`DriveError`].
+    pub fn save(&mut self, hooks: &mut dyn Hooks) -> Result<bool, DriveError> {
+        let record = loop {
+            match self.session.commit() {
+                Ok(record) => break record,
+                Err(RowsError::Journal(JournalError::Io { source, path, .. })) if is_full(&source) => {
+                    self.wait_for_room(&path.display().to_string(), &source, hooks)?;
+                }
+                Err(error) => return Err(TakeError::from(error).into()),
+            }
+        };
+        let mut files = BTreeMap::new();
+        for (name, file) in self
+            .output
+            .iter_mut()
+            .map(|(name, _, file)| (name, file))
+            .chain(self.dead.iter_mut().map(|(name, file)| (name, file)))
+        {
+            // What the snapshot says is there must be there after a loss of power.
+            file.sync().map_err(|source| DriveError::Output { path: file.path().display().to_string(), source })?;
+            files.insert(name.clone(), file.bytes());
+        }
+        let mut stored = self.session.stored()?;
+        stored.files = files;
+        match self.state.save(&self.identity, record, &stored) {
+            Ok(oldest) => {
+                self.snapshot = (self.session.tally().changes, Instant::now());
+                if let Err(error) = self.session.clean(record, oldest) {
+                    hooks.say(&format!("what the snapshot makes needless stays for now: {error}"));
+                }
+                Ok(true)
+            }
+            Err(error) => {
+                // The log has everything since the last one.
+                hooks.say(&format!("no snapshot was written: {error}; the log is kept"));
+                self.snapshot.1 = Instant::now();
+                Ok(false)
+            }
+        }
+    }
+}
+
+/// Whether it is room that lacks.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
+}

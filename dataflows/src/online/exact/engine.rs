@@ -1,0 +1,391 @@
+//! The engine behind [`Learner`]: threads of workers that are told, one order at a time.
+
+use super::PLACE_BYTES;
+use super::publish::{Outcome, Work};
+use super::snapshot;
+use super::worker::{Lot, Order, Reply, Task, serve};
+use crate::engine::run;
+use crate::engine::session::{Process, Progress};
+use crate::error::StageError;
+use crate::job::fit::live::{Fixed, HELD_SHARE};
+use crate::job::{FitConfig, FitOutcome, Frozen};
+use crate::nystrom::gram::panel_rows;
+use crate::online::learner::{Answer, Batch, Info, Learner, Prediction, Published, Recovery, Traits};
+use crate::plan::{MemoryPlan, program_bytes};
+use crate::predict::{Function, RowPredictor};
+use crate::profile::SAMPLE_ROWS;
+use nystream_datasets::{Chunk, Encoder, RowSlots, SlotLayout};
+use nystream_hashing::RowId;
+use nystream_kernels::gram::{ExactGram, Precision};
+use nystream_kernels::rows::Rows;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// m x m matrices of f64 that a solve holds beside the Gram.
+const SOLVE_MATRICES: u64 = 8;
+
+/// What an engine is made of: what `--config-from` takes over, and the threads.
+pub struct ExactSetup {
+    /// The configuration; solver gram, ridges and the choice of centers given. Its memory, disk limit and folder for temporary files are the engine's.
+    pub config: FitConfig,
+    /// The rest of it. The encoder names the column of the keys.
+    pub frozen: Frozen,
+    /// Worker threads.
+    pub workers: usize,
+    /// Watches passes over the rows.
+    pub progress: Box<dyn Progress>,
+}
+
+/// A learner whose model is that of `fit --config-from` on the rows that are there; see the [module](super).
+///
+/// ```no_run
+/// use nystream_dataflows::StageError;
+/// use nystream_dataflows::engine::SilentProgress;
+/// use nystream_dataflows::job::{FitConfig, Frozen};
+/// use nystream_dataflows::online::exact::{ExactEngine, ExactSetup};
+/// use nystream_dataflows::online::learner::{Batch, Learner};
+/// use nystream_datasets::Chunk;
+/// # fn example(config: FitConfig, frozen: Frozen, rows: Chunk) -> Result<(), StageError> {
+/// // What `--config-from MODEL` takes over, and encoded rows.
+/// let mut engine = ExactEngine::new(ExactSetup { config, frozen, workers: 2, progress: Box::new(SilentProgress) })?;
+/// engine.learn(&Batch { changes: &[], removed: &Chunk::new(), added: &rows })?;
+/// let with = engine.publish()?;
+/// engine.learn(&Batch { changes: &[], removed: &rows, added: &Chunk::new() })?;
+/// // Nothing is left of them.
+/// assert!(matches!(engine.publish(), Err(StageError::Data(_))));
+/// # Ok(())
+/// # }
+/// ```
+pub struct ExactEngine {
+    fixed: Arc<Fixed>,
+    orders: Vec<Sender<Order>>,
+    replies: Receiver<Reply>,
+    threads: Option<JoinHandle<Result<Vec<Result<(), StageError>>, String>>>,
+    /// Rows that are there.
+    rows: u64,
+    /// Rows that came or went since the last publication.
+    changed: u64,
+    /// Memory that does not depend on the rows.
+    memory: MemoryPlan,
+    last: Option<Last>,
+    work: Work,
+}
+
+/// The last publication.
+struct Last {
+    predictor: RowPredictor,
+    /// Nothing after a restart.
+    outcome: Option<Arc<FitOutcome>>,
+    rows: u64,
+    sum_weights: f64,
+}
+
+impl ExactEngine {
+    /// Starts the workers; there are no rows.
+    ///
+    /// # Errors
+    /// [`StageError::Usage`] for a configuration that exact learning cannot keep, [`StageError::Budget`] for one that does not fit the memory or where there can be no file for the rows.
+    pub fn new(setup: ExactSetup) -> Result<Self, StageError> {
+        let ExactSetup { config, frozen, workers, progress } = setup;
+        let workers = workers.max(1);
+        let fixed = Arc::new(Fixed::new(config, frozen)?);
+        let memory = memory(&fixed, workers);
+        memory.check_or(fixed.config.memory, "use fewer --workers, or a model with fewer --centers")?;
+        let process = Process::new(workers, 1, 0, progress);
+        let (told, replies) = channel();
+        let (mut orders, mut tasks) = (Vec::new(), Vec::new());
+        let layout = layout(&fixed.encoder);
+        for _ in 0..workers {
+            let (send, receive) = channel();
+            let slots = RowSlots::new(&fixed.config.temp_dir, layout, fixed.config.disk_limit / workers as u64)?;
+            orders.push(send);
+            tasks.push(Some(Task { slots, orders: receive, replies: told.clone() }));
+        }
+        let start = |e: String| StageError::Internal(format!("cannot start workers: {e}"));
+        let communication = timely::CommunicationConfig::Process(workers).try_build().map_err(start)?;
+        let (tasks, shared) = (Mutex::new(tasks), Arc::clone(&fixed));
+        let job = move |session: &mut crate::engine::Session<'_>| {
+            let task = tasks.lock().unwrap_or_else(PoisonError::into_inner)[session.index()].take();
+            let task = task.ok_or_else(|| StageError::Internal("a worker was started twice".into()))?;
+            match shared.config.precision {
+                Precision::Single => serve::<f32>(session, &shared, task),
+                Precision::Double => serve::<f64>(session, &shared, task),
+            }
+            Ok(())
+        };
+        let threads = std::thread::Builder::new()
+            .name("exact".into())
+            .spawn(move || run(&process, communication, job))
+            .map_err(|e| start(e.to_string()))?;
+        let threads = Some(threads);
+        Ok(ExactEngine {
+            fixed,
+            orders,
+            replies,
+            threads,
+            rows: 0,
+            changed: 0,
+            memory,
+            last: None,
+            work: Work::default(),
+        })
+    }
+
+    /// The encoder of the rows, with the test that they must pass.
+    pub fn encoder(&self) -> &Arc<Encoder> {
+        &self.fixed.encoder
+    }
+
+    /// The last publication as a fit tells of itself, of which a model file is made; `None` before there is any, and after a restart until the next.
+    pub fn outcome(&self) -> Option<&Arc<FitOutcome>> {
+        self.last.as_ref().and_then(|last| last.outcome.as_ref())
+    }
+
+    /// What the last publication did again.
+    pub fn work(&self) -> Work {
+        self.work
+    }
+
+    /// The rows of all workers are summed from scratch, the centers chosen from scratch, and the model compared with the last publication, of which no row may have come or gone since: whether
+    /// they are equal to the bit.
+    ///
+    /// # Errors
+    /// As [`Learner::publish`]; [`StageError::Usage`] where there is no publication of the rows that are there.
+    pub fn verify(&mut self) -> Result<bool, StageError> {
+        let Some(last) = self.last.as_ref().filter(|_| self.changed == 0) else {
+            return Err(StageError::Usage("there is no publication of the rows that are there: publish first".into()));
+        };
+        let (function, rows, sum_weights) = (Arc::clone(last.predictor.function()), last.rows, last.sum_weights);
+        let outcome = self.published(&Order::Verify)?.fit;
+        let again = outcome.function.ok_or_else(|| StageError::Internal("nothing was fitted".into()))?;
+        let same =
+            snapshot::bytes(&function, rows, sum_weights) == snapshot::bytes(&again, outcome.rows, outcome.weight_sum);
+        Ok(same)
+    }
+
+    /// Tells all workers.
+    fn tell(&mut self, order: &Order) -> Result<(), StageError> {
+        let told = self.orders.iter().try_for_each(|orders| orders.send(order.clone()));
+        told.map_err(|_| self.broken())
+    }
+
+    /// A worker is gone: why.
+    fn broken(&mut self) -> StageError {
+        self.orders.clear();
+        let reason = match self.threads.take().map(JoinHandle::join) {
+            Some(Ok(Ok(results))) => results.into_iter().find_map(Result::err).map(|e| e.to_string()),
+            Some(Ok(Err(reason))) => Some(reason),
+            Some(Err(_)) | None => None,
+        };
+        StageError::Internal(reason.unwrap_or_else(|| "the workers of the exact mode are gone".into()))
+    }
+
+    fn reply(&mut self) -> Result<Reply, StageError> {
+        match self.replies.recv() {
+            Ok(reply) => Ok(reply),
+            Err(_) => Err(self.broken()),
+        }
+    }
+
+    /// Sends an order to publish or verify.
+    fn published(&mut self, order: &Order) -> Result<Box<Outcome>, StageError> {
+        self.tell(order)?;
+        let (mut outcome, mut least): (Option<Box<Outcome>>, Option<StageError>) = (None, None);
+        for _ in 0..self.orders.len() {
+            match self.reply()? {
+                Reply::Published(Ok(found)) => outcome = found.or(outcome),
+                Reply::Published(Err(error)) => least = Some(least.map_or(error.clone(), |known| known.min(error))),
+                Reply::Learned(_) => return Err(StageError::Internal("workers fell out of step".into())),
+            }
+        }
+        match least {
+            Some(error) => Err(error),
+            None => outcome.ok_or_else(|| StageError::Internal("nobody published".into())),
+        }
+    }
+}
+
+impl Drop for ExactEngine {
+    fn drop(&mut self) {
+        self.orders.clear();
+        if let Some(threads) = self.threads.take() {
+            // What went wrong was told with the order that met it.
+            let _ = threads.join();
+        }
+    }
+}
+
+/// Columns of the rows' slots.
+fn layout(encoder: &Encoder) -> SlotLayout {
+    SlotLayout { numeric: encoder.numeric_width(), codes: encoder.code_width(), targets: encoder.target_width() }
+}
+
+/// What the engine holds whatever the rows are.
+fn memory(fixed: &Fixed, workers: usize) -> MemoryPlan {
+    let mut plan = MemoryPlan::default();
+    plan.add("the program", program_bytes(workers));
+    let m = fixed.centers(u64::MAX);
+    let (shape, layout, workers) = (fixed.gram_shape(m), layout(&fixed.encoder), workers as u64);
+    let entry: u64 = if fixed.config.precision == Precision::Double { 8 } else { 4 };
+    plan.add(format!("two exact Grams of {m} centers"), 2 * ExactGram::memory_bytes(shape) as u64);
+    let matrix = 8 * (m as u64).pow(2);
+    plan.add("the solve", SOLVE_MATRICES * matrix);
+    let stride = m.next_multiple_of(64);
+    let panel = panel_rows(stride) as u64 * stride as u64 * entry + ExactGram::scratch_bytes(shape) as u64;
+    plan.add("panels of the workers", workers * panel);
+    let centers = m as u64 * (layout.bytes() as u64 + entry * layout.numeric as u64);
+    plan.add("packed centers", 3 * centers);
+    let pool = fixed.rule.map_or(0, |rule| match rule.method {
+        crate::dictionary::Method::RpCholesky { most: Some(most), .. } => 2 * most * (layout.bytes() + 8 * m) as u64,
+        // A window of rows, nodes that are kept, and a Shrink for each worker.
+        crate::dictionary::Method::Squeak { atoms, .. } => {
+            2 * (fixed.config.memory / HELD_SHARE) + 40 * (atoms * 5 / 4).pow(2) * workers
+        }
+        _ => 4 * m as u64 * (layout.bytes() as u64 + 80),
+    });
+    plan.add("choosing centers", pool);
+    plan.add("the sample", 2 * SAMPLE_ROWS * layout.bytes() as u64 * 2);
+    plan
+}
+
+/// What is left of the rows of a batch when all of it is applied: the ids that go, and the rows of `added` that come. An id with both comes.
+fn net(removed: &Chunk, added: &Chunk) -> (Vec<RowId>, Vec<usize>) {
+    let gone = (0..removed.rows()).map(|i| (removed.ids[i], removed.ordinals[i], None));
+    let come = (0..added.rows()).map(|i| (added.ids[i], added.ordinals[i], Some(i)));
+    // A change first takes away, then brings.
+    let mut all: Vec<(RowId, u64, Option<usize>)> = gone.chain(come).collect();
+    all.sort_unstable();
+    let (mut ids, mut which) = (Vec::new(), Vec::new());
+    for (at, (id, _, row)) in all.iter().enumerate() {
+        if all.get(at + 1).is_some_and(|next| next.0 == *id) {
+            continue;
+        }
+        match row {
+            Some(row) => which.push(*row),
+            None => ids.push(*id),
+        }
+    }
+    which.sort_unstable();
+    (ids, which)
+}
+
+impl Learner for ExactEngine {
+    fn traits(&self) -> Traits {
+        Traits { unlearns: true, answers: false, recovery: Recovery::Rows }
+    }
+
+    fn learn(&mut self, batch: &Batch<'_>) -> Result<Vec<Answer>, StageError> {
+        let (removed, which) = net(batch.removed, batch.added);
+        let changes = (removed.len() + which.len()) as u64;
+        if changes == 0 {
+            return Ok(Vec::new());
+        }
+        let mut memory = self.memory.clone();
+        memory.add(
+            format!("ids of {} rows", self.rows + which.len() as u64),
+            PLACE_BYTES * (self.rows + which.len() as u64),
+        );
+        memory.check_or(self.fixed.config.memory, "keep fewer rows (--window)")?;
+        self.tell(&Order::Learn(Arc::new(Lot { removed, added: batch.added.clone(), which })))?;
+        let (mut rows, mut least): (u64, Option<StageError>) = (0, None);
+        for _ in 0..self.orders.len() {
+            match self.reply()? {
+                Reply::Learned(Ok(own)) => rows += own,
+                Reply::Learned(Err(error)) => least = Some(least.map_or(error.clone(), |known| known.min(error))),
+                Reply::Published(_) => return Err(StageError::Internal("workers fell out of step".into())),
+            }
+        }
+        if let Some(error) = least {
+            // Some workers have applied the batch: a restart makes the rows anew.
+            return Err(StageError::Internal(error.to_string()));
+        }
+        self.rows = rows;
+        self.changed += changes;
+        Ok(Vec::new())
+    }
+
+    fn predict(&mut self, rows: Rows<'_>) -> Result<Vec<Prediction>, StageError> {
+        let Some(last) = &mut self.last else { return Ok(vec![Prediction::default(); rows.len()]) };
+        let function = Arc::clone(last.predictor.function());
+        let (width, t) = (function.outputs(), function.code.width());
+        let found = last.predictor.predict(rows)?;
+        let row = |i: usize| Prediction {
+            values: found.values[i * width..(i + 1) * width].to_vec(),
+            variances: found.variances.as_ref().map(|all| all[i * t..(i + 1) * t].to_vec()),
+        };
+        Ok((0..rows.len()).map(row).collect())
+    }
+
+    fn publish(&mut self) -> Result<Published, StageError> {
+        let Outcome { fit, work } = *self.published(&Order::Publish)?;
+        let function = fit.function.clone().ok_or_else(|| StageError::Internal("nothing was fitted".into()))?;
+        let predictor = RowPredictor::new(Arc::clone(&function))?;
+        let mut notes = vec![work.sentence()];
+        notes.extend(fit.centers.notes.iter().cloned());
+        notes.extend(fit.solved.iter().flat_map(|solved| solved.notes.iter().cloned()));
+        let (rows, sum_weights) = (fit.rows, fit.weight_sum);
+        self.last = Some(Last { predictor, outcome: Some(Arc::new(fit)), rows, sum_weights });
+        (self.changed, self.work) = (0, work);
+        let function = Function::clone(&function);
+        // The deviations are those of the configuration: they are the unit of errors, not part of the fit.
+        Ok(Published { function, rows, sum_weights, deviations: Vec::new(), notes })
+    }
+
+    /// The rows that came or went since, as a share of those that the publication rests on: what replacing so many of n rows does to a least-squares model is of that order.
+    fn drift(&mut self) -> Option<f64> {
+        let last = self.last.as_ref()?;
+        Some(self.changed as f64 / last.rows.max(1) as f64)
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<u8>, StageError> {
+        match &self.last {
+            None => Ok(Vec::new()),
+            Some(last) => snapshot::bytes(last.predictor.function(), last.rows, last.sum_weights),
+        }
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), StageError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let (function, rows, sum_weights) = snapshot::read(bytes)?;
+        let same = function.kernel == self.fixed.kernel
+            && function.code == self.fixed.frozen.code
+            && function.centers.numeric_width == self.fixed.encoder.numeric_width()
+            && function.centers.code_width == self.fixed.encoder.code_width();
+        if !same {
+            return Err(StageError::Data("the stored publication is of another configuration".into()));
+        }
+        let predictor = RowPredictor::new(Arc::new(function))?;
+        self.last = Some(Last { predictor, outcome: None, rows, sum_weights });
+        Ok(())
+    }
+
+    fn info(&self) -> Info {
+        let centers = self.last.as_ref().map_or(0, |last| last.predictor.function().centers.len());
+        let bytes = self.memory.total() + PLACE_BYTES * self.rows;
+        Info { rows: self.rows, dictionary: centers as u64, bytes, ..Info::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(rows: &[(u128, u64)]) -> Chunk {
+        let mut chunk = Chunk::new();
+        chunk.ids = rows.iter().map(|(id, _)| RowId(*id)).collect();
+        chunk.ordinals = rows.iter().map(|(_, at)| *at).collect();
+        chunk
+    }
+
+    #[test]
+    fn the_last_change_of_a_key_counts() {
+        // 1 comes, is corrected and goes; 2 goes and comes again; 3 is corrected; 4 goes; 5 comes, goes and comes.
+        let added = chunk(&[(1, 0), (1, 1), (2, 4), (3, 5), (5, 7), (5, 9)]);
+        let removed = chunk(&[(1, 1), (1, 2), (2, 3), (3, 5), (4, 6), (5, 8)]);
+        assert_eq!(net(&removed, &added), (vec![RowId(1), RowId(4)], vec![2, 3, 5]));
+        assert_eq!(net(&chunk(&[]), &chunk(&[])), (vec![], vec![]));
+    }
+}

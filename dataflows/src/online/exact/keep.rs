@@ -1,0 +1,203 @@
+//! The rows of one worker: in slots on disk, found by their ids in the arrangement.
+//!
+//! A batch of changes is netted before it comes: each id is taken away, or brought, once. Whatever row an id had before is looked up and goes.
+
+use crate::dictionary::known::KnownNodes;
+use crate::dictionary::pool::{Pool, PoolRule, in_pool};
+use crate::engine::bytes::{Reader, Writer};
+use crate::error::StageError;
+use differential_dataflow::operators::arrange::TraceAgent;
+use differential_dataflow::trace::TraceReader;
+use differential_dataflow::trace::cursor::{Cursor, cursor_list};
+use differential_dataflow::trace::implementations::ValSpine;
+use nystream_datasets::{Chunk, RowSlots};
+use nystream_hashing::RowId;
+use nystream_kernels::exact_sum::ExactSum;
+use timely::progress::frontier::{Antichain, AntichainRef};
+
+/// Where each id's row lies.
+pub(super) type Places = TraceAgent<ValSpine<RowId, u64, u64, isize>>;
+
+/// What the rows that are there add up to.
+#[derive(Clone, Default)]
+pub(super) struct Tally {
+    pub rows: u64,
+    pub weight_sum: ExactSum,
+    /// Rows of which some targets are null.
+    pub incomplete: u64,
+}
+
+impl Tally {
+    pub(super) fn merge(&mut self, other: &Tally) {
+        self.rows += other.rows;
+        self.incomplete += other.incomplete;
+        self.weight_sum.merge(&other.weight_sum);
+    }
+}
+
+/// Whether all targets of row `i` are there. Chunks hold rows with at least one.
+pub(super) fn complete(chunk: &Chunk, i: usize) -> bool {
+    chunk.targets_of(i..i + 1).iter().all(|y| !y.is_nan())
+}
+
+/// What a worker has.
+pub(super) struct Keep {
+    pub slots: RowSlots,
+    pub tally: Tally,
+    /// Whether a row of the pool that centers are chosen from has come or gone since they were chosen.
+    pub dirty: bool,
+    /// The first error of a batch: the worker's rows are not what they should be from then on.
+    pub error: Option<StageError>,
+    /// Nodes of the trie, where centers are chosen by one. Taken out while it is at work.
+    pub nodes: Option<KnownNodes>,
+    pool: Option<PoolRule>,
+    places: Option<Places>,
+    /// Slots whose rows have gone with this batch: the Gram still reads them.
+    freed: Vec<u64>,
+    chunk: Chunk,
+}
+
+/// Changes for one worker, as bytes.
+pub(super) fn letter(removed: &[RowId], added: &Pool) -> Vec<u8> {
+    let mut out = Writer::default();
+    out.ids(removed);
+    out.bytes(&added.to_bytes());
+    out.0
+}
+
+fn read_letter(bytes: &[u8]) -> Result<(Vec<RowId>, Pool), StageError> {
+    let mut from = Reader(bytes);
+    Ok((from.ids()?, Pool::from_bytes(from.bytes()?)?))
+}
+
+impl Keep {
+    pub(super) fn new(slots: RowSlots, pool: Option<PoolRule>, nodes: Option<KnownNodes>) -> Self {
+        Keep {
+            slots,
+            tally: Tally::default(),
+            dirty: true,
+            error: None,
+            nodes,
+            pool,
+            places: None,
+            freed: Vec::new(),
+            chunk: Chunk::default(),
+        }
+    }
+
+    /// The arrangement that this worker's updates go into.
+    pub(super) fn arranged(&mut self, places: Places) {
+        self.places = Some(places);
+    }
+
+    /// A batch is over: the arrangement may merge what came before `time`, and slots may be used again.
+    pub(super) fn settle(&mut self, time: u64) {
+        if let Some(places) = &mut self.places {
+            places.set_logical_compaction(AntichainRef::new(&[time]));
+            places.set_physical_compaction(AntichainRef::new(&[time]));
+        }
+        let freed = std::mem::take(&mut self.freed);
+        self.slots.release(&freed);
+    }
+
+    /// Ends the arrangement.
+    pub(super) fn close(&mut self) {
+        self.places = None;
+    }
+
+    /// Applies the letters of a batch and gives the updates of the collection.
+    pub(super) fn apply(&mut self, letters: Vec<Vec<u8>>) -> Vec<((RowId, u64), isize)> {
+        match self.try_apply(letters) {
+            Ok(updates) => updates,
+            Err(error) => {
+                self.error.get_or_insert(error);
+                Vec::new()
+            }
+        }
+    }
+
+    fn try_apply(&mut self, letters: Vec<Vec<u8>>) -> Result<Vec<((RowId, u64), isize)>, StageError> {
+        let (mut gone, mut added) = (Vec::new(), Vec::new());
+        for letter in &letters {
+            let (removed, pool) = read_letter(letter)?;
+            gone.extend(removed);
+            gone.extend_from_slice(&pool.ids);
+            added.push(pool);
+        }
+        gone.sort_unstable();
+        let mut old = self.find(&gone)?;
+        // Neighbouring slots are read together.
+        old.sort_unstable_by_key(|(_, slot)| *slot);
+        let mut updates: Vec<((RowId, u64), isize)> = old.iter().map(|place| (*place, -1)).collect();
+        let slots: Vec<u64> = old.iter().map(|(_, slot)| *slot).collect();
+        let mut chunk = std::mem::take(&mut self.chunk);
+        self.slots.read(&slots, &mut chunk)?;
+        self.freed.extend_from_slice(&slots);
+        self.count(&chunk, false);
+        for pool in added.into_iter().filter(|pool| !pool.is_empty()) {
+            into_chunk(pool, &mut chunk);
+            let all: Vec<usize> = (0..chunk.rows()).collect();
+            let slots = self.slots.insert(&chunk, &all)?;
+            self.count(&chunk, true);
+            updates.extend(chunk.ids.iter().copied().zip(slots).map(|place| (place, 1)));
+        }
+        self.chunk = chunk;
+        Ok(updates)
+    }
+
+    /// Rows have come, or gone.
+    fn count(&mut self, chunk: &Chunk, came: bool) {
+        for i in 0..chunk.rows() {
+            let incomplete = u64::from(!complete(chunk, i));
+            if came {
+                self.tally.rows += 1;
+                self.tally.incomplete += incomplete;
+                self.tally.weight_sum.add(chunk.weights[i]);
+            } else {
+                self.tally.rows -= 1;
+                self.tally.incomplete -= incomplete;
+                self.tally.weight_sum.remove(chunk.weights[i]);
+            }
+            let in_it = |rule: PoolRule| in_pool(rule.key.u128(chunk.ids[i]), rule.bits);
+            self.dirty |= self.pool.is_some_and(in_it);
+        }
+    }
+
+    /// The slots of those of `ids`, ascending, that have a row.
+    fn find(&mut self, ids: &[RowId]) -> Result<Vec<(RowId, u64)>, StageError> {
+        let internal = || StageError::Internal("the rows' arrangement cannot be read".into());
+        let places = self.places.as_mut().ok_or_else(internal)?;
+        let batches = places.batches_through(Antichain::new().borrow()).ok_or_else(internal)?;
+        let (mut cursor, storage) = cursor_list(batches);
+        let mut found = Vec::new();
+        for id in ids {
+            cursor.seek_key(&storage, id);
+            if cursor.get_key(&storage) != Some(id) {
+                continue;
+            }
+            while let Some(slot) = cursor.get_val(&storage) {
+                let slot = *slot;
+                let mut times = 0;
+                cursor.map_times(&storage, |_, count| times += *count);
+                if times > 0 {
+                    found.push((*id, slot));
+                }
+                cursor.step_val(&storage);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Rows as slots take them.
+fn into_chunk(pool: Pool, chunk: &mut Chunk) {
+    chunk.clear();
+    let rows = pool.len();
+    (chunk.numeric_width, chunk.code_width) = (pool.rows.numeric_width, pool.rows.code_width);
+    chunk.target_width = pool.target_width;
+    (chunk.numeric, chunk.codes) = (pool.rows.numeric, pool.rows.codes);
+    (chunk.ids, chunk.targets, chunk.weights) = (pool.ids, pool.targets, pool.weights);
+    chunk.ordinals.extend(0..rows as u64);
+    chunk.held_out.resize(rows, false);
+    chunk.block_starts.extend([0, rows as u32]);
+}

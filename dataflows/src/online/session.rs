@@ -1,0 +1,666 @@
+//! The state of a run: what events do to rows, learner, counters and answers.
+//!
+//! Everything here is a function of the log's records in their order: a restart restores the last snapshot and takes the records after it once more, by the same code, and has the same state, with the same
+//! answers. Nothing here waits, reads a clock or writes a file but the log; [`super::drive`] does.
+//!
+//! *Order of an event*: it is checked and, if it is refused, logged as refused. Otherwise it is logged and applied to the rows. A row without a target is predicted at once; one with a target is given to the
+//! learner, in runs of consecutive ones, and answered when the learner says so (second-order learners: when its block is complete), or predicted before (learners that do not answer).
+
+use super::encoding::{Encoded, Encoding, append, rows_of};
+use super::learner::{Answer, Batch, Info, Learner, Prediction, Published, Recovery, Regret, Traits};
+use super::meter::{Meter, loss_of};
+use super::store::{Logged, Store};
+use crate::error::StageError;
+use crate::targets::TargetCode;
+use nystream_datasets::Chunk;
+use nystream_datasets::events::{Event, Op};
+use nystream_datasets::rows::{Applied, RowsError, StoredRow};
+use nystream_datasets::stream::{Item, Position, Rejected};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Rows taken at a time in a replay.
+const REPLAY_ROWS: usize = 1024;
+
+/// What the log holds besides events.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Note {
+    /// What was refused.
+    Rejected(Rejected),
+    /// How far a source is read: to `position`, and `skip` items after it.
+    Progress {
+        /// The source.
+        source: String,
+        /// Where it was before the piece.
+        position: Position,
+        /// Items of the piece that are taken.
+        skip: u64,
+    },
+    /// The source ended, and rows that wait are learned.
+    Flush,
+    /// A model is published.
+    Publish,
+}
+
+/// What has happened since the run began, restarts included.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Rows inserted.
+    pub inserted: u64,
+    /// Rows corrected.
+    pub updated: u64,
+    /// Rows deleted.
+    pub deleted: u64,
+    /// Labels that came later.
+    pub labelled: u64,
+    /// What was refused.
+    pub rejected: u64,
+    /// Answers given.
+    pub answers: u64,
+    /// Changes applied.
+    pub changes: u64,
+    /// Changes at the last publication.
+    pub published: u64,
+    /// Publications.
+    pub publications: u64,
+    /// The latest time of a row, microseconds since 1970.
+    pub latest: Option<i64>,
+    /// How far each source is read: to a position, and so many items after it.
+    pub sources: BTreeMap<String, (Position, u64)>,
+}
+
+/// An answer on its way out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// From 0, without gaps.
+    pub seq: u64,
+    /// The row's key.
+    pub key: String,
+    /// What was predicted.
+    pub prediction: Prediction,
+}
+
+/// A row that the learner has and has not answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Queued {
+    key: String,
+    id: u128,
+    /// Whether the answer goes out: a row that was predicted when it came without its label is not answered twice.
+    out: bool,
+}
+
+/// What a snapshot holds of a session.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stored {
+    /// Counters.
+    pub tally: Tally,
+    /// Bytes of each file that is written, by the name that the user gave.
+    pub files: BTreeMap<String, u64>,
+    meter: Meter,
+    queue: Vec<Queued>,
+    #[serde(with = "serde_bytes")]
+    learner: Vec<u8>,
+    rows: Vec<serde_bytes::ByteBuf>,
+}
+
+impl Stored {
+    /// Of a run that has taken nothing, whose learner gave `learner`; `window`: rows of the windowed loss.
+    pub fn begun(learner: Vec<u8>, window: usize) -> Self {
+        let (tally, files, queue, rows) = (Tally::default(), BTreeMap::new(), Vec::new(), Vec::new());
+        Stored { tally, files, meter: Meter::new(window), queue, learner, rows }
+    }
+
+    /// The rows that the store is to begin with.
+    pub fn rows(&self) -> Vec<Vec<u8>> {
+        self.rows.iter().map(|row| row.to_vec()).collect()
+    }
+
+    /// Bytes of the learner's state.
+    pub fn learner(&self) -> &[u8] {
+        &self.learner
+    }
+}
+
+/// How events are taken.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+pub struct Rules {
+    /// How far an event's time may lie before the latest one, microseconds.
+    pub lateness: Option<i64>,
+    /// Changes between two publications.
+    pub publish_every: Option<u64>,
+    /// Rows of the windowed loss.
+    pub loss_window: usize,
+    /// Standard deviations of the targets, by which losses are measured.
+    pub deviations: Vec<f64>,
+}
+
+/// Why events are not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    /// The learner or the encoder.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    /// The store.
+    #[error(transparent)]
+    Rows(#[from] RowsError),
+    /// What was refused where nothing may be.
+    #[error("--strict: {}{}", described(.0), .0.reason)]
+    Strict(Rejected),
+}
+
+fn described(rejected: &Rejected) -> String {
+    let key = rejected.key.as_ref().map(|key| format!("key '{key}'"));
+    let parts: Vec<String> = rejected.place.clone().into_iter().chain(key).collect();
+    if parts.is_empty() { String::new() } else { format!("{}: ", parts.join(", ")) }
+}
+
+/// The state of a run.
+pub struct Session {
+    store: Box<dyn Store>,
+    core: Core,
+}
+
+/// All but the rows and their log.
+struct Core {
+    encoding: Encoding,
+    code: TargetCode,
+    learner: Box<dyn Learner>,
+    traits: Traits,
+    rules: Rules,
+    tally: Tally,
+    meter: Meter,
+    queue: VecDeque<Queued>,
+    run: Run,
+    outputs: Vec<Output>,
+    rejections: Vec<Rejected>,
+    /// Whether what is settled is learned; not where the learner has it already.
+    learns: bool,
+}
+
+/// Changes that the learner has not been given.
+struct Run {
+    changes: Vec<Applied>,
+    added: Chunk,
+    removed: Vec<(usize, Event)>,
+}
+
+impl Session {
+    /// The session of a run that has just begun, or that goes on from `stored`, which gave `store` its rows. `code`: what targets are.
+    ///
+    /// # Errors
+    /// A learner that cannot be restored.
+    pub fn new(
+        encoding: Encoding,
+        code: TargetCode,
+        mut learner: Box<dyn Learner>,
+        store: Box<dyn Store>,
+        rules: Rules,
+        stored: Option<Stored>,
+    ) -> Result<Self, StageError> {
+        let traits = learner.traits();
+        let (mut tally, mut meter, mut queue) = (Tally::default(), Meter::new(rules.loss_window), VecDeque::new());
+        if let Some(stored) = stored {
+            learner.restore(&stored.learner)?;
+            (tally, meter, queue) = (stored.tally, stored.meter, stored.queue.into());
+        }
+        let run = Run { changes: Vec::new(), added: empty(&encoding), removed: Vec::new() };
+        let (outputs, rejections) = (Vec::new(), Vec::new());
+        let core = Core {
+            encoding,
+            code,
+            learner,
+            traits,
+            rules,
+            tally,
+            meter,
+            queue,
+            run,
+            outputs,
+            rejections,
+            learns: true,
+        };
+        Ok(Session { store, core })
+    }
+
+    /// Takes the records after `after`, which the snapshot does not hold; how many there were.
+    ///
+    /// # Errors
+    /// A log that cannot be read, and what the learner says.
+    pub fn replay(&mut self, after: u64) -> Result<u64, StageError> {
+        let core = &mut self.core;
+        if core.traits.recovery == Recovery::Rows {
+            core.rebuild(self.store.as_mut())?;
+            core.learns = false;
+        }
+        let (mut changes, mut records) = (Vec::new(), 0);
+        self.store.replay(after, &mut |_, logged| {
+            records += 1;
+            match logged {
+                Logged::Applied(applied) => {
+                    changes.push(applied);
+                    if changes.len() >= REPLAY_ROWS { core.again(&mut changes) } else { Ok(()) }
+                }
+                Logged::Note(bytes) => {
+                    core.again(&mut changes)?;
+                    let note = serde_json::from_slice(&bytes)
+                        .map_err(|error| StageError::Data(format!("a note of the log cannot be read: {error}")))?;
+                    core.noted(note)
+                }
+            }
+        })?;
+        core.again(&mut changes)?;
+        core.learns = true;
+        Ok(records)
+    }
+
+    /// Takes items in order: all of them, or up to the one after which a model is to be published. How many were taken.
+    ///
+    /// # Errors
+    /// [`TakeError`]; the run ends, and a restart goes on from what was committed.
+    pub fn take(&mut self, items: &[Item], strict: bool) -> Result<usize, TakeError> {
+        let core = &mut self.core;
+        let brings = |item: &Item| matches!(item, Item::Event(Event { op: Op::Insert | Op::Update, .. }));
+        let events: Vec<Event> = items
+            .iter()
+            .filter(|item| brings(item))
+            .filter_map(|item| if let Item::Event(event) = item { Some(event.clone()) } else { None })
+            .collect();
+        let encoded = core.encoding.encode(&events)?;
+        let mut predicted = core.predict_all(&encoded)?;
+        let mut place = 0;
+        for (taken, item) in items.iter().enumerate() {
+            let own = brings(item).then(|| {
+                place += 1;
+                place - 1
+            });
+            let rejected = match item {
+                Item::Rejected(rejected) => Some(rejected.clone()),
+                Item::Event(event) => core.event(self.store.as_mut(), event, &encoded, own, &mut predicted)?,
+            };
+            if let Some(rejected) = rejected {
+                if strict {
+                    return Err(TakeError::Strict(rejected));
+                }
+                self.store.note(&bytes_of(&Note::Rejected(rejected.clone()))?)?;
+                core.noted(Note::Rejected(rejected))?;
+            }
+            if core.publication_is_due() {
+                core.give()?;
+                return Ok(taken + 1);
+            }
+        }
+        core.give()?;
+        Ok(items.len())
+    }
+
+    /// Whether a model is to be published now.
+    pub fn publication_is_due(&self) -> bool {
+        self.core.publication_is_due()
+    }
+
+    /// Logs how far a source is read.
+    ///
+    /// # Errors
+    /// [`TakeError::Rows`].
+    pub fn progress(&mut self, source: &str, position: &Position, skip: u64) -> Result<(), TakeError> {
+        let note = Note::Progress { source: source.to_owned(), position: position.clone(), skip };
+        self.store.note(&bytes_of(&note)?)?;
+        Ok(self.core.noted(note)?)
+    }
+
+    /// Logs that the source has ended, and has the learner answer what waits.
+    ///
+    /// # Errors
+    /// [`TakeError`].
+    pub fn flush(&mut self) -> Result<(), TakeError> {
+        self.store.note(&bytes_of(&Note::Flush)?)?;
+        Ok(self.core.noted(Note::Flush)?)
+    }
+
+    /// Publishes a model. What is published is logged; where the state rests on rows, nothing may be taken before a snapshot has it.
+    ///
+    /// # Errors
+    /// [`TakeError`]; no model of no rows.
+    pub fn publish(&mut self) -> Result<Published, TakeError> {
+        self.core.give()?;
+        let published = self.core.learner.publish()?;
+        self.store.note(&bytes_of(&Note::Publish)?)?;
+        self.core.published();
+        Ok(published)
+    }
+
+    /// The present model, without a publication, of learners for which that is nothing.
+    ///
+    /// # Errors
+    /// No model of no rows.
+    pub fn model(&mut self) -> Result<Published, StageError> {
+        self.core.learner.publish()
+    }
+
+    /// Makes all of it durable; the last record.
+    ///
+    /// # Errors
+    /// [`RowsError`], such as a full disk: nothing is lost, and the next commit tries again.
+    pub fn commit(&mut self) -> Result<u64, RowsError> {
+        self.store.commit()
+    }
+
+    /// Everything that a restart needs, after a commit.
+    ///
+    /// # Errors
+    /// [`StageError`].
+    pub fn stored(&mut self) -> Result<Stored, StageError> {
+        let core = &mut self.core;
+        core.give()?;
+        Ok(Stored {
+            tally: core.tally.clone(),
+            files: BTreeMap::new(),
+            meter: core.meter.clone(),
+            queue: core.queue.iter().cloned().collect(),
+            learner: core.learner.snapshot()?,
+            rows: self.store.stored()?.into_iter().map(serde_bytes::ByteBuf::from).collect(),
+        })
+    }
+
+    /// Frees what durable snapshots make needless.
+    ///
+    /// # Errors
+    /// [`RowsError`]; what was not freed is freed next time.
+    pub fn clean(&mut self, newest: u64, oldest: u64) -> Result<(), RowsError> {
+        self.store.clean(newest, oldest)
+    }
+
+    /// Answers since the last call.
+    pub fn outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.core.outputs)
+    }
+
+    /// What was refused since the last call.
+    pub fn rejections(&mut self) -> Vec<Rejected> {
+        std::mem::take(&mut self.core.rejections)
+    }
+
+    /// Counters.
+    pub fn tally(&self) -> &Tally {
+        &self.core.tally
+    }
+
+    /// Rows that are there.
+    pub fn rows(&self) -> u64 {
+        self.store.rows()
+    }
+
+    /// Bytes of the log.
+    pub fn log_bytes(&self) -> u64 {
+        self.store.log_bytes()
+    }
+
+    /// The learner's figures, with the losses of the runtime where it keeps none.
+    pub fn info(&self) -> Info {
+        let mut info = self.core.learner.info();
+        info.mean_loss = info.mean_loss.or(self.core.meter.mean());
+        info.window_loss = info.window_loss.or(self.core.meter.window());
+        info
+    }
+
+    /// Regret in hindsight.
+    ///
+    /// # Errors
+    /// [`StageError::Numeric`].
+    pub fn regret(&self) -> Result<Option<Regret>, StageError> {
+        self.core.learner.regret()
+    }
+
+    /// What kind of learner there is.
+    pub fn traits(&self) -> Traits {
+        self.core.traits
+    }
+
+    /// Gives every row that is there to `take`.
+    ///
+    /// # Errors
+    /// [`StageError`].
+    pub fn for_each(&mut self, take: &mut dyn FnMut(StoredRow) -> Result<(), StageError>) -> Result<(), StageError> {
+        self.store.for_each(take)
+    }
+}
+
+/// A note as the log has it.
+fn bytes_of(note: &Note) -> Result<Vec<u8>, StageError> {
+    serde_json::to_vec(note).map_err(|error| StageError::Internal(format!("a note cannot be written: {error}")))
+}
+
+fn empty(encoding: &Encoding) -> Chunk {
+    let mut chunk = Chunk::new();
+    chunk.numeric_width = encoding.encoder().numeric_width();
+    chunk.code_width = encoding.encoder().code_width();
+    chunk.target_width = encoding.encoder().target_width();
+    chunk
+}
+
+impl Core {
+    /// Gives the learner every row that is there.
+    fn rebuild(&mut self, store: &mut dyn Store) -> Result<(), StageError> {
+        let mut rows: Vec<StoredRow> = Vec::new();
+        store.for_each(&mut |row| {
+            rows.push(row);
+            if rows.len() >= REPLAY_ROWS { self.give_rows(&mut rows) } else { Ok(()) }
+        })?;
+        self.give_rows(&mut rows)
+    }
+
+    fn give_rows(&mut self, rows: &mut Vec<StoredRow>) -> Result<(), StageError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let events: Vec<Event> = rows.iter().map(|row| row.event.clone()).collect();
+        let encoded = self.encoding.encode(&events)?;
+        let change = |row: StoredRow| Applied { number: row.arrival, removed: None, added: Some(Arc::new(row)) };
+        let changes: Vec<Applied> = rows.drain(..).map(change).collect();
+        let removed = empty(&self.encoding);
+        self.learner.learn(&Batch { changes: &changes, removed: &removed, added: &encoded.training }).map(drop)
+    }
+
+    /// Takes changes of the log once more.
+    fn again(&mut self, changes: &mut Vec<Applied>) -> Result<(), StageError> {
+        let added = |applied: &Applied| applied.added.as_ref().map(|row| row.event.clone());
+        let events: Vec<Event> = changes.iter().filter_map(added).collect();
+        let encoded = self.encoding.encode(&events)?;
+        let mut predicted = self.predict_all(&encoded)?;
+        let mut place = 0;
+        for applied in changes.drain(..) {
+            let own = applied.added.as_ref().map(|_| {
+                place += 1;
+                place - 1
+            });
+            self.settle(applied, &encoded, own, &mut predicted)?;
+        }
+        self.give()
+    }
+
+    /// What a note says.
+    fn noted(&mut self, note: Note) -> Result<(), StageError> {
+        match note {
+            Note::Rejected(rejected) => {
+                self.tally.rejected += 1;
+                self.rejections.push(rejected);
+            }
+            Note::Progress { source, position, skip } => {
+                self.tally.sources.insert(source, (position, skip));
+            }
+            Note::Flush => {
+                self.give()?;
+                let answers = self.learner.flush()?;
+                self.answered(answers)?;
+            }
+            Note::Publish => {
+                if !self.traits.answers {
+                    self.learner.publish()?;
+                }
+                self.published();
+            }
+        }
+        Ok(())
+    }
+
+    fn published(&mut self) {
+        self.tally.published = self.tally.changes;
+        self.tally.publications += 1;
+    }
+
+    fn publication_is_due(&self) -> bool {
+        self.rules.publish_every.is_some_and(|every| self.tally.changes - self.tally.published >= every)
+    }
+
+    /// Predictions of all rows, of learners that do not answer: they change with publications alone.
+    fn predict_all(&mut self, encoded: &Encoded) -> Result<Vec<Prediction>, StageError> {
+        if self.traits.answers || encoded.features.rows() == 0 {
+            return Ok(Vec::new());
+        }
+        self.learner.predict(rows_of(&encoded.features))
+    }
+
+    /// Checks an event, and applies it if nothing is wrong with it; what is, if something is.
+    fn event(
+        &mut self,
+        store: &mut dyn Store,
+        event: &Event,
+        encoded: &Encoded,
+        place: Option<usize>,
+        predicted: &mut Vec<Prediction>,
+    ) -> Result<Option<Rejected>, TakeError> {
+        let refused =
+            |reason: String| Ok(Some(Rejected { key: Some(event.key.clone()), reason, place: None, text: None }));
+        if let (Some(lateness), Some(latest), Some(time)) = (self.rules.lateness, self.tally.latest, event.time)
+            && time < latest.saturating_sub(lateness)
+        {
+            let behind = (latest - time) as f64 / 1e6;
+            return refused(format!("its time is {behind} s before the latest one, more than --lateness allows"));
+        }
+        if let Some(fault) = place.and_then(|place| encoded.fault(place)) {
+            return refused(fault.to_string());
+        }
+        // A label is checked with the row that it is for.
+        let mut own = None;
+        if let (Op::Label, Some(row)) = (event.op, store.get(&event.key)?) {
+            let merged = self.encoding.encode(&[self.encoding.labelled(&row.event, event)])?;
+            if let Some(fault) = merged.fault(0) {
+                return refused(fault.to_string());
+            }
+            own = Some(merged);
+        }
+        match store.apply(event.clone())? {
+            Err(refusal) => refused(refusal.to_string()),
+            Ok(applied) => {
+                match &own {
+                    Some(merged) => self.settle(applied, merged, Some(0), &mut Vec::new())?,
+                    None => self.settle(applied, encoded, place, predicted)?,
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// What a change does to everything but the rows.
+    fn settle(
+        &mut self,
+        applied: Applied,
+        encoded: &Encoded,
+        place: Option<usize>,
+        predicted: &mut Vec<Prediction>,
+    ) -> Result<(), StageError> {
+        self.tally.changes += 1;
+        let op = applied.added.as_ref().map_or(Op::Delete, |row| row.event.op);
+        match op {
+            Op::Insert => self.tally.inserted += 1,
+            Op::Update => self.tally.updated += 1,
+            Op::Delete => self.tally.deleted += 1,
+            Op::Label => self.tally.labelled += 1,
+        }
+        let at = self.run.changes.len();
+        if let Some(row) = applied.removed.as_ref().filter(|_| self.traits.unlearns) {
+            self.run.removed.push((at, row.event.clone()));
+        }
+        if let (Some(row), Some(place)) = (&applied.added, place) {
+            let event = &row.event;
+            self.tally.latest = self.tally.latest.max(event.time);
+            let trained = encoded.trained(place);
+            let answers = self.traits.answers && trained.is_some();
+            if op != Op::Label && !answers {
+                let prediction = match self.traits.answers {
+                    false => match encoded.features.ordinals.binary_search(&(place as u64)) {
+                        Ok(i) => predicted.get_mut(i).map(std::mem::take),
+                        Err(_) => None,
+                    },
+                    true => {
+                        self.give()?;
+                        let rows = encoded.row(place).map(|row| self.learner.predict(row)).transpose()?;
+                        rows.and_then(|mut rows| rows.pop())
+                    }
+                };
+                if let Some(prediction) = prediction.filter(|prediction| !prediction.values.is_empty()) {
+                    if let Some(i) = trained.filter(|_| !self.traits.answers) {
+                        let targets = encoded.training.targets_of(i..i + 1);
+                        let loss = loss_of(&self.code, &self.rules.deviations, &prediction.values, targets);
+                        loss.into_iter().for_each(|loss| self.meter.add(loss));
+                    }
+                    self.out(event.key.clone(), prediction);
+                }
+            }
+            if let Some(i) = trained {
+                let ordinal = self.run.changes.len() as u64;
+                append(&mut self.run.added, &encoded.training, i, ordinal);
+                if answers {
+                    let id = encoded.training.ids[i].0;
+                    self.queue.push_back(Queued { key: event.key.clone(), id, out: op != Op::Label });
+                }
+            }
+        }
+        self.run.changes.push(applied);
+        Ok(())
+    }
+
+    fn out(&mut self, key: String, prediction: Prediction) {
+        self.outputs.push(Output { seq: self.tally.answers, key, prediction });
+        self.tally.answers += 1;
+    }
+
+    /// Gives the run to the learner.
+    fn give(&mut self) -> Result<(), StageError> {
+        if self.run.changes.is_empty() {
+            return Ok(());
+        }
+        let fresh = Run { changes: Vec::new(), added: empty(&self.encoding), removed: Vec::new() };
+        let run = std::mem::replace(&mut self.run, fresh);
+        if !self.learns {
+            return Ok(());
+        }
+        let mut removed = empty(&self.encoding);
+        if !run.removed.is_empty() {
+            let events: Vec<Event> = run.removed.iter().map(|(_, event)| event.clone()).collect();
+            let encoded = self.encoding.encode(&events)?.training;
+            for i in 0..encoded.rows() {
+                let at = run.removed[encoded.ordinals[i] as usize].0;
+                append(&mut removed, &encoded, i, at as u64);
+            }
+        }
+        let answers = self.learner.learn(&Batch { changes: &run.changes, removed: &removed, added: &run.added })?;
+        self.answered(answers)
+    }
+
+    /// The learner answers rows that it was given.
+    fn answered(&mut self, answers: Vec<Answer>) -> Result<(), StageError> {
+        for answer in answers {
+            let queued = self.queue.pop_front().filter(|queued| queued.id == answer.id.0);
+            let Some(queued) = queued else {
+                return Err(StageError::Internal("the learner answers a row that it was not given".into()));
+            };
+            if queued.out {
+                self.out(queued.key, answer.prediction);
+            }
+        }
+        Ok(())
+    }
+}

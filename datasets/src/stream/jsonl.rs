@@ -1,0 +1,180 @@
+//! Lines of JSON, from a file or from standard input.
+//!
+//! A file is read from where it was left ([`Position::Lines`]): its first bytes must be those of before. A last line without an end is read when nothing follows it; standard input begins anew each
+//! time, since nobody can read it twice. Memory: one line of at most [`MAX_LINE`] bytes.
+
+use super::{EventSource, Item, MAX_LINE, More, PIECE_EVENTS, Position, Rejected, SourceError};
+use crate::events::lines::{Line, next_line};
+use crate::events::{StreamSchema, json};
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// Bytes by which a file is known again.
+const HEAD: u64 = 4096;
+
+/// A source of lines.
+pub struct JsonLines {
+    name: String,
+    schema: StreamSchema,
+    input: Input,
+    line: Vec<u8>,
+    bytes: u64,
+    lines: u64,
+    /// The hash of the head, once it is complete.
+    head: Option<[u8; 16]>,
+}
+
+enum Input {
+    File(PathBuf, BufReader<File>),
+    Standard(BufReader<io::Stdin>),
+}
+
+impl JsonLines {
+    /// The lines of `path`; `-` is standard input. `name` is what the user wrote.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn open(name: &str, path: &str, schema: StreamSchema) -> Result<Self, SourceError> {
+        let input = match path {
+            "-" => Input::Standard(BufReader::with_capacity(1 << 16, io::stdin())),
+            path => {
+                let file = File::open(path).map_err(|source| SourceError::Io { name: name.into(), source })?;
+                Input::File(path.into(), BufReader::with_capacity(1 << 18, file))
+            }
+        };
+        Ok(JsonLines { name: name.into(), schema, input, line: Vec::new(), bytes: 0, lines: 0, head: None })
+    }
+
+    fn io(&self, source: io::Error) -> SourceError {
+        SourceError::Io { name: self.name.clone(), source }
+    }
+}
+
+/// The hash of the first `bytes` of a file.
+fn head_of(path: &Path, bytes: u64) -> io::Result<([u8; 16], u64)> {
+    let mut head = Vec::new();
+    File::open(path)?.take(bytes).read_to_end(&mut head)?;
+    let hash = blake3::hash(&head);
+    Ok((std::array::from_fn(|i| hash.as_bytes()[i]), head.len() as u64))
+}
+
+impl EventSource for JsonLines {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn resume(&mut self, position: &Position) -> Result<(), SourceError> {
+        let Position::Lines { bytes, lines, head, head_bytes } = position else { return Ok(()) };
+        let Input::File(path, reader) = &mut self.input else { return Ok(()) };
+        let another = |reason: &str| SourceError::Another { path: path.clone(), reason: reason.into() };
+        let io = |source| SourceError::Io { name: self.name.clone(), source };
+        let length = std::fs::metadata(&*path).map_err(io)?.len();
+        if length < *bytes {
+            return Err(another(&format!("{bytes} bytes of it were read, and it has {length}")));
+        }
+        if head_of(path, *head_bytes).map_err(io)? != (*head, *head_bytes) {
+            return Err(another("it begins otherwise"));
+        }
+        reader.seek(SeekFrom::Start(*bytes)).map_err(io)?;
+        (self.bytes, self.lines) = (*bytes, *lines);
+        Ok(())
+    }
+
+    fn next(&mut self, items: &mut Vec<Item>) -> Result<More, SourceError> {
+        let more = self.lines(items)?;
+        if let (None, Input::File(path, _)) = (&self.head, &self.input)
+            && self.bytes >= HEAD
+        {
+            self.head = Some(head_of(path, HEAD).map_err(|error| self.io(error))?.0);
+        }
+        Ok(more)
+    }
+
+    fn position(&self) -> Position {
+        match (&self.input, self.head) {
+            (Input::Standard(_), _) => Position::Rows(self.lines),
+            (Input::File(..), Some(head)) => {
+                Position::Lines { bytes: self.bytes, lines: self.lines, head, head_bytes: HEAD }
+            }
+            (Input::File(path, _), None) => {
+                let (head, head_bytes) = head_of(path, self.bytes.min(HEAD)).unwrap_or_default();
+                Position::Lines { bytes: self.bytes, lines: self.lines, head, head_bytes }
+            }
+        }
+    }
+}
+
+impl JsonLines {
+    fn lines(&mut self, items: &mut Vec<Item>) -> Result<More, SourceError> {
+        for taken in 0..PIECE_EVENTS {
+            let read = match &mut self.input {
+                Input::File(_, reader) => next_line(reader, MAX_LINE, &mut self.line, &mut self.bytes),
+                Input::Standard(reader) => {
+                    // What has come is given before more is waited for.
+                    if taken > 0 && !reader.buffer().contains(&b'\n') {
+                        return Ok(More::Yes);
+                    }
+                    next_line(reader, MAX_LINE, &mut self.line, &mut self.bytes)
+                }
+            };
+            let place = || format!("line {}", self.lines + 1);
+            match read.map_err(|error| self.io(error))? {
+                Line::End => return Ok(More::End),
+                Line::TooLong { bytes } => {
+                    let reason = format!("the line has {bytes} bytes, and at most {MAX_LINE} are read");
+                    items.push(Item::Rejected(Rejected { key: None, reason, place: Some(place()), text: None }));
+                }
+                Line::Whole if self.line.iter().all(u8::is_ascii_whitespace) => {}
+                Line::Whole => items.push(match json::event(&self.line, &self.schema) {
+                    Ok(event) => Item::Event(event),
+                    Err(error) => Item::Rejected(Rejected::new(&error, place(), Some(&self.line))),
+                }),
+            }
+            self.lines += 1;
+        }
+        Ok(More::Yes)
+    }
+}
+
+/// One rejected item as a line of JSON, for a dead-letter file.
+///
+/// # Errors
+/// The writer's.
+pub fn write_rejected(out: &mut impl Write, rejected: &Rejected) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, rejected)?;
+    out.write_all(b"\n")
+}
+
+/// Reads lines of JSON objects as they are, at most `most` that hold a row, before any model says what their columns are: for the first rows of a stream. Blank lines count as read; lines that are no
+/// event are left to whoever reads the stream itself.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn first_rows(
+    path: &str,
+    most: usize,
+    target: &str,
+) -> Result<Vec<(String, serde_json::Map<String, serde_json::Value>)>, SourceError> {
+    let io = |source| SourceError::Io { name: path.to_owned(), source };
+    let mut reader = BufReader::new(File::open(path).map_err(io)?);
+    let (mut line, mut read, mut rows) = (Vec::new(), 0, Vec::new());
+    while rows.len() < most {
+        match next_line(&mut reader, MAX_LINE, &mut line, &mut read).map_err(io)? {
+            Line::End => break,
+            Line::TooLong { .. } => {}
+            Line::Whole => {
+                let Ok(serde_json::Value::Object(mut event)) = serde_json::from_slice(&line) else { continue };
+                let insert = event.get("op").is_none_or(|op| op == "insert");
+                let key = event.get("key").map(|key| key.as_str().map_or_else(|| key.to_string(), str::to_owned));
+                let (true, Some(key), Some(serde_json::Value::Object(row))) = (insert, key, event.remove("row")) else {
+                    continue;
+                };
+                if row.get(target).is_some_and(|value| !value.is_null()) {
+                    rows.push((key, row));
+                }
+            }
+        }
+    }
+    Ok(rows)
+}

@@ -1,0 +1,147 @@
+//! Where events come from: lines, Arrow streams, folders, generators.
+//!
+//! The problem: give a learner events in an order that a restart can take up again, from sources that may be slow, endless, cut off or hostile, in bounded memory.
+//!
+//! * [`jsonl`]: lines of JSON from a file or standard input;
+//! * [`ipc`]: Arrow IPC streams from a file, standard input or connections;
+//! * [`folder`]: Parquet files that appear in a folder;
+//! * [`made`]: synthetic rows, with drift.
+//!
+//! Invariants: a source gives what it has in one order; [`Position`] says how far it was read after each piece, and [`EventSource::resume`] goes on from there. What is no event is an item among
+//! the others, with its key where it has one: a source never ends for bad content, but says what it was. No piece is larger than [`PIECE_EVENTS`] events or, by a frame, [`ipc::MAX_FRAME`] bytes.
+
+pub mod folder;
+pub mod ipc;
+pub mod jsonl;
+pub mod made;
+#[cfg(test)]
+mod tests;
+
+use crate::events::{Event, EventError};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Events of a piece at most, but for those of one Arrow batch.
+pub const PIECE_EVENTS: usize = 1024;
+/// Bytes of a line at most; longer ones are rejected.
+pub const MAX_LINE: usize = 16 << 20;
+/// Bytes of a rejected line that are kept.
+pub const MAX_SHOWN: usize = 4096;
+
+/// How far a source was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Position {
+    /// A file of lines.
+    Lines {
+        /// Bytes read, whole lines.
+        bytes: u64,
+        /// Lines read.
+        lines: u64,
+        /// BLAKE3 of its first bytes, by which another file is told.
+        head: [u8; 16],
+        /// How many bytes these are.
+        head_bytes: u64,
+    },
+    /// Rows of a source that can make any of them again, or that begins anew each time.
+    Rows(u64),
+    /// Files of a folder by name, each with the rows taken of it and its bytes.
+    Files(BTreeMap<String, (u64, u64)>),
+}
+
+/// Something that a source holds, in the place where it holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Item {
+    /// An event.
+    Event(Event),
+    /// No event.
+    Rejected(Rejected),
+}
+
+/// What was no event, or is refused later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// Its key, where it could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// Where it stands: a line, a row of a file, a connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// Its text, where it is text; the first [`MAX_SHOWN`] bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+impl Rejected {
+    /// Of an error, with the text that it is about.
+    pub fn new(error: &EventError, place: String, text: Option<&[u8]>) -> Self {
+        let text = text.map(|bytes| String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_SHOWN)]).into_owned());
+        Rejected { key: error.key().map(str::to_owned), reason: error.to_string(), place: Some(place), text }
+    }
+}
+
+/// What a source says when it is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum More {
+    /// There may be more.
+    Yes,
+    /// Nothing now; ask again.
+    NotNow,
+    /// It has ended.
+    End,
+}
+
+/// Why a source cannot go on.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// The system refused to read or listen.
+    #[error("cannot read {name}: {source}")]
+    Io {
+        /// The source as the user wrote it.
+        name: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The file is not the one that was read before.
+    #[error(
+        "'{}' is not the file that was read before ({reason}): put that back, give the new one another name, or begin with another --state",
+        path.display()
+    )]
+    Another {
+        /// The file.
+        path: PathBuf,
+        /// What shows it.
+        reason: String,
+    },
+    /// A specification that is none.
+    #[error("{0}")]
+    Spec(String),
+}
+
+/// A source of events.
+pub trait EventSource: Send {
+    /// What positions are stored under: the source as the user wrote it.
+    fn name(&self) -> &str;
+
+    /// Goes on after `position`. Called before the first [`EventSource::next`], if at all.
+    ///
+    /// # Errors
+    /// [`SourceError`] where that is not there any more.
+    fn resume(&mut self, position: &Position) -> Result<(), SourceError>;
+
+    /// Appends the next items to `items`: what is there without waiting, after the first, and at most [`PIECE_EVENTS`] or one batch. It waits a fraction of a second at most, but sources that
+    /// cannot (standard input) wait for ever.
+    ///
+    /// # Errors
+    /// [`SourceError`]: nothing more can be read.
+    fn next(&mut self, items: &mut Vec<Item>) -> Result<More, SourceError>;
+
+    /// How far everything that was given reaches.
+    fn position(&self) -> Position;
+}

@@ -1,0 +1,241 @@
+//! Sources that are taken up again, cut off, hostile and half-written.
+
+use super::*;
+use crate::events::{Cell, Reads, StreamColumn, StreamSchema};
+use crate::stream::{folder::Folder, ipc::Ipc, jsonl::JsonLines, made::Made};
+use crate::{ColumnKind, sink::PredictionWriter};
+use arrow_array::{Float64Array, RecordBatch, StringArray};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+fn schema() -> StreamSchema {
+    let column =
+        |name: &str, target| StreamColumn { name: name.into(), reads: Reads::Value(ColumnKind::Numeric), target };
+    StreamSchema::from_columns(vec![column("x0", false), column("y", true)])
+}
+
+fn batch(first: usize, rows: usize) -> RecordBatch {
+    let keys = StringArray::from_iter_values((first..first + rows).map(|i| format!("k{i}")));
+    let x = Float64Array::from_iter_values((first..first + rows).map(|i| i as f64));
+    RecordBatch::try_from_iter([
+        ("key", Arc::new(keys) as _),
+        ("x0", Arc::new(x.clone()) as _),
+        ("y", Arc::new(x) as _),
+    ])
+    .unwrap()
+}
+
+/// Everything that a source gives before it has nothing more, and where it is then.
+fn all(source: &mut dyn EventSource) -> (Vec<Item>, Position) {
+    let mut items = Vec::new();
+    let mut idle = 0;
+    while idle < 30 {
+        match source.next(&mut items).unwrap() {
+            More::End => break,
+            More::NotNow => idle += 1,
+            More::Yes => idle = 0,
+        }
+    }
+    let position = source.position();
+    (items, position)
+}
+
+fn keys(items: &[Item]) -> Vec<String> {
+    items.iter().filter_map(|item| if let Item::Event(event) = item { Some(event.key.clone()) } else { None }).collect()
+}
+
+fn reasons(items: &[Item]) -> Vec<String> {
+    items
+        .iter()
+        .filter_map(|item| if let Item::Rejected(rejected) = item { Some(rejected.reason.clone()) } else { None })
+        .collect()
+}
+
+fn numbered(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|i| format!("k{i}")).collect()
+}
+
+#[test]
+fn lines_go_on_where_they_were_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jsonl");
+    let line = |i: usize| format!("{{\"key\":\"k{i}\",\"row\":{{\"x0\":{i}}}}}\n");
+    let text: String = (0..3000).map(line).collect();
+    std::fs::write(&path, &text).unwrap();
+    let open = || JsonLines::open("jsonl:a", path.to_str().unwrap(), schema()).unwrap();
+    let mut source = open();
+    let mut items = Vec::new();
+    source.next(&mut items).unwrap();
+    let position = source.position();
+    assert_eq!(items.len(), PIECE_EVENTS);
+    let mut again = open();
+    again.resume(&position).unwrap();
+    let (rest, end) = all(&mut again);
+    assert_eq!(keys(&rest), numbered(PIECE_EVENTS..3000));
+    // What is added later follows; what is not an event is told with its line, a blank line is nothing.
+    let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+    write!(file, "\n{{\"key\":\"k3000\",\"row\":{{\"x0\":\"much\"}}}}\nnot json\n{}", line(3001)).unwrap();
+    let mut more = open();
+    more.resume(&end).unwrap();
+    let (items, _) = all(&mut more);
+    assert_eq!((keys(&items), reasons(&items).len()), (numbered(3001..3002), 2));
+    let Item::Rejected(rejected) = &items[0] else { panic!("{items:?}") };
+    assert_eq!((rejected.key.as_deref(), rejected.place.as_deref()), (Some("k3000"), Some("line 3002")));
+    // Another file under the name.
+    std::fs::write(&path, text.replace("k0", "j0")).unwrap();
+    assert!(matches!(open().resume(&position), Err(SourceError::Another { .. })));
+    std::fs::write(&path, "short\n").unwrap();
+    assert!(matches!(open().resume(&position), Err(SourceError::Another { .. })));
+}
+
+#[test]
+fn made_rows_go_on_where_they_were_left() {
+    let mut made = Made::open("synth:sines?rows=1500&d=1", schema()).unwrap();
+    let (items, _) = all(&mut made);
+    let mut again = Made::open("synth:sines?rows=1500&d=1", schema()).unwrap();
+    again.resume(&Position::Rows(1490)).unwrap();
+    let (rest, end) = all(&mut again);
+    assert_eq!((&items[1490..], end), (&rest[..], Position::Rows(1500)));
+    let Item::Event(event) = &items[0] else { panic!() };
+    assert!(matches!(event.cells[..], [Cell::Number(_), Cell::Number(_)]));
+}
+
+#[test]
+fn ipc_files_are_read_and_taken_up_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.arrows");
+    let mut bytes = ipc::stream_of(&batch(0, 300)).unwrap();
+    std::fs::write(&path, &bytes).unwrap();
+    let open = |path: &Path| Ipc::open("ipc:a", path.to_str().unwrap(), schema()).unwrap();
+    let (items, end) = all(&mut open(&path));
+    assert_eq!((keys(&items), end), (numbered(0..300), Position::Rows(300)));
+    let mut again = open(&path);
+    again.resume(&Position::Rows(120)).unwrap();
+    assert_eq!(keys(&all(&mut again).0), numbered(120..300));
+    // Cut anywhere it is whole batches and one rejection, or none where nothing of a frame came.
+    for end in 0..bytes.len() {
+        std::fs::write(&path, &bytes[..end]).unwrap();
+        let (items, _) = all(&mut open(&path));
+        assert!(reasons(&items).len() <= 1 && [0, 300].contains(&keys(&items).len()), "{end}: {items:?}");
+    }
+    // Flipped anywhere, never a panic and never more rows than there were.
+    for at in (0..bytes.len()).step_by(3) {
+        bytes[at] ^= 0x55;
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(keys(&all(&mut open(&path)).0).len() <= 300);
+        bytes[at] ^= 0x55;
+    }
+}
+
+#[test]
+fn frames_that_announce_too_much_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.arrows");
+    let frame = |metadata: u32, rest: &[u8]| [&u32::MAX.to_le_bytes()[..], &metadata.to_le_bytes(), rest].concat();
+    let mut huge = ipc::stream_of(&batch(0, 10)).unwrap();
+    // The body's length stands in the metadata as a little-endian number: make the second frame's 10 GB.
+    let metadata = u32::from_le_bytes(huge[4..8].try_into().unwrap()) as usize;
+    let second = 8 + metadata;
+    let length = u32::from_le_bytes(huge[second + 4..second + 8].try_into().unwrap()) as usize;
+    let root = arrow_ipc::root_as_message(&huge[second + 8..second + 8 + length]).unwrap();
+    let body = root.bodyLength().to_le_bytes();
+    let found = huge[second + 8..second + 8 + length].windows(8).position(|bytes| bytes == body).unwrap();
+    huge[second + 8 + found..second + 16 + found].copy_from_slice(&10_000_000_000i64.to_le_bytes());
+    for (bytes, part) in [
+        (frame(u32::MAX, b""), "bytes of metadata"),
+        (frame(1 << 30, b"x"), "bytes of metadata"),
+        (huge, "announces 10000000000 bytes"),
+        (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "does not begin like"),
+        (frame(64, &[7; 64]), "damaged"),
+    ] {
+        std::fs::write(&path, &bytes).unwrap();
+        let (items, _) = all(&mut Ipc::open("ipc:a", path.to_str().unwrap(), schema()).unwrap());
+        let [reason] = &reasons(&items)[..] else { panic!("{part}: {items:?}") };
+        assert!(reason.contains(part), "{part}: {reason}");
+    }
+}
+
+/// A connection that sends garbage, one that stops half-way, and good ones around them.
+#[test]
+fn connections_are_taken_one_after_the_other() {
+    let (said, heard) = std::sync::mpsc::channel();
+    let mut source = Ipc::tcp("tcp", "127.0.0.1:0", schema(), move |address| said.send(address).unwrap()).unwrap();
+    let address = heard.recv().unwrap();
+    let good = |first: usize| ipc::stream_of(&batch(first, 20)).unwrap();
+    let sent = [good(0), b"garbage that is no frame at all".to_vec(), good(20)[..200].to_vec(), good(20)];
+    let clients = std::thread::spawn(move || {
+        for bytes in sent {
+            let mut socket = std::net::TcpStream::connect(&address).unwrap();
+            let _ = socket.write_all(&bytes);
+        }
+    });
+    let mut items = Vec::new();
+    let begun = std::time::Instant::now();
+    while keys(&items).len() < 40 && begun.elapsed().as_secs() < 30 {
+        source.next(&mut items).unwrap();
+    }
+    clients.join().unwrap();
+    assert_eq!((keys(&items), reasons(&items).len()), (numbered(0..40), 2));
+}
+
+#[cfg(unix)]
+#[test]
+fn sockets_that_a_killed_process_left_are_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let mut source = Ipc::unix("unix", path.to_str().unwrap(), schema()).unwrap();
+    assert!(Ipc::unix("unix", path.to_str().unwrap(), schema()).is_err(), "it is in use");
+    std::os::unix::net::UnixStream::connect(&path).unwrap().write_all(&ipc::stream_of(&batch(0, 5)).unwrap()).unwrap();
+    let mut items = Vec::new();
+    while keys(&items).len() < 5 {
+        source.next(&mut items).unwrap();
+    }
+    drop(source);
+    assert!(!path.exists());
+}
+
+fn parquet(path: &Path, first: usize, rows: usize) {
+    let mut writer = PredictionWriter::create(path).unwrap();
+    writer.write(&batch(first, rows)).unwrap();
+    writer.finish().unwrap();
+}
+
+#[test]
+fn files_are_taken_once_and_half_written_ones_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    parquet(&path("b.parquet"), 0, 2000);
+    parquet(&path("c.parquet"), 2000, 10);
+    parquet(&path("whole"), 2010, 5);
+    std::fs::write(path("a.parquet"), &std::fs::read(path("whole")).unwrap()[..100]).unwrap();
+    std::fs::write(path(".hidden.parquet"), b"x").unwrap();
+    std::fs::write(path("d.parquet.part"), b"x").unwrap();
+    let open = || Folder::open("watch", folder.path(), schema()).unwrap();
+    let mut source = open();
+    let mut items = Vec::new();
+    source.next(&mut items).unwrap();
+    let begun = source.position();
+    assert_eq!(items.len(), PIECE_EVENTS);
+    let (rest, _) = all(&mut source);
+    assert_eq!(keys(&rest), numbered(PIECE_EVENTS..2010));
+    // After a restart in the middle of a file.
+    let mut again = open();
+    again.resume(&begun).unwrap();
+    let (rest, end) = all(&mut again);
+    assert_eq!(keys(&rest), numbered(PIECE_EVENTS..2010));
+    // The half-written one is whole now; one that was taken has changed.
+    std::fs::rename(path("whole"), path("a.parquet")).unwrap();
+    parquet(&path("c.parquet"), 5000, 700);
+    let mut last = open();
+    last.resume(&end).unwrap();
+    let (items, end) = all(&mut last);
+    assert_eq!((keys(&items), reasons(&items).len()), (numbered(2010..2015), 1));
+    // What is gone is forgotten.
+    std::fs::remove_file(path("b.parquet")).unwrap();
+    let mut source = open();
+    source.resume(&end).unwrap();
+    let (items, Position::Files(files)) = all(&mut source) else { panic!() };
+    assert!(items.is_empty() && !files.contains_key("b.parquet") && files.len() == 2, "{items:?} {files:?}");
+}

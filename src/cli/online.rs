@@ -1,0 +1,217 @@
+//! `nystream online`: learning from a stream.
+
+use super::checks::Check;
+use super::groups::{KernelArgs, ResourceArgs, SampleArgs};
+use super::values::online::{Clip, CurvatureName, DriftName, Endpoint, Mode, OnlineLoss, Publish, Sink};
+use super::values::{AutoOr, Count, MetricsAddr, Positive, Seconds};
+use crate::exit::Failure;
+use clap::{Args, Subcommand};
+use std::path::{Path, PathBuf};
+
+const SOURCES: &str = "Where events come from: jsonl:PATH (- is standard input), ipc:PATH (an Arrow IPC stream; - is standard input), tcp:HOST:PORT or unix:PATH \
+(connections that send Arrow IPC streams), watch:FOLDER (Parquet files that appear there), or synth:NAME?.. (with drift=abrupt:ROW or drift=rotating:PERIOD)";
+
+/// `nystream online`.
+#[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct OnlineArgs {
+    /// What to do with a state, instead of learning.
+    #[command(subcommand)]
+    pub action: Option<OnlineCommand>,
+    /// Stream, state and answers.
+    #[command(flatten)]
+    pub stream: StreamArgs,
+    /// The learner.
+    #[command(flatten)]
+    pub learner: LearnerArgs,
+    /// What is tuned by --init-rows.
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+    /// Seed and precision of what --init-rows begins with.
+    #[command(flatten)]
+    pub sample: SampleArgs,
+    /// Machine.
+    #[command(flatten)]
+    pub resources: ResourceArgs,
+    /// Names of the flags that stand on the command line, as opposed to defaults and lower layers of settings.
+    #[arg(skip)]
+    pub given: Vec<String>,
+}
+
+/// The commands under `nystream online`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum OnlineCommand {
+    /// Say what is in a state
+    Inspect(OnlineStateArgs),
+    /// Write the present model of a state to a file that `predict` takes
+    Export(OnlineExportArgs),
+    /// Make a state that begins with the function of a fitted model
+    Import(OnlineImportArgs),
+    /// Check that a state is what its log says
+    Verify(OnlineStateArgs),
+}
+
+/// A state.
+#[derive(Clone, Debug, Args)]
+pub struct OnlineStateArgs {
+    /// Folder of the state
+    #[arg(value_name = "STATE", required = true)]
+    pub state: PathBuf,
+}
+
+/// `nystream online export`.
+#[derive(Clone, Debug, Args)]
+pub struct OnlineExportArgs {
+    /// Folder of the state
+    #[arg(value_name = "STATE", required = true)]
+    pub state: PathBuf,
+    /// Model file to write
+    #[arg(long, value_name = "FILE", required = true)]
+    pub out: PathBuf,
+}
+
+/// `nystream online import`.
+#[derive(Clone, Debug, Args)]
+pub struct OnlineImportArgs {
+    /// Folder of the state, which must not be there or be empty
+    #[arg(value_name = "STATE", required = true)]
+    pub state: PathBuf,
+    /// Model whose configuration and function the state begins with
+    #[arg(long, value_name = "MODEL", required = true)]
+    pub from: PathBuf,
+    /// The learner.
+    #[command(flatten)]
+    pub learner: LearnerArgs,
+}
+
+/// Where events come from, and where answers go.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Stream")]
+pub struct StreamArgs {
+    /// Where events come from; the grammar is that of [`Endpoint`].
+    #[arg(long, value_name = "SOURCE", required = true, help = SOURCES)]
+    pub input: Option<Endpoint>,
+    /// Folder of the state, made if absent: what is acknowledged is in it, and a restart goes on from there
+    #[arg(long, value_name = "FOLDER", required = true)]
+    pub state: Option<PathBuf>,
+    /// Column to predict; with --config-from the model has it
+    #[arg(long, value_name = "COLUMN")]
+    pub target: Vec<String>,
+    /// Where answers go: jsonl:PATH, or jsonl:- for standard output. A file holds each answer once [default: nowhere]
+    #[arg(long, value_name = "SINK")]
+    pub output: Option<Sink>,
+    /// File for what is refused, as lines of JSON with key, reason, place and text [default: counted alone]
+    #[arg(long, value_name = "FILE")]
+    pub dead_letter: Option<PathBuf>,
+    /// End with code 1 at the first event that is refused; nothing of the piece (up to 1,024 events) that holds it is acknowledged
+    #[arg(long)]
+    pub strict: bool,
+    /// Refuse rows whose time is further than this before the latest one [default: no limit]
+    #[arg(long, value_name = "TIME")]
+    pub lateness: Option<Seconds>,
+    /// Rows that may wait for their label; a row without one beyond that is refused
+    #[arg(long, value_name = "N", default_value = "1000000")]
+    pub max_waiting: Count,
+    /// When a model is published to STATE/model.nys: end, every:ROWS (changes), every:TIME (every:60s)
+    #[arg(long, value_name = "WHEN", default_value = "end")]
+    pub publish: Publish,
+    /// End when nothing has come for so long [default: jsonl, ipc and synth end with the source, others never]
+    #[arg(long, value_name = "TIME")]
+    pub idle_exit: Option<Seconds>,
+    /// Changes between two snapshots of the state; one is written every minute too. A restart repeats what came after the last one
+    #[arg(long, value_name = "N", default_value = "100000")]
+    pub snapshot_every: Count,
+    /// Answer predictions at http://HOST:PORT while learning, with a port alone on loopback; port 0 takes a free one, which stderr tells. Other addresses need --token-file [default: none]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<MetricsAddr>,
+    /// File with the token that requests to --listen must bring (Authorization: Bearer ..), readable by its owner alone
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// What learns, and with what it begins.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Learner")]
+pub struct LearnerArgs {
+    /// Learner: exact (rows are kept, and can be corrected and deleted; what is published is the model that fit --config-from makes of those that are left), con-kons (second-order steps in the span of a growing dictionary), pros-n-kons (beginning anew with each atom, as published), kons (every row kept; for short streams), sketched-kons
+    #[arg(long, value_name = "MODE", default_value = "con-kons")]
+    pub mode: Mode,
+    /// Take encoder, kernel, ridge, target scale, precision and seed from this model, and begin with nothing learned
+    #[arg(long, value_name = "MODEL")]
+    pub config_from: Option<PathBuf>,
+    /// The same, beginning with the model's function
+    #[arg(long, value_name = "MODEL")]
+    pub from: Option<PathBuf>,
+    /// Tune encoder, kernel and ridge on the first N rows with a target, as `fit` would; then learn these rows like all others. For sources that can be read twice
+    #[arg(long, value_name = "N")]
+    pub init_rows: Option<Count>,
+    /// Loss: squared, huber[:DELTA], or for two classes logistic, squared-hinge
+    #[arg(long, value_name = "LOSS", default_value = "squared")]
+    pub loss: OnlineLoss,
+    /// Curvature of the steps: adaptive (squared loss: exact ridge regression in the span), or fixed, under which old errors weigh less
+    #[arg(long, value_name = "CURVATURE", default_value = "adaptive")]
+    pub curvature: CurvatureName,
+    /// Ridge of the comparator, alpha / 2 |u|^2 [default: auto, by the ridge of the configuration over its rows]
+    #[arg(long, value_name = "NUMBER", default_value = "auto")]
+    pub alpha: AutoOr<Positive>,
+    /// Matrix ridge of the dictionary's leverage scores [default: auto, alpha / 2]
+    #[arg(long, value_name = "NUMBER", default_value = "auto")]
+    pub gamma: AutoOr<Positive>,
+    /// Oversampling of the dictionary
+    #[arg(long, value_name = "NUMBER", default_value = "1")]
+    pub beta: Positive,
+    /// Most atoms of the dictionary
+    #[arg(long, value_name = "N", default_value = "1024")]
+    pub cap: Count,
+    /// Predictions are kept within this of 0, and targets beyond it are refused: a number (numbers: standard deviations), none, or auto (numbers: twice what the configuration's targets reach; classes: 4)
+    #[arg(long, value_name = "C", default_value = "auto")]
+    pub clip: Clip,
+    /// What the memory of a row keeps with each row after it: 1 never forgets
+    #[arg(long, value_name = "RHO", default_value = "1")]
+    pub forgetting: Positive,
+    /// Rows that are learned at a time, and answered then; 1 answers each at once and is slower
+    #[arg(long, value_name = "ROWS", default_value = "128")]
+    pub block: Count,
+    /// Rows of the windowed loss
+    #[arg(long, value_name = "ROWS", default_value = "1000")]
+    pub loss_window: Count,
+    /// Rows, by hash, on which regret is measured in hindsight at the end
+    #[arg(long, value_name = "ROWS", default_value = "1000")]
+    pub hindsight: Count,
+    /// What an alarm of drift does: none (nothing is watched), report, forget[:KEEP] (old rows weigh KEEP of what they did, 0.1), reset
+    #[arg(long, value_name = "ACTION", default_value = "none")]
+    pub drift: DriftName,
+    /// Least share of the rows that sketched-kons takes into its second-order term
+    #[arg(long, value_name = "SHARE", default_value = "0.1")]
+    pub sketch_share: Positive,
+}
+
+impl Check for OnlineArgs {
+    fn check(&self) -> Result<(), Failure> {
+        let usage = |text: &str| Err(Failure::usage(text));
+        self.resources.check()?;
+        if self.resources.hosts.is_some() {
+            return usage("online runs in one process: leave out --hosts");
+        }
+        if self.stream.token_file.is_some() && self.stream.listen.is_none() {
+            return usage("--token-file guards --listen: give both, or neither");
+        }
+        let begins =
+            [self.learner.config_from.is_some(), self.learner.from.is_some(), self.learner.init_rows.is_some()];
+        if begins.iter().filter(|given| **given).count() > 1 {
+            return usage("--config-from, --from and --init-rows all say what to begin with: give one of them");
+        }
+        if let (Some(output), Some(dead)) = (&self.stream.output, &self.stream.dead_letter)
+            && Path::new(&output.0) == dead
+        {
+            return usage("--output and --dead-letter name one file: name two");
+        }
+        if let (Some(Endpoint::Lines(input)), Some(output)) = (&self.stream.input, &self.stream.output)
+            && input == &output.0
+            && input != "-"
+        {
+            return usage("--output would be written over --input: name another file");
+        }
+        Ok(())
+    }
+}

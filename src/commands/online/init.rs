@@ -1,0 +1,153 @@
+//! `--init-rows N`: encoder, kernel and ridge tuned on the first rows of the stream, by the job of `fit`.
+//!
+//! The rows are written to a Parquet file beside the state, which goes away afterwards; the stream itself is then read from its beginning. Columns of lines of JSON are numbers where every value is one, true or
+//! false where every value is that, and text otherwise.
+
+use crate::cli::OnlineArgs;
+use crate::cli::groups::{DictionaryArgs, InputArgs};
+use crate::cli::values::online::Endpoint;
+use crate::cli::values::{AutoOr, DictionaryMode, Scale, Select, Task};
+use crate::commands::Context;
+use crate::exit::Failure;
+use crate::fitted::model_of;
+use crate::jobs::{Identity, Workers, fit_config};
+use crate::model::Model;
+use arrow_array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray};
+use nystream_dataflows::job::{FitInputs, fit};
+use nystream_datasets::sink::PredictionWriter;
+use nystream_datasets::stream::jsonl::first_rows;
+use nystream_datasets::{Catalog, Sources, Split};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Rows of which nothing can be tuned.
+const LEAST: usize = 50;
+
+/// The model of a fit to the first `rows` rows of the input.
+///
+/// # Errors
+/// A source that cannot be read twice (2), too few rows (1), and what a fit says.
+pub fn tuned(
+    args: &OnlineArgs,
+    input: &Endpoint,
+    rows: u64,
+    folder: &Path,
+    context: &Context,
+) -> Result<Model, Failure> {
+    let [target] = args.stream.target.as_slice() else {
+        return Err(Failure::usage("--init-rows needs --target COLUMN: name the column to predict"));
+    };
+    let path = folder.join("init.parquet");
+    let data = match input {
+        Endpoint::Lines(file) if file != "-" => {
+            let most = usize::try_from(rows).unwrap_or(usize::MAX);
+            let found = first_rows(file, most, target).map_err(|error| Failure::data(error.to_string()))?;
+            if found.len() < most.min(LEAST) || found.len() < LEAST.min(2) || found.is_empty() {
+                return Err(Failure::data(format!(
+                    "--init-rows {rows}: {file} has {} rows with a target '{target}', too few to tune on",
+                    found.len()
+                )));
+            }
+            let mut writer = PredictionWriter::create(&path)?;
+            writer.write(&table(&found)?)?;
+            writer.finish()?;
+            path.display().to_string()
+        }
+        Endpoint::Synth(name) => {
+            let (spec, generator) = nystream_datasets::stream::made::generator(name)?;
+            let all: Vec<usize> = (0..generator.schema().fields().len()).collect();
+            let batch = generator
+                .batch(0, usize::try_from(rows.min(spec.rows)).unwrap_or(usize::MAX), &all)
+                .map_err(|error| Failure::data(error.to_string()))?;
+            let mut writer = PredictionWriter::create(&path)?;
+            writer.write(&batch)?;
+            writer.finish()?;
+            path.display().to_string()
+        }
+        other => {
+            return Err(Failure::usage(format!(
+                "--init-rows reads the first rows before the stream, which {other} cannot give twice: fit a model to some rows and give it by --config-from"
+            )));
+        }
+    };
+    let made = fitted(args, target, &data, context);
+    let _ = std::fs::remove_file(&path);
+    made
+}
+
+fn fitted(args: &OnlineArgs, target: &str, data: &str, context: &Context) -> Result<Model, Failure> {
+    let input = InputArgs {
+        data: vec![data.to_owned()],
+        target: vec![target.to_owned()],
+        drop: Vec::new(),
+        categorical: Vec::new(),
+        weight: None,
+        class_weight: None,
+        id_column: None,
+        cyclic: Vec::new(),
+        scale: Scale::Standard,
+        task: Task::Auto,
+        max_bad_rows: u64::MAX,
+    };
+    let dictionary = DictionaryArgs {
+        centers: AutoOr::Auto,
+        select: Select::Auto,
+        dictionary_rows: None,
+        dictionary_mode: DictionaryMode::Bernoulli,
+    };
+    let config = fit_config(&input, Split::None, &args.kernel, &dictionary, None, &args.sample, &args.resources)?;
+    let catalog = Catalog::open(&Sources::parse(&input.data)?)?;
+    let workers = Workers::start(&args.resources, &context.progress, &Identity::new("online"))?;
+    let (asked, catalog) = (config.clone(), Arc::new(catalog));
+    let outcome = workers.run(move |session| {
+        let inputs = session.try_once(|| {
+            Ok(FitInputs {
+                catalog: Catalog::clone(&catalog),
+                validation: None,
+                config: asked.clone(),
+                frozen: None,
+                plan_only: false,
+            })
+        })?;
+        fit(session, &inputs)
+    })?;
+    model_of(&outcome, &config, "none")
+}
+
+/// The columns of some rows.
+fn table(rows: &[(String, Map<String, Value>)]) -> Result<RecordBatch, Failure> {
+    // In the order in which they first appear.
+    let mut names: Vec<&str> = Vec::new();
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    for name in rows.iter().flat_map(|(_, row)| row.keys()) {
+        places.entry(name).or_insert_with(|| {
+            names.push(name);
+            names.len() - 1
+        });
+    }
+    let columns = names.iter().map(|name| {
+        let values: Vec<&Value> = rows.iter().map(|(_, row)| row.get(*name).unwrap_or(&Value::Null)).collect();
+        (*name, column(&values), true)
+    });
+    RecordBatch::try_from_iter_with_nullable(columns).map_err(|error| Failure::data(error.to_string()))
+}
+
+fn column(values: &[&Value]) -> ArrayRef {
+    let all = |is: fn(&Value) -> bool| values.iter().all(|value| value.is_null() || is(value));
+    let number = |value: &Value| value.is_number() || matches!(value.as_str(), Some("NaN" | "Infinity" | "-Infinity"));
+    if all(number) {
+        let numbers = values.iter().map(|value| value.as_f64().or_else(|| value.as_str()?.parse().ok()));
+        return Arc::new(numbers.collect::<Float64Array>());
+    }
+    if all(Value::is_boolean) {
+        return Arc::new(values.iter().map(|value| value.as_bool()).collect::<BooleanArray>());
+    }
+    let text = |value: &&Value| match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    };
+    Arc::new(values.iter().map(text).collect::<StringArray>())
+}

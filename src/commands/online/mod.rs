@@ -1,0 +1,278 @@
+//! `nystream online`.
+
+mod exact;
+mod init;
+mod open;
+mod states;
+mod told;
+
+use super::Context;
+use crate::cli::checks::Check;
+use crate::cli::values::Format;
+use crate::cli::values::online::{Endpoint, Publish};
+use crate::cli::{OnlineArgs, OnlineCommand};
+use crate::exit::{self, ExitCode, Failure};
+use crate::model::Model;
+use crate::progress::Progress;
+use crate::report::{LatencyReport, OnlineReport, Prequential, RegretReport, Report};
+use crate::serve;
+use nystream_dataflows::StageError;
+use nystream_dataflows::online::drive::{Drive, DriveError, Ended, Hooks, Pace};
+use nystream_dataflows::online::encoding::Encoding;
+use nystream_dataflows::online::latency::Latency;
+use nystream_dataflows::online::learner::Published;
+use nystream_dataflows::online::serving::{Newest, Serving};
+use nystream_dataflows::online::session::Session;
+use nystream_dataflows::online::sink::{LineFile, Shape};
+use nystream_datasets::events::StreamSchema;
+use nystream_datasets::stream::{EventSource, SourceError, folder::Folder, ipc::Ipc, jsonl::JsonLines, made::Made};
+use open::Opened;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Time between two snapshots at most.
+const SNAPSHOT_TIME: Duration = Duration::from_secs(60);
+/// Time between two models that are served at least.
+const SERVE: Duration = Duration::from_millis(250);
+
+/// Learns from a stream, or does something with a state.
+///
+/// # Errors
+/// Contradicting options (2), a source, state or model that cannot be used (1).
+pub fn run(args: OnlineArgs, context: &Context) -> Result<ExitCode, Failure> {
+    match &args.action {
+        Some(OnlineCommand::Inspect(of)) => return states::inspect(&of.state, context),
+        Some(OnlineCommand::Export(of)) => return states::export(&of.state, &of.out, context),
+        Some(OnlineCommand::Import(of)) => return states::import(of, context),
+        Some(OnlineCommand::Verify(of)) => return states::verify(&of.state, context),
+        None => {}
+    }
+    args.check()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    exit::take_interrupts(move || asked.store(true, Ordering::Relaxed));
+    let begun = Instant::now();
+    let opened = open::open(&args, context)?;
+    opened.notes.iter().for_each(|note| tracing::warn!("{note}"));
+    learn(&args, context, opened, &stop, begun)
+}
+
+/// The source of `input`.
+fn source_of(input: &Endpoint, schema: StreamSchema, progress: &Progress) -> Result<Box<dyn EventSource>, SourceError> {
+    let name = input.to_string();
+    Ok(match input {
+        Endpoint::Lines(path) => Box::new(JsonLines::open(&name, path, schema)?),
+        Endpoint::Ipc(path) => Box::new(Ipc::open(&name, path, schema)?),
+        Endpoint::Tcp(address) => {
+            let told = |address: String| progress.aside(|| exit::say(&format!("listening: tcp:{address}")));
+            Box::new(Ipc::tcp(&name, address, schema, told)?)
+        }
+        #[cfg(unix)]
+        Endpoint::Unix(path) => Box::new(Ipc::unix(&name, path, schema)?),
+        #[cfg(not(unix))]
+        Endpoint::Unix(_) => return Err(SourceError::Spec("unix: sockets need a Unix system".into())),
+        Endpoint::Watch(folder) => Box::new(Folder::open(&name, Path::new(folder), schema)?),
+        Endpoint::Synth(spec) => Box::new(Made::open(spec, schema)?),
+    })
+}
+
+fn learn(
+    args: &OnlineArgs,
+    context: &Context,
+    opened: Opened,
+    stop: &AtomicBool,
+    begun: Instant,
+) -> Result<ExitCode, Failure> {
+    let Opened { state, told, identity, model, template, encoding, mut session, files, replayed, .. } = opened;
+    let Some(input) = &args.stream.input else { return Err(Failure::usage("--input SOURCE is missing")) };
+    let source = source_of(input, encoding.schema().clone(), &context.progress).map_err(failed_source)?;
+    let output = args.stream.output.as_ref().map(|sink| {
+        let file = LineFile::open(&sink.0, files.get(&sink.to_string()).copied(), "--output jsonl:")?;
+        Ok::<_, StageError>((sink.to_string(), Shape::new(&template), file))
+    });
+    let dead = args.stream.dead_letter.as_ref().map(|path| {
+        let name = format!("dead-letter {}", path.display());
+        let file = LineFile::open(&path.to_string_lossy(), files.get(&name).copied(), "--dead-letter")?;
+        Ok::<_, StageError>((name, file))
+    });
+    let (output, dead) = (output.transpose()?, dead.transpose()?);
+    // What was answered since the snapshot went to the files of then, not to ones that are new.
+    if output.as_ref().is_some_and(|(name, ..)| !files.contains_key(name)) {
+        session.outputs();
+    }
+    if dead.as_ref().is_some_and(|(name, _)| !files.contains_key(name)) {
+        session.rejections();
+    }
+    let before = session.tally().clone();
+    let newest = args.stream.listen.as_ref().map(|address| {
+        let token = args.stream.token_file.as_deref().map(serve::token).transpose()?;
+        let newest = Newest::default();
+        let own = serve::serve(&address.0, token, &newest)?;
+        // Whoever asked for a port of the system's choice has to hear of it.
+        context.progress.aside(|| exit::say(&format!("predictions: http://{own}/predict")));
+        Ok::<_, Failure>(newest)
+    });
+    let newest = newest.transpose()?;
+    let mut hooks = Told {
+        model: &model,
+        settings: &told.settings,
+        file: state.path("model.nys"),
+        progress: &context.progress,
+        encoding: &encoding,
+        newest,
+        packed: None,
+    };
+    let changes = session.tally().changes;
+    let mut drive = Drive {
+        session,
+        state: &state,
+        identity,
+        output,
+        dead,
+        stop,
+        pace: Pace {
+            snapshot_changes: args.stream.snapshot_every.0,
+            snapshot_time: SNAPSHOT_TIME,
+            idle: args.stream.idle_exit.map(|time| Duration::from_secs_f64(time.0.min(1e9))),
+            publish_time: match args.stream.publish {
+                Publish::Seconds(time) => Some(Duration::from_secs_f64(time.min(1e9))),
+                Publish::End | Publish::Changes(_) => None,
+            },
+            strict: args.stream.strict,
+        },
+        latency: Latency::default(),
+        snapshot: (changes, Instant::now()),
+        held_up: false,
+    };
+    drive.begin(&mut hooks).map_err(failed)?;
+    let learning = Instant::now();
+    let ended = drive.run(source, &mut hooks).map_err(failed)?;
+    let seconds = learning.elapsed().as_secs_f64();
+    let tally = drive.session.tally().clone();
+    if tally.rejected > before.rejected && args.stream.dead_letter.is_none() {
+        tracing::warn!(
+            "{} events were refused; --dead-letter FILE keeps them with their reasons",
+            tally.rejected - before.rejected
+        );
+    }
+    let digest = match drive.session.model() {
+        Ok(published) => {
+            let present = told::model_of(&model, &told.settings, published);
+            let digest = present.digest()?;
+            present.save(&state.path("model.nys"))?;
+            Some(digest)
+        }
+        Err(_) => None,
+    };
+    let regret = drive.session.regret()?;
+    let info = drive.session.info();
+    let events = (tally.changes + tally.rejected) - (before.changes + before.rejected);
+    let report = OnlineReport {
+        mode: told.settings.mode.name().into(),
+        rows_inserted: tally.inserted,
+        rows_deleted: tally.deleted,
+        rows_updated: tally.updated,
+        rows_labelled: tally.labelled,
+        rows_rejected: tally.rejected,
+        rows_surviving: tally.inserted - tally.deleted,
+        rows_waiting: drive.session.rows(),
+        dictionary: info.dictionary,
+        online_dimension: info.online_dimension,
+        prequential: Prequential { rows: info.rows, mean_loss: info.mean_loss, window_loss: info.window_loss },
+        regret: regret.map(|regret| RegretReport {
+            measured: regret.measured,
+            bound: regret.bound,
+            published_bound: regret.published_bound,
+            comparator_loss: regret.comparator_loss,
+            rows: regret.rows,
+        }),
+        drift_alarms: info.mass_alarms + info.loss_alarms,
+        restarts: info.restarts,
+        predictions: tally.answers,
+        publications: tally.publications,
+        records_replayed: replayed,
+        rows_per_second: if seconds > 0.0 { events as f64 / seconds } else { 0.0 },
+        latency_ms: LatencyReport { p50: drive.latency.quantile(0.5), p99: drive.latency.quantile(0.99) },
+        seconds: begun.elapsed().as_secs_f64(),
+        log_bytes: drive.session.log_bytes(),
+        peak_rss_bytes: crate::resources::peak_rss_bytes(),
+        model_digest: digest,
+        state: state.folder().display().to_string(),
+    };
+    match context.output.format {
+        // One line: the last one on standard output, behind the answers that may be there.
+        Format::Json => context.output.raw(&format!("{}\n", report.json()))?,
+        Format::Text => context.output.report(&report)?,
+    }
+    Ok(match ended {
+        Ended::Source => ExitCode::Done,
+        Ended::Asked => {
+            exit::say(&format!(
+                "interrupted: what was acknowledged is in {}; the same command goes on",
+                state.folder().display()
+            ));
+            ExitCode::Interrupted
+        }
+    })
+}
+
+fn failed_source(error: SourceError) -> Failure {
+    match error {
+        SourceError::Spec(reason) => Failure::usage(format!("--input: {reason}")),
+        other => Failure::data(format!("--input: {other}")),
+    }
+}
+
+fn failed(error: DriveError) -> Failure {
+    use nystream_dataflows::online::session::TakeError;
+    match error {
+        DriveError::Source(error) => failed_source(error),
+        DriveError::Output { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe => Failure::closed_pipe(),
+        DriveError::Take(TakeError::Stage(error)) => error.into(),
+        other => Failure::data(other.to_string()),
+    }
+}
+
+/// What the loop tells the command.
+struct Told<'a> {
+    model: &'a Model,
+    settings: &'a nystream_dataflows::online::settings::Settings,
+    file: PathBuf,
+    progress: &'a Progress,
+    encoding: &'a Encoding,
+    newest: Option<Newest>,
+    /// Changes of the model that is served, and since when.
+    packed: Option<(u64, Instant)>,
+}
+
+impl Hooks for Told<'_> {
+    fn say(&mut self, line: &str) {
+        self.progress.aside(|| exit::say(line));
+    }
+
+    fn published(&mut self, model: Published) -> Result<(), StageError> {
+        let model = told::model_of(self.model, self.settings, model);
+        model.save(&self.file).map(drop).map_err(|error| StageError::Data(error.to_string()))
+    }
+
+    fn acknowledged(&mut self, session: &mut Session) -> Result<(), StageError> {
+        let Some(newest) = &self.newest else { return Ok(()) };
+        let changes = session.tally().changes;
+        let old = self.packed.is_none_or(|(packed, since)| packed != changes && since.elapsed() >= SERVE);
+        // A learner that answers has a model at every moment; what others publish is served when they do.
+        if !old || !session.traits().answers {
+            return Ok(());
+        }
+        let model = match session.model() {
+            Ok(model) => model,
+            // No row has been learned.
+            Err(StageError::Data(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        newest.set(Serving::new(self.encoding, model, changes)?);
+        self.packed = Some((changes, Instant::now()));
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! Beginning a run, and going on with one.
+
+use super::exact::{self, Machine};
+use super::told::{self, Told, deviation, encoder_of, for_stream};
+use crate::cli::OnlineArgs;
+use crate::cli::online::LearnerArgs;
+use crate::cli::values::online::Mode as ModeName;
+use crate::commands::Context;
+use crate::exit::Failure;
+use crate::fitted::function_of;
+use crate::model::Model;
+use nystream_dataflows::StageError;
+use nystream_dataflows::online::encoding::Encoding;
+use nystream_dataflows::online::learner::Learner;
+use nystream_dataflows::online::second::{Beginning, SecondOrder};
+use nystream_dataflows::online::session::{Session, Stored};
+use nystream_dataflows::online::settings::{Mode, Settings};
+use nystream_dataflows::online::state::{Snapshot, State};
+use nystream_dataflows::online::store::{Store, Waiting};
+use nystream_dataflows::online::units::Units;
+use nystream_dataflows::predict::Function;
+use nystream_datasets::journal::{Damage, JournalOptions};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The file of the frozen configuration.
+pub(super) const CONFIG: &str = "config.nys";
+
+/// A run that is open.
+pub struct Opened {
+    /// Its folder.
+    pub state: State,
+    /// What it was told.
+    pub told: Told,
+    /// Whose it is.
+    pub identity: [u8; 16],
+    /// The frozen configuration.
+    pub model: Model,
+    /// What it predicts, without centers.
+    pub template: Function,
+    /// Rows and what encodes them.
+    pub encoding: Encoding,
+    /// The state.
+    pub session: Session,
+    /// Bytes of each file that the last snapshot has.
+    pub files: BTreeMap<String, u64>,
+    /// Records that were taken from the log.
+    pub replayed: u64,
+    /// What was found damaged and mended, in sentences.
+    pub notes: Vec<String>,
+}
+
+/// Begins a run in its folder, or goes on with the one that is there.
+///
+/// # Errors
+/// Options that contradict the state (2), a state or a model that cannot be used (1).
+pub fn open(args: &OnlineArgs, context: &Context) -> Result<Opened, Failure> {
+    let Some(folder) = &args.stream.state else { return Err(Failure::usage("--state FOLDER is missing")) };
+    let state = State::hold(folder)?;
+    let machine = Machine::of(&args.resources);
+    if state.told()?.is_some() {
+        let opened = reopen(state, &machine)?;
+        told::refuse_changes(&opened.told, args)?;
+        for (flag, path) in [("--config-from", &args.learner.config_from), ("--from", &args.learner.from)] {
+            // A model that is gone is not needed any more.
+            let Some(path) = path.as_ref().filter(|path| path.exists()) else { continue };
+            if Model::load(path)?.digest()? != opened.told.source {
+                return Err(Failure::usage(format!(
+                    "{flag} {} is not the model that the state was begun with: leave it out to go on, or begin in another --state",
+                    path.display()
+                )));
+            }
+        }
+        refuse_targets(&args.stream.target, &opened.model)?;
+        return Ok(opened);
+    }
+    let learner = &args.learner;
+    let source = match (&learner.config_from, &learner.from, learner.init_rows) {
+        (Some(path), None, None) | (None, Some(path), None) => Model::load(path)?,
+        (None, None, Some(rows)) => {
+            let Some(input) = &args.stream.input else { return Err(Failure::usage("--input SOURCE is missing")) };
+            super::init::tuned(args, input, rows.0, folder, context)?
+        }
+        (None, None, None) => {
+            return Err(Failure::usage(
+                "the state is empty: give --config-from MODEL (a fitted model's configuration), --from MODEL (and its function) or --init-rows N (tune on the first rows)",
+            ));
+        }
+        _ => {
+            return Err(Failure::usage(
+                "--config-from, --from and --init-rows all say what to begin with: give one of them",
+            ));
+        }
+    };
+    refuse_targets(&args.stream.target, &source)?;
+    let told = |settings, rules| Told {
+        version: 1,
+        asked: told::asked(args),
+        settings,
+        rules,
+        max_waiting: args.stream.max_waiting.0,
+        source: String::new(),
+    };
+    let (rules, whole) = (told::rules(args, &source), learner.from.is_some());
+    if learner.mode == ModeName::Exact {
+        return exact::begin(state, &source, whole, |settings| told(settings, rules), &machine);
+    }
+    begin(state, &source, learner, args.sample.seed, whole, |settings| told(settings, rules))
+}
+
+/// Begins a run by the configuration of `source`, and with its function if `whole`.
+///
+/// # Errors
+/// As [`open`].
+pub fn begin(
+    state: State,
+    source: &Model,
+    learner: &LearnerArgs,
+    seed: u64,
+    whole: bool,
+    told: impl FnOnce(Settings) -> Told,
+) -> Result<Opened, Failure> {
+    let model = for_stream(source)?;
+    let (_, function) = function_of(&model, None)?;
+    refuse_path(&model)?;
+    let (settings, units) = told::settings(learner, &model, &function, seed)?;
+    if whole && !units.is_number() {
+        return Err(Failure::usage(
+            "--from begins with a function of numbers; the model's is one of classes: use --config-from",
+        ));
+    }
+    let mut told = told(settings);
+    told.source = source.digest()?;
+    let beginning =
+        whole.then(|| Beginning { atoms: function.centers.clone(), coefficients: function.coefficients.clone() });
+    // Settings that the learner refuses leave no state behind.
+    let mut engine: Box<dyn Learner> = Box::new(SecondOrder::new(told.settings.clone(), units, beginning.as_ref())?);
+    let learned = engine.snapshot()?;
+    // What says that it has begun comes last: whatever is interrupted before begins again.
+    model.save(&state.path(CONFIG))?;
+    let stored = Stored::begun(learned, told.rules.loss_window);
+    state.save(&told.identity()?, 0, &stored)?;
+    state.tell(&told.bytes()?)?;
+    reopen(state, &Machine::plain())
+}
+
+/// Opens the run that is in `state`.
+///
+/// # Errors
+/// A state that cannot be used (1).
+pub fn reopen(state: State, machine: &Machine) -> Result<Opened, Failure> {
+    let (told, identity, model) = read(&state)?;
+    let (found, bad) = state.newest(&identity)?;
+    let mut notes: Vec<String> = bad
+        .into_iter()
+        .map(|bad| format!("the snapshot '{}' cannot be used ({}): an older one was", bad.path.display(), bad.reason))
+        .collect();
+    let Some(Snapshot { record, stored }) = found else {
+        return Err(Failure::data(format!(
+            "'{}' has no snapshot: its beginning was interrupted; remove the folder and begin again",
+            state.folder().display()
+        )));
+    };
+    let (encoding, engine, template) = engine(&told, &model, machine)?;
+    let (store, damage): (Box<dyn Store>, Option<Damage>) = if told.settings.mode == Mode::Exact {
+        exact::store(&state, identity, encoding.schema())?
+    } else {
+        let (store, damage) = Waiting::new(
+            &state.path("log"),
+            identity,
+            encoding.schema(),
+            (record, &stored.rows()),
+            usize::try_from(told.max_waiting).unwrap_or(usize::MAX),
+            JournalOptions::default(),
+        )?;
+        (Box::new(store), damage)
+    };
+    if let Some(damage) = damage {
+        notes.push(format!(
+            "the log '{}' is damaged from record {} on ({}): {} bytes were cut off and kept aside; events after that are read again where the source has them",
+            damage.file.display(),
+            damage.record,
+            damage.reason,
+            damage.bytes
+        ));
+    }
+    let files = stored.files.clone();
+    let mut session =
+        Session::new(encoding.clone(), template.code.clone(), engine, store, told.rules.clone(), Some(stored))?;
+    let replayed = session.replay(record)?;
+    Ok(Opened { state, told, identity, model, template, encoding, session, files, replayed, notes })
+}
+
+/// What a state was told, and its configuration.
+pub fn read(state: &State) -> Result<(Told, [u8; 16], Model), Failure> {
+    let shown = state.folder().display();
+    let bytes = state.told()?.ok_or_else(|| Failure::data(format!("'{shown}' holds no state of nystream online")))?;
+    let told: Told = serde_json::from_slice(&bytes)
+        .map_err(|error| Failure::data(format!("'{shown}/online.json' cannot be read: {error}")))?;
+    let identity = told.identity()?;
+    let model = Model::load(&state.path(CONFIG))?;
+    refuse_path(&model)?;
+    Ok((told, identity, model))
+}
+
+/// The learner of a run that has learned nothing, and what encodes its rows.
+pub fn engine(
+    told: &Told,
+    model: &Model,
+    machine: &Machine,
+) -> Result<(Encoding, Box<dyn Learner>, Function), Failure> {
+    if told.settings.mode == Mode::Exact {
+        return exact::engine(model, machine);
+    }
+    let (encoder, function) = function_of(model, None)?;
+    let units = Units::new(&function, deviation(model), told.settings.loss)?;
+    let encoder = encoder_of(encoder, &told.settings, &units);
+    let template = units.template().clone();
+    let engine = SecondOrder::new(told.settings.clone(), units, None)?;
+    Ok((Encoding::new(encoder, true)?, Box::new(engine), template))
+}
+
+/// Another instruction set would give other bits.
+fn refuse_path(model: &Model) -> Result<(), Failure> {
+    use nystream_kernels::tile::SimdPath;
+    let name = &model.config.simd;
+    let available: Vec<String> = SimdPath::available().iter().map(ToString::to_string).collect();
+    if available.contains(name) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "the configuration fixes the instruction set {name}, and this machine has {}: go on where there is {name}",
+        available.join(", ")
+    )))
+}
+
+fn refuse_targets(given: &[String], model: &Model) -> Result<(), Failure> {
+    let own: Vec<&str> = model.config.targets.iter().map(|target| target.name.as_str()).collect();
+    if given.is_empty() || given == own.as_slice() {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("--target {}: the configuration predicts {}", given.join(", "), own.join(", "))))
+}
+
+/// Opens a state that may be in use: held and brought up to date where it can be, as of its newest snapshot otherwise.
+///
+/// # Errors
+/// A folder without a state, or one that cannot be used (1).
+pub fn open_or_look(folder: &Path) -> Result<(Opened, bool), Failure> {
+    State::look(folder)?;
+    match State::hold(folder) {
+        Ok(state) => Ok((reopen(state, &Machine::plain())?, true)),
+        Err(StageError::Data(reason)) if reason.contains("in use") => Ok((look(State::look(folder)?)?, false)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The run of a folder as of its newest snapshot, without its log.
+fn look(state: State) -> Result<Opened, Failure> {
+    let (told, identity, model) = read(&state)?;
+    let (Some(Snapshot { record, stored }), _) = state.newest(&identity)? else {
+        return Err(Failure::data(format!("'{}' has no snapshot yet", state.folder().display())));
+    };
+    let (encoding, engine, template) = engine(&told, &model, &Machine::plain())?;
+    let files = stored.files.clone();
+    let store: Box<dyn Store> = Box::new(nystream_dataflows::online::store::Closed::new(stored.rows().len() as u64));
+    let session =
+        Session::new(encoding.clone(), template.code.clone(), engine, store, told.rules.clone(), Some(stored))?;
+    let notes = vec![format!("another process runs it: this is the snapshot of record {record}")];
+    Ok(Opened { state, told, identity, model, template, encoding, session, files, replayed: 0, notes })
+}

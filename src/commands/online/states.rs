@@ -1,0 +1,166 @@
+//! `nystream online inspect|export|import|verify`.
+
+use super::exact::{self, Machine};
+use super::open::{self, Opened};
+use super::told::{self, Told};
+use crate::atomic::AtomicFile;
+use crate::cli::online::OnlineImportArgs;
+use crate::commands::Context;
+use crate::exit::{ExitCode, Failure};
+use crate::model::Model;
+use crate::overwrite::Inputs;
+use crate::report::{Prequential, StateReport};
+use nystream_dataflows::online::session::{Rules, Session};
+use nystream_dataflows::online::settings::Mode;
+use nystream_dataflows::online::state::State;
+use nystream_dataflows::online::store::{Store, Waiting};
+use nystream_datasets::journal::JournalOptions;
+use nystream_datasets::stream::Position;
+use std::path::Path;
+
+/// Says what is in a state.
+pub fn inspect(folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
+    let (mut opened, _) = open::open_or_look(folder)?;
+    let report = report_of(&mut opened)?;
+    context.output.report(&report)?;
+    Ok(ExitCode::Done)
+}
+
+pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
+    let tally = opened.session.tally().clone();
+    let info = opened.session.info();
+    let sources = tally.sources.iter().map(|(name, (position, skip))| {
+        let more = if *skip > 0 { format!(" and {skip} items") } else { String::new() };
+        let place = match position {
+            Position::Lines { bytes, lines, .. } => format!("{lines} lines, {bytes} bytes{more}"),
+            Position::Rows(rows) => format!("{rows} rows{more}"),
+            Position::Files(files) => format!("{} files{more}", files.len()),
+        };
+        (name.clone(), place)
+    });
+    let digest = match opened.session.model() {
+        Ok(published) => Some(told::model_of(&opened.model, &opened.told.settings, published).digest()?),
+        Err(_) => None,
+    };
+    Ok(StateReport {
+        state: opened.state.folder().display().to_string(),
+        mode: opened.told.settings.mode.name().into(),
+        options: opened.told.asked.clone(),
+        snapshots: opened.state.snapshots()?,
+        rows_inserted: tally.inserted,
+        rows_deleted: tally.deleted,
+        rows_updated: tally.updated,
+        rows_rejected: tally.rejected,
+        rows_waiting: opened.session.rows(),
+        dictionary: info.dictionary,
+        prequential: Prequential { rows: info.rows, mean_loss: info.mean_loss, window_loss: info.window_loss },
+        sources: sources.collect(),
+        files: opened.files.clone(),
+        model_digest: digest,
+        verified: None,
+        notes: opened.notes.clone(),
+    })
+}
+
+/// Writes the present model.
+pub fn export(folder: &Path, out: &Path, context: &Context) -> Result<ExitCode, Failure> {
+    let file = AtomicFile::create(out)?;
+    let (mut opened, _) = open::open_or_look(folder)?;
+    let config = opened.state.path("config.nys");
+    Inputs::default().file("STATE", Some(&config)).spared_by(&[("--out", Some(out))])?;
+    let published = opened.session.model()?;
+    let mut model = told::model_of(&opened.model, &opened.told.settings, published);
+    let report = StateReport {
+        notes: [opened.notes.clone(), vec![format!("written to {}", out.display())]].concat(),
+        ..report_of(&mut opened)?
+    };
+    model.info.report = serde_json::to_value(&report).unwrap_or_default();
+    model.save_into(file)?;
+    context.output.report(&report)?;
+    Ok(ExitCode::Done)
+}
+
+/// Makes a state that begins with the function of a fitted model.
+pub fn import(args: &OnlineImportArgs, context: &Context) -> Result<ExitCode, Failure> {
+    let source = Model::load(&args.from)?;
+    let state = State::hold(&args.state)?;
+    if state.told()?.is_some() {
+        return Err(Failure::usage(format!("{} holds a state already: name another folder", args.state.display())));
+    }
+    let learner = &args.learner;
+    if learner.config_from.is_some() || learner.init_rows.is_some() {
+        return Err(Failure::usage("import begins with the model of --from: leave out --config-from and --init-rows"));
+    }
+    let mut opened = open::begin(state, &source, learner, source.config.seed, true, |settings| Told {
+        version: 1,
+        asked: told::of_learner(learner),
+        settings,
+        rules: Rules {
+            loss_window: usize::try_from(learner.loss_window.0).unwrap_or(usize::MAX),
+            deviations: source.config.targets.iter().map(|target| target.deviation.unwrap_or(0.0)).collect(),
+            ..Rules::default()
+        },
+        max_waiting: 1_000_000,
+        source: String::new(),
+    })?;
+    context.output.report(&report_of(&mut opened)?)?;
+    Ok(ExitCode::Done)
+}
+
+/// Checks that the newest snapshot is what the one before it and the log between them give.
+pub fn verify(folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
+    State::look(folder)?;
+    let mut opened = open::reopen(State::hold(folder)?, &Machine::plain())?;
+    if opened.told.settings.mode == Mode::Exact {
+        return exact::verify(opened, context);
+    }
+    let mut report = report_of(&mut opened)?;
+    let mut notes = opened.notes.clone();
+    let mut verified = notes.is_empty();
+    let records = opened.state.snapshots()?;
+    let mut present = opened.session.stored()?;
+    // Files are the loop's affair.
+    present.files.clear();
+    for record in records {
+        let mut stored = match opened.state.read(&opened.identity, record) {
+            Ok(snapshot) => snapshot.stored,
+            Err(bad) => {
+                notes.push(format!("'{}': {}", bad.path.display(), bad.reason));
+                verified = false;
+                continue;
+            }
+        };
+        stored.files.clear();
+        let (encoding, engine, template) = open::engine(&opened.told, &opened.model, &Machine::plain())?;
+        let store = Waiting::new(
+            &opened.state.path("log"),
+            opened.identity,
+            encoding.schema(),
+            (record, &stored.rows()),
+            usize::try_from(opened.told.max_waiting).unwrap_or(usize::MAX),
+            JournalOptions::default(),
+        );
+        let store: Box<dyn Store> = match store {
+            Ok((store, _)) => Box::new(store),
+            Err(error) => {
+                notes.push(format!("record {record}: {error}"));
+                verified = false;
+                continue;
+            }
+        };
+        let mut again = Session::new(encoding, template.code, engine, store, opened.told.rules.clone(), Some(stored))?;
+        let replayed = again.replay(record)?;
+        if again.stored()? == present {
+            notes.push(format!(
+                "the snapshot of record {record} and {replayed} records after it give the present state"
+            ));
+        } else {
+            notes.push(format!("the snapshot of record {record} and {replayed} records after it give another state than the present one"));
+            verified = false;
+        }
+    }
+    report.verified = Some(verified);
+    report.notes = notes;
+    context.output.report(&report)?;
+    Ok(if verified { ExitCode::Done } else { ExitCode::Data })
+}

@@ -1,0 +1,279 @@
+//! What a run is told: the configuration of the learner, with every default resolved, and the model it is taken from.
+
+use crate::cli::OnlineArgs;
+use crate::cli::online::LearnerArgs;
+use crate::cli::values::online::{Clip, CurvatureName, DriftName, Mode as ModeName, OnlineLoss, Publish};
+use crate::exit::Failure;
+use crate::fitted::function_of;
+use crate::model::{Model, Selection};
+use nystream_dataflows::online::learner::Published;
+use nystream_dataflows::online::session::Rules;
+use nystream_dataflows::online::settings::{Mode, Settings};
+use nystream_dataflows::online::units::Units;
+use nystream_dataflows::predict::Function;
+use nystream_datasets::{Bounds, Encoder, SplitRule, TargetRange};
+use nystream_kernels::online::drift::{DriftAction, DriftParams};
+use nystream_kernels::online::{Curvature, Loss};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// The column of keys where a model has none.
+const KEY: &str = "key";
+
+/// What `STATE/online.json` holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Told {
+    /// Version of the file.
+    pub version: u32,
+    /// Options as they were given, by name: a restart may leave them out, but not change them.
+    pub asked: BTreeMap<String, String>,
+    /// The learner.
+    pub settings: Settings,
+    /// How events are taken.
+    pub rules: Rules,
+    /// Rows that may wait.
+    pub max_waiting: u64,
+    /// Digest of the model that the configuration was taken from.
+    pub source: String,
+}
+
+impl Told {
+    /// Whose the log and the snapshots are.
+    pub fn identity(&self) -> Result<[u8; 16], Failure> {
+        let hash = blake3::hash(&self.bytes()?);
+        Ok(std::array::from_fn(|i| hash.as_bytes()[i]))
+    }
+
+    /// The file.
+    pub fn bytes(&self) -> Result<Vec<u8>, Failure> {
+        serde_json::to_vec_pretty(self)
+            .map_err(|error| Failure::data(format!("the settings cannot be written: {error}")))
+    }
+}
+
+/// Options that change what is learned or answered, by name, as text.
+pub fn asked(args: &OnlineArgs) -> BTreeMap<String, String> {
+    let mut asked = of_learner(&args.learner);
+    let stream = &args.stream;
+    let text = |value: Option<String>| value.unwrap_or_else(|| "none".into());
+    asked.extend([
+        ("lateness".into(), text(stream.lateness.map(|time| time.to_string()))),
+        ("max-waiting".into(), stream.max_waiting.to_string()),
+        ("publish".into(), stream.publish.to_string()),
+        ("kernel".into(), auto(args.kernel.kernel.given().map(|kernel| kernel.to_string()))),
+        ("bandwidth".into(), args.kernel.bandwidth.to_string()),
+        ("ridge".into(), auto(args.kernel.ridge.given().map(|ridge| ridge.to_string()))),
+        ("metric".into(), text(args.kernel.metric.as_ref().map(|path| path.display().to_string()))),
+        ("seed".into(), args.sample.seed.to_string()),
+        ("precision".into(), args.sample.precision.to_string()),
+        ("init-rows".into(), text(args.learner.init_rows.map(|rows| rows.to_string()))),
+    ]);
+    asked
+}
+
+fn auto(value: Option<String>) -> String {
+    value.unwrap_or_else(|| "auto".into())
+}
+
+/// The same, of the learner alone.
+pub fn of_learner(learner: &LearnerArgs) -> BTreeMap<String, String> {
+    [
+        ("mode", learner.mode.to_string()),
+        ("loss", learner.loss.to_string()),
+        ("curvature", learner.curvature.to_string()),
+        ("alpha", auto(learner.alpha.given().map(|alpha| alpha.to_string()))),
+        ("gamma", auto(learner.gamma.given().map(|gamma| gamma.to_string()))),
+        ("beta", learner.beta.to_string()),
+        ("cap", learner.cap.to_string()),
+        ("clip", learner.clip.to_string()),
+        ("forgetting", learner.forgetting.to_string()),
+        ("block", learner.block.to_string()),
+        ("loss-window", learner.loss_window.to_string()),
+        ("hindsight", learner.hindsight.to_string()),
+        ("drift", learner.drift.to_string()),
+        ("sketch-share", learner.sketch_share.to_string()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+/// Refuses flags of the command line that would change what the state was told.
+///
+/// # Errors
+/// A usage failure (2) that names them.
+pub fn refuse_changes(told: &Told, args: &OnlineArgs) -> Result<(), Failure> {
+    let now = asked(args);
+    let differ: Vec<String> = args
+        .given
+        .iter()
+        .filter_map(|flag| {
+            let (before, after) = (told.asked.get(flag)?, now.get(flag)?);
+            (before != after).then(|| format!("--{flag} {after} (was {before})"))
+        })
+        .collect();
+    if differ.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "the state was begun otherwise: {}. Leave that out to go on, or begin in another --state",
+        differ.join(", ")
+    )))
+}
+
+/// The configuration of a model for a stream: rows have keys, and none is held out.
+///
+/// # Errors
+/// A model that cannot be used (1).
+pub fn for_stream(model: &Model) -> Result<Model, Failure> {
+    let (mut encoder, _) = function_of(model, None)?;
+    encoder.id_column.get_or_insert_with(|| KEY.to_owned());
+    encoder.split = SplitRule::None;
+    let mut model = model.clone();
+    model.config.encoder = crate::model::json::faithful(&encoder).map_err(Failure::data)?;
+    model.config.split = "none".into();
+    Ok(model)
+}
+
+/// The settings of a learner by a model's configuration.
+///
+/// # Errors
+/// Options that the model leaves without a meaning (2).
+pub fn settings(
+    learner: &LearnerArgs,
+    model: &Model,
+    function: &Function,
+    seed: u64,
+) -> Result<(Settings, Units), Failure> {
+    let mode = match learner.mode {
+        ModeName::ConKons => Mode::ConKons,
+        ModeName::ProsNKons => Mode::ProsNKons,
+        ModeName::Kons => Mode::Kons,
+        ModeName::SketchedKons => Mode::SketchedKons,
+        ModeName::Exact => {
+            return Err(Failure::usage("--mode exact begins with no function: use online --config-from MODEL"));
+        }
+    };
+    let loss = match learner.loss {
+        OnlineLoss::Squared => Loss::Squared,
+        OnlineLoss::Logistic => Loss::Logistic,
+        OnlineLoss::SquaredHinge => Loss::SquaredHinge,
+        OnlineLoss::Huber(delta) => Loss::Huber { delta },
+    };
+    let units = Units::new(function, deviation(model), loss)?;
+    let clip = match learner.clip {
+        Clip::None => None,
+        Clip::At(clip) => Some(clip),
+        Clip::Auto => Some(if units.is_number() { 2.0 * units.reach() } else { 4.0 }),
+    };
+    let config = &model.config;
+    let ridge = config.ridge.first().copied().unwrap_or(0.0) * config.sum_weights;
+    let alpha = match learner.alpha.given() {
+        Some(alpha) => alpha.0,
+        None if ridge > 0.0 && ridge.is_finite() => {
+            if config.loss == "logistic" {
+                ridge
+            } else {
+                2.0 * ridge
+            }
+        }
+        None => {
+            return Err(Failure::usage(
+                "the model's ridge says nothing of alpha (it is 0, or of no rows): give --alpha",
+            ));
+        }
+    };
+    let gamma = learner.gamma.given().map_or(0.5 * alpha, |gamma| gamma.0);
+    // The loss that counts as 1: twice the spread of the target, or what is well beyond chance.
+    let loss_scale = match loss {
+        Loss::Squared | Loss::SquaredHinge => 4.0,
+        Loss::Logistic => 2.0,
+        Loss::Huber { delta } => Loss::Huber { delta }.value(2.0, 0.0),
+    };
+    let drift = |action| Some(DriftParams { loss_scale: Some(loss_scale), ..DriftParams::new(action) });
+    if learner.forgetting.0 > 1.0 || learner.sketch_share.0 > 1.0 {
+        return Err(Failure::usage("--forgetting and --sketch-share are shares: above 0 and at most 1"));
+    }
+    let settings = Settings {
+        mode,
+        loss,
+        curvature: match learner.curvature {
+            CurvatureName::Adaptive => Curvature::Adaptive,
+            CurvatureName::Fixed if mode == Mode::ProsNKons => Curvature::Fixed { scale: 0.5 },
+            CurvatureName::Fixed => Curvature::Fixed { scale: 1.0 },
+        },
+        alpha,
+        gamma,
+        beta: learner.beta.0,
+        cap: usize::try_from(learner.cap.0).unwrap_or(usize::MAX),
+        clip,
+        forgetting: learner.forgetting.0,
+        block: usize::try_from(learner.block.0).unwrap_or(usize::MAX),
+        window: usize::try_from(learner.loss_window.0).unwrap_or(usize::MAX),
+        hindsight: usize::try_from(learner.hindsight.0).unwrap_or(usize::MAX),
+        drift: match learner.drift {
+            DriftName::None => None,
+            DriftName::Report => drift(DriftAction::Report),
+            DriftName::Forget(keep) => drift(DriftAction::Forget { keep }),
+            DriftName::Reset => drift(DriftAction::Reset),
+        },
+        least: learner.sketch_share.0,
+        seed,
+    };
+    Ok((settings, units))
+}
+
+/// The standard deviation of the model's target.
+pub fn deviation(model: &Model) -> Option<f64> {
+    model.config.targets.first().and_then(|target| target.deviation)
+}
+
+/// How events are taken.
+pub fn rules(args: &OnlineArgs, model: &Model) -> Rules {
+    Rules {
+        lateness: args.stream.lateness.map(|time| (time.0 * 1e6).min(9e18) as i64),
+        publish_every: match args.stream.publish {
+            Publish::Changes(every) => Some(every),
+            Publish::End | Publish::Seconds(_) => None,
+        },
+        loss_window: usize::try_from(args.learner.loss_window.0).unwrap_or(usize::MAX),
+        deviations: model.config.targets.iter().map(|target| target.deviation.unwrap_or(0.0)).collect(),
+    }
+}
+
+/// The encoder of a run: targets beyond the clip range are bad values.
+pub fn encoder_of(mut encoder: Encoder, settings: &Settings, units: &Units) -> Encoder {
+    if let (Some(clip), true) = (settings.clip, units.is_number()) {
+        let weight = encoder.bounds.as_ref().map_or(f64::MAX, |bounds| bounds.weight);
+        let range = TargetRange { centre: units.centre(), reach: clip * units.scale() };
+        encoder.bounds = Some(Bounds { targets: vec![range], weight });
+    }
+    encoder
+}
+
+/// The model of what was published.
+pub fn model_of(source: &Model, settings: &Settings, published: Published) -> Model {
+    if settings.mode == Mode::Exact {
+        return super::exact::model_of(source, published);
+    }
+    let Published { function, rows, sum_weights, deviations, .. } = published;
+    let mut config = source.config.clone();
+    (config.rows, config.sum_weights) = (rows, sum_weights);
+    for (target, deviation) in config.targets.iter_mut().zip(deviations) {
+        target.deviation = Some(deviation);
+    }
+    config.solver = settings.mode.name().into();
+    config.loss = crate::fitted::loss_name(function.loss).into();
+    config.selection = Selection {
+        method: "kors".into(),
+        gamma: Some(settings.gamma),
+        beta: Some(settings.beta),
+        ..Selection::default()
+    };
+    config.exact = None;
+    config.settings = BTreeMap::from([("online".to_owned(), json!(settings))]);
+    let code = &function.code;
+    let t = code.width();
+    let coefficients = function.coefficients.iter().enumerate().map(|(i, c)| c * code.scale(i % t)).collect();
+    Model::new(config, function.centers, coefficients, code.centres.clone())
+}

@@ -1,0 +1,212 @@
+//! What `nystream online` says at its end, and what is in a state.
+
+use super::Report;
+use super::text::{Pairs, bytes, count, number};
+use serde::{Deserialize, Serialize};
+
+/// Losses of predictions that were made before their targets were seen. Numbers are standardised: of squared loss, 1 is about what the mean predicts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Prequential {
+    /// Rows predicted and then learned.
+    pub rows: u64,
+    /// Mean loss of all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_loss: Option<f64>,
+    /// Mean loss of the last `--loss-window` rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_loss: Option<f64>,
+}
+
+/// Regret against the best ridge comparator in hindsight on `--hindsight` rows; sums over all rows, estimated from these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RegretReport {
+    /// The learner's loss less the comparator's.
+    pub measured: f64,
+    /// What theory allows it to be; absent where it needs a clip range and there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<f64>,
+    /// The published worst-case bound, as an order of magnitude.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published_bound: Option<f64>,
+    /// The comparator's loss.
+    pub comparator_loss: f64,
+    /// Rows it was measured on.
+    pub rows: u64,
+}
+
+/// Time from the reading of an event to its acknowledgement, of this process: milliseconds, to 4 % above.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LatencyReport {
+    /// Half of the events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p50: Option<f64>,
+    /// 99 of 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p99: Option<f64>,
+}
+
+/// The summary of a run. Counters are of the state, restarts included; speed and latency are of this process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OnlineReport {
+    /// The learner.
+    pub mode: String,
+    /// Rows inserted.
+    pub rows_inserted: u64,
+    /// Rows deleted.
+    pub rows_deleted: u64,
+    /// Rows corrected.
+    pub rows_updated: u64,
+    /// Labels that came after their rows.
+    pub rows_labelled: u64,
+    /// Events refused.
+    pub rows_rejected: u64,
+    /// Rows inserted and not deleted.
+    pub rows_surviving: u64,
+    /// Rows that wait for their label.
+    pub rows_waiting: u64,
+    /// Atoms or centers.
+    pub dictionary: u64,
+    /// Estimate of the online effective dimension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub online_dimension: Option<f64>,
+    /// Losses.
+    pub prequential: Prequential,
+    /// Regret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regret: Option<RegretReport>,
+    /// Alarms of drift.
+    pub drift_alarms: u64,
+    /// Times that the learner began anew.
+    pub restarts: u64,
+    /// Answers given.
+    pub predictions: u64,
+    /// Models published.
+    pub publications: u64,
+    /// Records that the start took from the log.
+    pub records_replayed: u64,
+    /// Events a second, of this process.
+    pub rows_per_second: f64,
+    /// Latency.
+    pub latency_ms: LatencyReport,
+    /// Seconds of this process.
+    pub seconds: f64,
+    /// Bytes of the log.
+    pub log_bytes: u64,
+    /// Largest resident memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_rss_bytes: Option<u64>,
+    /// Digest of the present model; absent before a row was learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_digest: Option<String>,
+    /// Folder of the state.
+    pub state: String,
+}
+
+impl Report for OnlineReport {
+    fn text(&self) -> String {
+        let mut pairs = Pairs::default();
+        let rows = format!(
+            "{} inserted, {} deleted, {} updated, {} labelled, {} rejected",
+            count(self.rows_inserted),
+            count(self.rows_deleted),
+            count(self.rows_updated),
+            count(self.rows_labelled),
+            count(self.rows_rejected)
+        );
+        pairs.add("mode", &self.mode).add("rows", rows).add("surviving", count(self.rows_surviving));
+        if self.rows_waiting > 0 {
+            pairs.add("waiting", count(self.rows_waiting));
+        }
+        pairs.add("dictionary", count(self.dictionary));
+        let loss = |loss: Option<f64>| loss.map(number);
+        pairs
+            .maybe("mean loss", loss(self.prequential.mean_loss))
+            .maybe("window loss", loss(self.prequential.window_loss));
+        if let Some(regret) = &self.regret {
+            let bound = regret.bound.map(|bound| format!(", bound {}", number(bound))).unwrap_or_default();
+            pairs.add(
+                "regret",
+                format!("{}{bound} (comparator {})", number(regret.measured), number(regret.comparator_loss)),
+            );
+        }
+        pairs
+            .add("drift alarms", count(self.drift_alarms))
+            .add("predictions", count(self.predictions))
+            .add("rows/s", number(self.rows_per_second));
+        if let (Some(p50), Some(p99)) = (self.latency_ms.p50, self.latency_ms.p99) {
+            pairs.add("latency", format!("{} ms, {} ms in 99 of 100", number(p50), number(p99)));
+        }
+        pairs.add("log", bytes(self.log_bytes)).maybe("peak memory", self.peak_rss_bytes.map(bytes));
+        pairs.maybe("digest", self.model_digest.as_ref()).add("state", &self.state);
+        pairs.render()
+    }
+}
+
+/// What is in a state (`inspect`), and what `verify` found of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StateReport {
+    /// The folder.
+    pub state: String,
+    /// The learner.
+    pub mode: String,
+    /// What the run was told, by option.
+    pub options: std::collections::BTreeMap<String, String>,
+    /// Records of its snapshots.
+    pub snapshots: Vec<u64>,
+    /// Rows inserted.
+    pub rows_inserted: u64,
+    /// Rows deleted.
+    pub rows_deleted: u64,
+    /// Rows corrected.
+    pub rows_updated: u64,
+    /// Events refused.
+    pub rows_rejected: u64,
+    /// Rows that wait for their label.
+    pub rows_waiting: u64,
+    /// Atoms or centers.
+    pub dictionary: u64,
+    /// Losses.
+    pub prequential: Prequential,
+    /// Sources, and how far each is read, in words.
+    pub sources: std::collections::BTreeMap<String, String>,
+    /// Files that are written, and their bytes.
+    pub files: std::collections::BTreeMap<String, u64>,
+    /// Digest of the present model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_digest: Option<String>,
+    /// `verify`: whether everything is what it should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<bool>,
+    /// What was found, in sentences.
+    pub notes: Vec<String>,
+}
+
+impl Report for StateReport {
+    fn text(&self) -> String {
+        let mut pairs = Pairs::default();
+        pairs.add("state", &self.state).add("mode", &self.mode);
+        pairs.add(
+            "rows",
+            format!(
+                "{} inserted, {} deleted, {} updated, {} rejected, {} waiting",
+                count(self.rows_inserted),
+                count(self.rows_deleted),
+                count(self.rows_updated),
+                count(self.rows_rejected),
+                count(self.rows_waiting)
+            ),
+        );
+        pairs.add("dictionary", count(self.dictionary)).maybe("mean loss", self.prequential.mean_loss.map(number));
+        for (source, place) in &self.sources {
+            pairs.add("source", format!("{source}: {place}"));
+        }
+        for (file, length) in &self.files {
+            pairs.add("writes", format!("{file} ({})", bytes(*length)));
+        }
+        pairs.maybe("digest", self.model_digest.as_ref()).maybe("verified", self.verified);
+        for note in &self.notes {
+            pairs.add("note", note);
+        }
+        pairs.render()
+    }
+}

@@ -1,0 +1,62 @@
+//! Predictions of Arrow IPC streams.
+
+use super::MAX_ROWS;
+use super::http::Response;
+use arrow_array::{Array, ArrayRef, Float64Array, RecordBatch, StringArray};
+use nystream_dataflows::online::serving::Serving;
+use nystream_datasets::events::{Event, arrow};
+use nystream_datasets::stream::ipc::{batches, stream_of};
+use std::sync::Arc;
+
+/// How such bodies are called.
+pub const CONTENT_TYPE: &str = "application/vnd.apache.arrow.stream";
+
+/// Answers rows in one batch, in their order.
+pub fn predict(serving: &Serving, body: &[u8]) -> Response {
+    match table(serving, body).and_then(|table| stream_of(&table)) {
+        Ok(bytes) => Response::bytes(CONTENT_TYPE, bytes),
+        Err(reason) => Response::error(400, &reason),
+    }
+}
+
+fn table(serving: &Serving, body: &[u8]) -> Result<RecordBatch, String> {
+    let mut events: Vec<Option<Event>> = Vec::new();
+    for batch in batches(body)? {
+        if events.len() + batch.num_rows() > MAX_ROWS {
+            return Err(format!("more than {MAX_ROWS} rows: ask in parts"));
+        }
+        let keyed = keyed(&batch, serving.encoding().schema().key_column())?;
+        let found = arrow::events(&keyed, serving.encoding().schema()).map_err(|error| error.to_string())?;
+        events.extend(found.into_iter().map(|event| event.ok().map(|event| super::without_targets(serving, event))));
+    }
+    let good: Vec<Event> = events.iter().flatten().cloned().collect();
+    let mut predicted = serving.predict(&good).map_err(|error| error.to_string())?.into_iter();
+    let values: Vec<Option<Vec<f64>>> = events
+        .iter()
+        .map(|event| event.as_ref().and_then(|_| predicted.next()?.ok()).map(|prediction| prediction.values))
+        .collect();
+    let code = &serving.function().code;
+    let column = |k: usize| {
+        Arc::new(values.iter().map(|row| row.as_ref().map(|row| row[k])).collect::<Float64Array>()) as ArrayRef
+    };
+    let names: Vec<String> = match (code.is_classification(), code.names.as_slice()) {
+        (true, _) => code.classes.iter().map(|class| format!("score_{class}")).collect(),
+        (false, [_]) => vec!["prediction".into()],
+        (false, names) => names.iter().map(|name| format!("prediction_{name}")).collect(),
+    };
+    let columns = names.iter().enumerate().map(|(k, name)| (name.as_str(), column(k), true));
+    RecordBatch::try_from_iter_with_nullable(columns).map_err(|error| error.to_string())
+}
+
+/// With a column of keys, which predictions do not need and events have.
+fn keyed(batch: &RecordBatch, key: &str) -> Result<RecordBatch, String> {
+    if batch.column_by_name(key).is_some_and(|keys| keys.null_count() == 0) {
+        return Ok(batch.clone());
+    }
+    let keys = Arc::new(StringArray::from(vec!["row"; batch.num_rows()])) as ArrayRef;
+    let schema = batch.schema();
+    let own =
+        schema.fields().iter().zip(batch.columns()).filter(|(field, _)| field.name() != key && field.name() != "op");
+    let columns = own.map(|(field, array)| (field.name().as_str(), array.clone(), true)).chain([(key, keys, false)]);
+    RecordBatch::try_from_iter_with_nullable(columns).map_err(|error| error.to_string())
+}
