@@ -40,6 +40,7 @@ pub struct OnlineArgs {
 
 /// The commands under `nystream online`.
 #[derive(Clone, Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "one value per process, moved once")]
 pub enum OnlineCommand {
     /// Say what is in a state
     Inspect(OnlineStateArgs),

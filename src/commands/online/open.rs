@@ -26,6 +26,9 @@ use std::path::Path;
 /// The file of the frozen configuration.
 const CONFIG: &str = "config.nys";
 
+/// Bytes of a segment of the log.
+const SEGMENT: u64 = 8 << 20;
+
 /// A run that is open.
 pub struct Opened {
     /// Its folder.
@@ -195,8 +198,9 @@ pub fn store_of(
         return Ok((Box::new(Keyed(rows)), damage));
     }
     let limit = usize::try_from(told.max_waiting).unwrap_or(usize::MAX);
-    let (waiting, damage) =
-        Waiting::new(&state.path("log"), identity, schema, begun, limit, JournalOptions::default())?;
+    // Whole segments are what a snapshot frees.
+    let options = JournalOptions { segment_bytes: SEGMENT, ..JournalOptions::default() };
+    let (waiting, damage) = Waiting::new(&state.path("log"), identity, schema, begun, limit, options)?;
     Ok((Box::new(waiting), damage))
 }
 
