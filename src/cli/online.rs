@@ -40,6 +40,7 @@ pub struct OnlineArgs {
 
 /// The commands under `nystream online`.
 #[derive(Clone, Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "one value per process, moved once")]
 pub enum OnlineCommand {
     /// Say what is in a state
     Inspect(OnlineStateArgs),
@@ -97,7 +98,7 @@ pub struct StreamArgs {
     /// Column to predict; with --config-from the model has it
     #[arg(long, value_name = "COLUMN")]
     pub target: Vec<String>,
-    /// Where answers go: jsonl:PATH, or jsonl:- for standard output. A file holds each answer once [default: nowhere]
+    /// Where answers go: jsonl:PATH, ipc:PATH (an Arrow IPC stream; - is standard output), or parquet:FOLDER (a part for each snapshot). Files hold each answer once [default: nowhere]
     #[arg(long, value_name = "SINK")]
     pub output: Option<Sink>,
     /// File for what is refused, as lines of JSON with key, reason, place and text [default: counted alone]
@@ -202,12 +203,12 @@ impl Check for OnlineArgs {
             return usage("--config-from, --from and --init-rows all say what to begin with: give one of them");
         }
         if let (Some(output), Some(dead)) = (&self.stream.output, &self.stream.dead_letter)
-            && Path::new(&output.0) == dead
+            && Path::new(output.path()) == dead
         {
             return usage("--output and --dead-letter name one file: name two");
         }
         if let (Some(Endpoint::Lines(input)), Some(output)) = (&self.stream.input, &self.stream.output)
-            && input == &output.0
+            && input == output.path()
             && input != "-"
         {
             return usage("--output would be written over --input: name another file");

@@ -87,8 +87,11 @@ impl Place {
 pub fn summary(output: &Output, line: &str) -> Value {
     assert_eq!(output.status.code(), Some(0), "{line}\n{}", text(&output.stderr));
     let out = text(&output.stdout);
-    let last = out.lines().last().unwrap_or_else(|| panic!("{line}: nothing on standard output"));
-    serde_json::from_str(last).unwrap_or_else(|e| panic!("{line}: {e}: {last}"))
+    // One document, or lines of which the summary is the last.
+    serde_json::from_str(&out).unwrap_or_else(|_| {
+        let last = out.lines().last().unwrap_or_else(|| panic!("{line}: nothing on standard output"));
+        serde_json::from_str(last).unwrap_or_else(|e| panic!("{line}: {e}: {last}"))
+    })
 }
 
 /// Ends a process that this test has started, at once.

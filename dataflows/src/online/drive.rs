@@ -5,10 +5,11 @@
 //!
 //! *Snapshots* come after so many changes or so much time, at publications, and at the end. When they come changes nothing else.
 
+use super::answers::Answers;
 use super::latency::Latency;
 use super::learner::{Published, Recovery};
 use super::session::{Session, TakeError};
-use super::sink::{LineFile, Shape};
+use super::sink::LineFile;
 use super::state::State;
 use crate::error::StageError;
 use nystream_datasets::journal::JournalError;
@@ -16,6 +17,7 @@ use nystream_datasets::rows::RowsError;
 use nystream_datasets::stream::{EventSource, Item, More, Position, SourceError};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -105,7 +107,7 @@ pub struct Drive<'a> {
     /// Whose it is.
     pub identity: [u8; 16],
     /// Answers, by name.
-    pub output: Option<(String, Shape, LineFile)>,
+    pub output: Option<Answers>,
     /// Rejected events, by name.
     pub dead: Option<(String, LineFile)>,
     /// Asked to stop.
@@ -164,11 +166,15 @@ impl Drive<'_> {
     /// [`DriveError`].
     pub fn begin(&mut self, hooks: &mut dyn Hooks) -> Result<(), DriveError> {
         self.answer(hooks)?;
-        for file in [self.output.as_mut().map(|(_, _, file)| file), self.dead.as_mut().map(|(_, file)| file)]
-            .into_iter()
-            .flatten()
-        {
-            file.cut().map_err(|source| DriveError::Output { path: file.path().display().to_string(), source })?;
+        let failed = |path: &Path| {
+            let path = path.display().to_string();
+            move |source| DriveError::Output { path, source }
+        };
+        if let Some(answers) = &mut self.output {
+            answers.cut().map_err(failed(answers.path()))?;
+        }
+        if let Some((_, file)) = &mut self.dead {
+            file.cut().map_err(failed(file.path()))?;
         }
         self.save(hooks).map(drop)
     }
@@ -195,6 +201,11 @@ impl Drive<'_> {
             self.acknowledge(hooks)?;
         }
         self.save(hooks)?;
+        if let Some(answers) = &mut self.output {
+            answers
+                .end()
+                .map_err(|source| DriveError::Output { path: answers.path().display().to_string(), source })?;
+        }
         Ok(ended)
     }
 
@@ -314,20 +325,24 @@ impl Drive<'_> {
     /// Answers and rejections leave.
     fn answer(&mut self, hooks: &mut dyn Hooks) -> Result<(), DriveError> {
         let (outputs, rejections) = (self.session.outputs(), self.session.rejections());
-        if let Some((_, shape, file)) = &mut self.output {
-            outputs.iter().for_each(|output| file.push(&shape.json(output)));
+        if let Some(answers) = &mut self.output {
+            answers.push(outputs)?;
         }
         if let Some((_, file)) = &mut self.dead {
             rejections.iter().for_each(|rejected| file.push_rejected(rejected));
         }
         loop {
             let mut refused = None;
-            let files = [self.output.as_mut().map(|(_, _, file)| file), self.dead.as_mut().map(|(_, file)| file)];
-            for file in files.into_iter().flatten() {
-                if let Err(source) = file.write() {
-                    refused = Some((file.path().display().to_string(), source));
-                    break;
-                }
+            if let Some(answers) = &mut self.output
+                && let Err(source) = answers.write()
+            {
+                refused = Some((answers.path().display().to_string(), source));
+            }
+            if let Some((_, file)) = &mut self.dead
+                && refused.is_none()
+                && let Err(source) = file.write()
+            {
+                refused = Some((file.path().display().to_string(), source));
             }
             match refused {
                 None => return Ok(()),
@@ -371,13 +386,23 @@ impl Drive<'_> {
             }
         };
         let mut files = BTreeMap::new();
-        for (name, file) in self
-            .output
-            .iter_mut()
-            .map(|(name, _, file)| (name, file))
-            .chain(self.dead.iter_mut().map(|(name, file)| (name, file)))
-        {
-            // What the snapshot says is there must be there after a loss of power.
+        // What the snapshot says is there must be there after a loss of power.
+        if let Some(answers) = &mut self.output {
+            let bytes = loop {
+                match answers.settle() {
+                    Ok(bytes) => break bytes,
+                    Err((path, source)) if is_full(&source) && !self.stop.load(Ordering::Relaxed) => {
+                        hooks.say(&format!("'{}' cannot be written ({source}): waiting for room", path.display()));
+                        std::thread::sleep(RETRY);
+                    }
+                    Err((path, source)) => {
+                        return Err(DriveError::Output { path: path.display().to_string(), source });
+                    }
+                }
+            };
+            files.insert(answers.name().to_owned(), bytes);
+        }
+        if let Some((name, file)) = &mut self.dead {
             file.sync().map_err(|source| DriveError::Output { path: file.path().display().to_string(), source })?;
             files.insert(name.clone(), file.bytes());
         }

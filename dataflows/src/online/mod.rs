@@ -5,12 +5,13 @@
 //!
 //! * [`learner`]: what a learner is to the runtime. Engines stand behind it: second-order learners of one target (`second`, with `units` and `settings`), and the exact mode.
 //! * [`encoding`]: from events to encoded rows; [`store`]: the rows that are kept, and their log.
-//! * [`session`]: what events do, as a function of the log; [`state`]: the folder of a run, with its snapshots; [`drive`]: the loop that reads, takes, makes durable and answers; [`sink`]: where answers go;
+//! * [`session`]: what events do, as a function of the log; [`state`]: the folder of a run, with its snapshots; [`drive`]: the loop that reads, takes, makes durable and answers; [`sink`] and [`answers`]: where answers go;
 //!   [`latency`], [`meter`]: what is measured.
 //!
 //! Invariants: state, predictions and models are a function of the events in their order, the configuration and the SIMD path; not of how the source cut them into reads, when commits and
 //! snapshots came, or of restarts.
 
+pub mod answers;
 pub mod drive;
 pub mod encoding;
 pub mod exact;
@@ -21,6 +22,7 @@ pub mod second;
 pub mod serving;
 pub mod session;
 pub mod settings;
+mod settle;
 pub mod sink;
 pub mod state;
 pub mod store;

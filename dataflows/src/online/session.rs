@@ -6,22 +6,18 @@
 //! *Order of an event*: it is checked and, if it is refused, logged as refused. Otherwise it is logged and applied to the rows. A row without a target is predicted at once; one with a target is given to the
 //! learner, in runs of consecutive ones, and answered when the learner says so (second-order learners: when its block is complete), or predicted before (learners that do not answer).
 
-use super::encoding::{Encoded, Encoding, append, rows_of};
-use super::learner::{Answer, Batch, Info, Learner, Prediction, Published, Recovery, Regret, Traits};
-use super::meter::{Meter, loss_of};
+use super::encoding::Encoding;
+use super::learner::{Info, Learner, Prediction, Published, Recovery, Regret, Traits};
+use super::meter::Meter;
+use super::settle::{Core, REPLAY_ROWS, Run};
 use super::store::{Logged, Store};
 use crate::error::StageError;
 use crate::targets::TargetCode;
-use nystream_datasets::Chunk;
 use nystream_datasets::events::{Event, Op};
-use nystream_datasets::rows::{Applied, RowsError, StoredRow};
+use nystream_datasets::rows::{RowsError, StoredRow};
 use nystream_datasets::stream::{Item, Position, Rejected};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
-
-/// Rows taken at a time in a replay.
-const REPLAY_ROWS: usize = 1024;
 
 /// What the log holds besides events.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -84,11 +80,11 @@ pub struct Output {
 
 /// A row that the learner has and has not answered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Queued {
-    key: String,
-    id: u128,
+pub(super) struct Queued {
+    pub(super) key: String,
+    pub(super) id: u128,
     /// Whether the answer goes out: a row that was predicted when it came without its label is not answered twice.
-    out: bool,
+    pub(super) out: bool,
 }
 
 /// What a snapshot holds of a session.
@@ -162,30 +158,6 @@ pub struct Session {
     core: Core,
 }
 
-/// All but the rows and their log.
-struct Core {
-    encoding: Encoding,
-    code: TargetCode,
-    learner: Box<dyn Learner>,
-    traits: Traits,
-    rules: Rules,
-    tally: Tally,
-    meter: Meter,
-    queue: VecDeque<Queued>,
-    run: Run,
-    outputs: Vec<Output>,
-    rejections: Vec<Rejected>,
-    /// Whether what is settled is learned; not where the learner has it already.
-    learns: bool,
-}
-
-/// Changes that the learner has not been given.
-struct Run {
-    changes: Vec<Applied>,
-    added: Chunk,
-    removed: Vec<(usize, Event)>,
-}
-
 impl Session {
     /// The session of a run that has just begun, or that goes on from `stored`, which gave `store` its rows. `code`: what targets are.
     ///
@@ -205,7 +177,7 @@ impl Session {
             learner.restore(&stored.learner)?;
             (tally, meter, queue) = (stored.tally, stored.meter, stored.queue.into());
         }
-        let run = Run { changes: Vec::new(), added: empty(&encoding), removed: Vec::new() };
+        let run = Run::none(&encoding);
         let (outputs, rejections) = (Vec::new(), Vec::new());
         let core = Core {
             encoding,
@@ -430,237 +402,4 @@ impl Session {
 /// A note as the log has it.
 fn bytes_of(note: &Note) -> Result<Vec<u8>, StageError> {
     serde_json::to_vec(note).map_err(|error| StageError::Internal(format!("a note cannot be written: {error}")))
-}
-
-fn empty(encoding: &Encoding) -> Chunk {
-    let mut chunk = Chunk::new();
-    chunk.numeric_width = encoding.encoder().numeric_width();
-    chunk.code_width = encoding.encoder().code_width();
-    chunk.target_width = encoding.encoder().target_width();
-    chunk
-}
-
-impl Core {
-    /// Gives the learner every row that is there.
-    fn rebuild(&mut self, store: &mut dyn Store) -> Result<(), StageError> {
-        let mut rows: Vec<StoredRow> = Vec::new();
-        store.for_each(&mut |row| {
-            rows.push(row);
-            if rows.len() >= REPLAY_ROWS { self.give_rows(&mut rows) } else { Ok(()) }
-        })?;
-        self.give_rows(&mut rows)
-    }
-
-    fn give_rows(&mut self, rows: &mut Vec<StoredRow>) -> Result<(), StageError> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let events: Vec<Event> = rows.iter().map(|row| row.event.clone()).collect();
-        let encoded = self.encoding.encode(&events)?;
-        let change = |row: StoredRow| Applied { number: row.arrival, removed: None, added: Some(Arc::new(row)) };
-        let changes: Vec<Applied> = rows.drain(..).map(change).collect();
-        let removed = empty(&self.encoding);
-        self.learner.learn(&Batch { changes: &changes, removed: &removed, added: &encoded.training }).map(drop)
-    }
-
-    /// Takes changes of the log once more.
-    fn again(&mut self, changes: &mut Vec<Applied>) -> Result<(), StageError> {
-        let added = |applied: &Applied| applied.added.as_ref().map(|row| row.event.clone());
-        let events: Vec<Event> = changes.iter().filter_map(added).collect();
-        let encoded = self.encoding.encode(&events)?;
-        let mut predicted = self.predict_all(&encoded)?;
-        let mut place = 0;
-        for applied in changes.drain(..) {
-            let own = applied.added.as_ref().map(|_| {
-                place += 1;
-                place - 1
-            });
-            self.settle(applied, &encoded, own, &mut predicted)?;
-        }
-        self.give()
-    }
-
-    /// What a note says.
-    fn noted(&mut self, note: Note) -> Result<(), StageError> {
-        match note {
-            Note::Rejected(rejected) => {
-                self.tally.rejected += 1;
-                self.rejections.push(rejected);
-            }
-            Note::Progress { source, position, skip } => {
-                self.tally.sources.insert(source, (position, skip));
-            }
-            Note::Flush => {
-                self.give()?;
-                let answers = self.learner.flush()?;
-                self.answered(answers)?;
-            }
-            Note::Publish => {
-                if !self.traits.answers {
-                    self.learner.publish()?;
-                }
-                self.published();
-            }
-        }
-        Ok(())
-    }
-
-    fn published(&mut self) {
-        self.tally.published = self.tally.changes;
-        self.tally.publications += 1;
-    }
-
-    fn publication_is_due(&self) -> bool {
-        self.rules.publish_every.is_some_and(|every| self.tally.changes - self.tally.published >= every)
-    }
-
-    /// Predictions of all rows, of learners that do not answer: they change with publications alone.
-    fn predict_all(&mut self, encoded: &Encoded) -> Result<Vec<Prediction>, StageError> {
-        if self.traits.answers || encoded.features.rows() == 0 {
-            return Ok(Vec::new());
-        }
-        self.learner.predict(rows_of(&encoded.features))
-    }
-
-    /// Checks an event, and applies it if nothing is wrong with it; what is, if something is.
-    fn event(
-        &mut self,
-        store: &mut dyn Store,
-        event: &Event,
-        encoded: &Encoded,
-        place: Option<usize>,
-        predicted: &mut Vec<Prediction>,
-    ) -> Result<Option<Rejected>, TakeError> {
-        let refused =
-            |reason: String| Ok(Some(Rejected { key: Some(event.key.clone()), reason, place: None, text: None }));
-        if let (Some(lateness), Some(latest), Some(time)) = (self.rules.lateness, self.tally.latest, event.time)
-            && time < latest.saturating_sub(lateness)
-        {
-            let behind = (latest - time) as f64 / 1e6;
-            return refused(format!("its time is {behind} s before the latest one, more than --lateness allows"));
-        }
-        if let Some(fault) = place.and_then(|place| encoded.fault(place)) {
-            return refused(fault.to_string());
-        }
-        // A label is checked with the row that it is for.
-        let mut own = None;
-        if let (Op::Label, Some(row)) = (event.op, store.get(&event.key)?) {
-            let merged = self.encoding.encode(&[self.encoding.labelled(&row.event, event)])?;
-            if let Some(fault) = merged.fault(0) {
-                return refused(fault.to_string());
-            }
-            own = Some(merged);
-        }
-        match store.apply(event.clone())? {
-            Err(refusal) => refused(refusal.to_string()),
-            Ok(applied) => {
-                match &own {
-                    Some(merged) => self.settle(applied, merged, Some(0), &mut Vec::new())?,
-                    None => self.settle(applied, encoded, place, predicted)?,
-                }
-                Ok(None)
-            }
-        }
-    }
-
-    /// What a change does to everything but the rows.
-    fn settle(
-        &mut self,
-        applied: Applied,
-        encoded: &Encoded,
-        place: Option<usize>,
-        predicted: &mut Vec<Prediction>,
-    ) -> Result<(), StageError> {
-        self.tally.changes += 1;
-        let op = applied.added.as_ref().map_or(Op::Delete, |row| row.event.op);
-        match op {
-            Op::Insert => self.tally.inserted += 1,
-            Op::Update => self.tally.updated += 1,
-            Op::Delete => self.tally.deleted += 1,
-            Op::Label => self.tally.labelled += 1,
-        }
-        let at = self.run.changes.len();
-        if let Some(row) = applied.removed.as_ref().filter(|_| self.traits.unlearns) {
-            self.run.removed.push((at, row.event.clone()));
-        }
-        if let (Some(row), Some(place)) = (&applied.added, place) {
-            let event = &row.event;
-            self.tally.latest = self.tally.latest.max(event.time);
-            let trained = encoded.trained(place);
-            let answers = self.traits.answers && trained.is_some();
-            if op != Op::Label && !answers {
-                let prediction = match self.traits.answers {
-                    false => match encoded.features.ordinals.binary_search(&(place as u64)) {
-                        Ok(i) => predicted.get_mut(i).map(std::mem::take),
-                        Err(_) => None,
-                    },
-                    true => {
-                        self.give()?;
-                        let rows = encoded.row(place).map(|row| self.learner.predict(row)).transpose()?;
-                        rows.and_then(|mut rows| rows.pop())
-                    }
-                };
-                if let Some(prediction) = prediction.filter(|prediction| !prediction.values.is_empty()) {
-                    if let Some(i) = trained.filter(|_| !self.traits.answers) {
-                        let targets = encoded.training.targets_of(i..i + 1);
-                        let loss = loss_of(&self.code, &self.rules.deviations, &prediction.values, targets);
-                        loss.into_iter().for_each(|loss| self.meter.add(loss));
-                    }
-                    self.out(event.key.clone(), prediction);
-                }
-            }
-            if let Some(i) = trained {
-                let ordinal = self.run.changes.len() as u64;
-                append(&mut self.run.added, &encoded.training, i, ordinal);
-                if answers {
-                    let id = encoded.training.ids[i].0;
-                    self.queue.push_back(Queued { key: event.key.clone(), id, out: op != Op::Label });
-                }
-            }
-        }
-        self.run.changes.push(applied);
-        Ok(())
-    }
-
-    fn out(&mut self, key: String, prediction: Prediction) {
-        self.outputs.push(Output { seq: self.tally.answers, key, prediction });
-        self.tally.answers += 1;
-    }
-
-    /// Gives the run to the learner.
-    fn give(&mut self) -> Result<(), StageError> {
-        if self.run.changes.is_empty() {
-            return Ok(());
-        }
-        let fresh = Run { changes: Vec::new(), added: empty(&self.encoding), removed: Vec::new() };
-        let run = std::mem::replace(&mut self.run, fresh);
-        if !self.learns {
-            return Ok(());
-        }
-        let mut removed = empty(&self.encoding);
-        if !run.removed.is_empty() {
-            let events: Vec<Event> = run.removed.iter().map(|(_, event)| event.clone()).collect();
-            let encoded = self.encoding.encode(&events)?.training;
-            for i in 0..encoded.rows() {
-                let at = run.removed[encoded.ordinals[i] as usize].0;
-                append(&mut removed, &encoded, i, at as u64);
-            }
-        }
-        let answers = self.learner.learn(&Batch { changes: &run.changes, removed: &removed, added: &run.added })?;
-        self.answered(answers)
-    }
-
-    /// The learner answers rows that it was given.
-    fn answered(&mut self, answers: Vec<Answer>) -> Result<(), StageError> {
-        for answer in answers {
-            let queued = self.queue.pop_front().filter(|queued| queued.id == answer.id.0);
-            let Some(queued) = queued else {
-                return Err(StageError::Internal("the learner answers a row that it was not given".into()));
-            };
-            if queued.out {
-                self.out(queued.key, answer.prediction);
-            }
-        }
-        Ok(())
-    }
 }

@@ -27,6 +27,17 @@ impl Shape {
         Shape { code: function.code.clone(), logistic: function.loss == Loss::Logistic }
     }
 
+    /// What targets are, and whether values are probabilities.
+    pub(super) fn parts(&self) -> (&TargetCode, bool) {
+        (&self.code, self.logistic)
+    }
+
+    /// The label of the most probable class; of equal ones the first.
+    pub(super) fn label(&self, values: &[f64]) -> Option<&str> {
+        let best = (0..values.len()).reduce(|a, b| if values[b] > values[a] { b } else { a })?;
+        self.code.classes.get(best).map(String::as_str)
+    }
+
     /// An answer as JSON: `seq`, `key`, `prediction` (an array for several targets, the label of the most probable class) and, where there are any, `variance`, and `scores` or `probabilities` by class.
     pub fn json(&self, output: &Output) -> Value {
         let Output { seq, key, prediction } = output;
@@ -35,9 +46,7 @@ impl Shape {
         row.insert("seq".into(), json!(seq));
         row.insert("key".into(), json!(key));
         if self.code.is_classification() {
-            let best = (0..prediction.values.len())
-                .reduce(|a, b| if prediction.values[b] > prediction.values[a] { b } else { a });
-            row.insert("prediction".into(), json!(best.and_then(|best| self.code.classes.get(best))));
+            row.insert("prediction".into(), json!(self.label(&prediction.values)));
             let scores: Map<String, Value> = self
                 .code
                 .classes
@@ -134,6 +143,11 @@ impl LineFile {
     pub fn push(&mut self, line: &Value) {
         self.pending.extend_from_slice(line.to_string().as_bytes());
         self.pending.push(b'\n');
+    }
+
+    /// Adds bytes.
+    pub fn push_bytes(&mut self, bytes: &[u8]) {
+        self.pending.extend_from_slice(bytes);
     }
 
     /// Adds what was refused.

@@ -76,6 +76,48 @@ impl Partial {
     }
 }
 
+/// An event as a line of JSON that reads back as it: for what was refused later. Instants are seconds since 1970, and lose what lies below a microsecond of them.
+pub fn text(event: &Event, schema: &StreamSchema) -> String {
+    use crate::{ColumnKind, events::Reads};
+    use serde_json::{Map, Value, json};
+    let mut row = Map::new();
+    for (column, cell) in schema.columns().iter().zip(&event.cells) {
+        let seconds = |ticks: i64, per: f64| json!(ticks as f64 / per);
+        let value = match cell {
+            Cell::Null => continue,
+            Cell::Number(value) if value.is_finite() => json!(value),
+            Cell::Number(value) if value.is_nan() => json!("NaN"),
+            Cell::Number(value) => json!(if *value > 0.0 { "Infinity" } else { "-Infinity" }),
+            Cell::Flag(value) => json!(value),
+            Cell::Text(text) => json!(text),
+            Cell::Ticks(days) if column.reads == Reads::Value(ColumnKind::Date) => {
+                let day = i32::try_from(*days).ok().and_then(arrow_array::types::Date32Type::to_naive_date_opt);
+                day.map_or(Value::Null, |day| json!(day.to_string()))
+            }
+            Cell::Ticks(ticks) => seconds(*ticks, 1e6),
+            Cell::Nanos(ticks) => seconds(*ticks, 1e9),
+        };
+        row.insert(column.name.clone(), value);
+    }
+    let op = match event.op {
+        Op::Insert => "insert",
+        Op::Update => "update",
+        Op::Delete => "delete",
+        Op::Label => "label",
+    };
+    let mut line = json!({ "op": op, "key": event.key });
+    if let Some(time) = event.time {
+        line["time"] = json!(time as f64 / 1e6);
+    }
+    if let Some(weight) = event.weight.filter(|weight| weight.is_finite()) {
+        line["weight"] = json!(weight);
+    }
+    if event.op != Op::Delete {
+        line["row"] = Value::Object(row);
+    }
+    line.to_string()
+}
+
 struct EventSeed<'s> {
     schema: &'s StreamSchema,
     partial: &'s mut Partial,

@@ -14,6 +14,7 @@ use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 use arrow_ipc::reader::StreamDecoder;
 use arrow_ipc::root_as_message;
+use arrow_ipc::writer::StreamWriter;
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read};
 use std::net::TcpListener;
@@ -361,9 +362,31 @@ pub fn batches(bytes: &[u8]) -> Result<Vec<RecordBatch>, String> {
 /// A batch that Arrow IPC cannot hold.
 pub fn stream_of(batch: &RecordBatch) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    let mut writer =
-        arrow_ipc::writer::StreamWriter::try_new(&mut bytes, &batch.schema()).map_err(|error| error.to_string())?;
+    let writer = StreamWriter::try_new(&mut bytes, &batch.schema());
+    let mut writer = writer.map_err(|error| error.to_string())?;
     writer.write(batch).and_then(|()| writer.finish()).map_err(|error| error.to_string())?;
+    drop(writer);
+    Ok(bytes)
+}
+
+/// The beginning of a stream of batches like this one, and its message: a stream is one beginning, messages, and eight bytes that end it.
+///
+/// # Errors
+/// A batch that Arrow IPC cannot hold.
+pub fn message_of(batch: &RecordBatch) -> Result<(Vec<u8>, Vec<u8>), String> {
+    /// The mark of the end.
+    const END: usize = 8;
+    let mut head = stream_of_none(batch)?;
+    let mut all = stream_of(batch)?;
+    head.truncate(head.len() - END);
+    let message = all.split_off(head.len());
+    Ok((head, message[..message.len() - END].to_vec()))
+}
+
+fn stream_of_none(batch: &RecordBatch) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let mut writer = StreamWriter::try_new(&mut bytes, &batch.schema()).map_err(|error| error.to_string())?;
+    writer.finish().map_err(|error| error.to_string())?;
     drop(writer);
     Ok(bytes)
 }

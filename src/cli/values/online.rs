@@ -243,20 +243,44 @@ impl fmt::Display for Endpoint {
 
 /// Where answers go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sink(pub String);
+pub enum Sink {
+    /// Lines of JSON.
+    Lines(String),
+    /// An Arrow IPC stream.
+    Ipc(String),
+    /// Parquet files in a folder.
+    Parquet(String),
+}
+
+impl Sink {
+    /// The file or folder.
+    pub fn path(&self) -> &str {
+        match self {
+            Sink::Lines(path) | Sink::Ipc(path) | Sink::Parquet(path) => path,
+        }
+    }
+}
 
 impl FromStr for Sink {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("jsonl:") {
-            Some(path) if !path.is_empty() => Ok(Sink(path.to_owned())),
-            _ => Err("expected jsonl:PATH or jsonl:-".into()),
+        match text.split_once(':') {
+            Some((_, "")) => {}
+            Some(("jsonl", path)) => return Ok(Sink::Lines(path.to_owned())),
+            Some(("ipc", path)) => return Ok(Sink::Ipc(path.to_owned())),
+            Some(("parquet", path)) if path != "-" => return Ok(Sink::Parquet(path.to_owned())),
+            _ => {}
         }
+        Err("expected jsonl:PATH, ipc:PATH (- is standard output) or parquet:FOLDER".into())
     }
 }
 
 impl fmt::Display for Sink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "jsonl:{}", self.0)
+        match self {
+            Sink::Lines(path) => write!(f, "jsonl:{path}"),
+            Sink::Ipc(path) => write!(f, "ipc:{path}"),
+            Sink::Parquet(folder) => write!(f, "parquet:{folder}"),
+        }
     }
 }

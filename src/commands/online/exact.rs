@@ -170,20 +170,6 @@ pub fn engine(model: &Model, machine: &Machine) -> Result<(Encoding, Box<dyn Lea
     Ok((encoding, Box::new(engine), template))
 }
 
-/// The rows of a run.
-///
-/// # Errors
-/// A log or an index that cannot be used (1).
-pub fn store(
-    state: &State,
-    identity: [u8; 16],
-    schema: &StreamSchema,
-) -> Result<(Box<dyn Store>, Option<Damage>), Failure> {
-    let opened = KeyedRows::open(&state.path("rows"), identity, schema, RowsOptions::default());
-    let (rows, damage) = opened.map_err(|error| Failure::data(error.to_string()))?;
-    Ok((Box::new(Keyed(rows)), damage))
-}
-
 /// The model of what was published: that of `fit --config-from` on the same rows, digest and all.
 pub fn model_of(source: &Model, published: Published) -> Model {
     let Published { function, rows, sum_weights, .. } = published;

@@ -9,7 +9,7 @@ mod told;
 use super::Context;
 use crate::cli::checks::Check;
 use crate::cli::values::Format;
-use crate::cli::values::online::{Endpoint, Publish};
+use crate::cli::values::online::{Endpoint, Publish, Sink};
 use crate::cli::{OnlineArgs, OnlineCommand};
 use crate::exit::{self, ExitCode, Failure};
 use crate::model::Model;
@@ -17,6 +17,7 @@ use crate::progress::Progress;
 use crate::report::{LatencyReport, OnlineReport, Prequential, RegretReport, Report};
 use crate::serve;
 use nystream_dataflows::StageError;
+use nystream_dataflows::online::answers::{Answers, Form};
 use nystream_dataflows::online::drive::{Drive, DriveError, Ended, Hooks, Pace};
 use nystream_dataflows::online::encoding::Encoding;
 use nystream_dataflows::online::latency::Latency;
@@ -89,8 +90,13 @@ fn learn(
     let Some(input) = &args.stream.input else { return Err(Failure::usage("--input SOURCE is missing")) };
     let source = source_of(input, encoding.schema().clone(), &context.progress).map_err(failed_source)?;
     let output = args.stream.output.as_ref().map(|sink| {
-        let file = LineFile::open(&sink.0, files.get(&sink.to_string()).copied(), "--output jsonl:")?;
-        Ok::<_, StageError>((sink.to_string(), Shape::new(&template), file))
+        let form = match sink {
+            Sink::Lines(path) => Form::Lines(path.clone()),
+            Sink::Ipc(path) => Form::Ipc(path.clone()),
+            Sink::Parquet(folder) => Form::Parquet(folder.into()),
+        };
+        let name = sink.to_string();
+        Answers::open(&name, &form, Shape::new(&template), files.get(&name).copied())
     });
     let dead = args.stream.dead_letter.as_ref().map(|path| {
         let name = format!("dead-letter {}", path.display());
@@ -99,7 +105,7 @@ fn learn(
     });
     let (output, dead) = (output.transpose()?, dead.transpose()?);
     // What was answered since the snapshot went to the files of then, not to ones that are new.
-    if output.as_ref().is_some_and(|(name, ..)| !files.contains_key(name)) {
+    if output.as_ref().is_some_and(|answers| !files.contains_key(answers.name())) {
         session.outputs();
     }
     if dead.as_ref().is_some_and(|(name, _)| !files.contains_key(name)) {

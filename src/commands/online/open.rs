@@ -11,20 +11,25 @@ use crate::fitted::function_of;
 use crate::model::Model;
 use nystream_dataflows::StageError;
 use nystream_dataflows::online::encoding::Encoding;
-use nystream_dataflows::online::learner::Learner;
+use nystream_dataflows::online::learner::{Learner, Traits};
 use nystream_dataflows::online::second::{Beginning, SecondOrder};
 use nystream_dataflows::online::session::{Session, Stored};
 use nystream_dataflows::online::settings::{Mode, Settings};
 use nystream_dataflows::online::state::{Snapshot, State};
-use nystream_dataflows::online::store::{Store, Waiting};
+use nystream_dataflows::online::store::{Keyed, Store, Waiting};
 use nystream_dataflows::online::units::Units;
 use nystream_dataflows::predict::Function;
+use nystream_datasets::events::StreamSchema;
 use nystream_datasets::journal::{Damage, JournalOptions};
+use nystream_datasets::rows::{KeyedRows, RowsOptions};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The file of the frozen configuration.
 pub(super) const CONFIG: &str = "config.nys";
+
+/// Bytes of a segment of the log.
+const SEGMENT: u64 = 8 << 20;
 
 /// A run that is open.
 pub struct Opened {
@@ -162,19 +167,8 @@ pub fn reopen(state: State, machine: &Machine) -> Result<Opened, Failure> {
         )));
     };
     let (encoding, engine, template) = engine(&told, &model, machine)?;
-    let (store, damage): (Box<dyn Store>, Option<Damage>) = if told.settings.mode == Mode::Exact {
-        exact::store(&state, identity, encoding.schema())?
-    } else {
-        let (store, damage) = Waiting::new(
-            &state.path("log"),
-            identity,
-            encoding.schema(),
-            (record, &stored.rows()),
-            usize::try_from(told.max_waiting).unwrap_or(usize::MAX),
-            JournalOptions::default(),
-        )?;
-        (Box::new(store), damage)
-    };
+    let (store, damage) =
+        store_of(&state, &told, identity, encoding.schema(), engine.traits(), (record, &stored.rows()))?;
     if let Some(damage) = damage {
         notes.push(format!(
             "the log '{}' is damaged from record {} on ({}): {} bytes were cut off and kept aside; events after that are read again where the source has them",
@@ -189,6 +183,30 @@ pub fn reopen(state: State, machine: &Machine) -> Result<Opened, Failure> {
         Session::new(encoding.clone(), template.code.clone(), engine, store, told.rules.clone(), Some(stored))?;
     let replayed = session.replay(record)?;
     Ok(Opened { state, told, identity, model, template, encoding, session, files, replayed, notes })
+}
+
+/// The rows of a run and its log: every row for a learner that unlearns, those that wait for their label for others. `begun`: a record, and the rows of its snapshot. And what the log has lost.
+///
+/// # Errors
+/// A log that cannot be used (1).
+pub fn store_of(
+    state: &State,
+    told: &Told,
+    identity: [u8; 16],
+    schema: &StreamSchema,
+    traits: Traits,
+    begun: (u64, &[Vec<u8>]),
+) -> Result<(Box<dyn Store>, Option<Damage>), Failure> {
+    if traits.unlearns {
+        let (rows, damage) =
+            KeyedRows::open(&state.path("rows"), identity, schema, RowsOptions::default()).map_err(StageError::from)?;
+        return Ok((Box::new(Keyed(rows)), damage));
+    }
+    let limit = usize::try_from(told.max_waiting).unwrap_or(usize::MAX);
+    // Whole segments are what a snapshot frees.
+    let options = JournalOptions { segment_bytes: SEGMENT, ..JournalOptions::default() };
+    let (waiting, damage) = Waiting::new(&state.path("log"), identity, schema, begun, limit, options)?;
+    Ok((Box::new(waiting), damage))
 }
 
 /// What a state was told, and its configuration.

@@ -13,8 +13,6 @@ use crate::report::{Prequential, StateReport};
 use nystream_dataflows::online::session::{Rules, Session};
 use nystream_dataflows::online::settings::Mode;
 use nystream_dataflows::online::state::State;
-use nystream_dataflows::online::store::{Store, Waiting};
-use nystream_datasets::journal::JournalOptions;
 use nystream_datasets::stream::Position;
 use std::path::Path;
 
@@ -132,16 +130,12 @@ pub fn verify(folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
         };
         stored.files.clear();
         let (encoding, engine, template) = open::engine(&opened.told, &opened.model, &Machine::plain())?;
-        let store = Waiting::new(
-            &opened.state.path("log"),
-            opened.identity,
-            encoding.schema(),
-            (record, &stored.rows()),
-            usize::try_from(opened.told.max_waiting).unwrap_or(usize::MAX),
-            JournalOptions::default(),
-        );
-        let store: Box<dyn Store> = match store {
-            Ok((store, _)) => Box::new(store),
+        let rows = stored.rows();
+        let begun = (record, &rows[..]);
+        let store =
+            open::store_of(&opened.state, &opened.told, opened.identity, encoding.schema(), engine.traits(), begun);
+        let store = match store {
+            Ok((store, _)) => store,
             Err(error) => {
                 notes.push(format!("record {record}: {error}"));
                 verified = false;

@@ -1,0 +1,212 @@
+//! Answers on their way out: lines of JSON, an Arrow IPC stream, or parts in Parquet.
+//!
+//! * `jsonl:` and `ipc:` files hold each answer once ([`LineFile`]): a restart goes on where the snapshot says that the file was. Where batches of a stream end is no property of the answers: a restart may cut them otherwise.
+//! * `parquet:FOLDER` gets a part for each snapshot, named by the `seq` of its first answer, which appears whole and before the snapshot: one that a crash has left without its snapshot is written anew under its name. Answers
+//!   are held until then, as many as changes between two snapshots.
+
+use super::session::Output;
+use super::sink::{LineFile, Shape};
+use crate::error::StageError;
+use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
+use nystream_datasets::sink::PredictionWriter;
+use nystream_datasets::stream::ipc::message_of;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Ends an Arrow IPC stream.
+const END: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+
+/// How answers are written, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Lines of JSON in a file; `-` is standard output.
+    Lines(String),
+    /// An Arrow IPC stream in a file; `-` is standard output.
+    Ipc(String),
+    /// Parquet files in a folder.
+    Parquet(PathBuf),
+}
+
+/// Where answers go.
+pub struct Answers {
+    name: String,
+    shape: Shape,
+    target: Target,
+}
+
+enum Target {
+    Lines(LineFile),
+    Ipc(LineFile),
+    Parquet { folder: PathBuf, held: Vec<Output>, rows: u64 },
+}
+
+impl Answers {
+    /// Opens what the user calls `name` to go on after `bytes`; `None` begins anew.
+    ///
+    /// # Errors
+    /// [`StageError::Data`] for what cannot be written, or is not as it was left.
+    pub fn open(name: &str, form: &Form, shape: Shape, bytes: Option<u64>) -> Result<Self, StageError> {
+        let target = match form {
+            Form::Lines(path) => Target::Lines(LineFile::open(path, bytes, "--output jsonl:")?),
+            Form::Ipc(path) => Target::Ipc(LineFile::open(path, bytes, "--output ipc:")?),
+            Form::Parquet(folder) => {
+                let refused =
+                    |reason: String| StageError::Data(format!("--output parquet:{}: {reason}", folder.display()));
+                std::fs::create_dir_all(folder).map_err(|error| refused(error.to_string()))?;
+                if bytes.is_none() {
+                    let mut entries = std::fs::read_dir(folder).map_err(|error| refused(error.to_string()))?;
+                    if entries.next().is_some() {
+                        return Err(refused(
+                            "it has something in it that this state did not write: name an empty folder".into(),
+                        ));
+                    }
+                }
+                Target::Parquet { folder: folder.clone(), held: Vec::new(), rows: bytes.unwrap_or(0) }
+            }
+        };
+        Ok(Answers { name: name.into(), shape, target })
+    }
+
+    /// What the user calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Adds answers.
+    ///
+    /// # Errors
+    /// [`StageError::Internal`] for ones that Arrow cannot hold.
+    pub fn push(&mut self, outputs: Vec<Output>) -> Result<(), StageError> {
+        match &mut self.target {
+            Target::Lines(file) => outputs.iter().for_each(|output| file.push(&self.shape.json(output))),
+            Target::Ipc(file) if !outputs.is_empty() => {
+                let (head, message) = message_of(&self.shape.table(&outputs)?).map_err(StageError::Internal)?;
+                if file.bytes() == 0 {
+                    file.push_bytes(&head);
+                }
+                file.push_bytes(&message);
+            }
+            Target::Ipc(_) => {}
+            Target::Parquet { held, .. } => held.extend(outputs),
+        }
+        Ok(())
+    }
+
+    /// Writes what was added, where that needs no snapshot.
+    ///
+    /// # Errors
+    /// The system's; what is not written stays added.
+    pub fn write(&mut self) -> io::Result<()> {
+        match &mut self.target {
+            Target::Lines(file) | Target::Ipc(file) => file.write(),
+            Target::Parquet { .. } => Ok(()),
+        }
+    }
+
+    /// Makes everything durable for a snapshot, and says what it is to remember.
+    ///
+    /// # Errors
+    /// The system's, with the path.
+    pub fn settle(&mut self) -> Result<u64, (PathBuf, io::Error)> {
+        match &mut self.target {
+            Target::Lines(file) | Target::Ipc(file) => {
+                file.sync().map_err(|error| (file.path().to_path_buf(), error))?;
+                Ok(file.bytes())
+            }
+            Target::Parquet { folder, held, rows } => {
+                if let Some(first) = held.first().map(|output| output.seq) {
+                    let path = folder.join(format!("part-{first:020}.parquet"));
+                    let written = self
+                        .shape
+                        .table(held)
+                        .map_err(|error| io::Error::other(error.to_string()))
+                        .and_then(|table| part(&path, &table));
+                    written.map_err(|error| (path, error))?;
+                    *rows += held.len() as u64;
+                    held.clear();
+                    held.shrink_to(1 << 16);
+                }
+                Ok(*rows)
+            }
+        }
+    }
+
+    /// Ends a file where what was written ends: after a replay.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn cut(&mut self) -> io::Result<()> {
+        match &mut self.target {
+            Target::Lines(file) | Target::Ipc(file) => file.cut(),
+            Target::Parquet { .. } => Ok(()),
+        }
+    }
+
+    /// The run ends: a stream gets its end, which the next run takes away again.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn end(&mut self) -> io::Result<()> {
+        match &mut self.target {
+            Target::Ipc(file) if file.bytes() > 0 => {
+                file.push_bytes(&END);
+                file.write()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where they go, for messages.
+    pub fn path(&self) -> &Path {
+        match &self.target {
+            Target::Lines(file) | Target::Ipc(file) => file.path(),
+            Target::Parquet { folder, .. } => folder,
+        }
+    }
+}
+
+fn part(path: &Path, table: &RecordBatch) -> io::Result<()> {
+    let mut writer = PredictionWriter::create(path).map_err(io::Error::other)?;
+    writer.write(table).map_err(io::Error::other)?;
+    writer.finish().map(drop).map_err(io::Error::other)
+}
+
+impl Shape {
+    /// Answers as a table: `seq`, `key`, `prediction` (`prediction_T` for several targets; the label of classes), `variance` or `variance_T`, null where there is none, and `score_C` or `probability_C` of each class.
+    ///
+    /// # Errors
+    /// [`StageError::Internal`] for what Arrow refuses.
+    pub fn table(&self, outputs: &[Output]) -> Result<RecordBatch, StageError> {
+        let (code, logistic) = self.parts();
+        let mut columns: Vec<(String, ArrayRef)> = vec![
+            ("seq".into(), Arc::new(UInt64Array::from_iter_values(outputs.iter().map(|output| output.seq)))),
+            ("key".into(), Arc::new(StringArray::from_iter_values(outputs.iter().map(|output| output.key.as_str())))),
+        ];
+        let values = |k: usize| -> ArrayRef {
+            Arc::new(outputs.iter().map(|output| output.prediction.values.get(k).copied()).collect::<Float64Array>())
+        };
+        let named = |stem: &str, k: usize| match code.names.as_slice() {
+            [_] => stem.to_owned(),
+            names => format!("{stem}_{}", names[k]),
+        };
+        if code.is_classification() {
+            let labels = outputs.iter().map(|output| self.label(&output.prediction.values));
+            columns.push(("prediction".into(), Arc::new(labels.collect::<StringArray>())));
+            let stem = if logistic { "probability" } else { "score" };
+            columns.extend(code.classes.iter().enumerate().map(|(k, class)| (format!("{stem}_{class}"), values(k))));
+        } else {
+            columns.extend((0..code.width()).map(|k| (named("prediction", k), values(k))));
+            columns.extend((0..code.width()).map(|k| {
+                let variance =
+                    |output: &Output| output.prediction.variances.as_ref().and_then(|all| all.get(k).copied());
+                let column: ArrayRef = Arc::new(outputs.iter().map(variance).collect::<Float64Array>());
+                (named("variance", k), column)
+            }));
+        }
+        RecordBatch::try_from_iter_with_nullable(
+            columns.iter().map(|(name, array)| (name.as_str(), array.clone(), true)),
+        )
+        .map_err(|error| StageError::Internal(format!("answers cannot be written: {error}")))
+    }
+}

@@ -1,0 +1,289 @@
+//! What events do to everything but the rows and their log: learner, counters, answers.
+
+use super::encoding::{Encoded, Encoding, append, rows_of};
+use super::learner::{Answer, Batch, Learner, Prediction, Traits};
+use super::meter::{Meter, loss_of};
+use super::session::{Note, Output, Queued, Rules, TakeError, Tally};
+use super::store::Store;
+use crate::error::StageError;
+use crate::targets::TargetCode;
+use nystream_datasets::Chunk;
+use nystream_datasets::events::{Event, Op, json};
+use nystream_datasets::rows::{Applied, StoredRow};
+use nystream_datasets::stream::{MAX_SHOWN, Rejected};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Rows taken at a time in a replay.
+pub(super) const REPLAY_ROWS: usize = 1024;
+
+/// All but the rows and their log.
+pub(super) struct Core {
+    pub(super) encoding: Encoding,
+    pub(super) code: TargetCode,
+    pub(super) learner: Box<dyn Learner>,
+    pub(super) traits: Traits,
+    pub(super) rules: Rules,
+    pub(super) tally: Tally,
+    pub(super) meter: Meter,
+    pub(super) queue: VecDeque<Queued>,
+    pub(super) run: Run,
+    pub(super) outputs: Vec<Output>,
+    pub(super) rejections: Vec<Rejected>,
+    /// Whether what is settled is learned; not where the learner has it already.
+    pub(super) learns: bool,
+}
+
+/// Changes that the learner has not been given.
+pub(super) struct Run {
+    pub(super) changes: Vec<Applied>,
+    pub(super) added: Chunk,
+    pub(super) removed: Vec<(usize, Event)>,
+}
+
+pub(super) fn empty(encoding: &Encoding) -> Chunk {
+    let mut chunk = Chunk::new();
+    chunk.numeric_width = encoding.encoder().numeric_width();
+    chunk.code_width = encoding.encoder().code_width();
+    chunk.target_width = encoding.encoder().target_width();
+    chunk
+}
+
+impl Run {
+    /// No changes.
+    pub(super) fn none(encoding: &Encoding) -> Self {
+        Run { changes: Vec::new(), added: empty(encoding), removed: Vec::new() }
+    }
+}
+
+impl Core {
+    /// Gives the learner every row that is there.
+    pub(super) fn rebuild(&mut self, store: &mut dyn Store) -> Result<(), StageError> {
+        let mut rows: Vec<StoredRow> = Vec::new();
+        store.for_each(&mut |row| {
+            rows.push(row);
+            if rows.len() >= REPLAY_ROWS { self.give_rows(&mut rows) } else { Ok(()) }
+        })?;
+        self.give_rows(&mut rows)
+    }
+
+    pub(super) fn give_rows(&mut self, rows: &mut Vec<StoredRow>) -> Result<(), StageError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let events: Vec<Event> = rows.iter().map(|row| row.event.clone()).collect();
+        let encoded = self.encoding.encode(&events)?;
+        let change = |row: StoredRow| Applied { number: row.arrival, removed: None, added: Some(Arc::new(row)) };
+        let changes: Vec<Applied> = rows.drain(..).map(change).collect();
+        let removed = empty(&self.encoding);
+        self.learner.learn(&Batch { changes: &changes, removed: &removed, added: &encoded.training }).map(drop)
+    }
+
+    /// Takes changes of the log once more.
+    pub(super) fn again(&mut self, changes: &mut Vec<Applied>) -> Result<(), StageError> {
+        let added = |applied: &Applied| applied.added.as_ref().map(|row| row.event.clone());
+        let events: Vec<Event> = changes.iter().filter_map(added).collect();
+        let encoded = self.encoding.encode(&events)?;
+        let mut predicted = self.predict_all(&encoded)?;
+        let mut place = 0;
+        for applied in changes.drain(..) {
+            let own = applied.added.as_ref().map(|_| {
+                place += 1;
+                place - 1
+            });
+            self.settle(applied, &encoded, own, &mut predicted)?;
+        }
+        self.give()
+    }
+
+    /// What a note says.
+    pub(super) fn noted(&mut self, note: Note) -> Result<(), StageError> {
+        match note {
+            Note::Rejected(rejected) => {
+                self.tally.rejected += 1;
+                self.rejections.push(rejected);
+            }
+            Note::Progress { source, position, skip } => {
+                self.tally.sources.insert(source, (position, skip));
+            }
+            Note::Flush => {
+                self.give()?;
+                let answers = self.learner.flush()?;
+                self.answered(answers)?;
+            }
+            Note::Publish => {
+                if !self.traits.answers {
+                    self.learner.publish()?;
+                }
+                self.published();
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn published(&mut self) {
+        self.tally.published = self.tally.changes;
+        self.tally.publications += 1;
+    }
+
+    pub(super) fn publication_is_due(&self) -> bool {
+        self.rules.publish_every.is_some_and(|every| self.tally.changes - self.tally.published >= every)
+    }
+
+    /// Predictions of all rows, of learners that do not answer: they change with publications alone.
+    pub(super) fn predict_all(&mut self, encoded: &Encoded) -> Result<Vec<Prediction>, StageError> {
+        if self.traits.answers || encoded.features.rows() == 0 {
+            return Ok(Vec::new());
+        }
+        self.learner.predict(rows_of(&encoded.features))
+    }
+
+    /// Checks an event, and applies it if nothing is wrong with it; what is, if something is.
+    pub(super) fn event(
+        &mut self,
+        store: &mut dyn Store,
+        event: &Event,
+        encoded: &Encoded,
+        place: Option<usize>,
+        predicted: &mut Vec<Prediction>,
+    ) -> Result<Option<Rejected>, TakeError> {
+        let encoding = self.encoding.clone();
+        let refused = |reason: String| {
+            let mut text = json::text(event, encoding.schema());
+            if text.len() > MAX_SHOWN {
+                let end = (0..=MAX_SHOWN).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+                text.truncate(end);
+            }
+            Ok(Some(Rejected { key: Some(event.key.clone()), reason, place: None, text: Some(text) }))
+        };
+        if let (Some(lateness), Some(latest), Some(time)) = (self.rules.lateness, self.tally.latest, event.time)
+            && time < latest.saturating_sub(lateness)
+        {
+            let behind = (latest - time) as f64 / 1e6;
+            return refused(format!("its time is {behind} s before the latest one, more than --lateness allows"));
+        }
+        if let Some(fault) = place.and_then(|place| encoded.fault(place)) {
+            return refused(fault.to_string());
+        }
+        // A label is checked with the row that it is for.
+        let mut own = None;
+        if let (Op::Label, Some(row)) = (event.op, store.get(&event.key)?) {
+            let merged = self.encoding.encode(&[self.encoding.labelled(&row.event, event)])?;
+            if let Some(fault) = merged.fault(0) {
+                return refused(fault.to_string());
+            }
+            own = Some(merged);
+        }
+        match store.apply(event.clone())? {
+            Err(refusal) => refused(refusal.to_string()),
+            Ok(applied) => {
+                match &own {
+                    Some(merged) => self.settle(applied, merged, Some(0), &mut Vec::new())?,
+                    None => self.settle(applied, encoded, place, predicted)?,
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// What a change does to everything but the rows.
+    pub(super) fn settle(
+        &mut self,
+        applied: Applied,
+        encoded: &Encoded,
+        place: Option<usize>,
+        predicted: &mut Vec<Prediction>,
+    ) -> Result<(), StageError> {
+        self.tally.changes += 1;
+        let op = applied.added.as_ref().map_or(Op::Delete, |row| row.event.op);
+        match op {
+            Op::Insert => self.tally.inserted += 1,
+            Op::Update => self.tally.updated += 1,
+            Op::Delete => self.tally.deleted += 1,
+            Op::Label => self.tally.labelled += 1,
+        }
+        let at = self.run.changes.len();
+        if let Some(row) = applied.removed.as_ref().filter(|_| self.traits.unlearns) {
+            self.run.removed.push((at, row.event.clone()));
+        }
+        if let (Some(row), Some(place)) = (&applied.added, place) {
+            let event = &row.event;
+            self.tally.latest = self.tally.latest.max(event.time);
+            let trained = encoded.trained(place);
+            let answers = self.traits.answers && trained.is_some();
+            if op != Op::Label && !answers {
+                let prediction = match self.traits.answers {
+                    false => match encoded.features.ordinals.binary_search(&(place as u64)) {
+                        Ok(i) => predicted.get_mut(i).map(std::mem::take),
+                        Err(_) => None,
+                    },
+                    true => {
+                        self.give()?;
+                        let rows = encoded.row(place).map(|row| self.learner.predict(row)).transpose()?;
+                        rows.and_then(|mut rows| rows.pop())
+                    }
+                };
+                if let Some(prediction) = prediction.filter(|prediction| !prediction.values.is_empty()) {
+                    if let Some(i) = trained.filter(|_| !self.traits.answers) {
+                        let targets = encoded.training.targets_of(i..i + 1);
+                        let loss = loss_of(&self.code, &self.rules.deviations, &prediction.values, targets);
+                        loss.into_iter().for_each(|loss| self.meter.add(loss));
+                    }
+                    self.out(event.key.clone(), prediction);
+                }
+            }
+            if let Some(i) = trained {
+                let ordinal = self.run.changes.len() as u64;
+                append(&mut self.run.added, &encoded.training, i, ordinal);
+                if answers {
+                    let id = encoded.training.ids[i].0;
+                    self.queue.push_back(Queued { key: event.key.clone(), id, out: op != Op::Label });
+                }
+            }
+        }
+        self.run.changes.push(applied);
+        Ok(())
+    }
+
+    pub(super) fn out(&mut self, key: String, prediction: Prediction) {
+        self.outputs.push(Output { seq: self.tally.answers, key, prediction });
+        self.tally.answers += 1;
+    }
+
+    /// Gives the run to the learner.
+    pub(super) fn give(&mut self) -> Result<(), StageError> {
+        if self.run.changes.is_empty() {
+            return Ok(());
+        }
+        let fresh = Run::none(&self.encoding);
+        let run = std::mem::replace(&mut self.run, fresh);
+        if !self.learns {
+            return Ok(());
+        }
+        let mut removed = empty(&self.encoding);
+        if !run.removed.is_empty() {
+            let events: Vec<Event> = run.removed.iter().map(|(_, event)| event.clone()).collect();
+            let encoded = self.encoding.encode(&events)?.training;
+            for i in 0..encoded.rows() {
+                let at = run.removed[encoded.ordinals[i] as usize].0;
+                append(&mut removed, &encoded, i, at as u64);
+            }
+        }
+        let answers = self.learner.learn(&Batch { changes: &run.changes, removed: &removed, added: &run.added })?;
+        self.answered(answers)
+    }
+
+    /// The learner answers rows that it was given.
+    pub(super) fn answered(&mut self, answers: Vec<Answer>) -> Result<(), StageError> {
+        for answer in answers {
+            let queued = self.queue.pop_front().filter(|queued| queued.id == answer.id.0);
+            let Some(queued) = queued else {
+                return Err(StageError::Internal("the learner answers a row that it was not given".into()));
+            };
+            if queued.out {
+                self.out(queued.key, answer.prediction);
+            }
+        }
+        Ok(())
+    }
+}
