@@ -194,6 +194,23 @@ impl Check for OnlineArgs {
         if self.resources.hosts.is_some() {
             return usage("online runs in one process: leave out --hosts");
         }
+        if self.resources.metrics_addr.is_some() {
+            return usage("online serves no metrics: leave out --metrics-addr (--listen has GET /health)");
+        }
+        // Four matrices whose room doubles, and the entries among the rows of the hindsight sample.
+        let room = self.learner.cap.0.checked_next_power_of_two().unwrap_or(u64::MAX);
+        let sample = self.learner.hindsight.0;
+        let matrices = room.saturating_mul(room).saturating_mul(32);
+        let needed = matrices.saturating_add(sample.saturating_mul(sample).saturating_mul(16));
+        if needed > self.resources.memory.0 {
+            return Err(Failure::budget(format!(
+                "--cap {} and --hindsight {} may need {}, and --memory allows {}: lower them",
+                self.learner.cap,
+                self.learner.hindsight,
+                crate::report::text::bytes(needed),
+                self.resources.memory
+            )));
+        }
         if self.stream.token_file.is_some() && self.stream.listen.is_none() {
             return usage("--token-file guards --listen: give both, or neither");
         }

@@ -99,6 +99,8 @@ pub struct Waiting {
     limit: usize,
     targets: Vec<usize>,
     schema: StreamSchema,
+    /// Entries since the last commit, each behind its length: one record, so that a torn log loses all of a commit or nothing, the events together with how far their source is read.
+    group: Vec<u8>,
 }
 
 impl Waiting {
@@ -124,7 +126,10 @@ impl Waiting {
             let event = Event::from_bytes(event).map_err(unreadable)?;
             held.insert(event.key.clone(), Arc::new(StoredRow { event, arrival: u64::from_le_bytes(*arrival) }));
         }
-        Ok((Waiting { journal, rows: held, limit, targets, schema: schema.clone() }, recovered.damage))
+        Ok((
+            Waiting { journal, rows: held, limit, targets, schema: schema.clone(), group: Vec::new() },
+            recovered.damage,
+        ))
     }
 
     /// Whether the rows allow a change.
@@ -136,6 +141,13 @@ impl Waiting {
             Op::Update | Op::Delete | Op::Label if !waits => Some(Refusal::Learned),
             _ => None,
         }
+    }
+
+    /// Adds an entry to the group.
+    fn enter(&mut self, kind: u8, bytes: &[u8]) {
+        self.group.extend_from_slice(&(1 + bytes.len() as u32).to_le_bytes());
+        self.group.push(kind);
+        self.group.extend_from_slice(bytes);
     }
 
     fn change(&mut self, mut event: Event, number: u64) -> Applied {
@@ -166,10 +178,10 @@ impl Store for Waiting {
         if let Some(refusal) = self.refusal(&event) {
             return Ok(Err(refusal));
         }
-        let mut bytes = vec![EVENT];
-        bytes.extend_from_slice(&event.to_bytes()?);
-        let number = self.journal.append(&bytes)?.number;
-        Ok(Ok(self.change(event, number)))
+        let bytes = event.to_bytes()?;
+        self.enter(EVENT, &bytes);
+        // Which record brought a row is nobody's business here.
+        Ok(Ok(self.change(event, 0)))
     }
 
     fn for_each(&mut self, take: &mut dyn FnMut(StoredRow) -> Result<(), StageError>) -> Result<(), StageError> {
@@ -177,11 +189,16 @@ impl Store for Waiting {
     }
 
     fn note(&mut self, bytes: &[u8]) -> Result<u64, RowsError> {
-        let record = [&[NOTE], bytes].concat();
-        Ok(self.journal.append(&record)?.number)
+        self.enter(NOTE, bytes);
+        Ok(0)
     }
 
     fn commit(&mut self) -> Result<u64, RowsError> {
+        if !self.group.is_empty() {
+            self.journal.append(&self.group)?;
+            self.group.clear();
+            self.group.shrink_to(1 << 20);
+        }
         Ok(self.journal.commit()?.last)
     }
 
@@ -205,22 +222,29 @@ impl Store for Waiting {
                 if record.number <= after {
                     return Ok(());
                 }
-                let logged = match record.payload.split_first() {
-                    Some((&EVENT, bytes)) => {
-                        let event = Event::from_bytes(bytes).map_err(|error| error.to_string())?;
-                        if let Some(refusal) = self.refusal(&event) {
-                            return Err(format!("'{}': {refusal}", event.key));
+                let mut rest = record.payload;
+                while let Some((length, after)) = rest.split_first_chunk::<4>() {
+                    let length = u32::from_le_bytes(*length) as usize;
+                    let (entry, after) = after.split_at_checked(length).ok_or("an entry is cut short")?;
+                    rest = after;
+                    let logged = match entry.split_first() {
+                        Some((&EVENT, bytes)) => {
+                            let event = Event::from_bytes(bytes).map_err(|error| error.to_string())?;
+                            if let Some(refusal) = self.refusal(&event) {
+                                return Err(format!("'{}': {refusal}", event.key));
+                            }
+                            Logged::Applied(self.change(event, 0))
                         }
-                        Logged::Applied(self.change(event, record.number))
-                    }
-                    Some((&NOTE, bytes)) => Logged::Note(bytes.to_vec()),
-                    _ => return Err("a record of an unknown kind".into()),
-                };
-                take(record.number, logged).map_err(|error| {
-                    let reason = error.to_string();
-                    failed = Some(error);
-                    reason
-                })
+                        Some((&NOTE, bytes)) => Logged::Note(bytes.to_vec()),
+                        _ => return Err("an entry of an unknown kind".into()),
+                    };
+                    take(record.number, logged).map_err(|error| {
+                        let reason = error.to_string();
+                        failed = Some(error);
+                        reason
+                    })?;
+                }
+                if rest.is_empty() { Ok(()) } else { Err("an entry is cut short".into()) }
             });
             if let Some(error) = failed {
                 return Err(error);
