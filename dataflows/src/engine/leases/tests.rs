@@ -56,7 +56,9 @@ proptest! {
             if workers.iter().all(|worker| worker.done) && to_ledger.iter().chain(&to_worker).all(VecDeque::is_empty) {
                 break;
             }
-            let choice = choices[step % choices.len()].wrapping_add(step as u32 * 7919);
+            // Mixed, so that every worker and every kind of step comes again and again, whatever the choices.
+            let mixed = u64::from(choices[step % choices.len()]).wrapping_add(step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let choice = ((mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 32) as u32;
             let index = choice as usize % peers;
             match choice / 16 % 3 {
                 0 => if let Some(word) = to_ledger[index].pop_front() {
@@ -86,7 +88,7 @@ proptest! {
                 },
                 _ => {
                     let worker = &mut workers[index];
-                    let slow = speeds[index] > 0 && choice % (1 + speeds[index]) != 0;
+                    let slow = choice / 4096 % (1 + speeds[index]) != 0;
                     if worker.done || slow {
                         continue;
                     }
