@@ -24,13 +24,13 @@ fn what_cannot_fit_is_refused_before_the_first_pass() {
     place.fails(&line("--centers 100"), 1, &["d.parquet"]);
     for solver in ["gram", "pcg", "auto"] {
         place.fails(
-            &line(&format!("--centers 30000 --solver {solver} --memory 1GiB")),
+            &line(&format!("--centers 30000 --solver {solver} --memory 256MiB")),
             4,
-            &["memory in each process", "--memory allows 1.0 GiB", "--centers"],
+            &["memory in each process", "--memory allows 256.0 MiB", "--centers"],
         );
         place.fails(&line(&format!("--centers 500 --solver {solver} --max-flops 1e6")), 4, &["flops", "1.00e6"]);
     }
-    place.fails(&line("--centers 30000 --memory 1GiB --dry-run"), 4, &["--memory"]);
+    place.fails(&line("--centers 30000 --memory 256MiB --dry-run"), 4, &["--memory"]);
 }
 
 /// `--max-flops` holds for all stages together, tuning and selection included, and with the number of centers left open.

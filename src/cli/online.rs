@@ -146,7 +146,7 @@ pub struct LearnerArgs {
     /// Tune encoder, kernel and ridge on the first N rows with a target, as `fit` would; then learn these rows like all others. For sources that can be read twice
     #[arg(long, value_name = "N")]
     pub init_rows: Option<Count>,
-    /// Loss: squared, huber[:DELTA], or for two classes logistic, squared-hinge
+    /// Loss: squared, huber or huber:DELTA, or for two classes logistic, squared-hinge
     #[arg(long, value_name = "LOSS", default_value = "squared")]
     pub loss: OnlineLoss,
     /// Curvature of the steps: adaptive (squared loss: exact ridge regression in the span), or fixed, under which old errors weigh less
@@ -179,7 +179,7 @@ pub struct LearnerArgs {
     /// Rows, by hash, on which regret is measured in hindsight at the end
     #[arg(long, value_name = "ROWS", default_value = "1000")]
     pub hindsight: Count,
-    /// What an alarm of drift does: none (nothing is watched), report, forget[:KEEP] (old rows weigh KEEP of what they did, 0.1), reset
+    /// What an alarm of drift does: none (nothing is watched), report, forget or forget:KEEP (old rows weigh KEEP of what they did, 0.1), reset
     #[arg(long, value_name = "ACTION", default_value = "none")]
     pub drift: DriftName,
     /// Least share of the rows that sketched-kons takes into its second-order term

@@ -285,7 +285,16 @@ fn named_pool(
 ) -> Result<Arc<Pool>, StageError> {
     let key = StreamKey::new(job.seed, stage, 0);
     let rule = PoolRule { key, bits, most };
-    gather_pool(session, "dictionary: pool", store.feed(Role::Training), rule, Columns::Features)
+    let pool = gather_pool(session, "dictionary: pool", store.feed(Role::Training), rule, Columns::Features)?;
+    if pool.is_empty() {
+        // A rule that was settled on many rows names few of few.
+        return Err(StageError::Data(format!(
+            "none of {} rows is among those that centers are chosen from (one in 2^{bits}, by hash{}): more rows are needed, or a model of fewer",
+            job.rows,
+            if job.settled().is_some() { ", as the configuration settled" } else { "" }
+        )));
+    }
+    Ok(pool)
 }
 
 fn uniform(session: &mut Session<'_>, store: &RowStore, job: &SelectJob) -> Result<Arc<Centers>, StageError> {

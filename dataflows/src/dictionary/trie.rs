@@ -104,7 +104,7 @@ pub fn squeak_trie<O: KernelOracle + Send + Sync + 'static>(
         let all = units.iter().filter(|unit| unit.rows > 0).count();
         known.units = (all as u64, units.iter().filter(open).count() as u64);
     }
-    let mut computed = known.as_deref_mut().map(|known| Computed { known, sums: &sums, bits });
+    let mut computed = known.map(|known| Computed { known, sums: &sums, bits });
     let mut passes = 1;
     loop {
         if !now.is_empty() {

@@ -4,7 +4,7 @@
 //!  scan (one chunk per activation) --exchange by key--> reduce --broadcast--> collect
 //! ```
 //!
-//! While it scans, a worker may lend blocks that it has not begun to one that is done ([`leases`](crate::engine::leases)).
+//! While it scans, a worker may lend blocks that it has not begun to one that is done ([`leases`]).
 //!
 //! A *parcel* is (key, bytes). Parcels travel in fragments of at most [`FRAGMENT_BYTES`]; the worker `key mod peers`
 //! owns a key, reassembles its parcels, and feeds them to its [`Reducer`] sorted by (key, sender, serial), so nothing depends on
@@ -68,7 +68,7 @@ pub trait Scan {
     /// Ends the pass on every worker with this error.
     fn finish(self) -> Result<Vec<Outgoing>, StageError>;
 
-    /// The blocks that it reads, where others may read some of them for it ([`leases`](crate::engine::leases)): what all contribute must then not depend on who read what, whatever the runs and
+    /// The blocks that it reads, where others may read some of them for it ([`leases`]): what all contribute must then not depend on who read what, whatever the runs and
     /// their order. Of a pass all workers' scans lend theirs, or none does.
     fn leased(&mut self) -> Option<&mut dyn Leased> {
         None

@@ -293,8 +293,10 @@ impl Drive<'_> {
     /// # Errors
     /// [`DriveError`].
     pub fn publish(&mut self, hooks: &mut dyn Hooks) -> Result<(), DriveError> {
-        let model = self.session.publish()?;
-        hooks.published(model)?;
+        match self.session.publish()? {
+            Ok(model) => hooks.published(model)?,
+            Err(reason) => hooks.say(&format!("nothing is published: {reason}")),
+        }
         self.acknowledge(hooks)?;
         while !self.save(hooks)? && self.session.traits().recovery == Recovery::Rows {
             // What comes after must find the state of the publication again.

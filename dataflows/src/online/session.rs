@@ -291,13 +291,18 @@ impl Session {
         Ok(self.core.noted(Note::Flush)?)
     }
 
-    /// Publishes a model. What is published is logged; where the state rests on rows, nothing may be taken before a snapshot has it.
+    /// Publishes a model, or says why there is none of what is there, such as no rows: that is a publication too, after which the next one is due when it would have been. What is published is
+    /// logged; where the state rests on rows, nothing may be taken before a snapshot has it.
     ///
     /// # Errors
-    /// [`TakeError`]; no model of no rows.
-    pub fn publish(&mut self) -> Result<Published, TakeError> {
+    /// [`TakeError`].
+    pub fn publish(&mut self) -> Result<Result<Published, String>, TakeError> {
         self.core.give()?;
-        let published = self.core.learner.publish()?;
+        let published = match self.core.learner.publish() {
+            Ok(published) => Ok(published),
+            Err(StageError::Data(reason)) => Err(reason),
+            Err(error) => return Err(error.into()),
+        };
         self.store.note(&bytes_of(&Note::Publish)?)?;
         self.core.published();
         Ok(published)

@@ -112,8 +112,12 @@ impl Core {
                 self.answered(answers)?;
             }
             Note::Publish => {
-                if !self.traits.answers {
-                    self.learner.publish()?;
+                // There may have been no model of what was there.
+                if !self.traits.answers
+                    && let Err(error) = self.learner.publish()
+                    && !matches!(error, StageError::Data(_))
+                {
+                    return Err(error);
                 }
                 self.published();
             }
@@ -145,7 +149,7 @@ impl Core {
         event: &Event,
         encoded: &Encoded,
         place: Option<usize>,
-        predicted: &mut Vec<Prediction>,
+        predicted: &mut [Prediction],
     ) -> Result<Option<Rejected>, TakeError> {
         let encoding = self.encoding.clone();
         let refused = |reason: String| {
@@ -192,7 +196,7 @@ impl Core {
         applied: Applied,
         encoded: &Encoded,
         place: Option<usize>,
-        predicted: &mut Vec<Prediction>,
+        predicted: &mut [Prediction],
     ) -> Result<(), StageError> {
         self.tally.changes += 1;
         let op = applied.added.as_ref().map_or(Op::Delete, |row| row.event.op);

@@ -146,16 +146,15 @@ pub fn write_rejected(out: &mut impl Write, rejected: &Rejected) -> io::Result<(
     out.write_all(b"\n")
 }
 
+/// A key and the row that it has, as JSON.
+pub type KeyedObject = (String, serde_json::Map<String, serde_json::Value>);
+
 /// Reads lines of JSON objects as they are, at most `most` that hold a row, before any model says what their columns are: for the first rows of a stream. Blank lines count as read; lines that are no
 /// event are left to whoever reads the stream itself.
 ///
 /// # Errors
 /// A file that cannot be read.
-pub fn first_rows(
-    path: &str,
-    most: usize,
-    target: &str,
-) -> Result<Vec<(String, serde_json::Map<String, serde_json::Value>)>, SourceError> {
+pub fn first_rows(path: &str, most: usize, target: &str) -> Result<Vec<KeyedObject>, SourceError> {
     let io = |source| SourceError::Io { name: path.to_owned(), source };
     let mut reader = BufReader::new(File::open(path).map_err(io)?);
     let (mut line, mut read, mut rows) = (Vec::new(), 0, Vec::new());

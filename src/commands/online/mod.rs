@@ -24,6 +24,7 @@ use nystream_dataflows::online::latency::Latency;
 use nystream_dataflows::online::learner::Published;
 use nystream_dataflows::online::serving::{Newest, Serving};
 use nystream_dataflows::online::session::Session;
+use nystream_dataflows::online::settings::Mode;
 use nystream_dataflows::online::sink::{LineFile, Shape};
 use nystream_datasets::events::StreamSchema;
 use nystream_datasets::stream::{EventSource, SourceError, folder::Folder, ipc::Ipc, jsonl::JsonLines, made::Made};
@@ -170,9 +171,19 @@ fn learn(
             present.save(&state.path("model.nys"))?;
             Some(digest)
         }
-        Err(_) => None,
+        // No rows, or none that a model can be made of: what was there before is no model of them.
+        Err(nystream_dataflows::StageError::Data(reason)) => {
+            context.progress.aside(|| exit::say(&format!("there is no model: {reason}")));
+            let _ = std::fs::remove_file(state.path("model.nys"));
+            None
+        }
+        Err(error) => return Err(Failure::from(error)),
     };
-    let regret = drive.session.regret()?;
+    // The stream has been learned whatever can be said of it in hindsight.
+    let regret = drive.session.regret().unwrap_or_else(|error| {
+        context.progress.aside(|| exit::say(&format!("warning: the regret cannot be told: {error}")));
+        None
+    });
     let info = drive.session.info();
     let events = (tally.changes + tally.rejected) - (before.changes + before.rejected);
     let report = OnlineReport {
@@ -259,6 +270,10 @@ impl Hooks for Told<'_> {
     }
 
     fn published(&mut self, model: Published) -> Result<(), StageError> {
+        // A learner that answers is served as it is at any moment.
+        if let Some(newest) = self.newest.as_ref().filter(|_| self.settings.mode == Mode::Exact) {
+            newest.set(Serving::new(self.encoding, model.clone(), model.rows)?);
+        }
         let model = told::model_of(self.model, self.settings, model);
         model.save(&self.file).map(drop).map_err(|error| StageError::Data(error.to_string()))
     }

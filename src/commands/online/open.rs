@@ -200,6 +200,14 @@ pub fn store_of(
     if traits.unlearns {
         let (rows, damage) =
             KeyedRows::open(&state.path("rows"), identity, schema, RowsOptions::default()).map_err(StageError::from)?;
+        if rows.durable() < begun.0 {
+            return Err(Failure::data(format!(
+                "the log in '{}' ends at record {}, before the snapshot of record {}: rows that were acknowledged are lost. Put the folder back from a copy, or begin again in another",
+                state.path("rows").display(),
+                rows.durable(),
+                begun.0
+            )));
+        }
         return Ok((Box::new(Keyed(rows)), damage));
     }
     let limit = usize::try_from(told.max_waiting).unwrap_or(usize::MAX);

@@ -79,7 +79,7 @@ pub struct Begun {
     pub blocks: Option<Vec<Range<u64>>>,
     /// Where it stores what it has, with checkpoints; with one part a process on its first worker alone.
     pub parts: Option<Parts>,
-    /// Name of its parts, for [`over`].
+    /// Name of its parts, for [`over`](super::over).
     pub group: String,
 }
 

@@ -160,7 +160,7 @@ impl RowStore {
     }
 
     /// Asks that the training chunks of the next pass be kept in a file in `folder`, of at most `limit` bytes, unless they are kept
-    /// already. A pass that cannot write there, or would pass the limit, ends with [`StageError::Budget`].
+    /// already. A pass that cannot write there, or would pass the limit, ends with [`StageError::Budget`](crate::StageError::Budget).
     pub fn keep_on_disk(&self, folder: &Path, limit: u64) {
         let mut kept = self.kept.borrow_mut();
         if matches!(*kept, Kept::Never) {

@@ -88,7 +88,7 @@ proptest! {
                 },
                 _ => {
                     let worker = &mut workers[index];
-                    let slow = choice / 4096 % (1 + speeds[index]) != 0;
+                    let slow = !(choice / 4096).is_multiple_of(1 + speeds[index]);
                     if worker.done || slow {
                         continue;
                     }

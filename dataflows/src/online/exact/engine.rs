@@ -37,6 +37,9 @@ pub struct ExactSetup {
     pub progress: Box<dyn Progress>,
 }
 
+/// How the workers ended, or why they did not begin.
+type Ends = Result<Vec<Result<(), StageError>>, String>;
+
 /// A learner whose model is that of `fit --config-from` on the rows that are there; see the [module](super).
 ///
 /// ```no_run
@@ -61,7 +64,7 @@ pub struct ExactEngine {
     fixed: Arc<Fixed>,
     orders: Vec<Sender<Order>>,
     replies: Receiver<Reply>,
-    threads: Option<JoinHandle<Result<Vec<Result<(), StageError>>, String>>>,
+    threads: Option<JoinHandle<Ends>>,
     /// Rows that are there.
     rows: u64,
     /// Rows that came or went since the last publication.
@@ -298,7 +301,10 @@ impl Learner for ExactEngine {
         }
         if let Some(error) = least {
             // Some workers have applied the batch: a restart makes the rows anew.
-            return Err(StageError::Internal(error.to_string()));
+            return Err(match error {
+                StageError::Budget(_) | StageError::Data(_) => error,
+                other => StageError::Internal(other.to_string()),
+            });
         }
         self.rows = rows;
         self.changed += changes;

@@ -18,6 +18,9 @@ use timely::progress::frontier::{Antichain, AntichainRef};
 /// Where each id's row lies.
 pub(super) type Places = TraceAgent<ValSpine<RowId, u64, u64, isize>>;
 
+/// A row that came (+1) to its slot, or went (-1).
+pub(super) type Placed = ((RowId, u64), isize);
+
 /// What the rows that are there add up to.
 #[derive(Clone, Default)]
 pub(super) struct Tally {
@@ -106,7 +109,7 @@ impl Keep {
     }
 
     /// Applies the letters of a batch and gives the updates of the collection.
-    pub(super) fn apply(&mut self, letters: Vec<Vec<u8>>) -> Vec<((RowId, u64), isize)> {
+    pub(super) fn apply(&mut self, letters: Vec<Vec<u8>>) -> Vec<Placed> {
         match self.try_apply(letters) {
             Ok(updates) => updates,
             Err(error) => {
@@ -116,7 +119,7 @@ impl Keep {
         }
     }
 
-    fn try_apply(&mut self, letters: Vec<Vec<u8>>) -> Result<Vec<((RowId, u64), isize)>, StageError> {
+    fn try_apply(&mut self, letters: Vec<Vec<u8>>) -> Result<Vec<Placed>, StageError> {
         let (mut gone, mut added) = (Vec::new(), Vec::new());
         for letter in &letters {
             let (removed, pool) = read_letter(letter)?;
@@ -128,7 +131,7 @@ impl Keep {
         let mut old = self.find(&gone)?;
         // Neighbouring slots are read together.
         old.sort_unstable_by_key(|(_, slot)| *slot);
-        let mut updates: Vec<((RowId, u64), isize)> = old.iter().map(|place| (*place, -1)).collect();
+        let mut updates: Vec<Placed> = old.iter().map(|place| (*place, -1)).collect();
         let slots: Vec<u64> = old.iter().map(|(_, slot)| *slot).collect();
         let mut chunk = std::mem::take(&mut self.chunk);
         self.slots.read(&slots, &mut chunk)?;
