@@ -98,9 +98,8 @@ impl Checkpoints {
         let Some(folder) = &args.checkpoint else { return Ok(None) };
         let patience = if args.resume { LOCK_PATIENCE } else { Duration::ZERO };
         let (store, found) = Store::lead(folder, &identity.job_key(), args.resume, patience, Box::new(warn))?;
-        if args.resume && !found.checkpoint {
-            let line = format!("there is nothing to resume in {}: the job begins anew", folder.display());
-            Some(line).filter(|_| !quiet).iter().for_each(|line| exit::say(line));
+        if args.resume && !found.checkpoint && !quiet {
+            exit::say(&format!("there is nothing to resume in {}: the job begins anew", folder.display()));
         }
         Ok(Some(Self::of(store, args, (0, quiet), begun)))
     }

@@ -146,14 +146,19 @@ pub fn model_of(outcome: &FitOutcome, config: &FitConfig, split: &str) -> Result
     };
     let coefficients = function.coefficients.iter().enumerate().map(|(i, c)| c * code.scale(i % t)).collect();
     let mut model = Model::new(frozen, function.centers.clone(), coefficients, code.centres.clone());
-    model.variance = function.variance.as_ref().map(|v| VarianceFactor {
+    model.variance = variance_of(function);
+    Ok(model)
+}
+
+/// What a model file holds of a function's variances.
+pub(crate) fn variance_of(function: &Function) -> Option<VarianceFactor> {
+    function.variance.as_ref().map(|v| VarianceFactor {
         values: v.basis.factor.clone(),
         rank: v.basis.rank,
         weights: v.basis.weights.clone(),
         noise: v.noise.clone(),
         signal: v.signal.clone(),
-    });
-    Ok(model)
+    })
 }
 
 fn target(name: &str, centre: f64, scale_log2: i32, deviation: Option<f64>) -> Target {

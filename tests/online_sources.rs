@@ -164,7 +164,6 @@ fn bad_events_are_refused_and_told() {
     misspelt["wieght"] = json!(1.0);
     let waits = json!({ "key": "waits", "row": row(2) }).to_string();
     let label = |key: &str, value: Value| json!({ "op": "label", "key": key, "row": { "y": value } }).to_string();
-    // Line, and of what is refused key and a part of the reason.
     /// A line, and what is said of it where it is refused: its key, and part of the reason.
     type Case<'a> = (String, Option<(Option<&'a str>, &'a str)>);
     let events: Vec<Case<'_>> = vec![

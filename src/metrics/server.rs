@@ -3,7 +3,8 @@
 //! Whoever can reach the address can read the page and do nothing else. A request has [`HEAD_BYTES`] and a time of its own for all of it, an answer too, so that neither bytes that are no
 //! request nor a reader that reads nothing holds up the next one for longer; others wait in the system's queue, which is bounded. Nothing that is sent here reaches the job.
 
-use std::io::{self, ErrorKind, Read, Write};
+use crate::serve::http;
+use std::io::{self, ErrorKind, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -35,18 +36,7 @@ fn answer(socket: &TcpStream, page: &dyn Fn() -> String) -> io::Result<()> {
     socket.set_nonblocking(false)?;
     let head = read_head(socket, Instant::now() + ASK)?;
     let response = respond(&head, page);
-    socket.set_write_timeout(Some(ANSWER))?;
-    let until = Instant::now() + ANSWER;
-    let mut left = &response[..];
-    while !left.is_empty() {
-        match (&mut &*socket).write(left)? {
-            0 => return Err(ErrorKind::WriteZero.into()),
-            written => left = &left[written..],
-        }
-        if Instant::now() >= until {
-            return Err(ErrorKind::TimedOut.into());
-        }
-    }
+    http::write(socket, &response, ANSWER)?;
     socket.shutdown(Shutdown::Write)
 }
 
@@ -103,6 +93,7 @@ fn respond(head: &[u8], page: &dyn Fn() -> String) -> Vec<u8> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::io::Write;
 
     fn serve() -> std::net::SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -120,7 +120,7 @@ fn connection(socket: &TcpStream, answer: &dyn Fn(&Request) -> Response) -> io::
             Err(Refused::Io(error)) => return Err(error),
             Err(Refused::Answer(response)) => (response, false),
         };
-        write(socket, &[&response.head(keep), &response.body])?;
+        write(socket, &[&response.head(keep)[..], &response.body].concat(), ANSWER)?;
         if !keep {
             return socket.shutdown(std::net::Shutdown::Write);
         }
@@ -232,11 +232,14 @@ fn more(socket: &TcpStream, held: &mut Vec<u8>, until: Instant) -> io::Result<Mo
     }
 }
 
-fn write(socket: &TcpStream, parts: &[&[u8]]) -> io::Result<()> {
-    socket.set_write_timeout(Some(ANSWER))?;
-    let until = Instant::now() + ANSWER;
-    let bytes = parts.concat();
-    let mut left = &bytes[..];
+/// Writes all of `bytes` within `limit`, however slowly they are read.
+///
+/// # Errors
+/// Those of the socket; [`ErrorKind::TimedOut`] when that was too long.
+pub(crate) fn write(socket: &TcpStream, bytes: &[u8], limit: Duration) -> io::Result<()> {
+    socket.set_write_timeout(Some(limit))?;
+    let until = Instant::now() + limit;
+    let mut left = bytes;
     while !left.is_empty() {
         match (&mut &*socket).write(left)? {
             0 => return Err(ErrorKind::WriteZero.into()),

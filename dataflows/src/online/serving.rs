@@ -6,24 +6,16 @@
 use super::encoding::{BadValue, Encoding, rows_of};
 use super::learner::{Prediction, Published};
 use crate::error::StageError;
-use crate::predict::{Applied, AppliedScratch, Function};
+use crate::predict::{Function, RowPredictor};
 use nystream_datasets::events::Event;
-use nystream_kernels::gram::Precision;
-use nystream_kernels::tile::{DrawnRows, Entry};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// A model that answers.
 pub struct Serving {
     encoding: Encoding,
-    function: Function,
-    packed: Packed,
+    predictor: RowPredictor,
     /// Changes that the stream had brought when it was made.
     pub changes: u64,
-}
-
-enum Packed {
-    Single(Applied<f32>),
-    Double(Applied<f64>),
 }
 
 impl Serving {
@@ -32,12 +24,9 @@ impl Serving {
     /// # Errors
     /// [`StageError::Numeric`] where kernel and centers do not fit together.
     pub fn new(encoding: &Encoding, published: Published, changes: u64) -> Result<Self, StageError> {
-        let function = published.function;
-        let packed = match function.precision {
-            Precision::Double => Packed::Double(Applied::new(&function, None)?),
-            Precision::Single => Packed::Single(Applied::new(&function, None)?),
-        };
-        Ok(Serving { encoding: encoding.clone(), function, packed, changes })
+        // Values are answered alone.
+        let function = Function { variance: None, ..published.function };
+        Ok(Serving { encoding: encoding.clone(), predictor: RowPredictor::new(Arc::new(function))?, changes })
     }
 
     /// What encodes rows.
@@ -47,7 +36,7 @@ impl Serving {
 
     /// The function.
     pub fn function(&self) -> &Function {
-        &self.function
+        self.predictor.function()
     }
 
     /// The predictions of the rows of `events`, or what is wrong with them.
@@ -56,14 +45,8 @@ impl Serving {
     /// [`StageError::Data`] for events of another schema.
     pub fn predict(&self, events: &[Event]) -> Result<Vec<Result<Prediction, BadValue>>, StageError> {
         let encoded = self.encoding.encode(events)?;
-        let rows = rows_of(&encoded.features);
-        let mut sums = vec![0.0; rows.len() * self.function.code.width()];
-        let drawn = DrawnRows { rows, ids: &encoded.features.ids };
-        match &self.packed {
-            Packed::Single(applied) => self.sums(applied, drawn, &mut sums),
-            Packed::Double(applied) => self.sums(applied, drawn, &mut sums),
-        }
-        let (t, outputs) = (self.function.code.width(), self.function.outputs());
+        let outputs = self.function().outputs();
+        let predicted = self.predictor.predict(rows_of(&encoded.features))?;
         let mut answers: Vec<Result<Prediction, BadValue>> = Vec::with_capacity(events.len());
         let mut at = 0;
         for place in 0..events.len() {
@@ -71,16 +54,11 @@ impl Serving {
                 answers.push(Err(fault.clone()));
                 continue;
             }
-            let mut values = vec![0.0; outputs];
-            self.function.outputs_of(&sums[at * t..(at + 1) * t], &mut values);
+            let values = predicted.values[at * outputs..(at + 1) * outputs].to_vec();
             at += 1;
             answers.push(Ok(Prediction { values, variances: None }));
         }
         Ok(answers)
-    }
-
-    fn sums<T: Entry>(&self, applied: &Applied<T>, rows: DrawnRows<'_>, out: &mut [f64]) {
-        applied.sums(rows, &self.function, &mut AppliedScratch::default(), out);
     }
 }
 

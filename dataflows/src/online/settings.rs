@@ -18,8 +18,6 @@ pub enum Mode {
     Kons,
     /// The same with rows sampled into the second-order term.
     SketchedKons,
-    /// Recursive least squares of many targets over frozen centers.
-    Recursive,
 }
 
 impl Mode {
@@ -31,7 +29,6 @@ impl Mode {
             Mode::ProsNKons => "pros-n-kons",
             Mode::Kons => "kons",
             Mode::SketchedKons => "sketched-kons",
-            Mode::Recursive => "recursive",
         }
     }
 }

@@ -33,7 +33,7 @@ impl Units {
         let usage = |text: String| Err(StageError::Usage(text));
         if code.width() != 1 {
             return usage(format!(
-                "second-order learners take one target of numbers or of two classes, and the model has {}: use --mode exact or recursive",
+                "second-order learners take one target of numbers or of two classes, and the model has {}: use --mode exact",
                 match code.classes.len() {
                     0 => format!("{} targets", code.width()),
                     classes => format!("{classes} classes"),

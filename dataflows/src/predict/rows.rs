@@ -11,7 +11,7 @@ use nystream_kernels::rows::Rows;
 use nystream_kernels::tile::{DrawnRows, Entry};
 use std::sync::Arc;
 
-/// A function ready to predict rows.
+/// A function ready to predict rows, by any number of threads.
 pub struct RowPredictor {
     function: Arc<Function>,
     form: Form,
@@ -24,8 +24,6 @@ enum Form {
 
 struct Packed<T: Entry> {
     applied: Applied<T>,
-    scratch: AppliedScratch<T>,
-    variance: VarianceScratch,
 }
 
 /// What is predicted of rows, row-major.
@@ -62,8 +60,8 @@ impl RowPredictor {
     ///
     /// # Panics
     /// If the widths of `rows` are not those of the centers.
-    pub fn predict(&mut self, rows: Rows<'_>) -> Result<Predicted, StageError> {
-        match &mut self.form {
+    pub fn predict(&self, rows: Rows<'_>) -> Result<Predicted, StageError> {
+        match &self.form {
             Form::Single(packed) => packed.predict(&self.function, rows),
             Form::Double(packed) => packed.predict(&self.function, rows),
         }
@@ -72,15 +70,15 @@ impl RowPredictor {
 
 impl<T: Entry> Packed<T> {
     fn new(function: &Function) -> Result<Self, StageError> {
-        let applied = Applied::new(function, None)?;
-        Ok(Packed { applied, scratch: AppliedScratch::default(), variance: VarianceScratch::default() })
+        Ok(Packed { applied: Applied::new(function, None)? })
     }
 
-    fn predict(&mut self, function: &Function, rows: Rows<'_>) -> Result<Predicted, StageError> {
+    fn predict(&self, function: &Function, rows: Rows<'_>) -> Result<Predicted, StageError> {
         let (n, t, width) = (rows.len(), function.code.width(), function.outputs());
         let mut sums = vec![0.0; n * t];
+        let mut scratch = AppliedScratch::default();
         // Rows draw nothing: every entry is formed.
-        self.applied.sums(DrawnRows { rows, ids: &[] }, function, &mut self.scratch, &mut sums);
+        self.applied.sums(DrawnRows { rows, ids: &[] }, function, &mut scratch, &mut sums);
         let mut values = vec![0.0; n * width];
         for i in 0..n {
             function.outputs_of(&sums[i * t..(i + 1) * t], &mut values[i * width..(i + 1) * width]);
@@ -88,8 +86,8 @@ impl<T: Entry> Packed<T> {
         let Some(factor) = &function.variance else { return Ok(Predicted { values, variances: None }) };
         let tiles = self.applied.dense().ok_or_else(|| StageError::Internal("variances need every entry".into()))?;
         let mut variances = vec![0.0; n * t];
-        let dense = &mut self.scratch.dense;
-        latent((&function.kernel, tiles), rows, &factor.basis, dense, &mut self.variance, &mut variances);
+        let mut latents = VarianceScratch::default();
+        latent((&function.kernel, tiles), rows, &factor.basis, &mut scratch.dense, &mut latents, &mut variances);
         for row in variances.chunks_exact_mut(t) {
             for (k, variance) in row.iter_mut().enumerate() {
                 *variance = factor.noise[k] + factor.signal[k] * *variance;

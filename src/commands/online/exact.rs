@@ -6,8 +6,8 @@ use super::told::Told;
 use crate::cli::ResourceArgs;
 use crate::commands::Context;
 use crate::exit::{ExitCode, Failure};
-use crate::fitted::function_of;
-use crate::model::{Model, VarianceFactor};
+use crate::fitted::{function_of, variance_of};
+use crate::model::Model;
 use crate::repeat::frozen;
 use nystream_dataflows::engine::SilentProgress;
 use nystream_dataflows::job::{Bandwidth, DictionaryRule, FitConfig, Loss as FitLoss, MetricRequest, Select, Solver};
@@ -176,14 +176,9 @@ pub fn model_of(source: &Model, published: Published) -> Model {
     let code = &function.code;
     let t = code.width();
     let coefficients = function.coefficients.iter().enumerate().map(|(i, c)| c * code.scale(i % t)).collect();
+    let variance = variance_of(&function);
     let mut model = Model::new(config, function.centers, coefficients, code.centres.clone());
-    model.variance = function.variance.as_ref().map(|v| VarianceFactor {
-        values: v.basis.factor.clone(),
-        rank: v.basis.rank,
-        weights: v.basis.weights.clone(),
-        noise: v.noise.clone(),
-        signal: v.signal.clone(),
-    });
+    model.variance = variance;
     model
 }
 
