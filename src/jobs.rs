@@ -62,8 +62,19 @@ impl Data {
     /// # Errors
     /// As [`open`]; a host file that cannot be used (2).
     pub fn open(paths: &[String], resources: &ResourceArgs) -> Result<Self, Failure> {
+        match Self::open_any(paths, resources)? {
+            Data::Shared(catalog) => Ok(Data::Shared(catalog.with_rows()?)),
+            spread => Ok(spread),
+        }
+    }
+
+    /// [`Data::open`] for uses that make sense without rows, such as prediction; then comes [`Data::catalog_any`].
+    ///
+    /// # Errors
+    /// As there, but for data without rows.
+    pub fn open_any(paths: &[String], resources: &ResourceArgs) -> Result<Self, Failure> {
         if resources.data_layout == values::DataLayout::Shared {
-            return open(paths).map(Data::Shared);
+            return Ok(Data::Shared(Catalog::open_any(&Sources::parse(paths)?)?));
         }
         let files = HostFiles::open(paths)?;
         let mut names = vec!["this host".to_owned()];
@@ -89,8 +100,16 @@ impl Data {
     /// The catalog of all of it, which every worker calls for in step.
     ///
     /// # Errors
-    /// Hosts whose files contradict each other, the same everywhere.
+    /// Hosts whose files contradict each other or hold no row, the same everywhere.
     pub fn catalog(&self, session: &mut Session<'_>) -> Result<Catalog, StageError> {
+        Ok(self.catalog_any(session)?.with_rows()?)
+    }
+
+    /// [`Data::catalog`] for uses that make sense without rows.
+    ///
+    /// # Errors
+    /// As there, but for data without rows.
+    pub fn catalog_any(&self, session: &mut Session<'_>) -> Result<Catalog, StageError> {
         match self {
             Data::Shared(catalog) => Ok(catalog.clone()),
             Data::Spread(files, hosts) => engine::unite(session, files, hosts),

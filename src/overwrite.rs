@@ -4,7 +4,6 @@
 
 use crate::exit::Failure;
 use crate::jobs::Data;
-use nystream_datasets::Catalog;
 use nystream_datasets::atomic::place;
 use std::path::{Path, PathBuf};
 
@@ -20,14 +19,8 @@ impl Inputs {
         self
     }
 
-    /// The files of a data set.
-    #[must_use]
-    pub fn data(mut self, option: &'static str, catalog: &Catalog) -> Self {
-        self.0.extend(catalog.files.iter().map(|file| (option, file.path.clone())));
-        self
-    }
-
     /// The files that this process sees of `data`, given with `option`.
+    #[must_use]
     pub fn files_of(mut self, option: &'static str, data: &Data) -> Self {
         self.0.extend(data.paths().into_iter().map(|path| (option, path)));
         self

@@ -2,8 +2,16 @@
 
 mod common;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
+use arrow_array::{Int32Array, Int64Array};
+use arrow_schema::DataType;
 use common::*;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::process::Output;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const FIT: &str =
@@ -117,8 +125,144 @@ fn hosts_that_contradict_each_other_are_refused() {
     // Both layouts.
     let lines = vec![format!("{fit} --data host0 --data-layout local"), format!("{fit} --data host0")];
     all_end(&place.processes(&lines), 6, &["--data-layout"]);
-    place.fails("predict --model m.nys --data host0 --data-layout local --out p.parquet", 2, &["on each host"]);
-    place.fails("dictionary --data host0 --target y --data-layout local --out c.parquet", 2, &["--data-layout local"]);
+}
+
+/// Keys and predictions of the rows of a file, in their order.
+fn predicted(path: &Path) -> Vec<(String, u64)> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(path).unwrap()).unwrap().build().unwrap();
+    let mut rows = Vec::new();
+    for batch in reader {
+        let batch = batch.unwrap();
+        let keys = batch.column_by_name("k").unwrap().as_string::<i32>();
+        let values = batch.column_by_name("prediction").unwrap().as_primitive::<Float64Type>();
+        rows.extend(keys.iter().zip(values.iter()).map(|(k, v)| (k.unwrap().to_owned(), v.unwrap().to_bits())));
+    }
+    rows
+}
+
+/// Every row once, with the bits of one place, in the part of a host that has it, in the order of the data; the bytes are those of any number of workers.
+#[test]
+fn predictions_are_those_of_one_place() {
+    let place = spread();
+    place.json(&format!("fit --data all {FIT} --solver gram --select uniform --out m.nys"));
+    let predict = "predict --model m.nys --keep k";
+    place.json(&format!("{predict} --data all --out one.parquet"));
+    let all = predicted(&place.path("one.parquet"));
+    assert_eq!(all.len(), 63_600);
+    // A process alone writes a file, the file of the shared layout.
+    place.json(&format!("{predict} --data all --data-layout local --workers 3 --out alone.parquet"));
+    let bytes = |name: &str| std::fs::read(place.path(name)).unwrap();
+    assert!(bytes("alone.parquet") == bytes("one.parquet"));
+    let at: BTreeMap<&String, usize> = all.iter().enumerate().map(|(i, (key, _))| (key, i)).collect();
+    for (hosts, options) in [(2, ""), (3, ""), (4, ""), (3, "--share-centers always")] {
+        let mut parts: Vec<Vec<Vec<u8>>> = Vec::new();
+        for workers in [1, 2] {
+            // Each host has a folder of its own.
+            let line = |host| {
+                let place = format!("--data host{host} --data-layout local --out out{workers}.{hosts}/{host}/p");
+                format!("{predict} {options} {place} --workers {workers}")
+            };
+            let outputs = place.processes(&(0..hosts).map(line).collect::<Vec<_>>());
+            all_end(&outputs, 0, &[]);
+            let report: serde_json::Value = serde_json::from_slice(&outputs[0].stdout).unwrap();
+            let part = |host| place.path(&format!("out{workers}.{hosts}/{host}/p/part-{host:05}.parquet"));
+            let rows: Vec<Vec<(String, u64)>> = (0..hosts).map(|host| predicted(&part(host))).collect();
+            let total: usize = rows.iter().map(Vec::len).sum();
+            assert_eq!(number(&report, "/rows"), total as f64);
+            assert_eq!(total, if hosts == 2 { 61_100 } else { 63_600 });
+            for (host, rows) in rows.iter().enumerate() {
+                let places: Vec<usize> = rows.iter().map(|(key, _)| at[key]).collect();
+                assert!(places.is_sorted(), "part {host} of {hosts}");
+                for ((key, bits), place) in rows.iter().zip(places) {
+                    assert_eq!(*bits, all[place].1, "{key}");
+                    // The files of `spread` begin at multiples of 40,000.
+                    let file = key[4..].parse::<usize>().unwrap() / 40_000;
+                    assert!([&[0, 2][..], &[1, 2, 4], &[3], &[]][host].contains(&file), "{key} in part {host}");
+                }
+            }
+            let keys: BTreeSet<&String> = rows.iter().flatten().map(|(key, _)| key).collect();
+            assert_eq!(keys.len(), total, "a row is in two parts");
+            parts.push((0..hosts).map(|host| std::fs::read(part(host)).unwrap()).collect());
+            // Nothing else is there.
+            for host in 0..hosts {
+                assert_eq!(std::fs::read_dir(part(host).parent().unwrap()).unwrap().count(), 1);
+            }
+        }
+        assert!(parts[0] == parts[1], "{hosts} hosts: bytes depend on the workers");
+    }
+}
+
+/// Kept columns have one type on all hosts, whichever has the file that says more; what cannot be predicted ends all and leaves nothing.
+#[test]
+fn processes_of_hosts_predict_alike_or_not_at_all() {
+    let place = Place::new();
+    for host in 0..2 {
+        let mut columns = table(host * 5000, 5000);
+        let ids = host * 5000..(host + 1) * 5000;
+        columns.push(match host {
+            0 => ("id", Arc::new(Int32Array::from_iter_values(ids.map(|i| i as i32)))),
+            _ => ("id", Arc::new(Int64Array::from_iter_values(ids.map(|i| i as i64)))),
+        });
+        std::fs::create_dir(place.path(&format!("host{host}"))).unwrap();
+        write(&place.path(&format!("host{host}/{host}.parquet")), &batch(columns));
+    }
+    place.json(
+        "fit --data host0 --target y --drop id --kernel gaussian --bandwidth 1x --ridge 1e-4 --centers 20 --out m.nys",
+    );
+    let line = "predict --model m.nys --keep id --out p";
+    all_end(&place.processes(&lines(line, 2)), 0, &[]);
+    for host in 0..2 {
+        let file = std::fs::File::open(place.path(&format!("p/part-{host:05}.parquet"))).unwrap();
+        let schema = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().schema().clone();
+        assert_eq!(schema.field(0).data_type(), &DataType::Int64);
+    }
+    std::fs::remove_dir_all(place.path("p")).unwrap();
+    // Bad rows, by the hosts that have them, in the order of the data.
+    for (host, row) in [(0, 7), (1, 4999)] {
+        let mut columns = table(host * 5000, 5000);
+        columns[0].1 = numbers((0..5000).map(|i| if i == row { f64::INFINITY } else { uniform("a", i) }));
+        write(&place.path(&format!("host{host}/{host}.parquet")), &batch(columns));
+    }
+    let outputs = place.processes(&lines("predict --model m.nys --out p", 2));
+    all_end(&outputs, 1, &["2 bad rows", "0.parquet on process 0 (127.0.0.1:", "1.parquet on process 1 (127.0.0.1:"]);
+    let error = text(&outputs[0].stderr);
+    assert!(error.find("row 7:").unwrap() < error.find("row 4999:").unwrap(), "{error}");
+    assert!(!place.path("p").exists());
+    // A column that one of them lacks.
+    write(&place.path("host1/1.parquet"), &batch(table(0, 100)[1..].to_vec()));
+    all_end(&place.processes(&lines("predict --model m.nys --out p", 2)), 1, &["'a'", "1.parquet"]);
+    // No rows are nothing wrong; no files are.
+    write(&place.path("host0/0.parquet"), &batch(table(0, 0)));
+    std::fs::remove_file(place.path("host1/1.parquet")).unwrap();
+    let outputs = place.processes(&lines("predict --model m.nys --out none", 2));
+    all_end(&outputs, 0, &[]);
+    std::fs::remove_file(place.path("host0/0.parquet")).unwrap();
+    all_end(&place.processes(&lines("predict --model m.nys --out p", 2)), 1, &["no data"]);
+}
+
+/// The file of centers is that of one place, byte for byte, whoever has the rows.
+#[test]
+fn the_dictionary_is_that_of_one_place() {
+    let place = spread();
+    for options in ["--select squeak --id-column k", "--select uniform", "--select rpcholesky --drop k"] {
+        let line = format!("dictionary --target y --kernel gaussian --bandwidth 1x --centers 40 --workers 2 {options}");
+        let one = place.json(&format!("{line} --data all --out one.parquet --quiet"));
+        let bytes = |name: &str| std::fs::read(place.path(name)).unwrap();
+        for hosts in [1, 3, 4] {
+            let outputs = match hosts {
+                1 => vec![place.run(&format!("{line} --data all --data-layout local --out c.parquet --format json"))],
+                _ => place.processes(&lines(&format!("{line} --out c.parquet"), hosts)),
+            };
+            all_end(&outputs, 0, &[]);
+            let report: serde_json::Value = serde_json::from_slice(&outputs[0].stdout).unwrap();
+            assert_eq!((&report["centers"], &report["rows"]), (&one["centers"], &one["rows"]));
+            assert!(bytes("c.parquet") == bytes("one.parquet"), "{options}, {hosts} hosts");
+            std::fs::remove_file(place.path("c.parquet")).unwrap();
+        }
+        // Several processes of one place, too.
+        place.cluster(&format!("{line} --data all --out c.parquet"), 2);
+        assert!(bytes("c.parquet") == bytes("one.parquet"), "{options}");
+    }
 }
 
 /// A file that its owner has lost since it was listed ends all with its name.

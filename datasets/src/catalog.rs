@@ -130,12 +130,21 @@ impl Catalog {
     /// # Errors
     /// Any file that cannot be read or decoded; files that disagree about columns; no rows at all.
     pub fn open(sources: &Sources) -> Result<Catalog, DataError> {
-        let catalog = Self::open_any(sources)?;
-        if catalog.total_rows == 0 {
-            let first = catalog.files.first().map(|file| file.path.clone()).unwrap_or_default();
-            return Err(DataError::NoRows { files: catalog.files.len(), first });
+        Self::open_any(sources)?.with_rows()
+    }
+
+    /// The same catalog, for uses that need rows.
+    ///
+    /// # Errors
+    /// [`DataError::NoRows`].
+    pub fn with_rows(self) -> Result<Catalog, DataError> {
+        match self.total_rows {
+            0 => {
+                let first = self.files.first().map(|file| file.path.clone()).unwrap_or_default();
+                Err(DataError::NoRows { files: self.files.len(), first })
+            }
+            _ => Ok(self),
         }
-        Ok(catalog)
     }
 
     /// [`Catalog::open`] for uses that make sense without rows, such as prediction.
@@ -261,8 +270,45 @@ impl Catalog {
     }
 
     /// The runs of the process of worker `index` of `peers`, where files are spread over hosts, and the workers that share them.
-    pub(crate) fn placed_runs(&self, peers: usize, index: usize) -> Option<(Vec<BlockRun>, usize)> {
+    ///
+    /// ```
+    /// # use nystream_datasets::{Catalog, Sources};
+    /// // On a shared file system there are none: all workers of all processes share all files.
+    /// assert!(Catalog::open(&Sources::parse(&["synth:sines?rows=5000"])?)?.placed_runs(2, 0).is_none());
+    /// # Ok::<(), nystream_datasets::DataError>(())
+    /// ```
+    pub fn placed_runs(&self, peers: usize, index: usize) -> Option<(Vec<BlockRun>, usize)> {
         self.placement.as_ref().map(|placement| placement.of_process(peers, index))
+    }
+
+    /// File number `file` as messages name it: its name, and where files are spread over hosts, those that have it.
+    ///
+    /// ```
+    /// # use nystream_datasets::{Catalog, Sources};
+    /// let catalog = Catalog::open(&Sources::parse(&["synth:sines?rows=5000"])?)?;
+    /// assert_eq!(catalog.shown(0), catalog.files[0].name);
+    /// # Ok::<(), nystream_datasets::DataError>(())
+    /// ```
+    ///
+    /// # Panics
+    /// If there is no such file.
+    pub fn shown(&self, file: usize) -> String {
+        let name = &self.files[file].name;
+        match self.placement.as_ref().and_then(|placement| placement.shown(file)) {
+            Some(hosts) => format!("{name} on {hosts}"),
+            None => name.clone(),
+        }
+    }
+
+    /// Whether files are spread over hosts.
+    pub fn is_spread(&self) -> bool {
+        self.placement.is_some()
+    }
+
+    /// How messages name process `process` of those over which files are spread.
+    pub fn host(&self, process: usize) -> String {
+        let named = self.placement.as_ref().and_then(|placement| placement.host(process));
+        named.unwrap_or_else(|| format!("process {process}"))
     }
 
     /// Whether process `process` sees file number `file`.
@@ -333,9 +379,9 @@ impl Catalog {
         self.files.iter().position(|file| file.id == id)
     }
 
-    /// Names of all files by id, for messages about bad rows.
+    /// All files by id, as messages about rows name them.
     pub fn names(&self) -> BTreeMap<FileId, String> {
-        self.files.iter().map(|file| (file.id, file.name.clone())).collect()
+        self.files.iter().enumerate().map(|(index, file)| (file.id, self.shown(index))).collect()
     }
 }
 

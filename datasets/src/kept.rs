@@ -1,8 +1,10 @@
 //! Input columns carried to an output as they are.
 //!
 //! All files of a data set need one type for a kept column, which the catalog does not promise (it compares kinds): text becomes plain UTF-8,
-//! Arrow dictionaries their values, and where files differ integers become 64-bit, other numbers 64-bit floats, and instants take the finest
-//! unit. What cannot be represented is an error that names the column; nothing is rounded silently but integers among floats.
+//! Arrow dictionaries their values, and where files differ integers become 64-bit, decimals wide ones of the largest scale, other numbers 64-bit floats, and instants, times
+//! and durations take the finest unit, instants of different zones UTC. What cannot be represented is an error that names the column; nothing is rounded silently but integers among floats.
+//!
+//! Where files are spread over hosts each process joins the types of those that it sees, and all join what all found ([`KeptColumns::join`]): joining knows no order.
 
 use crate::catalog::{CatalogFile, arrow_metadata};
 use crate::column::is_integer;
@@ -12,7 +14,9 @@ use crate::sink::plain_column;
 use crate::{Catalog, ColumnKind, DataError};
 use arrow_array::ArrayRef;
 use arrow_cast::{CastOptions, cast_with_options};
-use arrow_schema::{DataType, Field, TimeUnit};
+use arrow_ipc::reader::StreamReader;
+use arrow_ipc::writer::StreamWriter;
+use arrow_schema::{ArrowError, DECIMAL256_MAX_PRECISION, DataType, Field, Schema, TimeUnit};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -25,7 +29,7 @@ use std::sync::atomic::AtomicU64;
 /// assert_eq!((kept.indices(), kept.fields()[0].name().as_str()), (vec![2], "y"));
 /// # Ok::<(), nystream_datasets::DataError>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct KeptColumns {
     columns: Vec<(usize, Field)>,
 }
@@ -38,6 +42,26 @@ impl KeptColumns {
     /// # Errors
     /// A column that is not there, or has types that cannot be joined; a file that can no longer be read.
     pub fn new(catalog: &Catalog, names: &[String]) -> Result<Self, DataError> {
+        Self::of_files(catalog, names, &|_| true)
+    }
+
+    /// [`KeptColumns::new`] with the types of the files alone whose numbers `sees` is true of: a column that none of them has is [`DataType::Null`].
+    ///
+    /// ```
+    /// use arrow_schema::DataType;
+    /// use nystream_datasets::{Catalog, Sources, kept::KeptColumns};
+    /// let catalog = Catalog::open(&Sources::parse(&["synth:sines?rows=10&d=2"])?)?;
+    /// // One process sees the file, another does not: what both found is what one that sees all of them finds.
+    /// let (one, other) = (KeptColumns::of_files(&catalog, &["y".into()], &|_| true)?, KeptColumns::of_files(&catalog, &["y".into()], &|_| false)?);
+    /// assert_eq!(other.fields()[0].data_type(), &DataType::Null);
+    /// let both = other.clone().join([(one.to_bytes()?, "first".into()), (other.to_bytes()?, "second".into())])?;
+    /// assert_eq!(both, KeptColumns::new(&catalog, &["y".into()])?);
+    /// # Ok::<(), nystream_datasets::DataError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As there.
+    pub fn of_files(catalog: &Catalog, names: &[String], sees: &dyn Fn(usize) -> bool) -> Result<Self, DataError> {
         let mut indices: Vec<usize> = Vec::new();
         for name in names {
             let found = match name.as_str() {
@@ -52,14 +76,10 @@ impl KeptColumns {
         }
         let mut types: Vec<DataType> = vec![DataType::Null; indices.len()];
         if !indices.is_empty() {
-            for file in catalog.files.iter() {
+            for file in (0..catalog.files.len()).filter(|file| sees(*file)).map(|file| &catalog.files[file]) {
                 for ((joined, found), index) in types.iter_mut().zip(file_types(file, &indices)?).zip(&indices) {
-                    *joined = join(joined, &found).ok_or_else(|| DataError::ColumnType {
-                        column: catalog.columns[*index].name.clone(),
-                        found: format!("{found} in '{}' and {joined} before", file.path.display()),
-                        expected: "one type in all files",
-                        role: "--keep",
-                    })?;
+                    let place = || format!("'{}'", file.path.display());
+                    *joined = joined_type(joined, &found, &catalog.columns[*index].name, &place)?;
                 }
             }
         }
@@ -67,6 +87,42 @@ impl KeptColumns {
             (index, Field::new(catalog.columns[index].name.clone(), data_type, true))
         };
         Ok(KeptColumns { columns: indices.into_iter().zip(types).map(field).collect() })
+    }
+
+    /// Names and types, for other processes.
+    ///
+    /// # Errors
+    /// [`DataError::Encode`] for a type that Arrow cannot write.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, DataError> {
+        let mut bytes = Vec::new();
+        StreamWriter::try_new(&mut bytes, &Schema::new(self.fields()))
+            .and_then(|mut writer| writer.finish())
+            .map_err(exchanged)?;
+        Ok(bytes)
+    }
+
+    /// These columns with the types that all processes found together: what each sent by [`KeptColumns::to_bytes`], and how messages name it.
+    ///
+    /// # Errors
+    /// Types that cannot be joined; bytes that are damaged or of other columns.
+    pub fn join(mut self, all: impl IntoIterator<Item = (Vec<u8>, String)>) -> Result<Self, DataError> {
+        let mut types: Vec<DataType> = vec![DataType::Null; self.columns.len()];
+        for (bytes, host) in all {
+            let schema = StreamReader::try_new(bytes.as_slice(), None).map_err(exchanged)?.schema();
+            if schema.fields().len() != types.len() {
+                return Err(exchanged(ArrowError::SchemaError(format!(
+                    "{host} sent {} columns",
+                    schema.fields().len()
+                ))));
+            }
+            for ((joined, found), (_, field)) in types.iter_mut().zip(schema.fields()).zip(&self.columns) {
+                *joined = joined_type(joined, found.data_type(), field.name(), &|| format!("the files of {host}"))?;
+            }
+        }
+        for ((_, field), found) in self.columns.iter_mut().zip(types) {
+            *field = Field::new(field.name().clone(), found, true);
+        }
+        Ok(self)
     }
 
     /// Indices into [`Catalog::columns`], each once.
@@ -144,17 +200,55 @@ fn plain(data_type: &DataType) -> DataType {
     }
 }
 
+fn exchanged(error: ArrowError) -> DataError {
+    DataError::Encode { path: "types of columns".into(), reason: error.to_string() }
+}
+
+/// A type for the values of both, in column `name`; `found` is that of `place`.
+fn joined_type(
+    known: &DataType,
+    found: &DataType,
+    name: &str,
+    place: &dyn Fn() -> String,
+) -> Result<DataType, DataError> {
+    join(known, found).ok_or_else(|| DataError::ColumnType {
+        column: name.to_owned(),
+        found: format!("{found} in {} and {known} before", place()),
+        expected: "one type in all files",
+        role: "--keep",
+    })
+}
+
 /// A type for the values of both.
 fn join(a: &DataType, b: &DataType) -> Option<DataType> {
-    let float = |t: &DataType| matches!(t, DataType::Float16 | DataType::Float32 | DataType::Float64);
+    use DataType as D;
+    let float = |t: &DataType| matches!(t, D::Float16 | D::Float32 | D::Float64);
+    let scale = |t: &DataType| match t {
+        D::Decimal32(_, scale) | D::Decimal64(_, scale) | D::Decimal128(_, scale) | D::Decimal256(_, scale) => {
+            Some(*scale)
+        }
+        _ => None,
+    };
+    let number = |t: &DataType| is_integer(t) || float(t) || scale(t).is_some();
+    let scales = scale(a).zip(scale(b));
     match (a, b) {
         _ if a == b => Some(a.clone()),
         (DataType::Null, other) | (other, DataType::Null) => Some(other.clone()),
         _ if is_integer(a) && is_integer(b) => Some(DataType::Int64),
-        _ if (is_integer(a) || float(a)) && (is_integer(b) || float(b)) => Some(DataType::Float64),
-        (DataType::Timestamp(p, zone), DataType::Timestamp(q, other)) if zone == other => {
-            Some(DataType::Timestamp(finer(*p, *q), zone.clone()))
+        _ if number(a) && number(b) => match scales {
+            Some((p, q)) => Some(D::Decimal256(DECIMAL256_MAX_PRECISION, p.max(q))),
+            None => Some(D::Float64),
+        },
+        (D::Timestamp(p, zone), D::Timestamp(q, other)) => {
+            // An instant without a zone is one of UTC, as for the encoder.
+            let zone = if zone == other { zone.clone() } else { Some("+00:00".into()) };
+            Some(D::Timestamp(finer(*p, *q), zone))
         }
+        (D::Date32 | D::Date64, D::Date32 | D::Date64) => Some(D::Date64),
+        (D::Time32(p) | D::Time64(p), D::Time32(q) | D::Time64(q)) => {
+            Some(D::Time64(finer(finer(*p, *q), TimeUnit::Microsecond)))
+        }
+        (D::Duration(p), D::Duration(q)) => Some(D::Duration(finer(*p, *q))),
         _ => None,
     }
 }
@@ -246,6 +340,48 @@ mod tests {
         is(&batches[1][2], &arrow_array::Float64Array::from(vec![3.0, 4.0]));
         is(&batches[0][3], &TimestampMillisecondArray::from(vec![1000, 2000]));
         is(&batches[1][4], &BooleanArray::from(vec![None, Some(true)]));
+    }
+
+    /// Whichever host's files come first, all processes find one type.
+    #[test]
+    fn types_join_in_any_order() {
+        use DataType as D;
+        let utc = |unit| D::Timestamp(unit, Some("+00:00".into()));
+        let families = [
+            vec![D::Null, D::Int8, D::UInt32, D::Int64, D::Float32, D::Decimal128(10, 2), D::Float64],
+            vec![D::Decimal128(10, 2), D::Null, D::Decimal128(12, 4), D::Decimal64(8, 1)],
+            vec![
+                D::Timestamp(TimeUnit::Second, None),
+                utc(TimeUnit::Millisecond),
+                D::Timestamp(TimeUnit::Microsecond, Some("Europe/Paris".into())),
+            ],
+            vec![D::Date32, D::Date64, D::Null],
+            vec![D::Time32(TimeUnit::Second), D::Time64(TimeUnit::Nanosecond), D::Time32(TimeUnit::Millisecond)],
+            vec![D::Duration(TimeUnit::Second), D::Duration(TimeUnit::Millisecond)],
+        ];
+        let ends = [
+            D::Float64,
+            D::Decimal256(76, 4),
+            utc(TimeUnit::Microsecond),
+            D::Date64,
+            D::Time64(TimeUnit::Nanosecond),
+            D::Duration(TimeUnit::Millisecond),
+        ];
+        let all = |types: &[D]| types.iter().try_fold(D::Null, |known, found| join(&known, found));
+        for (types, end) in families.iter().zip(&ends) {
+            for turn in 0..types.len() {
+                let mut turned = types.clone();
+                turned.rotate_left(turn);
+                assert_eq!(all(&turned).as_ref(), Some(end), "{turned:?}");
+                turned.reverse();
+                assert_eq!(all(&turned).as_ref(), Some(end), "{turned:?}");
+                // Found apart, and then together.
+                let (one, other) = turned.split_at(turn);
+                let apart = join(&all(one).unwrap(), &all(other).unwrap());
+                assert_eq!(apart.as_ref(), Some(end), "{one:?} and {other:?}");
+            }
+        }
+        assert_eq!(join(&D::Utf8, &D::Int8), None);
     }
 
     #[test]

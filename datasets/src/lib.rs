@@ -42,7 +42,7 @@ mod width;
 
 pub use cache::ChunkCache;
 pub use catalog::{BLOCK_ROWS, BlockRun, Catalog, CatalogFile};
-pub use chosen::chosen_rows;
+pub use chosen::{RowPicker, picked_rows};
 pub use chunk::{BadReason, BadRow, Chunk, Role};
 pub use column::{ColumnInfo, ColumnKind, NumericColumn, TextColumn};
 pub use encoder::{

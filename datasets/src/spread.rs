@@ -94,7 +94,7 @@ impl HostFiles {
     /// ```
     ///
     /// # Errors
-    /// Files of one name that differ, naming both hosts; files whose columns differ; no row at all.
+    /// Files of one name that differ, naming both hosts; files whose columns differ; no file at all.
     pub fn unite(&self, parts: &[Vec<u8>], hosts: &[String], me: usize) -> Result<Catalog, DataError> {
         let host = |process: usize| hosts.get(process).cloned().unwrap_or_else(|| format!("process {process}"));
         let mut union: BTreeMap<String, (Sent, Vec<usize>)> = BTreeMap::new();
@@ -134,12 +134,9 @@ impl HostFiles {
         }
         // By name, bytewise: the order of a map of strings.
         let catalog = Catalog::assemble(described.into_iter().map(Ok))?;
-        if catalog.total_rows == 0 {
-            let first = catalog.files.first().map(|file| file.path.clone()).unwrap_or_default();
-            return Err(DataError::NoRows { files: catalog.files.len(), first });
-        }
         debug_assert!(me < parts.len());
-        Ok(catalog.placed(Placement::new(&blocks, &all_holders, parts.len())))
+        let hosts = (0..parts.len()).map(host).collect();
+        Ok(catalog.placed(Placement { hosts, ..Placement::new(&blocks, &all_holders, parts.len()) }))
     }
 }
 
@@ -182,6 +179,8 @@ pub(crate) struct Placement {
     owned: Vec<Vec<BlockRun>>,
     /// Of each file, the processes that have it, in their order.
     holders: Vec<Vec<usize>>,
+    /// How messages name the processes.
+    hosts: Vec<String>,
 }
 
 impl Placement {
@@ -211,13 +210,24 @@ impl Placement {
             runs.retain(|run| run.first < run.end);
             runs.sort_by_key(|run| run.file);
         }
-        Placement { owned, holders: holders.to_vec() }
+        Placement { owned, holders: holders.to_vec(), hosts: Vec::new() }
     }
 
     /// The runs of the process of worker `index` of `peers`, and the workers of a process.
     pub fn of_process(&self, peers: usize, index: usize) -> (Vec<BlockRun>, usize) {
         let workers = (peers / self.owned.len().max(1)).max(1);
         (self.owned.get(index / workers).cloned().unwrap_or_default(), workers)
+    }
+
+    /// How messages name process `process`.
+    pub fn host(&self, process: usize) -> Option<String> {
+        self.hosts.get(process).cloned()
+    }
+
+    /// The processes that have file number `file`, as messages name them.
+    pub fn shown(&self, file: usize) -> Option<String> {
+        let names: Vec<String> = self.holders.get(file)?.iter().filter_map(|process| self.host(*process)).collect();
+        (!names.is_empty()).then(|| names.join(" and "))
     }
 
     /// Whether process `process` has file number `file`.

@@ -2,7 +2,7 @@
 //! found before any data is opened.
 
 use super::groups::{DictionaryArgs, HoldoutArgs, InputArgs, KernelArgs, ResourceArgs, SolveArgs};
-use super::values::{AutoOr, ClassWeight, DataLayout, Loss, Preconditioner, Ridge, Select, Solver, Task};
+use super::values::{AutoOr, ClassWeight, Loss, Preconditioner, Ridge, Select, Solver, Task};
 use super::{DictionaryCommandArgs, EvaluateArgs, FitArgs, PredictArgs, TuneArgs};
 use crate::exit::Failure;
 use std::path::Path;
@@ -53,11 +53,6 @@ impl Check for DictionaryCommandArgs {
             return usage("--select file:PATH chooses nothing; give it to `fit`");
         }
         on_a_disk(&[("--out", Some(&self.out)), ("--report", self.report.as_deref())])?;
-        if self.resources.data_layout == DataLayout::Local {
-            return usage(
-                "--data-layout local: `dictionary` writes rows of all files, which no process sees; choose centers within `fit`",
-            );
-        }
         self.resources.check()
     }
 }
@@ -65,11 +60,6 @@ impl Check for DictionaryCommandArgs {
 impl Check for PredictArgs {
     fn check(&self) -> Result<(), Failure> {
         on_a_disk(&[("--out", Some(&self.out))])?;
-        if self.resources.data_layout == DataLayout::Local {
-            return usage(
-                "--data-layout local: a prediction needs nothing of other rows; run `predict` on each host without --hosts",
-            );
-        }
         self.products.check()?;
         if self.variance && self.products.product_tolerance.is_some() {
             return usage(

@@ -10,13 +10,17 @@ use crate::cli::DictionaryCommandArgs;
 use crate::cli::checks::Check;
 use crate::cli::values::KernelName;
 use crate::exit::{ExitCode, Failure};
-use crate::jobs::{Data, Workers, fit_config, identity, open};
+use crate::jobs::{Data, Workers, fit_config, identity};
 use crate::output::write_json_into;
 use crate::overwrite::Inputs;
 use crate::report::{Certificate, DictionaryStageReport};
+use arrow_array::RecordBatch;
+use nystream_dataflows::StageError;
+use nystream_dataflows::dictionary::chosen_rows;
+use nystream_dataflows::engine::Session;
 use nystream_dataflows::job::{FitInputs, FitOutcome, fit};
+use nystream_datasets::Split;
 use nystream_datasets::sink::PredictionWriter;
-use nystream_datasets::{Split, chosen_rows};
 use std::fmt::Debug;
 use std::time::Instant;
 
@@ -37,9 +41,9 @@ pub fn run(args: DictionaryCommandArgs, context: &Context) -> Result<ExitCode, F
         false => None,
     };
     let report_file = args.report.as_deref().filter(|_| first).map(AtomicFile::create).transpose()?;
-    let catalog = open(&args.input.data)?;
+    let data = Data::open(&args.input.data, &args.resources)?;
     Inputs::default()
-        .data("--data", &catalog)
+        .files_of("--data", &data)
         .file("--metric", args.kernel.metric.as_deref())
         .spared_by(&[("--out", Some(&args.out)), ("--report", args.report.as_deref())])?;
     let mut config =
@@ -50,12 +54,20 @@ pub fn run(args: DictionaryCommandArgs, context: &Context) -> Result<ExitCode, F
         ("--centers, --select or another option of the centers", &args.dictionary),
         ("--seed, --precision or --max-flops", &args.sample),
     ];
-    let identity = identity("dictionary", &[&Data::Shared(catalog.clone())], &args.input, &args.resources, &told)?;
+    let identity = identity("dictionary", &[&data], &args.input, &args.resources, &told)?;
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
-    let inputs = FitInputs { catalog: catalog.clone(), validation: None, config, frozen: None, plan_only: false };
-    let save = move |outcome: &FitOutcome| {
-        let Some(mut output) = output else { return Ok(None) };
-        output.write(&chosen_rows(&catalog, args.input.id_column.as_deref(), &outcome.centers.ids)?)?;
+    let id_column = args.input.id_column.clone();
+    let job = move |session: &mut Session<'_>| {
+        let catalog = data.catalog(session)?;
+        let config = config.clone();
+        let inputs = FitInputs { catalog, validation: None, config, frozen: None, plan_only: false };
+        let outcome = fit(session, &inputs)?;
+        let rows = chosen_rows(session, &inputs.catalog, id_column.as_deref(), &outcome.centers.ids)?;
+        Ok::<_, StageError>((outcome, rows))
+    };
+    let save = move |(outcome, rows): &(FitOutcome, Option<RecordBatch>)| {
+        let (Some(mut output), Some(rows)) = (output, rows) else { return Ok(None) };
+        output.write(rows)?;
         output.finish()?;
         let mut seconds = outcome.seconds.clone();
         seconds.insert("total".to_owned(), begun.elapsed().as_secs_f64());
@@ -87,7 +99,7 @@ pub fn run(args: DictionaryCommandArgs, context: &Context) -> Result<ExitCode, F
         report_file.map(|file| write_json_into(file, &report)).transpose()?;
         Ok(Some(report))
     };
-    let (_, report) = workers.run_and_save(move |session| fit(session, &inputs), save)?;
+    let (_, report) = workers.run_and_save(job, save)?;
     report.map(|report| context.output.report(&report)).transpose()?;
     Ok(ExitCode::Done)
 }

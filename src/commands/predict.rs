@@ -7,7 +7,7 @@ use crate::cli::PredictArgs;
 use crate::cli::checks::Check;
 use crate::exit::{ExitCode, Failure};
 use crate::fitted::into_function;
-use crate::jobs::{Identity, Workers, share_of, simd};
+use crate::jobs::{Data, Identity, Workers, share_of, simd};
 use crate::model::Model;
 use crate::overwrite::Inputs;
 use crate::report::{PlannedMemory, PredictReport};
@@ -16,7 +16,6 @@ use nystream_dataflows::engine::agree;
 use nystream_dataflows::matvec::grid::Shard;
 use nystream_dataflows::plan::{ModelSize, Reading, Room, Writing};
 use nystream_dataflows::predict::{NO_SHARED_VARIANCE, PredictOptions, part_name, predict};
-use nystream_datasets::{Catalog, Sources};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, atomic::Ordering};
@@ -72,8 +71,8 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
     }
     let (encoder, function) = into_function(model, simd(&args.resources)?)?;
     // Without rows there is nothing to predict, and nothing wrong.
-    let catalog = Catalog::open_any(&Sources::parse(&args.data)?)?;
-    let inputs = Inputs::default().data("--data", &catalog).file("--model", Some(&args.model));
+    let data = Data::open_any(&args.data, &args.resources)?;
+    let inputs = Inputs::default().files_of("--data", &data).file("--model", Some(&args.model));
     inputs.spared_by(&[("--out", Some(&args.out))])?;
     // Processes that were told otherwise would write parts that do not fit together.
     let told = (
@@ -82,7 +81,8 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
     );
     let identity = Identity::new("predict")
         .with("the model", &digest)
-        .with("what the files of --data hold", &catalog.fingerprint)
+        .with("--data-layout", &args.resources.data_layout)
+        .with("what the files of --data hold", &data.fingerprint())
         .with("--keep, --variance, --product-tolerance, --product-mode, --max-bad-rows or --out", &told)
         .with("--share-centers, or --memory, by which auto decides", &shard.is_some());
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
@@ -99,6 +99,7 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
     };
     let parts = (process.processes() > 1).then(|| (inputs, args.out.clone(), process.processes()));
     let predictions = workers.run(move |session| {
+        let catalog = data.catalog_any(session)?;
         // A process that cannot write its part says so to all.
         let part = session.process.index();
         let ready =

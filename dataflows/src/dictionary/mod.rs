@@ -4,6 +4,7 @@
 //! pivots are decided by residuals far below the rounding of f32. The order of centers is the order in which they were picked
 //! (RPCholesky) or of their hash (uniform).
 
+mod chosen;
 mod full;
 pub mod known;
 mod oracle;
@@ -16,6 +17,7 @@ pub mod trie;
 mod units;
 mod window;
 
+pub use chosen::chosen_rows;
 pub use oracle::TileOracle;
 pub use rule::{Method, SelectionRule};
 

@@ -87,7 +87,7 @@ impl Scan for Vec<Outgoing> {
 }
 
 /// What a worker met, told to all: a scan that reports a failure, if there was one.
-pub(super) struct Outcome(pub(super) Option<StageError>);
+pub(crate) struct Outcome(pub(crate) Option<StageError>);
 
 impl Scan for Outcome {
     fn step(&mut self) -> Result<Step, StageError> {

@@ -31,5 +31,5 @@ pub use counters::{Counters, counters, of_workers};
 pub use exchange::{Audience, Outgoing, Reducer, Scan, Step, agree, pass, same_everywhere};
 pub use run::run;
 pub use session::{Process, Progress, Session, SilentProgress};
-pub use spread::unite;
+pub use spread::{kept_columns, unite};
 pub use watch::{Seen, Watch};

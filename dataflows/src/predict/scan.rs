@@ -96,7 +96,8 @@ pub(super) struct PredictScan<T: Entry> {
     variances: Vec<f64>,
     rows: u64,
     bad: u64,
-    named: Vec<String>,
+    /// The first bad rows: file, ordinal, and what is wrong.
+    named: Vec<(u64, u64, String)>,
     /// The piece in hand, and whether all have been taken, where centers are shared.
     piece: Option<Piece>,
     done: bool,
@@ -231,9 +232,10 @@ impl<T: Entry> PredictScan<T> {
 
     fn note_bad(&mut self, piece: &Piece) {
         self.bad += piece.chunk.bad.len() as u64;
-        let file = &self.shared.catalog.files[piece.file].name;
+        let file = self.shared.catalog.shown(piece.file);
         for bad in piece.chunk.bad.iter().take(NAMED_BAD_ROWS.saturating_sub(self.named.len())) {
-            self.named.push(format!("  {file} row {}: column '{}' {}", bad.ordinal, bad.column, bad.reason));
+            let line = format!("  {file} row {}: column '{}' {}", bad.ordinal, bad.column, bad.reason);
+            self.named.push((piece.file as u64, bad.ordinal, line));
         }
     }
 }
@@ -287,7 +289,12 @@ impl<T: Entry> Scan for PredictScan<T> {
         let mut out = Writer::default();
         out.u64(self.rows);
         out.u64(self.bad);
-        out.bytes(self.named.join("\n").as_bytes());
+        out.u64(self.named.len() as u64);
+        for (file, ordinal, line) in &self.named {
+            out.u64(*file);
+            out.u64(*ordinal);
+            out.bytes(line.as_bytes());
+        }
         Ok(vec![Outgoing { key: 0, bytes: out.0 }])
     }
 }

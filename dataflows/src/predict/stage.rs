@@ -2,7 +2,8 @@
 //!
 //! Each worker reads its own blocks and writes its own row groups; nothing but counts is exchanged. The output appears when all rows are written
 //! and the bad ones are within bounds, and its bytes are the same for any number of workers. Of several processes none publishes its part before all have told that theirs are complete
-//! and durable; where one cannot publish its part then, the others take theirs back. Only processes that die in the moment between leave some parts without the others.
+//! and durable; where one cannot publish its part then, the others take theirs back. Only processes that die in the moment between leave some parts without the others. Where files are
+//! spread over hosts, a part has the rows that its process reads, in the order of the data, and a row is in one part.
 //!
 //! Memory of a worker: four decoded batches of at most 8,192 rows, one row group being written, a panel of the variance factor. It is planned
 //! from the footers and refused where it does not fit, before anything is read or written.
@@ -14,6 +15,7 @@ use super::layout::{Layout, blocks_per_batch};
 use super::scan::{Decode, NAMED_BAD_ROWS, Outputs, PredictScan, Shared};
 use crate::engine::bytes::Reader;
 use crate::engine::exchange::{Audience, Gather, agree, pass};
+use crate::engine::kept_columns;
 use crate::engine::session::{Process, Session};
 use crate::error::StageError;
 use crate::matvec::grid::deal_rows;
@@ -81,7 +83,7 @@ const OUTPUT_BYTES: usize = 24;
 
 /// Predicts every row of `catalog` into `options.out`; all workers call this in step and each gets the result. With several processes
 /// `options.out` is a folder, which must be there, and each process writes [`part_path`] in it: the parts in the order of their names hold the rows in the
-/// order of the data.
+/// order of the data, or where files are spread over hosts each the rows that its process reads.
 ///
 /// Columns: the kept ones; `prediction`, or `prediction_<target>` for several targets; for classes the label in
 /// `prediction` and `probability_<label>` (logistic loss) or `score_<label>` (squared loss); `variance` or `variance_<target>`.
@@ -138,7 +140,14 @@ pub fn predict(
 ) -> Result<Predictions, StageError> {
     let options = &PredictOptions { out: part_path(&options.out, &session.process), ..options.clone() };
     let (workers, processes) = (session.process.workers(), session.process.processes());
-    let prepared = session.try_once(|| prepare(catalog, encoder, function, options, workers, processes));
+    let kept = kept_columns(session, catalog, &options.keep)?;
+    let (peers, index) = (session.peers(), session.index());
+    let prepared = session.try_once(|| {
+        let layout = Layout::new(catalog, peers, index);
+        let share =
+            if catalog.is_spread() { layout.rows(catalog) } else { catalog.total_rows.div_ceil(processes as u64) };
+        prepare(catalog, encoder, function, options, kept, (layout, share, workers))
+    });
     let prepared = agree(session, prepared)?;
     if session.is_first() {
         let budget = options.room.budget;
@@ -215,8 +224,8 @@ fn prepare(
     encoder: &Arc<Encoder>,
     function: &Arc<Function>,
     options: &PredictOptions,
-    workers: usize,
-    processes: usize,
+    kept: KeptColumns,
+    (layout, share, workers): (Layout, u64, usize),
 ) -> Result<Prepared, StageError> {
     check(encoder, function, options.variance)?;
     let terms = terms(function, options, catalog.total_rows)?;
@@ -226,7 +235,6 @@ fn prepare(
         return Err(StageError::Usage(format!("--out would overwrite the data file {path}: name another file")));
     }
     let mut projection = encoder.projection(catalog, Role::Features)?;
-    let kept = KeptColumns::new(catalog, &options.keep)?;
     let mut kept_at = Vec::new();
     for index in kept.indices() {
         kept_at.push(projection.iter().position(|known| *known == index).unwrap_or_else(|| {
@@ -245,7 +253,6 @@ fn prepare(
     let row_bytes = usize::try_from(row_bytes).unwrap_or(usize::MAX);
     let read = ReadOptions { blocks_per_batch: blocks_per_batch(row_bytes), ..ReadOptions::default() };
     let columns = Columns::new(function, kept, options.variance)?;
-    let layout = Layout::new(catalog);
     let reading = Reading {
         rows: Reading::rows_in_hand(read.blocks_per_batch * BLOCK_ROWS, catalog.total_rows, workers),
         decoded: total(&projection, &|column| column.value),
@@ -258,7 +265,7 @@ fn prepare(
         columns: columns.schema().fields().len() as u64,
         text: total(&indices, &|column| column.text),
         group_rows: layout.group_rows(),
-        rows: catalog.total_rows.div_ceil(processes as u64),
+        rows: share,
     };
     let plan = options.room.model.predicting(reading, writing, options.variance, workers);
     plan.check(options.room.budget)?;
@@ -355,7 +362,7 @@ fn run_pass<T: Entry>(
     if let Some(choice) = applied.choice.filter(|_| session.is_first()) {
         session.process.progress.say(&choice.sentence());
     }
-    let runs = shared.layout.runs(&shared.catalog, session.peers(), session.index());
+    let runs = shared.layout.runs(session.index());
     let reader = BlockReader::new(&shared.catalog, runs, &prepared.projection, prepared.read.clone());
     let process = Arc::clone(&session.process);
     let ledger = Rc::default();
@@ -368,17 +375,21 @@ fn run_pass<T: Entry>(
     if let Some(blocks) = applied.share() {
         deal_rows(session, "predict", &blocks.shard, blocks, &mut scan)?;
     }
-    // Parcels come in worker order, which is that of the data.
+    let mut named = Vec::new();
     for (worker, parcel) in pass(session, "predict", scan, Gather::default(), Audience::Everyone)?.iter().enumerate() {
         let mut bytes = Reader(&parcel.bytes);
         let rows = bytes.u64()?;
         counts.rows += rows;
         counts.own += if here.contains(&worker) { rows } else { 0 };
         counts.bad += bytes.u64()?;
-        let lines = String::from_utf8_lossy(bytes.bytes()?);
-        counts.named.extend(lines.lines().map(str::to_owned));
+        for _ in 0..bytes.u64()? {
+            let place = (bytes.u64()?, bytes.u64()?);
+            named.push((place, String::from_utf8_lossy(bytes.bytes()?).into_owned()));
+        }
     }
-    counts.named.truncate(NAMED_BAD_ROWS);
+    named.sort();
+    named.truncate(NAMED_BAD_ROWS);
+    counts.named = named.into_iter().map(|(_, line)| line).collect();
     let certificate = applied.certificate(session, &shared.function, &ledger.borrow())?;
     counts.products = applied.choice.map(|choice| ProductReport { choice, certificate });
     Ok(counts)

@@ -61,7 +61,7 @@ impl Scan for KeyScan {
                 }
                 Look::Find { id: wanted, places } => {
                     if id == *wanted && places.len() < 2 {
-                        let file = &self.catalog.files[raw.file].name;
+                        let file = self.catalog.shown(raw.file);
                         let key = shown(key);
                         places.push(format!("'{key}' in row {} of '{file}'", raw.first_ordinal + i as u64));
                     }

@@ -304,7 +304,7 @@ pub(crate) fn refuse_bad_rows(
     let shown: Vec<String> = rows
         .iter()
         .map(|bad| {
-            let file = catalog.file_index(bad.file).map_or_else(String::new, |i| catalog.files[i].name.clone());
+            let file = catalog.file_index(bad.file).map_or_else(String::new, |i| catalog.shown(i));
             format!("  {file} {bad}")
         })
         .collect();
