@@ -76,6 +76,7 @@ fn configured(options: &str, base: usize) -> Configured {
         config: made.clone(),
         frozen: frozen.clone(),
         workers,
+        folder: None,
         progress: Box::new(SilentProgress),
     };
     Configured { place, config, split, setup: Box::new(setup) }
@@ -398,6 +399,82 @@ fn what_cannot_be_kept_is_refused() {
     let (nothing, many) = (Chunk::new(), encoded(&encoder, &(0..100).map(|i| (i, (i, 1))).collect::<Vec<_>>()));
     let error = engine.learn(&Batch { changes: &[], removed: &nothing, added: &many }).unwrap_err();
     assert!(error.to_string().contains("--disk-limit"), "{error}");
+}
+
+/// A snapshot, changes after it, and a restart: the rows that are left, and the changes again, by which the stored sums go on.
+#[test]
+fn restarts_sum_what_they_missed_and_no_more() {
+    // A quarter of the rows are in the pool.
+    let pool = format!("{NUMBERS} {SMALL} --select rpcholesky --centers 30 --dictionary-rows 300");
+    let weighted = format!("--target y --target z --drop k --weight w {SMALL} --select squeak --centers 10");
+    for (options, base) in [(&pool, 3000), (&weighted, 1500)] {
+        let world = configured(options, base);
+        let folder = world.place.path("sums");
+        let engine = |workers| {
+            let setup = ExactSetup { folder: Some(folder.clone()), ..(world.setup)(workers) };
+            ExactEngine::new(setup).unwrap()
+        };
+        let mut history = History::new(&world, 2, 30);
+        history.engine = engine(2);
+        history.apply(&(0..2500).map(|key| (key, true)).collect::<Vec<_>>());
+        history.publish();
+        let (mut went_on, mut damaged) = (0, 0);
+        for round in 0..6usize {
+            history.change(40, 3000, 6);
+            let snapshot = history.engine.snapshot().unwrap();
+            assert_eq!(history.engine.snapshot().unwrap(), snapshot, "nothing has happened in between");
+            // What the log has after the snapshot; in the end it is all again.
+            let mut tail: Vec<(Option<(usize, usize)>, Option<(usize, usize)>)> = Vec::new();
+            for _ in 0..60 {
+                let (key, brings) = (history.below(3000), history.below(10) < 6);
+                let before = history.held.get(&key).map(|version| (key, *version));
+                history.apply(&[(key, brings)]);
+                tail.push((before, history.held.get(&key).map(|version| (key, *version))));
+            }
+            if round % 3 == 2 {
+                for entry in std::fs::read_dir(&folder).unwrap() {
+                    let path = entry.unwrap().path();
+                    let mut bytes = std::fs::read(&path).unwrap();
+                    let at = history.below(bytes.len());
+                    bytes[at] ^= 1;
+                    std::fs::write(path, bytes).unwrap();
+                }
+            }
+            let mut again = engine(1 + round % 3);
+            again.restore(&snapshot).unwrap();
+            let told = again.notes().join(" ");
+            assert_eq!(told.contains("cannot be used"), round % 3 == 2, "{told}");
+            let encoder = Arc::clone(again.encoder());
+            let nothing = Chunk::new();
+            let rows: Vec<_> = history.held.iter().rev().enumerate().map(|(at, (k, v))| (at, (*k, *v))).collect();
+            for part in rows.chunks(700) {
+                let added = encoded(&encoder, part);
+                again.load(&Batch { changes: &[], removed: &nothing, added: &added }).unwrap();
+            }
+            for part in tail.chunks(25) {
+                let side =
+                    |of: &dyn Fn(&(Option<(usize, usize)>, Option<(usize, usize)>)) -> Option<(usize, usize)>| {
+                        let rows = part.iter().enumerate().filter_map(|(at, change)| Some((at, of(change)?)));
+                        encoded(&encoder, &rows.collect::<Vec<_>>())
+                    };
+                let (removed, added) = (side(&|change| change.0), side(&|change| change.1));
+                again.missed(&Batch { changes: &[], removed: &removed, added: &added }).unwrap();
+            }
+            assert_eq!(again.info().rows, history.engine.info().rows);
+            history.engine = again;
+            let work = history.publish();
+            if round % 3 == 2 {
+                damaged += 1;
+                assert_eq!(work.new_centers, work.centers);
+            } else {
+                // Columns of new centers are summed; never the whole.
+                assert!(work.new_centers < work.centers / 2 || work.centers < 12, "{work:?}");
+                went_on += usize::from(work.rows_read == 0);
+            }
+            assert!(history.engine.verify().unwrap());
+        }
+        assert!(damaged == 2 && went_on > 0, "{went_on} of 4 went on without a pass over the rows");
+    }
 }
 
 /// 200 histories, as the long form asks for.

@@ -36,7 +36,7 @@ fn main() -> Result<(), StageError> {
         fit.seconds
     );
     let chunks = chunks(&catalog, &fit)?;
-    let setup = ExactSetup { config, frozen, workers, progress: Box::new(SilentProgress) };
+    let setup = ExactSetup { config, frozen, workers, folder: None, progress: Box::new(SilentProgress) };
     let mut engine = ExactEngine::new(setup)?;
     let nothing = Chunk::new();
     // Most rows before there are centers, so that the first publication makes the Gram.

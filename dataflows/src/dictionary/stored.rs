@@ -52,7 +52,8 @@ struct Told {
     notes: Vec<String>,
 }
 
-fn frames(centers: &Centers) -> Vec<Outgoing> {
+/// `centers` as one or two frames.
+pub(crate) fn frames(centers: &Centers) -> Vec<Outgoing> {
     let Centers { rows_scored, gamma, beta, size, pool_trace, passes, rule, .. } = *centers;
     let told = Told { rows_scored, gamma, beta, size, pool_trace, passes, rule, notes: centers.notes.clone() };
     let mut out = Writer::default();
@@ -70,7 +71,8 @@ fn frames(centers: &Centers) -> Vec<Outgoing> {
     std::iter::once(Outgoing { key: 0, bytes: out.0 }).chain(atoms).collect()
 }
 
-fn read(frames: &[Outgoing]) -> Option<Centers> {
+/// What [`frames`] wrote; `None` for anything else.
+pub(crate) fn read(frames: &[Outgoing]) -> Option<Centers> {
     let (first, rest) = frames.split_first()?;
     let mut from = Reader(&first.bytes);
     let told: Told = serde_json::from_slice(from.bytes().ok()?).ok()?;

@@ -409,6 +409,7 @@ impl Drive<'_> {
             files.insert(name.clone(), file.bytes());
         }
         let mut stored = self.session.stored()?;
+        self.session.notes().iter().for_each(|note| hooks.say(note));
         stored.files = files;
         match self.state.save(&self.identity, record, &stored) {
             Ok(oldest) => {
@@ -425,6 +426,27 @@ impl Drive<'_> {
                 Ok(false)
             }
         }
+    }
+}
+
+impl Drive<'_> {
+    /// Writes the last snapshot once more, after the run: what [`Session::model`] has made of a learner that rests on rows, its sums, need not be made again. Where that cannot be, it is.
+    ///
+    /// # Errors
+    /// [`DriveError`].
+    pub fn save_again(&mut self, hooks: &mut dyn Hooks) -> Result<(), DriveError> {
+        let record = self.session.commit().map_err(TakeError::from)?;
+        let Ok((Some(last), _)) = self.state.newest(&self.identity) else { return Ok(()) };
+        if self.session.traits().recovery != Recovery::Rows || last.record != record {
+            return Ok(());
+        }
+        let mut stored = self.session.stored()?;
+        // The files may have got their ends since, which the next run takes away.
+        stored.files = last.stored.files;
+        if let Err(error) = self.state.save(&self.identity, record, &stored) {
+            hooks.say(&format!("the sums of the last model were not stored: {error}; they will be made again"));
+        }
+        Ok(())
     }
 }
 

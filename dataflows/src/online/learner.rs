@@ -144,6 +144,22 @@ pub trait Learner: Send {
     /// [`StageError`]; see the module docs.
     fn learn(&mut self, batch: &Batch<'_>) -> Result<Vec<Answer>, StageError>;
 
+    /// Takes rows that are there, after a restart of a learner that [recovers from rows](Recovery::Rows): once each, before anything else but [`Learner::restore`].
+    ///
+    /// # Errors
+    /// As [`Learner::learn`].
+    fn load(&mut self, batch: &Batch<'_>) -> Result<(), StageError> {
+        self.learn(batch).map(drop)
+    }
+
+    /// Is told the changes of the log after the snapshot, in order, after it was given the rows that they left ([`Learner::load`]): what the snapshot has and the rows alone do not tell can be brought up to date.
+    ///
+    /// # Errors
+    /// As [`Learner::learn`].
+    fn missed(&mut self, _batch: &Batch<'_>) -> Result<(), StageError> {
+        Ok(())
+    }
+
     /// The stream has ended, or pauses where it says so itself: rows that wait are learned and answered. It may change later bits, so the runtime logs it as an event of its own.
     ///
     /// # Errors
@@ -163,6 +179,24 @@ pub trait Learner: Send {
     /// # Errors
     /// [`StageError::Data`] where there is no model of what is there (no rows); nothing has changed then.
     fn publish(&mut self) -> Result<Published, StageError>;
+
+    /// The model as of now, which is no publication: what is predicted later does not change.
+    ///
+    /// # Errors
+    /// As [`Learner::publish`].
+    fn model(&mut self) -> Result<Published, StageError> {
+        self.publish()
+    }
+
+    /// The last publication, for learners that predict by it.
+    fn last(&self) -> Option<Published> {
+        None
+    }
+
+    /// What people should know of a restart or of a snapshot, in sentences; each is told once.
+    fn notes(&mut self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// How far the present state is from the last publication, for `--publish drift:X`: an estimate of the relative change of the predictions. `None` where it cannot be told cheaply.
     fn drift(&mut self) -> Option<f64> {

@@ -313,7 +313,17 @@ impl Session {
     /// # Errors
     /// No model of no rows.
     pub fn model(&mut self) -> Result<Published, StageError> {
-        self.core.learner.publish()
+        self.core.learner.model()
+    }
+
+    /// What was published last, of learners that predict by that.
+    pub fn last(&self) -> Option<Published> {
+        self.core.learner.last()
+    }
+
+    /// What the learner has to say of a restart or a snapshot.
+    pub fn notes(&mut self) -> Vec<String> {
+        self.core.learner.notes()
     }
 
     /// Makes all of it durable; the last record.

@@ -76,7 +76,7 @@ impl Core {
         let change = |row: StoredRow| Applied { number: row.arrival, removed: None, added: Some(Arc::new(row)) };
         let changes: Vec<Applied> = rows.drain(..).map(change).collect();
         let removed = empty(&self.encoding);
-        self.learner.learn(&Batch { changes: &changes, removed: &removed, added: &encoded.training }).map(drop)
+        self.learner.load(&Batch { changes: &changes, removed: &removed, added: &encoded.training })
     }
 
     /// Takes changes of the log once more.
@@ -261,9 +261,6 @@ impl Core {
         }
         let fresh = Run::none(&self.encoding);
         let run = std::mem::replace(&mut self.run, fresh);
-        if !self.learns {
-            return Ok(());
-        }
         let mut removed = empty(&self.encoding);
         if !run.removed.is_empty() {
             let events: Vec<Event> = run.removed.iter().map(|(_, event)| event.clone()).collect();
@@ -273,7 +270,11 @@ impl Core {
                 append(&mut removed, &encoded, i, at as u64);
             }
         }
-        let answers = self.learner.learn(&Batch { changes: &run.changes, removed: &removed, added: &run.added })?;
+        let batch = Batch { changes: &run.changes, removed: &removed, added: &run.added };
+        if !self.learns {
+            return self.learner.missed(&batch);
+        }
+        let answers = self.learner.learn(&batch)?;
         self.answered(answers)
     }
 

@@ -7,6 +7,7 @@
 //!  STATE/snapshot-<record>      everything up to a record, two of them
 //!  STATE/model.nys              the last published model, where models are published
 //!  STATE/log/, STATE/rows/      the write-ahead log, or the rows and their log
+//!  STATE/exact/sums-<number>    the sums of the exact mode, which snapshots name
 //! ```
 //!
 //! A snapshot is a header (what it is, whose, its record, BLAKE3 of the rest) and CBOR. It appears whole or not at all, and the one before it is kept with the log from there on: damage of the newest costs a

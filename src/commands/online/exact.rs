@@ -35,7 +35,14 @@ pub struct Machine {
     memory: u64,
     disk_limit: u64,
     temp_dir: PathBuf,
+    /// Whether a restart goes on from the stored sums.
+    sums: bool,
+    /// Where they are.
+    folder: Option<PathBuf>,
 }
+
+/// The folder of the sums in that of the state.
+const SUMS: &str = "exact";
 
 impl Machine {
     /// As the options say.
@@ -45,12 +52,25 @@ impl Machine {
             memory: resources.memory.0,
             disk_limit: resources.disk_limit.0,
             temp_dir: resources.temporary_folder(),
+            sums: true,
+            folder: None,
         }
     }
 
     /// Where a command has no such options: one worker, 8 GiB of memory, and as much disk as there is.
     pub fn plain() -> Self {
-        Machine { workers: 1, memory: 8 << 30, disk_limit: u64::MAX, temp_dir: std::env::temp_dir() }
+        let (workers, memory, temp_dir) = (1, 8 << 30, std::env::temp_dir());
+        Machine { workers, memory, disk_limit: u64::MAX, temp_dir, sums: true, folder: None }
+    }
+
+    /// For a run that is to sum all of its rows anew.
+    pub fn from_scratch() -> Self {
+        Machine { sums: false, ..Machine::plain() }
+    }
+
+    /// The same, where the run in `state` is opened.
+    pub fn of_state(&self, state: &State) -> Self {
+        Machine { folder: self.sums.then(|| state.path(SUMS)), ..self.clone() }
     }
 }
 
@@ -153,7 +173,13 @@ pub fn engine(model: &Model, machine: &Machine) -> Result<(Encoding, Box<dyn Lea
         sharding: Default::default(),
     };
     let frozen = frozen(model, &mut config)?;
-    let setup = ExactSetup { config, frozen, workers: machine.workers, progress: Box::new(SilentProgress) };
+    let setup = ExactSetup {
+        config,
+        frozen,
+        workers: machine.workers,
+        folder: machine.folder.clone(),
+        progress: Box::new(SilentProgress),
+    };
     let engine = ExactEngine::new(setup)?;
     // Weights are a column of the model, or there are none: so has it the fit.
     let encoding = Encoding::new((**engine.encoder()).clone(), false)?;

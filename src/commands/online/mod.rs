@@ -131,6 +131,11 @@ fn learn(
         newest,
         packed: None,
     };
+    // What was published before a restart is served until the next publication.
+    if let (Some(newest), Some(published)) = (&hooks.newest, session.last()) {
+        let rows = published.rows;
+        newest.set(Serving::new(&encoding, published, rows)?);
+    }
     let changes = session.tally().changes;
     let mut drive = Drive {
         session,
@@ -169,6 +174,8 @@ fn learn(
             let present = told::model_of(&model, &told.settings, published);
             let digest = present.digest()?;
             present.save(&state.path("model.nys"))?;
+            // With the sums that this model was made of.
+            drive.save_again(&mut hooks).map_err(failed)?;
             Some(digest)
         }
         // No rows, or none that a model can be made of: what was there before is no model of them.

@@ -166,7 +166,7 @@ pub fn reopen(state: State, machine: &Machine) -> Result<Opened, Failure> {
             state.folder().display()
         )));
     };
-    let (encoding, engine, template) = engine(&told, &model, machine)?;
+    let (encoding, engine, template) = engine(&told, &model, &machine.of_state(&state))?;
     let (store, damage) =
         store_of(&state, &told, identity, encoding.schema(), engine.traits(), (record, &stored.rows()))?;
     if let Some(damage) = damage {
@@ -182,6 +182,7 @@ pub fn reopen(state: State, machine: &Machine) -> Result<Opened, Failure> {
     let mut session =
         Session::new(encoding.clone(), template.code.clone(), engine, store, told.rules.clone(), Some(stored))?;
     let replayed = session.replay(record)?;
+    notes.extend(session.notes());
     Ok(Opened { state, told, identity, model, template, encoding, session, files, replayed, notes })
 }
 

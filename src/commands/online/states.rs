@@ -108,7 +108,7 @@ pub fn import(args: &OnlineImportArgs, context: &Context) -> Result<ExitCode, Fa
 /// Checks that the newest snapshot is what the one before it and the log between them give.
 pub fn verify(folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
     State::look(folder)?;
-    let mut opened = open::reopen(State::hold(folder)?, &Machine::plain())?;
+    let mut opened = open::reopen(State::hold(folder)?, &Machine::from_scratch())?;
     if opened.told.settings.mode == Mode::Exact {
         return exact::verify(opened, context);
     }

@@ -3,7 +3,8 @@
 use super::PLACE_BYTES;
 use super::publish::{Outcome, Work};
 use super::snapshot;
-use super::worker::{Lot, Order, Reply, Task, serve};
+use super::sums::{self, Reference};
+use super::worker::{Lot, Missed, Order, Reply, Task, serve};
 use crate::engine::run;
 use crate::engine::session::{Process, Progress};
 use crate::error::StageError;
@@ -18,6 +19,7 @@ use nystream_datasets::{Chunk, Encoder, RowSlots, SlotLayout};
 use nystream_hashing::RowId;
 use nystream_kernels::gram::{ExactGram, Precision};
 use nystream_kernels::rows::Rows;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -33,6 +35,8 @@ pub struct ExactSetup {
     pub frozen: Frozen,
     /// Worker threads.
     pub workers: usize,
+    /// Where snapshots store the sums; without it a restart sums all rows again.
+    pub folder: Option<PathBuf>,
     /// Watches passes over the rows.
     pub progress: Box<dyn Progress>,
 }
@@ -51,7 +55,7 @@ type Ends = Result<Vec<Result<(), StageError>>, String>;
 /// use nystream_datasets::Chunk;
 /// # fn example(config: FitConfig, frozen: Frozen, rows: Chunk) -> Result<(), StageError> {
 /// // What `--config-from MODEL` takes over, and encoded rows.
-/// let mut engine = ExactEngine::new(ExactSetup { config, frozen, workers: 2, progress: Box::new(SilentProgress) })?;
+/// let mut engine = ExactEngine::new(ExactSetup { config, frozen, workers: 2, folder: None, progress: Box::new(SilentProgress) })?;
 /// engine.learn(&Batch { changes: &[], removed: &Chunk::new(), added: &rows })?;
 /// let with = engine.publish()?;
 /// engine.learn(&Batch { changes: &[], removed: &rows, added: &Chunk::new() })?;
@@ -73,6 +77,11 @@ pub struct ExactEngine {
     memory: MemoryPlan,
     last: Option<Last>,
     work: Work,
+    /// Where the sums are stored.
+    folder: Option<PathBuf>,
+    /// The file that has the present ones.
+    stored: Option<Reference>,
+    notes: Vec<String>,
 }
 
 /// The last publication.
@@ -90,7 +99,7 @@ impl ExactEngine {
     /// # Errors
     /// [`StageError::Usage`] for a configuration that exact learning cannot keep, [`StageError::Budget`] for one that does not fit the memory or where there can be no file for the rows.
     pub fn new(setup: ExactSetup) -> Result<Self, StageError> {
-        let ExactSetup { config, frozen, workers, progress } = setup;
+        let ExactSetup { config, frozen, workers, folder, progress } = setup;
         let workers = workers.max(1);
         let fixed = Arc::new(Fixed::new(config, frozen)?);
         let memory = memory(&fixed, workers);
@@ -132,6 +141,9 @@ impl ExactEngine {
             memory,
             last: None,
             work: Work::default(),
+            folder,
+            stored: None,
+            notes: Vec::new(),
         })
     }
 
@@ -199,14 +211,125 @@ impl ExactEngine {
             match self.reply()? {
                 Reply::Published(Ok(found)) => outcome = found.or(outcome),
                 Reply::Published(Err(error)) => least = Some(least.map_or(error.clone(), |known| known.min(error))),
-                Reply::Learned(_) => return Err(StageError::Internal("workers fell out of step".into())),
+                _ => return Err(out_of_step()),
             }
         }
+        self.stored = None;
         match least {
             Some(error) => Err(error),
             None => outcome.ok_or_else(|| StageError::Internal("nobody published".into())),
         }
     }
+    /// Applies changes; `loading`: of a restart, which the sums have already where there are any.
+    fn apply(&mut self, batch: &Batch<'_>, loading: bool) -> Result<(), StageError> {
+        let (removed, which) = net(batch.removed, batch.added);
+        let changes = (removed.len() + which.len()) as u64;
+        if changes == 0 {
+            return Ok(());
+        }
+        let mut memory = self.memory.clone();
+        memory.add(
+            format!("ids of {} rows", self.rows + which.len() as u64),
+            PLACE_BYTES * (self.rows + which.len() as u64),
+        );
+        memory.check_or(self.fixed.config.memory, "keep fewer rows (--window)")?;
+        self.tell(&Order::Learn(Arc::new(Lot { removed, added: batch.added.clone(), which, loading })))?;
+        let (mut rows, mut least): (u64, Option<StageError>) = (0, None);
+        for _ in 0..self.orders.len() {
+            match self.reply()? {
+                Reply::Learned(Ok(own)) => rows += own,
+                Reply::Learned(Err(error)) => least = Some(least.map_or(error.clone(), |known| known.min(error))),
+                _ => return Err(out_of_step()),
+            }
+        }
+        if let Some(error) = least {
+            // Some workers have applied the batch: a restart makes the rows anew.
+            return Err(match error {
+                StageError::Budget(_) | StageError::Data(_) => error,
+                other => StageError::Internal(other.to_string()),
+            });
+        }
+        self.rows = rows;
+        if !loading {
+            (self.stored, self.changed) = (None, self.changed + changes);
+        }
+        Ok(())
+    }
+
+    /// Sends an order about the sums.
+    fn summed(&mut self, order: &Order) -> Result<(), StageError> {
+        self.stored = None;
+        self.tell(order)?;
+        let mut least: Option<StageError> = None;
+        for _ in 0..self.orders.len() {
+            match self.reply()? {
+                Reply::Summed(Ok(())) => {}
+                Reply::Summed(Err(error)) => least = Some(least.map_or(error.clone(), |known| known.min(error))),
+                _ => return Err(out_of_step()),
+            }
+        }
+        least.map_or(Ok(()), Err)
+    }
+
+    /// Stores the sums, unless a file has them. Where that fails they are made again after a restart.
+    fn store(&mut self) -> Result<Option<Reference>, StageError> {
+        let Some(folder) = self.folder.clone().filter(|_| self.stored.is_none()) else { return Ok(self.stored) };
+        self.tell(&Order::Save(folder))?;
+        for _ in 0..self.orders.len() {
+            match self.reply()? {
+                Reply::Saved(Ok(reference)) => self.stored = reference,
+                Reply::Saved(Err(StageError::Data(reason))) => {
+                    let note = format!("{reason}: a restart from this snapshot sums all rows again");
+                    self.notes.retain(|known| *known != note);
+                    self.notes.push(note);
+                }
+                Reply::Saved(Err(error)) => return Err(error),
+                _ => return Err(out_of_step()),
+            }
+        }
+        Ok(self.stored)
+    }
+
+    /// Goes on from the sums in the file of `reference`; says so where that cannot be.
+    fn restore_sums(&mut self, reference: &Reference) -> Result<(), StageError> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        match sums::read(folder, reference, |m| self.fixed.gram_shape(m)) {
+            Ok(kept) => {
+                let (rows, encoder) = (&kept.centers.rows, &self.fixed.encoder);
+                if (rows.numeric_width, rows.code_width) != (encoder.numeric_width(), encoder.code_width()) {
+                    return Err(StageError::Data("the stored sums are of another configuration".into()));
+                }
+                self.summed(&Order::Restore(Arc::new(kept)))?;
+                self.stored = Some(*reference);
+            }
+            Err(reason) => self.notes.push(format!(
+                "the sums of the snapshot in '{}' cannot be used ({reason}): all rows are summed again with the next publication",
+                folder.display()
+            )),
+        }
+        Ok(())
+    }
+
+    /// The model of the rows that are there.
+    fn made(&mut self) -> Result<(Published, Last), StageError> {
+        let Outcome { fit, work } = *self.published(&Order::Publish)?;
+        let function = fit.function.clone().ok_or_else(|| StageError::Internal("nothing was fitted".into()))?;
+        let predictor = RowPredictor::new(Arc::clone(&function))?;
+        let mut notes = vec![work.sentence()];
+        notes.extend(fit.centers.notes.iter().cloned());
+        notes.extend(fit.solved.iter().flat_map(|solved| solved.notes.iter().cloned()));
+        let (rows, sum_weights) = (fit.rows, fit.weight_sum);
+        self.work = work;
+        let function = Function::clone(&function);
+        // The deviations are those of the configuration: they are the unit of errors, not part of the fit.
+        let published = Published { function, rows, sum_weights, deviations: Vec::new(), notes };
+        Ok((published, Last { predictor, outcome: Some(Arc::new(fit)), rows, sum_weights }))
+    }
+}
+
+/// Workers answer what they were not asked.
+fn out_of_step() -> StageError {
+    StageError::Internal("workers fell out of step".into())
 }
 
 impl Drop for ExactEngine {
@@ -279,36 +402,20 @@ impl Learner for ExactEngine {
     }
 
     fn learn(&mut self, batch: &Batch<'_>) -> Result<Vec<Answer>, StageError> {
+        self.apply(batch, false).map(|()| Vec::new())
+    }
+
+    fn load(&mut self, batch: &Batch<'_>) -> Result<(), StageError> {
+        self.apply(batch, true)
+    }
+
+    fn missed(&mut self, batch: &Batch<'_>) -> Result<(), StageError> {
         let (removed, which) = net(batch.removed, batch.added);
-        let changes = (removed.len() + which.len()) as u64;
-        if changes == 0 {
-            return Ok(Vec::new());
+        if removed.is_empty() && which.is_empty() {
+            return Ok(());
         }
-        let mut memory = self.memory.clone();
-        memory.add(
-            format!("ids of {} rows", self.rows + which.len() as u64),
-            PLACE_BYTES * (self.rows + which.len() as u64),
-        );
-        memory.check_or(self.fixed.config.memory, "keep fewer rows (--window)")?;
-        self.tell(&Order::Learn(Arc::new(Lot { removed, added: batch.added.clone(), which })))?;
-        let (mut rows, mut least): (u64, Option<StageError>) = (0, None);
-        for _ in 0..self.orders.len() {
-            match self.reply()? {
-                Reply::Learned(Ok(own)) => rows += own,
-                Reply::Learned(Err(error)) => least = Some(least.map_or(error.clone(), |known| known.min(error))),
-                Reply::Published(_) => return Err(StageError::Internal("workers fell out of step".into())),
-            }
-        }
-        if let Some(error) = least {
-            // Some workers have applied the batch: a restart makes the rows anew.
-            return Err(match error {
-                StageError::Budget(_) | StageError::Data(_) => error,
-                other => StageError::Internal(other.to_string()),
-            });
-        }
-        self.rows = rows;
-        self.changed += changes;
-        Ok(Vec::new())
+        self.changed += (removed.len() + which.len()) as u64;
+        self.summed(&Order::Missed(Arc::new(Missed { removed: batch.removed.clone(), added: batch.added.clone() })))
     }
 
     fn predict(&mut self, rows: Rows<'_>) -> Result<Vec<Prediction>, StageError> {
@@ -324,18 +431,24 @@ impl Learner for ExactEngine {
     }
 
     fn publish(&mut self) -> Result<Published, StageError> {
-        let Outcome { fit, work } = *self.published(&Order::Publish)?;
-        let function = fit.function.clone().ok_or_else(|| StageError::Internal("nothing was fitted".into()))?;
-        let predictor = RowPredictor::new(Arc::clone(&function))?;
-        let mut notes = vec![work.sentence()];
-        notes.extend(fit.centers.notes.iter().cloned());
-        notes.extend(fit.solved.iter().flat_map(|solved| solved.notes.iter().cloned()));
-        let (rows, sum_weights) = (fit.rows, fit.weight_sum);
-        self.last = Some(Last { predictor, outcome: Some(Arc::new(fit)), rows, sum_weights });
-        (self.changed, self.work) = (0, work);
-        let function = Function::clone(&function);
-        // The deviations are those of the configuration: they are the unit of errors, not part of the fit.
-        Ok(Published { function, rows, sum_weights, deviations: Vec::new(), notes })
+        let (published, last) = self.made()?;
+        (self.last, self.changed) = (Some(last), 0);
+        Ok(published)
+    }
+
+    fn model(&mut self) -> Result<Published, StageError> {
+        self.made().map(|(published, _)| published)
+    }
+
+    fn last(&self) -> Option<Published> {
+        let last = self.last.as_ref()?;
+        let function = Function::clone(last.predictor.function());
+        let (rows, sum_weights) = (last.rows, last.sum_weights);
+        Some(Published { function, rows, sum_weights, deviations: Vec::new(), notes: Vec::new() })
+    }
+
+    fn notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
     }
 
     /// The rows that came or went since, as a share of those that the publication rests on: what replacing so many of n rows does to a least-squares model is of that order.
@@ -345,17 +458,20 @@ impl Learner for ExactEngine {
     }
 
     fn snapshot(&mut self) -> Result<Vec<u8>, StageError> {
-        match &self.last {
-            None => Ok(Vec::new()),
-            Some(last) => snapshot::bytes(last.predictor.function(), last.rows, last.sum_weights),
-        }
+        let sums = self.store()?;
+        let last = self.last.as_ref();
+        let last = last.map(|last| snapshot::bytes(last.predictor.function(), last.rows, last.sum_weights));
+        Ok(snapshot::whole(last.transpose()?, self.changed, sums))
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), StageError> {
-        if bytes.is_empty() {
-            return Ok(());
+        let snapshot::Parts { last, changed, sums } = snapshot::split(bytes)?;
+        self.changed = changed;
+        if let Some(reference) = sums {
+            self.restore_sums(&reference)?;
         }
-        let (function, rows, sum_weights) = snapshot::read(bytes)?;
+        let Some(last) = last else { return Ok(()) };
+        let (function, rows, sum_weights) = snapshot::read(last)?;
         let same = function.kernel == self.fixed.kernel
             && function.code == self.fixed.frozen.code
             && function.centers.numeric_width == self.fixed.encoder.numeric_width()

@@ -10,6 +10,7 @@ use crate::nystrom::gram::{Change, Panels};
 use nystream_datasets::{Chunk, RowSlots};
 use nystream_kernels::gram::{ExactGram, PANEL_ROWS};
 use nystream_kernels::tile::Entry;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The centers, in the order in which the Gram has them, and the sums.
@@ -33,6 +34,8 @@ pub(super) struct GramState<T: Entry> {
     removed: Chunk,
     read: Chunk,
     slots: Vec<u64>,
+    /// Whether the rows that come are in the sums already: those of a restart.
+    pub loading: bool,
 }
 
 impl<T: Entry + Into<f64> + Default> GramState<T> {
@@ -43,13 +46,14 @@ impl<T: Entry + Into<f64> + Default> GramState<T> {
             removed: Chunk::default(),
             read: Chunk::default(),
             slots: Vec::new(),
+            loading: false,
         }
     }
 
     /// Takes in updates of the collection: the slots of rows that came (+1) or went (-1).
     pub(super) fn update(&mut self, slots: &mut RowSlots, updates: &[(u64, isize)]) -> Result<(), StageError> {
         // Without centers there are no sums: the first publication makes them of all rows.
-        if self.current.is_none() {
+        if self.current.is_none() || self.loading {
             return Ok(());
         }
         for (waiting, sign) in [(&mut self.removed, -1), (&mut self.added, 1)] {
@@ -61,6 +65,21 @@ impl<T: Entry + Into<f64> + Default> GramState<T> {
             self.slots.sort_unstable();
             slots.read(&self.slots, &mut self.read)?;
             (0..self.read.rows()).filter(|i| complete(&self.read, *i)).for_each(|i| waiting.push(&self.read, i));
+        }
+        self.flush(PANEL_ROWS)
+    }
+
+    /// Takes in rows that came and went, which have no slots of their own: the rows `of` each chunk.
+    pub(super) fn missed(
+        &mut self,
+        (removed, added): (&Chunk, &Chunk),
+        of: &dyn Fn(usize) -> Range<usize>,
+    ) -> Result<(), StageError> {
+        if self.current.is_none() {
+            return Ok(());
+        }
+        for (waiting, rows) in [(&mut self.removed, removed), (&mut self.added, added)] {
+            of(rows.rows()).filter(|i| complete(rows, *i)).for_each(|i| waiting.push(rows, i));
         }
         self.flush(PANEL_ROWS)
     }

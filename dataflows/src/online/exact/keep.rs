@@ -49,6 +49,8 @@ pub(super) struct Keep {
     pub tally: Tally,
     /// Whether a row of the pool that centers are chosen from has come or gone since they were chosen.
     pub dirty: bool,
+    /// Whether the rows that come were there when the centers were chosen: those of a restart.
+    pub loading: bool,
     /// The first error of a batch: the worker's rows are not what they should be from then on.
     pub error: Option<StageError>,
     /// Nodes of the trie, where centers are chosen by one. Taken out while it is at work.
@@ -79,6 +81,7 @@ impl Keep {
             slots,
             tally: Tally::default(),
             dirty: true,
+            loading: false,
             error: None,
             nodes,
             pool,
@@ -161,9 +164,16 @@ impl Keep {
                 self.tally.incomplete -= incomplete;
                 self.tally.weight_sum.remove(chunk.weights[i]);
             }
-            let in_it = |rule: PoolRule| in_pool(rule.key.u128(chunk.ids[i]), rule.bits);
-            self.dirty |= self.pool.is_some_and(in_it);
         }
+        if !self.loading {
+            self.touch(&chunk.ids);
+        }
+    }
+
+    /// Rows with these ids have come or gone since the centers were chosen.
+    pub(super) fn touch(&mut self, ids: &[RowId]) {
+        let Some(PoolRule { key, bits, .. }) = self.pool else { return };
+        self.dirty = self.dirty || ids.iter().any(|id| in_pool(key.u128(*id), bits));
     }
 
     /// The slots of those of `ids`, ascending, that have a row.

@@ -18,6 +18,8 @@
 //! * A publication asks whether a row that came or went could have changed the centers (its hash is in the pool that they are chosen from). If not, they are what they were, and so is the
 //!   Gram: what is left is the solve. If so they are chosen again, from the rows as a fit does; rows are read again for those pairs of centers alone of which one is new, and the sums of
 //!   all others are carried over ([`ExactGram::carry`](nystream_kernels::gram::ExactGram::carry)).
+//! * A snapshot stores the integers with their centers in a file beside the state (`sums`). A restart is given the rows that are there, which go into their slots alone, and the changes after the snapshot, which
+//!   go into the sums alone ([`Learner::load`](super::learner::Learner::load), [`Learner::missed`](super::learner::Learner::missed)): kernel entries are evaluated for these, not for the rows.
 //!
 //! Invariants
 //! * No bit depends on the number of workers, on the order or the batches of changes, or on when there were publications: sums are integers, everything else is made anew of the set.
@@ -32,6 +34,7 @@ mod gram;
 mod keep;
 mod publish;
 mod snapshot;
+mod sums;
 mod worker;
 
 pub use engine::{ExactEngine, ExactSetup};

@@ -2,6 +2,7 @@
 
 use super::gram::{Current, GramState};
 use super::keep::{Keep, Tally};
+use super::sums::{self, Kept, Reference};
 use crate::dictionary::Centers;
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
@@ -15,6 +16,7 @@ use nystream_kernels::rows::RowBuf;
 use nystream_kernels::tile::{Entry, Tiles};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -201,18 +203,8 @@ fn sums<T: Entry + Into<f64> + Default>(
         }
     } else {
         let order: Vec<usize> = new.iter().copied().chain((0..m).filter(|i| places[*i].is_some())).collect();
-        let rows = session.once(|| RowBuf::gather(centers.rows.view(), &order));
-        let tiles = session.try_once(|| {
-            Tiles::<T>::new(&fixed.kernel, rows.view(), &[], fixed.config.simd)
-                .map_err(|e| StageError::Numeric(e.to_string()))
-        })?;
+        let job = panels::<T>(session, fixed, centers, &order)?;
         let gram = session.once(|| ExactGram::new(fixed.gram_shape(m)));
-        let job = PanelJob {
-            tiles,
-            code: fixed.frozen.code.clone(),
-            weight_max: fixed.weight_max,
-            weighted: fixed.weighted(),
-        };
         let old = state.borrow().current.as_ref().map(|current| Arc::clone(&current.gram));
         if !new.is_empty() {
             let change = if old.is_some() { Change::Columns(new.len()) } else { Change::Add };
@@ -231,6 +223,76 @@ fn sums<T: Entry + Into<f64> + Default>(
         None => return Err(StageError::Internal("there is no Gram".into())),
     };
     Ok(session.once(|| unscaled(ordered(gram.finish(), &order), &fixed.frozen.code)))
+}
+
+/// How rows become entries with these centers in this order.
+fn panels<T: Entry + Into<f64> + Default>(
+    session: &mut Session<'_>,
+    fixed: &Fixed,
+    centers: &Centers,
+    order: &[usize],
+) -> Result<PanelJob<T>, StageError> {
+    let tiles = session.try_once(|| {
+        let rows = RowBuf::gather(centers.rows.view(), order);
+        Tiles::<T>::new(&fixed.kernel, rows.view(), &[], fixed.config.simd)
+            .map_err(|e| StageError::Numeric(e.to_string()))
+    })?;
+    let (code, weight_max, weighted) = (fixed.frozen.code.clone(), fixed.weight_max, fixed.weighted());
+    Ok(PanelJob { tiles, code, weight_max, weighted })
+}
+
+/// Stores the sums of the rows that are there, where there are any. Every worker calls this in step.
+///
+/// # Errors
+/// The errors of earlier batches; a file that cannot be written; the same on every worker.
+pub(super) fn save<T: Entry + Into<f64> + Default>(
+    session: &mut Session<'_>,
+    keep: &Rc<RefCell<Keep>>,
+    gram: &Rc<RefCell<GramState<T>>>,
+    folder: &Path,
+) -> Result<Option<Reference>, StageError> {
+    let flushed = gram.borrow_mut().flush(1);
+    let mine = {
+        let keep = keep.borrow();
+        (keep.error.clone().map_or(flushed, Err), keep.dirty)
+    };
+    let all = session.share(mine);
+    if let Some(error) = all.iter().filter_map(|told| told.0.clone().err()).min() {
+        return Err(error);
+    }
+    let gram = gram.borrow();
+    let Some(Current { asked, centers, order, gram, .. }) = &gram.current else { return Ok(None) };
+    let kept = || Kept {
+        asked: *asked,
+        dirty: all.iter().any(|told| told.1),
+        centers: Arc::clone(centers),
+        order: Arc::clone(order),
+        gram: Arc::clone(gram),
+    };
+    session.try_once(|| sums::write(folder, &kept())).map(|reference| Some(*reference))
+}
+
+/// Goes on from sums that were stored. Every worker calls this in step, before there are rows.
+///
+/// # Errors
+/// [`StageError::Numeric`] for centers that are none; the same on every worker.
+pub(super) fn restore<T: Entry + Into<f64> + Default>(
+    session: &mut Session<'_>,
+    fixed: &Fixed,
+    keep: &Rc<RefCell<Keep>>,
+    gram: &Rc<RefCell<GramState<T>>>,
+    kept: &Kept,
+) -> Result<(), StageError> {
+    let job = panels::<T>(session, fixed, &kept.centers, &kept.order)?;
+    keep.borrow_mut().dirty = kept.dirty;
+    gram.borrow_mut().current = Some(Current {
+        asked: kept.asked,
+        centers: Arc::clone(&kept.centers),
+        order: Arc::clone(&kept.order),
+        gram: Arc::clone(&kept.gram),
+        panels: Panels::new(job),
+    });
+    Ok(())
 }
 
 /// `sums` whose center k becomes center `order[k]`.

@@ -1,5 +1,6 @@
-//! A publication as bytes: what a restarted engine predicts by until the next one. Its rows it is given again, and all else is made of those.
+//! A publication as bytes: what a restarted engine predicts by until the next one; and which file has the sums (`sums`). Its rows it is given again, and all else is made of those.
 
+use super::sums::Reference;
 use crate::engine::bytes::{Reader, Writer};
 use crate::error::StageError;
 use crate::job::Loss;
@@ -13,6 +14,8 @@ use std::sync::Arc;
 
 /// Of this layout.
 const VERSION: u64 = 1;
+/// Of all that a snapshot has: a publication, and the file of the sums.
+const WHOLE: u64 = 2;
 
 /// What has no columns of its own.
 #[derive(Serialize, Deserialize)]
@@ -27,6 +30,55 @@ struct Head {
 
 fn damaged(what: impl std::fmt::Display) -> StageError {
     StageError::Data(format!("the stored publication is damaged: {what}"))
+}
+
+/// A snapshot: the bytes of the last publication, the changes since, and which file has the sums. Nothing of nothing.
+pub(super) fn whole(last: Option<Vec<u8>>, changed: u64, sums: Option<Reference>) -> Vec<u8> {
+    if last.is_none() && sums.is_none() {
+        return Vec::new();
+    }
+    let (mut out, mut file) = (Writer::default(), Writer::default());
+    sums.iter().for_each(|sums| sums.write(&mut file));
+    out.u64(WHOLE);
+    out.u64(changed);
+    out.bytes(&file.0);
+    out.bytes(&last.unwrap_or_default());
+    out.0
+}
+
+/// What [`whole`] put together.
+#[derive(Default)]
+pub(super) struct Parts<'a> {
+    pub last: Option<&'a [u8]>,
+    pub changed: u64,
+    pub sums: Option<Reference>,
+}
+
+/// Takes a snapshot apart; the bytes are not trusted.
+///
+/// # Errors
+/// [`StageError::Data`] for bytes that [`whole`] did not write.
+pub(super) fn split(bytes: &[u8]) -> Result<Parts<'_>, StageError> {
+    if bytes.is_empty() {
+        return Ok(Parts::default());
+    }
+    let mut from = Reader(bytes);
+    if from.u64().map_err(damaged)? != WHOLE {
+        return Ok(Parts { last: Some(bytes), ..Parts::default() });
+    }
+    let changed = from.u64().map_err(damaged)?;
+    let (file, last) = (from.bytes().map_err(damaged)?, from.bytes().map_err(damaged)?);
+    let sums = match file {
+        [] => None,
+        file => {
+            let mut file = Reader(file);
+            Some(Reference::read(&mut file).map_err(damaged)?).filter(|_| file.is_empty())
+        }
+    };
+    if !from.is_empty() {
+        return Err(damaged("there is more behind it"));
+    }
+    Ok(Parts { last: Some(last).filter(|last| !last.is_empty()), changed, sums })
 }
 
 /// `function` of `rows` rows as bytes: equal bytes are equal functions, to the bit.

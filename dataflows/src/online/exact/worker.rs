@@ -2,7 +2,8 @@
 
 use super::gram::GramState;
 use super::keep::{Keep, letter};
-use super::publish::{Outcome, publish, verify};
+use super::publish::{Outcome, publish, restore, save, verify};
+use super::sums::{Kept, Reference};
 use crate::dictionary::pool::{Columns, Pool};
 use crate::engine::deal::Letter;
 use crate::engine::session::Session;
@@ -17,6 +18,7 @@ use nystream_hashing::RowId;
 use nystream_kernels::tile::Entry;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
@@ -34,6 +36,14 @@ pub(super) struct Lot {
     pub added: Chunk,
     /// Which of them.
     pub which: Vec<usize>,
+    /// Whether these are rows of a restart, that the sums have already.
+    pub loading: bool,
+}
+
+/// Changes that the sums do not have, though the rows do.
+pub(super) struct Missed {
+    pub removed: Chunk,
+    pub added: Chunk,
 }
 
 /// What a worker is told; all workers are told the same, in one order.
@@ -43,6 +53,11 @@ pub(super) enum Order {
     Publish,
     /// Make the model from scratch, and change nothing.
     Verify,
+    /// Store the sums in this folder.
+    Save(PathBuf),
+    /// Go on from these sums.
+    Restore(Arc<Kept>),
+    Missed(Arc<Missed>),
 }
 
 /// What it answers.
@@ -51,6 +66,10 @@ pub(super) enum Reply {
     Learned(Result<u64, StageError>),
     /// The outcome comes from the first worker alone.
     Published(Result<Option<Box<Outcome>>, StageError>),
+    /// The file, where there are sums; from the first worker alone.
+    Saved(Result<Option<Reference>, StageError>),
+    /// Sums were taken over.
+    Summed(Result<(), StageError>),
 }
 
 /// What a worker is given to begin with.
@@ -139,6 +158,8 @@ pub(super) fn serve<T: Entry + Into<f64> + Default>(session: &mut Session<'_>, f
     while let Ok(order) = orders.recv() {
         let reply = match order {
             Order::Learn(lot) => {
+                let loading = lot.loading;
+                (keep.borrow_mut().loading, gram.borrow_mut().loading) = (loading, loading);
                 for letter in letters(session, &lot) {
                     input.send(letter);
                 }
@@ -149,10 +170,21 @@ pub(super) fn serve<T: Entry + Into<f64> + Default>(session: &mut Session<'_>, f
                 session.worker.step_or_park_while(None, || probe.less_than(&time));
                 let mut keep = keep.borrow_mut();
                 keep.settle(time);
+                (keep.loading, gram.borrow_mut().loading) = (false, false);
                 Reply::Learned(keep.error.clone().map_or(Ok(keep.tally.rows), Err))
             }
             Order::Publish => Reply::Published(publish(session, fixed, &keep, &gram)),
             Order::Verify => Reply::Published(verify(session, fixed, &keep, &gram)),
+            Order::Save(folder) => Reply::Saved(save(session, &keep, &gram, &folder)),
+            Order::Restore(kept) => Reply::Summed(restore(session, fixed, &keep, &gram, &kept)),
+            Order::Missed(missed) => {
+                let (peers, index) = (session.peers(), session.index());
+                let share = |count: usize| count * index / peers..count * (index + 1) / peers;
+                let Missed { removed, added } = &*missed;
+                let mut keep = keep.borrow_mut();
+                [removed, added].into_iter().for_each(|rows| keep.touch(&rows.ids[share(rows.rows())]));
+                Reply::Summed(gram.borrow_mut().missed((removed, added), &share))
+            }
         };
         if replies.send(reply).is_err() {
             break;

@@ -1,0 +1,181 @@
+//! Restarts of the exact mode: the sums are stored with the snapshots, and whatever becomes of them, the model is that of the fit on the rows that are left.
+
+#![cfg(unix)]
+
+mod common;
+
+use arrow_array::RecordBatch;
+use common::killed::draw;
+use common::*;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+const MODEL: &str =
+    "--target y --drop key --kernel gaussian --bandwidth 1x --ridge 1e-5 --solver gram --split hash:0.1";
+const POOL: &str = "--centers 40 --select rpcholesky --dictionary-rows 200";
+const TRIE: &str = "--centers 8 --select squeak";
+
+fn values(key: usize, version: usize) -> (f64, f64, String, f64) {
+    let at = 1000 * key + version;
+    let (a, b, c) = (uniform("a", at), uniform("b", at), uniform("c", at));
+    (a, b, format!("level {}", (c * 5.0) as u32), (6.0 * a).sin() + b + 0.1 * uniform("noise", at))
+}
+
+fn rows(list: &[(usize, usize)]) -> RecordBatch {
+    let all: Vec<_> = list.iter().map(|(key, version)| values(*key, *version)).collect();
+    batch(vec![
+        ("a", numbers(all.iter().map(|row| row.0))),
+        ("b", numbers(all.iter().map(|row| row.1))),
+        ("c", texts(all.iter().map(|row| row.2.clone()))),
+        ("y", numbers(all.iter().map(|row| row.3))),
+        ("key", texts(list.iter().map(|(key, _)| format!("k{key}")))),
+    ])
+}
+
+/// Events `from` and on, and what is left of them in `held`.
+fn stream(from: usize, count: usize, keys: usize, held: &mut BTreeMap<usize, usize>) -> String {
+    let mut lines = String::new();
+    for event in from..from + count {
+        let key = (uniform("key", event) * keys as f64) as usize;
+        let line = match held.get(&key).copied() {
+            Some(_) if uniform("op", event) < 0.4 => {
+                held.remove(&key);
+                format!(r#"{{"op": "delete", "key": "k{key}"}}"#)
+            }
+            before => {
+                let (op, version) = if before.is_some() { ("update", event) } else { ("insert", event) };
+                held.insert(key, version);
+                let (a, b, c, y) = values(key, version);
+                format!(
+                    r#"{{"op": "{op}", "key": "k{key}", "row": {{"a": {a:?}, "b": {b:?}, "c": "{c}", "y": {y:?}}}}}"#
+                )
+            }
+        };
+        lines.push_str(&line);
+        lines.push('\n');
+    }
+    lines
+}
+
+fn begun(select: &str) -> Place {
+    let place = Place::new();
+    write(&place.path("d.parquet"), &rows(&(0..3000).map(|i| (i, 1)).collect::<Vec<_>>()));
+    place.json(&format!("fit --data d.parquet --out m.nys {MODEL} {select}"));
+    place
+}
+
+/// The fit of the rows that are left.
+fn fitted(place: &Place, held: &BTreeMap<usize, usize>) -> Value {
+    write(&place.path("left.parquet"), &rows(&held.iter().rev().map(|(k, v)| (*k, *v)).collect::<Vec<_>>()));
+    place.solved("fit --data left.parquet --config-from m.nys --id-column key --out again.nys")
+}
+
+/// A run to its end: its summary, and what it said.
+fn online(place: &Place, line: &str) -> (Value, String) {
+    let output = place.run(&format!("online --mode exact --config-from m.nys {line} --format json"));
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{line}\n{said}");
+    (serde_json::from_str(text(&output.stdout).lines().last().unwrap()).unwrap(), said)
+}
+
+/// The files of a folder whose names begin so, in order.
+fn files(place: &Place, folder: &str, begin: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(place.path(folder)).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> =
+        entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(begin)).collect();
+    files.sort();
+    files
+}
+
+fn flip(path: &PathBuf) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 16;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn sums_go_on_from_their_file_and_damage_of_it_is_told_and_costs_time_alone() {
+    let place = begun(POOL);
+    let (mut held, mut lines, mut events) = (BTreeMap::new(), String::new(), 0);
+    // What is done to the state between two runs.
+    let damages: [(&str, &dyn Fn()); 6] = [
+        ("", &|| {}),
+        ("", &|| {}),
+        ("checksum", &|| files(&place, "s/exact", "sums-").last().iter().for_each(|path| flip(path))),
+        ("", &|| {}),
+        ("an older one was", &|| files(&place, "s", "snapshot-").last().iter().for_each(|path| flip(path))),
+        ("No such file", &|| std::fs::remove_dir_all(place.path("s/exact")).unwrap()),
+    ];
+    for (turn, (told, damage)) in damages.into_iter().enumerate() {
+        damage();
+        lines += &stream(events, 700, 1500, &mut held);
+        events += 700;
+        std::fs::write(place.path("in.jsonl"), &lines).unwrap();
+        let line = format!("--state s --input jsonl:in.jsonl --snapshot-every 300 --workers {}", 1 + turn % 3);
+        let (report, said) = online(&place, &line);
+        assert_eq!(digest(&report), digest(&fitted(&place, &held)), "turn {turn}: {said}");
+        let damaged = said.contains("cannot be used");
+        assert_eq!(damaged, !told.is_empty(), "turn {turn}: {said}");
+        assert!(said.contains(told), "turn {turn}: {said}");
+        let stored = files(&place, "s/exact", "sums-");
+        assert!((1..=3).contains(&stored.len()), "turn {turn}: {stored:?}");
+        assert_eq!(files(&place, "s", "snapshot-").len(), 2);
+    }
+    // From scratch, without them.
+    let output = place.run("online verify s --format json");
+    assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap()["verified"], true);
+    assert!(place.run("online export s --out e.nys").status.success());
+}
+
+/// Killed with `kill -9` again and again under load, with publications on the way, by one and two workers: in the end the fit's digest, and the answers of an undisturbed run.
+#[test]
+fn killed_runs_end_as_the_fit_does() {
+    for (number, select) in [POOL, TRIE].into_iter().enumerate() {
+        let place = begun(select);
+        let mut held = BTreeMap::new();
+        std::fs::write(place.path("in.jsonl"), stream(0, 6000, 3500, &mut held)).unwrap();
+        let run = "--input jsonl:in.jsonl --publish every:700 --snapshot-every 400";
+        let (undisturbed, _) = online(&place, &format!("--state u --output jsonl:u.jsonl {run}"));
+        assert_eq!(digest(&undisturbed), digest(&fitted(&place, &held)));
+        let length = |name: &str| std::fs::metadata(place.path(name)).map_or(0, |found| found.len());
+        let kills = if long_tests() { 100 } else { 5 };
+        let (mut done, mut state) = (0, 0u64);
+        while done < kills {
+            let line = format!("--state s{state} --output jsonl:s{state}.jsonl {run}");
+            for kill in 0..4u64 {
+                let at = 1000 * number as u64 + 10 * state + kill;
+                let before = length(&format!("s{state}.jsonl"));
+                let wanted = before + draw("bytes", at, length("u.jsonl") / 3);
+                let workers = 1 + draw("workers", at, 3);
+                let mut command =
+                    place.command(&format!("online --mode exact --config-from m.nys {line} --workers {workers}"));
+                let mut child =
+                    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+                let since = Instant::now();
+                while length(&format!("s{state}.jsonl")) < wanted
+                    && since.elapsed() < Duration::from_secs(30)
+                    && child.try_wait().unwrap().is_none()
+                {
+                    std::thread::sleep(Duration::from_micros(500));
+                }
+                std::thread::sleep(Duration::from_micros(draw("pause", at, 30_000)));
+                child.kill().unwrap();
+                child.wait().unwrap();
+                done += 1;
+            }
+            let (report, said) = online(&place, &format!("{line} --workers 2"));
+            assert_eq!(digest(&report), digest(&undisturbed), "{said}");
+            assert!(!said.contains("cannot be used"), "{said}");
+            for name in ["rows_inserted", "rows_deleted", "rows_updated", "predictions", "publications", "prequential"]
+            {
+                assert_eq!(report[name], undisturbed[name], "{name}");
+            }
+            let same = |name: &str| std::fs::read(place.path(name)).unwrap();
+            assert!(same(&format!("s{state}.jsonl")) == same("u.jsonl"), "the answers differ");
+            state += 1;
+        }
+    }
+}
