@@ -2,7 +2,7 @@
 
 use super::checks::Check;
 use super::groups::{KernelArgs, ResourceArgs, SampleArgs};
-use super::values::online::{Clip, CurvatureName, DriftName, Endpoint, Mode, OnlineLoss, Publish, Sink};
+use super::values::online::{Clip, CurvatureName, DriftName, Endpoint, Mode, OnlineLoss, Publish, Sink, WindowSpec};
 use super::values::{AutoOr, Count, MetricsAddr, Positive, Seconds};
 use crate::exit::Failure;
 use clap::{Args, Subcommand};
@@ -69,6 +69,9 @@ pub struct OnlineExportArgs {
     /// Model file to write
     #[arg(long, value_name = "FILE", required = true)]
     pub out: PathBuf,
+    /// Take the newest model that was published when the stream had brought so many changes, or before; `inspect` lists those that are kept [default: the model as of now]
+    #[arg(long, value_name = "CHANGES")]
+    pub as_of: Option<u64>,
 }
 
 /// `nystream online import`.
@@ -110,12 +113,20 @@ pub struct StreamArgs {
     /// Refuse rows whose time is further than this before the latest one [default: no limit]
     #[arg(long, value_name = "TIME")]
     pub lateness: Option<Seconds>,
+    /// --mode exact: rows that stay, as if the others were deleted: rows:N, the N that arrived last (a correction arrives anew, a label does not), or time:TIME (12h, 30d), those whose time is no further before the
+    /// latest one; rows that come older than that, or without a time, are refused. It goes by the events alone, never by a clock [default: all stay]
+    #[arg(long, value_name = "WINDOW")]
+    pub window: Option<WindowSpec>,
     /// Rows that may wait for their label; a row without one beyond that is refused
     #[arg(long, value_name = "N", default_value = "1000000")]
     pub max_waiting: Count,
-    /// When a model is published to STATE/model.nys: end, every:ROWS (changes), every:TIME (every:60s)
+    /// When a model is published to STATE/model.nys: end, every:ROWS (changes), every:TIME (every:60s), or drift:X, X up to 1: exact, when the rows that came or went since are X of those that it rests on;
+    /// con-kons and pros-n-kons, when the function has moved by X of its norm (looked at after each --block of learned rows)
     #[arg(long, value_name = "WHEN", default_value = "end")]
     pub publish: Publish,
+    /// Published models that are kept in STATE, the newest among them: `nystream online export --as-of` takes them by the number of changes that the stream had brought [default: as before; 1]
+    #[arg(long, value_name = "N")]
+    pub keep_published: Option<Count>,
     /// End when nothing has come for so long [default: jsonl, ipc and synth end with the source, others never]
     #[arg(long, value_name = "TIME")]
     pub idle_exit: Option<Seconds>,
@@ -202,7 +213,8 @@ impl Check for OnlineArgs {
         let sample = self.learner.hindsight.0;
         let matrices = room.saturating_mul(room).saturating_mul(32);
         let needed = matrices.saturating_add(sample.saturating_mul(sample).saturating_mul(16));
-        if needed > self.resources.memory.0 {
+        // The exact mode has neither, and what it needs is the engine's to say.
+        if needed > self.resources.memory.0 && self.learner.mode != Mode::Exact {
             return Err(Failure::budget(format!(
                 "--cap {} and --hindsight {} may need {}, and --memory allows {}: lower them",
                 self.learner.cap,

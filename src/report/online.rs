@@ -60,7 +60,10 @@ pub struct OnlineReport {
     pub rows_labelled: u64,
     /// Events refused.
     pub rows_rejected: u64,
-    /// Rows inserted and not deleted.
+    /// Rows that left the window of `--window`; they are not among the deleted ones.
+    #[serde(default)]
+    pub rows_expired: u64,
+    /// Rows inserted, and neither deleted nor expired.
     pub rows_surviving: u64,
     /// Rows that wait for their label.
     pub rows_waiting: u64,
@@ -113,7 +116,11 @@ impl Report for OnlineReport {
             count(self.rows_labelled),
             count(self.rows_rejected)
         );
-        pairs.add("mode", &self.mode).add("rows", rows).add("surviving", count(self.rows_surviving));
+        pairs.add("mode", &self.mode).add("rows", rows);
+        if self.rows_expired > 0 {
+            pairs.add("expired", count(self.rows_expired));
+        }
+        pairs.add("surviving", count(self.rows_surviving));
         if self.rows_waiting > 0 {
             pairs.add("waiting", count(self.rows_waiting));
         }
@@ -142,6 +149,17 @@ impl Report for OnlineReport {
     }
 }
 
+/// A published model that is kept.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PublishedReport {
+    /// Events that had been accepted when it was published.
+    pub changes: u64,
+    /// Rows that it rests on.
+    pub rows: u64,
+    /// Its digest.
+    pub model_digest: String,
+}
+
 /// What is in a state (`inspect`), and what `verify` found of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StateReport {
@@ -161,6 +179,15 @@ pub struct StateReport {
     pub rows_updated: u64,
     /// Events refused.
     pub rows_rejected: u64,
+    /// Rows that left the window of `--window`; they are not among the deleted ones.
+    #[serde(default)]
+    pub rows_expired: u64,
+    /// Rows inserted, and neither deleted nor expired.
+    #[serde(default)]
+    pub rows_surviving: u64,
+    /// Events accepted: the point of the stream at which it is.
+    #[serde(default)]
+    pub changes: u64,
     /// Rows that wait for their label.
     pub rows_waiting: u64,
     /// Atoms or centers.
@@ -174,6 +201,9 @@ pub struct StateReport {
     /// Digest of the present model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_digest: Option<String>,
+    /// Published models that are kept, oldest first; `export --as-of` takes each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<PublishedReport>,
     /// `verify`: whether everything is what it should be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<bool>,
@@ -188,15 +218,19 @@ impl Report for StateReport {
         pairs.add(
             "rows",
             format!(
-                "{} inserted, {} deleted, {} updated, {} rejected, {} waiting",
+                "{} inserted, {} deleted, {} expired, {} updated, {} rejected, {} waiting",
                 count(self.rows_inserted),
                 count(self.rows_deleted),
+                count(self.rows_expired),
                 count(self.rows_updated),
                 count(self.rows_rejected),
                 count(self.rows_waiting)
             ),
         );
         pairs.add("dictionary", count(self.dictionary)).maybe("mean loss", self.prequential.mean_loss.map(number));
+        for kept in &self.published {
+            pairs.add("published", format!("as of change {}: {}", count(kept.changes), kept.model_digest));
+        }
         for (source, place) in &self.sources {
             pairs.add("source", format!("{source}: {place}"));
         }

@@ -49,11 +49,11 @@ pub trait Hooks {
     /// A line for people.
     fn say(&mut self, line: &str);
 
-    /// A model was published; it must be durable when this returns.
+    /// A model was published, as of so many changes; it must be durable when this returns.
     ///
     /// # Errors
     /// A model that cannot be kept.
-    fn published(&mut self, model: Published) -> Result<(), StageError>;
+    fn published(&mut self, model: Published, changes: u64) -> Result<(), StageError>;
 
     /// A piece was acknowledged. Called at least every fraction of a second.
     ///
@@ -190,6 +190,10 @@ impl Drive<'_> {
             source.resume(position)?;
             skip = *taken;
         }
+        if self.session.tally().source.as_deref() != Some(name.as_str()) {
+            // Events without a word on how far they are read are of the source that the log named last.
+            self.session.progress(&name, &source.position(), skip)?;
+        }
         let (to, from) = sync_channel(AHEAD);
         std::thread::Builder::new()
             .name("source".into())
@@ -277,7 +281,9 @@ impl Drive<'_> {
             if taken < items.len() {
                 self.session.progress(name, before, begun + taken as u64)?;
                 self.acknowledge(hooks)?;
-                self.publish(hooks)?;
+                if self.session.publication_is_due() {
+                    self.publish(hooks)?;
+                }
             }
         }
         self.session.progress(name, after, 0)?;
@@ -294,7 +300,7 @@ impl Drive<'_> {
     /// [`DriveError`].
     pub fn publish(&mut self, hooks: &mut dyn Hooks) -> Result<(), DriveError> {
         match self.session.publish()? {
-            Ok(model) => hooks.published(model)?,
+            Ok(model) => hooks.published(model, self.session.tally().changes)?,
             Err(reason) => hooks.say(&format!("nothing is published: {reason}")),
         }
         self.acknowledge(hooks)?;

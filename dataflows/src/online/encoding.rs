@@ -9,13 +9,16 @@ use nystream_hashing::FileId;
 use nystream_kernels::rows::Rows;
 use std::sync::Arc;
 
+/// Why a weight is refused that nothing would come of.
+const NO_WEIGHTS: &str = "has a weight, and the model has none: begin with one that was fitted with --weight COLUMN";
+
 /// What encodes the rows of a run.
 #[derive(Clone, Debug)]
 pub struct Encoding {
     encoder: Arc<Encoder>,
     schema: Arc<StreamSchema>,
     file: FileId,
-    /// Whether an event's own weight counts where the model has no column of weights.
+    /// Whether an event's weight counts although the model has no column of weights; if neither, it may be nothing but 1.
     own_weights: bool,
 }
 
@@ -142,7 +145,13 @@ impl Encoding {
             }
             self.encoder.encode(&raw, Role::Features, &mut chunk)?;
             take_bad(&chunk, first, &mut bad);
-            if self.own_weights {
+            if !self.own_weights && self.encoder.weight.is_none() {
+                for (place, event) in events.iter().enumerate().skip(first).take(rows) {
+                    if event.weight.is_some_and(|weight| weight != 1.0) {
+                        bad.push((place, BadValue { column: String::new(), reason: NO_WEIGHTS.into() }));
+                    }
+                }
+            } else if self.own_weights {
                 for (place, event) in events.iter().enumerate().skip(first).take(rows) {
                     if event.weight.is_some_and(|weight| !(weight.is_finite() && weight >= 0.0)) {
                         bad.push((

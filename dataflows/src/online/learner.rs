@@ -198,8 +198,13 @@ pub trait Learner: Send {
         Vec::new()
     }
 
-    /// How far the present state is from the last publication, for `--publish drift:X`: an estimate of the relative change of the predictions. `None` where it cannot be told cheaply.
-    fn drift(&mut self) -> Option<f64> {
+    /// The present function, for [`Learner::drift`]. `None` where that cannot be told cheaply; learners that [unlearn](Traits::unlearns) need not.
+    fn mark(&self) -> Option<Vec<f64>> {
+        None
+    }
+
+    /// How far the present function is from the one that gave `mark` (nothing for none yet), in its norm and relative to it. `None` where it cannot be told cheaply.
+    fn drift(&self, _mark: &[f64]) -> Option<f64> {
         None
     }
 

@@ -5,6 +5,7 @@
 //!
 //! * [`learner`]: what a learner is to the runtime. Engines stand behind it: second-order learners of one target (`second`, with `units` and `settings`), and the exact mode.
 //! * [`encoding`]: from events to encoded rows; [`store`]: the rows that are kept, and their log.
+//! * [`window`]: rows that leave because others came; `watch`: how far the learner is from what was published.
 //! * [`session`]: what events do, as a function of the log; [`state`]: the folder of a run, with its snapshots; [`drive`]: the loop that reads, takes, makes durable and answers; [`sink`] and [`answers`]: where answers go;
 //!   [`latency`], [`meter`]: what is measured.
 //!
@@ -27,3 +28,5 @@ pub mod sink;
 pub mod state;
 pub mod store;
 pub mod units;
+mod watch;
+pub mod window;

@@ -248,6 +248,23 @@ impl Learner for SecondOrder {
         Ok(Published { function, rows, sum_weights, deviations: Vec::new(), notes: Vec::new() })
     }
 
+    /// The coordinates of the function in the span of the dictionary, in which its norm is theirs.
+    fn mark(&self) -> Option<Vec<f64>> {
+        match &self.inner {
+            Inner::Projected(learner) => Some(learner.weights()),
+            Inner::Whole(_) => None,
+        }
+    }
+
+    /// Coordinates that one of them does not have are 0: atoms are added behind the others. After a reset that emptied the dictionary it is about 1.
+    fn drift(&self, mark: &[f64]) -> Option<f64> {
+        let now = self.mark()?;
+        let at = |values: &[f64], i: usize| values.get(i).copied().unwrap_or(0.0);
+        let moved: f64 = (0..now.len().max(mark.len())).map(|i| (at(&now, i) - at(mark, i)).powi(2)).sum();
+        let norm: f64 = mark.iter().map(|w| w * w).sum();
+        Some(if moved == 0.0 { 0.0 } else { (moved / norm).sqrt() })
+    }
+
     fn snapshot(&mut self) -> Result<Vec<u8>, StageError> {
         let mut bytes = Vec::new();
         let stored = StoredRef { inner: &self.inner, noise: &self.noise, weight: self.weight };

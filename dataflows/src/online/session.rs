@@ -11,6 +11,7 @@ use super::learner::{Info, Learner, Prediction, Published, Recovery, Regret, Tra
 use super::meter::Meter;
 use super::settle::{Core, REPLAY_ROWS, Run};
 use super::store::{Logged, Store};
+use super::window::Window;
 use crate::error::StageError;
 use crate::targets::TargetCode;
 use nystream_datasets::events::{Event, Op};
@@ -63,6 +64,33 @@ pub struct Tally {
     pub publications: u64,
     /// The latest time of a row, microseconds since 1970.
     pub latest: Option<i64>,
+    /// Rows that left a window; they are none of the deleted ones, nor are they changes.
+    #[serde(default)]
+    pub expired: u64,
+    /// Rows with a target that are there, in stores that keep rows.
+    #[serde(default)]
+    pub learnable: u64,
+    /// Rows with a target that came or went since the last publication, and that were there then.
+    #[serde(default)]
+    pub moved: u64,
+    /// See `moved`.
+    #[serde(default)]
+    pub moved_of: u64,
+    /// Rows learned from, whatever became of them, and how many there were when drift was looked at.
+    #[serde(default)]
+    pub trained: u64,
+    /// See `trained`.
+    #[serde(default)]
+    pub looked: u64,
+    /// Whether drift asks for a publication.
+    #[serde(default)]
+    pub due: bool,
+    /// The source that events are of, and how many of its items the log has behind what it says of how far that is read: a write that a crash has torn.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// See `source`.
+    #[serde(default)]
+    pub ahead: u64,
     /// How far each source is read: to a position, and so many items after it.
     pub sources: BTreeMap<String, (Position, u64)>,
 }
@@ -99,13 +127,15 @@ pub struct Stored {
     #[serde(with = "serde_bytes")]
     learner: Vec<u8>,
     rows: Vec<serde_bytes::ByteBuf>,
+    #[serde(default)]
+    mark: Vec<f64>,
 }
 
 impl Stored {
     /// Of a run that has taken nothing, whose learner gave `learner`; `window`: rows of the windowed loss.
     pub fn begun(learner: Vec<u8>, window: usize) -> Self {
         let (tally, files, queue, rows) = (Tally::default(), BTreeMap::new(), Vec::new(), Vec::new());
-        Stored { tally, files, meter: Meter::new(window), queue, learner, rows }
+        Stored { tally, files, meter: Meter::new(window), queue, learner, rows, mark: Vec::new() }
     }
 
     /// The rows that the store is to begin with.
@@ -126,10 +156,24 @@ pub struct Rules {
     pub lateness: Option<i64>,
     /// Changes between two publications.
     pub publish_every: Option<u64>,
+    /// Drift at which a model is published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish_drift: Option<f64>,
+    /// Learned rows between two looks at the drift of a second-order learner.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub watch_rows: u64,
+    /// Rows that stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
     /// Rows of the windowed loss.
     pub loss_window: usize,
     /// Standard deviations of the targets, by which losses are measured.
     pub deviations: Vec<f64>,
+}
+
+/// What older states do not have.
+fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 /// Why events are not taken.
@@ -144,6 +188,15 @@ pub enum TakeError {
     /// What was refused where nothing may be.
     #[error("--strict: {}{}", described(.0), .0.reason)]
     Strict(Rejected),
+}
+
+impl From<TakeError> for StageError {
+    fn from(error: TakeError) -> Self {
+        match error {
+            TakeError::Stage(error) => error,
+            other => StageError::Data(other.to_string()),
+        }
+    }
 }
 
 fn described(rejected: &Rejected) -> String {
@@ -173,9 +226,10 @@ impl Session {
     ) -> Result<Self, StageError> {
         let traits = learner.traits();
         let (mut tally, mut meter, mut queue) = (Tally::default(), Meter::new(rules.loss_window), VecDeque::new());
+        let mut mark = Vec::new();
         if let Some(stored) = stored {
             learner.restore(&stored.learner)?;
-            (tally, meter, queue) = (stored.tally, stored.meter, stored.queue.into());
+            (tally, meter, queue, mark) = (stored.tally, stored.meter, stored.queue.into(), stored.mark);
         }
         let run = Run::none(&encoding);
         let (outputs, rejections) = (Vec::new(), Vec::new());
@@ -192,14 +246,15 @@ impl Session {
             outputs,
             rejections,
             learns: true,
+            mark,
         };
         Ok(Session { store, core })
     }
 
-    /// Takes the records after `after`, which the snapshot does not hold; how many there were.
+    /// Takes the records after `after`, which the snapshot does not hold; how many there were. What a window was still to let go when the run ended is gone then, in the log too.
     ///
     /// # Errors
-    /// A log that cannot be read, and what the learner says.
+    /// A log that cannot be read or written, and what the learner says.
     pub fn replay(&mut self, after: u64) -> Result<u64, StageError> {
         let core = &mut self.core;
         if core.traits.recovery == Recovery::Rows {
@@ -224,15 +279,24 @@ impl Session {
         })?;
         core.again(&mut changes)?;
         core.learns = true;
+        // A torn write: the log has events, and not how far their source was read with them.
+        let tally = &mut core.tally;
+        if let Some((_, taken)) = tally.source.as_ref().and_then(|source| tally.sources.get_mut(source)) {
+            *taken += std::mem::take(&mut tally.ahead);
+        }
+        self.slide()?;
         Ok(records)
     }
 
-    /// Takes items in order: all of them, or up to the one after which a model is to be published. How many were taken.
+    /// Takes items in order: all of them, or up to the one after which a model is to be published or a window has moved so far that a commit is to come before more rows leave it. How many were taken.
     ///
     /// # Errors
     /// [`TakeError`]; the run ends, and a restart goes on from what was committed.
     pub fn take(&mut self, items: &[Item], strict: bool) -> Result<usize, TakeError> {
         let core = &mut self.core;
+        if !core.expire(self.store.as_mut())? {
+            return Ok(0);
+        }
         let brings = |item: &Item| matches!(item, Item::Event(Event { op: Op::Insert | Op::Update, .. }));
         let events: Vec<Event> = items
             .iter()
@@ -258,7 +322,7 @@ impl Session {
                 self.store.note(&bytes_of(&Note::Rejected(rejected.clone()))?)?;
                 core.noted(Note::Rejected(rejected))?;
             }
-            if core.publication_is_due() {
+            if !core.expire(self.store.as_mut())? || core.publication_is_due() {
                 core.give()?;
                 return Ok(taken + 1);
             }
@@ -270,6 +334,14 @@ impl Session {
     /// Whether a model is to be published now.
     pub fn publication_is_due(&self) -> bool {
         self.core.publication_is_due()
+    }
+
+    /// Lets all rows go that a window does not hold, with a commit for each lot of them.
+    fn slide(&mut self) -> Result<(), StageError> {
+        while !self.core.expire(self.store.as_mut()).map_err(StageError::from)? {
+            self.store.commit()?;
+        }
+        self.core.give()
     }
 
     /// Logs how far a source is read.
@@ -297,7 +369,7 @@ impl Session {
     /// # Errors
     /// [`TakeError`].
     pub fn publish(&mut self) -> Result<Result<Published, String>, TakeError> {
-        self.core.give()?;
+        self.slide()?;
         let published = match self.core.learner.publish() {
             Ok(published) => Ok(published),
             Err(StageError::Data(reason)) => Err(reason),
@@ -313,6 +385,7 @@ impl Session {
     /// # Errors
     /// No model of no rows.
     pub fn model(&mut self) -> Result<Published, StageError> {
+        self.slide()?;
         self.core.learner.model()
     }
 
@@ -348,6 +421,7 @@ impl Session {
             queue: core.queue.iter().cloned().collect(),
             learner: core.learner.snapshot()?,
             rows: self.store.stored()?.into_iter().map(serde_bytes::ByteBuf::from).collect(),
+            mark: core.mark.clone(),
         })
     }
 
@@ -377,6 +451,11 @@ impl Session {
     /// Rows that are there.
     pub fn rows(&self) -> u64 {
         self.store.rows()
+    }
+
+    /// Rows that wait for their label.
+    pub fn waiting(&self) -> u64 {
+        if self.core.traits.unlearns { self.rows().saturating_sub(self.tally().learnable) } else { self.rows() }
     }
 
     /// Bytes of the log.

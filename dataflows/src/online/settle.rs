@@ -32,6 +32,8 @@ pub(super) struct Core {
     pub(super) rejections: Vec<Rejected>,
     /// Whether what is settled is learned; not where the learner has it already.
     pub(super) learns: bool,
+    /// The function that was published last, as the learner marks it ([`Learner::mark`]).
+    pub(super) mark: Vec<f64>,
 }
 
 /// Changes that the learner has not been given.
@@ -73,7 +75,8 @@ impl Core {
         }
         let events: Vec<Event> = rows.iter().map(|row| row.event.clone()).collect();
         let encoded = self.encoding.encode(&events)?;
-        let change = |row: StoredRow| Applied { number: row.arrival, removed: None, added: Some(Arc::new(row)) };
+        let change =
+            |row: StoredRow| Applied { number: row.arrival, removed: None, added: Some(Arc::new(row)), expired: false };
         let changes: Vec<Applied> = rows.drain(..).map(change).collect();
         let removed = empty(&self.encoding);
         self.learner.load(&Batch { changes: &changes, removed: &removed, added: &encoded.training })
@@ -87,11 +90,16 @@ impl Core {
         let mut predicted = self.predict_all(&encoded)?;
         let mut place = 0;
         for applied in changes.drain(..) {
+            if applied.expired {
+                self.left(applied)?;
+                continue;
+            }
             let own = applied.added.as_ref().map(|_| {
                 place += 1;
                 place - 1
             });
             self.settle(applied, &encoded, own, &mut predicted)?;
+            self.watch()?;
         }
         self.give()
     }
@@ -101,10 +109,12 @@ impl Core {
         match note {
             Note::Rejected(rejected) => {
                 self.tally.rejected += 1;
+                self.tally.ahead += 1;
                 self.rejections.push(rejected);
             }
             Note::Progress { source, position, skip } => {
-                self.tally.sources.insert(source, (position, skip));
+                self.tally.sources.insert(source.clone(), (position, skip));
+                (self.tally.source, self.tally.ahead) = (Some(source), 0);
             }
             Note::Flush => {
                 self.give()?;
@@ -123,15 +133,6 @@ impl Core {
             }
         }
         Ok(())
-    }
-
-    pub(super) fn published(&mut self) {
-        self.tally.published = self.tally.changes;
-        self.tally.publications += 1;
-    }
-
-    pub(super) fn publication_is_due(&self) -> bool {
-        self.rules.publish_every.is_some_and(|every| self.tally.changes - self.tally.published >= every)
     }
 
     /// Predictions of all rows, of learners that do not answer: they change with publications alone.
@@ -166,6 +167,9 @@ impl Core {
             let behind = (latest - time) as f64 / 1e6;
             return refused(format!("its time is {behind} s before the latest one, more than --lateness allows"));
         }
+        if let Some(reason) = self.rules.window.and_then(|window| window.refusal(event, self.tally.latest)) {
+            return refused(reason);
+        }
         if let Some(fault) = place.and_then(|place| encoded.fault(place)) {
             return refused(fault.to_string());
         }
@@ -185,6 +189,7 @@ impl Core {
                     Some(merged) => self.settle(applied, merged, Some(0), &mut Vec::new())?,
                     None => self.settle(applied, encoded, place, predicted)?,
                 }
+                self.watch()?;
                 Ok(None)
             }
         }
@@ -199,6 +204,8 @@ impl Core {
         predicted: &mut [Prediction],
     ) -> Result<(), StageError> {
         self.tally.changes += 1;
+        self.tally.ahead += 1;
+        self.moved(&applied);
         let op = applied.added.as_ref().map_or(Op::Delete, |row| row.event.op);
         match op {
             Op::Insert => self.tally.inserted += 1,
@@ -237,6 +244,7 @@ impl Core {
                 }
             }
             if let Some(i) = trained {
+                self.tally.trained += 1;
                 let ordinal = self.run.changes.len() as u64;
                 append(&mut self.run.added, &encoded.training, i, ordinal);
                 if answers {

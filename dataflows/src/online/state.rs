@@ -5,7 +5,7 @@
 //!  STATE/online.json            what the run was told, written once
 //!  STATE/config.nys             the frozen configuration, written once
 //!  STATE/snapshot-<record>      everything up to a record, two of them
-//!  STATE/model.nys              the last published model, where models are published
+//!  STATE/model.nys              the last published model; STATE/published/ has the ones before it that are kept
 //!  STATE/log/, STATE/rows/      the write-ahead log, or the rows and their log
 //!  STATE/exact/sums-<number>    the sums of the exact mode, which snapshots name
 //! ```
@@ -96,6 +96,17 @@ impl State {
             return Err(StageError::Data(format!("'{}' holds no state of nystream online", folder.display())));
         }
         Ok(state)
+    }
+
+    /// Takes back what [`State::hold`] has made of `folder`, where nothing has begun in it and nobody holds it; other files stay.
+    pub fn abandon(folder: &Path) {
+        let Ok(state) = State::hold(folder) else { return };
+        if matches!(state.told(), Ok(None)) {
+            let _ = std::fs::remove_file(state.path("lock"));
+            drop(state);
+            // Not where there is anything else.
+            let _ = std::fs::remove_dir(folder);
+        }
     }
 
     /// The folder.

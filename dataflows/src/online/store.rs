@@ -39,6 +39,22 @@ pub trait Store: Send {
     /// [`RowsError`]; the inner error is a change that the rows do not allow, which changes nothing.
     fn apply(&mut self, event: Event) -> Result<Result<Applied, Refusal>, RowsError>;
 
+    /// Time and key of the row that leaves a window first; `None` for stores without one.
+    ///
+    /// # Errors
+    /// [`RowsError`] where the store cannot be read.
+    fn first(&mut self) -> Result<Option<(Option<i64>, String)>, RowsError> {
+        Ok(None)
+    }
+
+    /// Takes away the row of `key`, which left a window, and logs that; `None` for stores without one.
+    ///
+    /// # Errors
+    /// [`RowsError`].
+    fn expire(&mut self, _key: &str) -> Result<Option<Applied>, RowsError> {
+        Ok(None)
+    }
+
     /// Gives every row that is there to `take`.
     ///
     /// # Errors
@@ -165,7 +181,7 @@ impl Waiting {
         if let Some(row) = added.as_ref().filter(|row| !self.schema.has_target(&row.event.cells)) {
             self.rows.insert(row.event.key.clone(), Arc::clone(row));
         }
-        Applied { number, removed, added }
+        Applied { number, removed, added, expired: false }
     }
 }
 
@@ -333,6 +349,14 @@ impl Store for Keyed {
 
     fn apply(&mut self, event: Event) -> Result<Result<Applied, Refusal>, RowsError> {
         self.0.apply(event)
+    }
+
+    fn first(&mut self) -> Result<Option<(Option<i64>, String)>, RowsError> {
+        self.0.first()
+    }
+
+    fn expire(&mut self, key: &str) -> Result<Option<Applied>, RowsError> {
+        self.0.expire(key).map(Some)
     }
 
     fn for_each(&mut self, take: &mut dyn FnMut(StoredRow) -> Result<(), StageError>) -> Result<(), StageError> {

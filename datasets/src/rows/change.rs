@@ -8,6 +8,8 @@ use rkyv::util::AlignedVec;
 /// First byte of a record: what follows.
 const CHANGE: u8 = 1;
 const NOTE: u8 = 2;
+/// A delete because the row left a window.
+const EXPIRED: u8 = 3;
 
 /// Where the row lies that a change takes away.
 #[derive(Clone, Copy, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -23,13 +25,6 @@ impl Old {
     pub(super) fn number(self) -> u64 {
         match self {
             Old::At { number, .. } | Old::Back { number, .. } => number,
-        }
-    }
-
-    /// When it happened.
-    pub(super) fn time(self) -> Option<i64> {
-        match self {
-            Old::At { time, .. } | Old::Back { time, .. } => time,
         }
     }
 
@@ -51,6 +46,9 @@ pub(super) struct Change {
     pub arrival: Option<u64>,
     /// The same row again, so that an old segment can go.
     pub carried: bool,
+    /// The row left a window: said by the first byte of the record.
+    #[rkyv(with = rkyv::with::Skip)]
+    pub expired: bool,
 }
 
 impl Change {
@@ -77,7 +75,7 @@ impl Entry {
         let damaged = |error: rancor::Error| EventError::Damaged { reason: error.to_string() };
         let archive = rkyv::to_bytes::<rancor::Error>(change).map_err(damaged)?;
         let mut bytes = Vec::with_capacity(1 + archive.len());
-        bytes.push(CHANGE);
+        bytes.push(if change.expired { EXPIRED } else { CHANGE });
         bytes.extend_from_slice(&archive);
         Ok(bytes)
     }
@@ -93,11 +91,12 @@ impl Entry {
         let damaged = |reason: String| EventError::Damaged { reason };
         match bytes.split_first() {
             Some((&NOTE, note)) => Ok(Entry::Note(note.to_vec())),
-            Some((&CHANGE, archive)) => {
+            Some((&kind @ (CHANGE | EXPIRED), archive)) => {
                 let mut aligned = AlignedVec::<16>::with_capacity(archive.len());
                 aligned.extend_from_slice(archive);
                 let change = rkyv::from_bytes::<Change, rancor::Error>(&aligned);
-                Ok(Entry::Change(change.map_err(|error| damaged(error.to_string()))?))
+                let change = change.map_err(|error| damaged(error.to_string()))?;
+                Ok(Entry::Change(Change { expired: kind == EXPIRED, ..change }))
             }
             Some((kind, _)) => Err(damaged(format!("a record of the unknown kind {kind}"))),
             None => Err(damaged("an empty record".into())),

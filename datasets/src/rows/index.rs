@@ -4,18 +4,19 @@
 //! [`Index::flush`]: a crash takes the index back to the last of those, and the log has the rest.
 
 use super::change::Change;
+use super::window::Rank;
 use super::{Order, Place, RowsError};
-use redb::{
-    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
-    WriteTransaction,
-};
+use redb::{Database, DatabaseError, Durability, ReadableDatabase, StorageError, TableDefinition, WriteTransaction};
 use std::fmt::Display;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 /// Key to (record, offset).
 const PLACES: TableDefinition<'_, &str, (u64, u64)> = TableDefinition::new("places");
 /// (Time or 0, arrival) to key.
-const ORDER: TableDefinition<'_, (i64, u64), &str> = TableDefinition::new("order");
+const ORDER: TableDefinition<'_, Rank, &str> = TableDefinition::new("order");
+/// Key to what it has in [`ORDER`]: a change does not say what its row had there before.
+const RANKS: TableDefinition<'_, &str, Rank> = TableDefinition::new("ranks");
 /// Numbers by name.
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 /// The last record that the index holds.
@@ -32,8 +33,7 @@ pub(super) struct Edit {
     brings: bool,
     offset: u64,
     old: Option<u64>,
-    /// Time and arrival of the row before and of the row after.
-    before: (Option<i64>, u64),
+    /// Time and arrival of the row that it brings.
     after: (Option<i64>, u64),
 }
 
@@ -47,7 +47,6 @@ impl Edit {
             brings: change.brings(),
             offset: place.offset,
             old: change.old.map(|old| old.number()),
-            before: (change.old.and_then(|old| old.time()), arrival),
             after: (change.event.time, arrival),
         }
     }
@@ -130,9 +129,11 @@ impl Index {
         self.write(Durability::Immediate, |transaction| {
             transaction.delete_table(PLACES)?;
             transaction.delete_table(ORDER)?;
+            transaction.delete_table(RANKS)?;
             transaction.delete_table(NUMBERS)?;
             transaction.open_table(PLACES)?;
             transaction.open_table(ORDER)?;
+            transaction.open_table(RANKS)?;
             let mut numbers = transaction.open_table(NUMBERS)?;
             for (name, value) in STAMP.into_iter().zip(stamp) {
                 numbers.insert(name, value)?;
@@ -181,21 +182,23 @@ impl Index {
         self.write(Durability::None, |transaction| {
             let mut places = transaction.open_table(PLACES)?;
             let mut ordered = transaction.open_table(ORDER)?;
+            let mut ranks = transaction.open_table(RANKS)?;
             for edit in edits {
                 match edit.brings {
                     true => places.insert(edit.key.as_str(), (edit.number, edit.offset))?,
                     false => places.remove(edit.key.as_str())?,
                 };
                 let Some(order) = order else { continue };
-                let rank = |(time, arrival): (Option<i64>, u64)| match order {
-                    Order::Arrival => (0, arrival),
-                    Order::Time => (time.unwrap_or(i64::MIN), arrival),
+                let rank = order.rank(edit.after.0, edit.after.1);
+                let before = match edit.brings {
+                    true => ranks.insert(edit.key.as_str(), rank)?.map(|found| found.value()),
+                    false => ranks.remove(edit.key.as_str())?.map(|found| found.value()),
                 };
-                if edit.old.is_some() {
-                    ordered.remove(rank(edit.before))?;
+                if let Some(before) = before {
+                    ordered.remove(before)?;
                 }
                 if edit.brings {
-                    ordered.insert(rank(edit.after), edit.key.as_str())?;
+                    ordered.insert(rank, edit.key.as_str())?;
                 }
             }
             transaction.open_table(NUMBERS)?.insert(APPLIED, applied)?;
@@ -208,15 +211,15 @@ impl Index {
         self.write(Durability::Immediate, |_| Ok(()))
     }
 
-    /// The first keys by the order that it was opened with, with their times.
-    pub(super) fn oldest(&self, count: usize) -> Result<Vec<(Option<i64>, String)>, RowsError> {
+    /// The first keys behind `after` by the order that it was opened with.
+    pub(super) fn ranked(&self, after: Option<Rank>, count: usize) -> Result<Vec<(Rank, String)>, RowsError> {
         self.read(|transaction| {
             let table = transaction.open_table(ORDER)?;
+            let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
             let mut keys = Vec::new();
-            for entry in table.iter()?.take(count) {
+            for entry in table.range::<Rank>(behind)?.take(count) {
                 let (rank, key) = entry?;
-                let time = rank.value().0;
-                keys.push(((time != i64::MIN).then_some(time), key.value().to_owned()));
+                keys.push((rank.value(), key.value().to_owned()));
             }
             Ok(keys)
         })

@@ -6,14 +6,15 @@
 //!
 //! ```text
 //!  folder/log/..       changes, each with the whole row that it brings and where the row it takes away lies
-//!  folder/index.redb   key -> (record, offset); (time, arrival) -> key; the last record that it holds
+//!  folder/index.redb   key -> (record, offset); (time, arrival) -> key and back; the last record that it holds
 //! ```
 //!
 //! Invariants
 //! * Only changes that were accepted are logged: a replay applies each without a look at anything else, to the same rows.
 //! * [`KeyedRows::apply`] says at once what a change takes away and brings; it is durable after [`KeyedRows::commit`], and only then in the index.
 //! * The index may be older than the log, never newer; opening brings it up to date from the record that it holds last. Lost, it is made anew from the log.
-//! * A row keeps its *arrival*, the number of the record that first brought its key, through labels, corrections and cleaning: windows go by it.
+//! * A row keeps its *arrival*, the number of the record that brought it, through labels and cleaning; a correction is another row. Windows go by it, or by the times of events
+//!   ([`KeyedRows::first`]); what left a window is logged as such.
 //! * The live rows in the order of their records are a function of what was applied and when it was cleaned; models do not depend on that order.
 //! * Cleaning takes the oldest segment, logs what lives in it again and removes it once nobody needs it ([`KeyedRows::clean`]): disk is bounded by a multiple of the live rows.
 //!
@@ -25,6 +26,7 @@ mod index;
 mod live;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use crate::events::{Event, EventError, Op, StreamSchema};
 use crate::journal::{Damage, Journal, JournalError, JournalOptions, JournalReader, Record, Segment, Start, Ticket};
@@ -35,6 +37,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thiserror::Error;
+use window::Front;
 
 /// Changes that opening gives to the index at a time.
 const REPLAY_CHANGES: usize = 10_000;
@@ -94,7 +97,7 @@ pub enum Refusal {
 pub struct StoredRow {
     /// Its key, time, weight and cells.
     pub event: Event,
-    /// The number of the record that first brought its key.
+    /// The number of the record that brought it, before labels.
     pub arrival: u64,
 }
 
@@ -107,6 +110,8 @@ pub struct Applied {
     pub removed: Option<Arc<StoredRow>>,
     /// The row that is there now.
     pub added: Option<Arc<StoredRow>>,
+    /// Whether the row left a window; nobody asked for it.
+    pub expired: bool,
 }
 
 /// What a log holds, for a learner that replays it.
@@ -146,7 +151,7 @@ pub struct RowsOptions {
     pub journal: JournalOptions,
     /// Memory of the index's cache.
     pub cache_bytes: usize,
-    /// What [`KeyedRows::oldest`] goes by; `None` where nobody asks for it.
+    /// What [`KeyedRows::first`] goes by; `None` where nobody asks for it.
     pub order: Option<Order>,
 }
 
@@ -171,6 +176,9 @@ pub struct KeyedRows {
     /// How many of `edits` are durable.
     durable_edits: usize,
     rows: u64,
+    /// What rows leave by, and which do next.
+    order: Option<Order>,
+    front: Front,
     /// Places of targets among the cells.
     targets: Vec<usize>,
 }
@@ -213,6 +221,8 @@ impl KeyedRows {
             changed: BTreeMap::new(),
             edits: Vec::new(),
             durable_edits: 0,
+            order: options.order,
+            front: Front::default(),
             targets: targets.collect(),
         };
         Ok((rows, damage))
@@ -326,16 +336,11 @@ impl KeyedRows {
             }
             (_, found) => (event, found),
         };
-        self.log(event, found, false).map(Ok)
+        self.log(event, found, Why::Asked).map(Ok)
     }
 
     /// Logs a change of the row that was `found`.
-    fn log(
-        &mut self,
-        event: Event,
-        found: Option<(Arc<StoredRow>, Whence)>,
-        carried: bool,
-    ) -> Result<Applied, RowsError> {
+    fn log(&mut self, event: Event, found: Option<(Arc<StoredRow>, Whence)>, why: Why) -> Result<Applied, RowsError> {
         let within = self.journal.pending() as u64;
         let old = found.as_ref().map(|(row, whence)| match *whence {
             Whence::Durable(place) => Old::At { number: place.number, offset: place.offset, time: row.event.time },
@@ -343,15 +348,21 @@ impl KeyedRows {
                 Old::Back { number: ticket.number, distance: within - ticket.within, time: row.event.time }
             }
         });
-        let arrival = found.as_ref().map(|(row, _)| row.arrival);
-        let change = Change { event, old, arrival, carried };
+        // A correction is a row of its own.
+        let stays = event.op != Op::Update || why == Why::Carried;
+        let arrival = found.as_ref().filter(|_| stays).map(|(row, _)| row.arrival);
+        let change = Change { event, old, arrival, carried: why == Why::Carried, expired: why == Why::Expired };
         let ticket = self.journal.append(&Entry::bytes_of_change(&change)?)?;
         self.edits.push(Edit::of(&change, Place { number: ticket.number, offset: ticket.within }));
         let key = change.event.key.clone();
         let added = change.brings().then(|| Arc::new(change.into_row(ticket.number)));
         self.rows = self.rows + u64::from(added.is_some()) - u64::from(found.is_some());
-        self.changed.insert(key, Changed { ticket, place: None, row: added.clone() });
-        Ok(Applied { number: ticket.number, removed: found.map(|(row, _)| row), added })
+        let before = self.changed.insert(key, Changed { ticket, place: None, row: added.clone() });
+        if let Some(order) = self.order {
+            self.front.changed(order, before.and_then(|before| before.row).as_deref(), added.as_deref());
+        }
+        let expired = why == Why::Expired;
+        Ok(Applied { number: ticket.number, removed: found.map(|(row, _)| row), added, expired })
     }
 
     /// Logs bytes of the learner's own, such as how far its source is read. They are replayed with the changes.
@@ -382,6 +393,7 @@ impl KeyedRows {
         self.edits.clear();
         self.durable_edits = 0;
         self.changed.clear();
+        self.front.clear();
         Ok(group.last)
     }
 
@@ -439,8 +451,9 @@ impl KeyedRows {
             None => None,
             Some(old) => Some(Arc::new(self.row_at(&change.event.key, old.place(place.offset))?)),
         };
+        let expired = change.expired;
         let added = change.brings().then(|| Arc::new(change.into_row(number)));
-        Ok(Some(Replayed::Change(Applied { number, removed, added })))
+        Ok(Some(Replayed::Change(Applied { number, removed, added, expired })))
     }
 
     /// Gives every durable row to `take`, in the order of their records.
@@ -473,13 +486,26 @@ impl KeyedRows {
         Ok(())
     }
 
-    /// The keys of the first `count` rows in the order of [`RowsOptions::order`], with the times that they have: what leaves a window first. It knows the rows of the
-    /// last commit.
+    /// The time and the key of the row that leaves a window first, by [`RowsOptions::order`], with the rows of the next commit; `None` where there is no row, or no order.
     ///
     /// # Errors
     /// [`RowsError`] where the store cannot be read.
-    pub fn oldest(&self, count: usize) -> Result<Vec<(Option<i64>, String)>, RowsError> {
-        self.index.oldest(count)
+    pub fn first(&mut self) -> Result<Option<(Option<i64>, String)>, RowsError> {
+        let Some(order) = self.order else { return Ok(None) };
+        let first = self.front.first(&self.index, |key| self.changed.contains_key(key))?;
+        Ok(first.map(|(rank, key)| (order.time(rank), key)))
+    }
+
+    /// Takes away the row of `key` because it left a window. It is durable after the next [`KeyedRows::commit`].
+    ///
+    /// # Errors
+    /// [`RowsError`] where the store cannot be read, or has no such row.
+    pub fn expire(&mut self, key: &str) -> Result<Applied, RowsError> {
+        let Some(found) = self.find(key)? else {
+            return Err(RowsError::Astray { key: key.to_owned(), path: self.index.path().to_path_buf() });
+        };
+        let event = Event { op: Op::Delete, key: key.to_owned(), time: None, weight: None, cells: Vec::new() };
+        self.log(event, Some(found), Why::Expired)
     }
 
     /// Logs the live rows of the oldest segments again and removes these segments, while the log holds more than `factor` records (at least 1) for each live row.
@@ -514,7 +540,7 @@ impl KeyedRows {
             for (place, payload) in rows {
                 if let Entry::Change(change) = Entry::read(&payload)? {
                     let row = Arc::new(change.into_row(place.number));
-                    self.log(row.event.clone(), Some((row, Whence::Durable(place))), true)?;
+                    self.log(row.event.clone(), Some((row, Whence::Durable(place))), Why::Carried)?;
                 }
             }
             self.commit()?;
@@ -527,10 +553,21 @@ impl KeyedRows {
     }
 }
 
+/// Why a change is logged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// An event says so.
+    Asked,
+    /// Its segment is to go.
+    Carried,
+    /// It left a window.
+    Expired,
+}
+
 /// What windows go by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// When keys first arrived.
+    /// When rows arrived.
     Arrival,
     /// The times that events state; rows without one come first.
     Time,

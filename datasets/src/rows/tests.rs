@@ -35,6 +35,8 @@ fn event(op: Op, key: u8, x: f64, y: Option<f64>, time: Option<i64>) -> Event {
 #[derive(Clone, Debug)]
 enum Step {
     Change(Op, u8, f64, bool, Option<i64>),
+    /// The first row leaves, if there is one.
+    Expire,
     Note(Vec<u8>),
     Commit,
     Clean,
@@ -50,6 +52,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => (op, 0u8..12, -1e3f64..1e3, any::<bool>(), prop::option::of(0i64..50))
             .prop_map(|(op, key, x, label, time)| Step::Change(op, key, x, label, time)),
+        4 => Just(Step::Expire),
         1 => prop::collection::vec(any::<u8>(), 0..20).prop_map(Step::Note),
         5 => Just(Step::Commit),
         1 => Just(Step::Clean),
@@ -74,7 +77,7 @@ impl Model {
             (Op::Insert, None) => Some(StoredRow { event: event.clone(), arrival: number }),
             (_, None) => return Err(Refusal::Unknown),
             (Op::Delete, Some(_)) => None,
-            (Op::Update, Some(old)) => Some(StoredRow { event: event.clone(), arrival: old.arrival }),
+            (Op::Update, Some(_)) => Some(StoredRow { event: event.clone(), arrival: number }),
             (Op::Label, Some(old)) if old.event.cells[1] != Cell::Null => return Err(Refusal::Labelled),
             (Op::Label, Some(old)) => {
                 let cells = vec![old.event.cells[0].clone(), event.cells[1].clone()];
@@ -85,9 +88,21 @@ impl Model {
             Some(row) => self.rows.insert(event.key.clone(), row.clone()),
             None => self.rows.remove(&event.key),
         };
-        let applied = Applied { number, removed: found.map(Arc::new), added: added.map(Arc::new) };
+        let applied = Applied { number, removed: found.map(Arc::new), added: added.map(Arc::new), expired: false };
         self.history.push(Replayed::Change(applied.clone()));
         Ok(applied)
+    }
+
+    /// Time and key of the row that leaves first.
+    fn first(&self, by_time: bool) -> Option<(Option<i64>, String)> {
+        let rank = |row: &StoredRow| (row.event.time.filter(|_| by_time), row.arrival, row.event.key.clone());
+        self.rows.values().map(rank).min().map(|(time, _, key)| (time, key))
+    }
+
+    fn expire(&mut self, key: &str, number: u64) -> Applied {
+        let applied = Applied { number, removed: self.rows.remove(key).map(Arc::new), added: None, expired: true };
+        self.history.push(Replayed::Change(applied.clone()));
+        applied
     }
 }
 
@@ -121,6 +136,15 @@ proptest! {
                     let applied = rows.apply(event.clone()).unwrap();
                     let number = applied.as_ref().map_or(0, |applied| applied.number);
                     prop_assert_eq!(applied, model.apply(event, number));
+                }
+                Step::Expire => {
+                    let first = rows.first().unwrap();
+                    prop_assert_eq!(&first, &model.first(by_time));
+                    if let Some((_, key)) = first {
+                        let applied = rows.expire(&key).unwrap();
+                        let number = applied.number;
+                        prop_assert_eq!(applied, model.expire(&key, number));
+                    }
                 }
                 Step::Note(bytes) => {
                     let number = rows.note(&bytes).unwrap();
@@ -165,14 +189,14 @@ proptest! {
             let found = rows.get(&key).unwrap();
             prop_assert_eq!(found.as_deref(), model.rows.get(&key));
         }
-        let mut ranked: Vec<_> = model.rows.values().map(|row| {
-            let time = if by_time { row.event.time } else { None };
-            (time, row.arrival, row.event.key.clone())
-        }).collect();
-        ranked.sort();
-        let expected: Vec<String> = ranked.into_iter().map(|(_, _, key)| key).collect();
-        let oldest: Vec<String> = rows.oldest(100).unwrap().into_iter().map(|(_, key)| key).collect();
-        prop_assert_eq!(oldest, expected);
+        while let Some(first) = model.first(by_time) {
+            let found = rows.first().unwrap();
+            prop_assert_eq!(found.as_ref(), Some(&first));
+            let applied = rows.expire(&first.1).unwrap();
+            let number = applied.number;
+            prop_assert_eq!(applied, model.expire(&first.1, number));
+        }
+        prop_assert_eq!((rows.first().unwrap(), rows.rows()), (None, 0));
     }
 }
 
@@ -249,11 +273,10 @@ fn an_index_that_is_damaged_or_of_another_kind_is_made_anew() {
         rows.apply(event(Op::Insert, key, 1.0, Some(1.0), Some(i64::from(100 - key)))).unwrap().unwrap();
     }
     rows.commit().unwrap();
-    assert_eq!(rows.oldest(5).unwrap(), []);
+    assert_eq!(rows.first().unwrap(), None);
     drop(rows);
-    let rows = open(folder.path(), Some(Order::Time));
-    let oldest = rows.oldest(2).unwrap();
-    assert_eq!(oldest, [(Some(81), "key 19".to_owned()), (Some(82), "key 18".to_owned())]);
+    let mut rows = open(folder.path(), Some(Order::Time));
+    assert_eq!(rows.first().unwrap(), Some((Some(81), "key 19".to_owned())));
     drop(rows);
     for bytes in [&b""[..], &b"this is no index"[..], &[0; 5000][..]] {
         std::fs::write(folder.path().join("index.redb"), bytes).unwrap();

@@ -153,14 +153,23 @@ pub enum Publish {
     Changes(u64),
     /// After so many seconds.
     Seconds(f64),
+    /// When the function has moved by so much of itself.
+    Drift(f64),
 }
 
 impl FromStr for Publish {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || "expected end, every:ROWS or every:TIME such as every:60s".to_string();
+        let expected = || {
+            "expected end, every:ROWS, every:TIME such as every:60s, or drift:X with X above 0 and at most 1"
+                .to_string()
+        };
         if text == "end" {
             return Ok(Publish::End);
+        }
+        if let Some(drift) = text.strip_prefix("drift:") {
+            let drift = drift.parse().ok().filter(|drift| *drift > 0.0 && *drift <= 1.0);
+            return drift.map(Publish::Drift).ok_or_else(expected);
         }
         let every = text.strip_prefix("every:").ok_or_else(expected)?;
         match every.chars().last() {
@@ -177,6 +186,53 @@ impl fmt::Display for Publish {
             Publish::End => f.write_str("end"),
             Publish::Changes(count) => write!(f, "every:{count}"),
             Publish::Seconds(seconds) => write!(f, "every:{seconds}s"),
+            Publish::Drift(drift) => write!(f, "drift:{drift}"),
+        }
+    }
+}
+
+/// Which rows stay.
+///
+/// ```
+/// use nystream::cli::values::online::WindowSpec;
+/// assert_eq!("rows:1000".parse(), Ok(WindowSpec::Rows(1000)));
+/// assert_eq!("time:30d".parse(), Ok(WindowSpec::Time(30.0 * 86400.0)));
+/// assert!("rows:0".parse::<WindowSpec>().is_err() && "30d".parse::<WindowSpec>().is_err());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum WindowSpec {
+    /// So many.
+    Rows(u64),
+    /// Those of the last so many seconds.
+    Time(f64),
+}
+
+impl FromStr for WindowSpec {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || "expected rows:N, or time:TIME such as time:90s, time:12h or time:30d".to_string();
+        match text.split_once(':') {
+            Some(("rows", rows)) => match rows.parse::<Count>() {
+                Ok(rows) if rows.0 > 0 => Ok(WindowSpec::Rows(rows.0)),
+                _ => Err(expected()),
+            },
+            Some(("time", time)) => {
+                let days = time.strip_suffix('d').map(|days| days.parse::<Seconds>().map(|days| 86400.0 * days.0));
+                let seconds = days.unwrap_or_else(|| time.parse::<Seconds>().map(|time| time.0));
+                // A microsecond at least, and what the clock of events can tell at most.
+                let seconds = seconds.ok().filter(|seconds| (1e-6..9e12).contains(seconds));
+                seconds.map(WindowSpec::Time).ok_or_else(expected)
+            }
+            _ => Err(expected()),
+        }
+    }
+}
+
+impl fmt::Display for WindowSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WindowSpec::Rows(rows) => write!(f, "rows:{rows}"),
+            WindowSpec::Time(seconds) => write!(f, "time:{seconds}s"),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `--mode exact` behind the command: the engine by a model's configuration, the rows that it rests on, and its models as `fit` would write them.
 
+use super::kept;
 use super::open::{CONFIG, Opened, reopen};
 use super::states::report_of;
 use super::told::Told;
@@ -214,16 +215,30 @@ pub fn model_of(source: &Model, published: Published) -> Model {
 /// A state that cannot be used (1).
 pub fn verify(mut opened: Opened, context: &Context) -> Result<ExitCode, Failure> {
     let mut report = report_of(&mut opened)?;
-    let path = opened.state.path("model.nys");
-    let (published, made) = (path.exists().then(|| Model::load(&path)).transpose()?, report.model_digest.clone());
-    let published = published.map(|model| model.digest()).transpose()?;
-    let verified = made.is_some() && made == published;
+    let tally = opened.session.tally();
+    let (changes, rows) = (tally.changes, tally.inserted.saturating_sub(tally.deleted + tally.expired));
+    let (made, there) = (report.model_digest.clone(), opened.session.rows());
+    let published = match kept::newest(opened.state.folder())? {
+        Some((point, model)) => Some((point, model.digest()?)),
+        None => None,
+    };
+    let mut verified = rows == there;
+    if !verified {
+        report.notes.push(format!("the log has {there} rows, and by its counts there should be {rows}: it is damaged"));
+    }
     report.notes.push(match (&made, &published) {
-        (Some(_), Some(_)) if verified => "the rows of the log, summed and solved from scratch, give the published model to the bit".into(),
-        (Some(_), Some(_)) => {
-            "the rows of the log give another model than the published one: rows have come or gone since, or one of them is damaged".into()
+        (Some(made), Some((_, published))) if made == published => {
+            "the rows of the log, summed and solved from scratch, give the published model to the bit".into()
         }
-        (Some(_), None) => "no model was published yet".into(),
+        // Rows have come or gone since: a killed run has not published what it has acknowledged.
+        (Some(made), Some((Some(point), _))) if *point != changes => format!(
+            "the published model is as of change {point} of {changes}: there is none to compare with the one that the rows of the log give, {made}"
+        ),
+        (Some(_), Some(_)) => {
+            verified = false;
+            "the rows of the log give another model than the published one, though none has come or gone since: one of them is damaged".into()
+        }
+        (Some(made), None) => format!("no model was published yet; the rows of the log give {made}"),
         (None, _) => "there are no rows to make a model of".into(),
     });
     report.verified = Some(verified);

@@ -2,6 +2,7 @@
 
 mod exact;
 mod init;
+mod kept;
 mod open;
 mod states;
 mod told;
@@ -16,6 +17,7 @@ use crate::model::Model;
 use crate::progress::Progress;
 use crate::report::{LatencyReport, OnlineReport, Prequential, RegretReport, Report};
 use crate::serve;
+use kept::Kept;
 use nystream_dataflows::StageError;
 use nystream_dataflows::online::answers::{Answers, Form};
 use nystream_dataflows::online::drive::{Drive, DriveError, Ended, Hooks, Pace};
@@ -29,7 +31,7 @@ use nystream_dataflows::online::sink::{LineFile, Shape};
 use nystream_datasets::events::StreamSchema;
 use nystream_datasets::stream::{EventSource, SourceError, folder::Folder, ipc::Ipc, jsonl::JsonLines, made::Made};
 use open::Opened;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -46,7 +48,7 @@ const SERVE: Duration = Duration::from_millis(250);
 pub fn run(args: OnlineArgs, context: &Context) -> Result<ExitCode, Failure> {
     match &args.action {
         Some(OnlineCommand::Inspect(of)) => return states::inspect(&of.state, context),
-        Some(OnlineCommand::Export(of)) => return states::export(&of.state, &of.out, context),
+        Some(OnlineCommand::Export(of)) => return states::export(of, context),
         Some(OnlineCommand::Import(of)) => return states::import(of, context),
         Some(OnlineCommand::Verify(of)) => return states::verify(&of.state, context),
         None => {}
@@ -113,6 +115,8 @@ fn learn(
         session.rejections();
     }
     let before = session.tally().clone();
+    let changes = before.changes;
+    let kept = Kept::open(&state, args.stream.keep_published.map(|count| count.0), changes)?;
     let newest = args.stream.listen.as_ref().map(|address| {
         let token = args.stream.token_file.as_deref().map(serve::token).transpose()?;
         let newest = Newest::default();
@@ -125,7 +129,7 @@ fn learn(
     let mut hooks = Told {
         model: &model,
         settings: &told.settings,
-        file: state.path("model.nys"),
+        kept: kept.clone(),
         progress: &context.progress,
         encoding: &encoding,
         newest,
@@ -133,10 +137,8 @@ fn learn(
     };
     // What was published before a restart is served until the next publication.
     if let (Some(newest), Some(published)) = (&hooks.newest, session.last()) {
-        let rows = published.rows;
-        newest.set(Serving::new(&encoding, published, rows)?);
+        newest.set(Serving::new(&encoding, published, session.tally().published)?);
     }
-    let changes = session.tally().changes;
     let mut drive = Drive {
         session,
         state: &state,
@@ -150,7 +152,7 @@ fn learn(
             idle: args.stream.idle_exit.map(|time| Duration::from_secs_f64(time.0.min(1e9))),
             publish_time: match args.stream.publish {
                 Publish::Seconds(time) => Some(Duration::from_secs_f64(time.min(1e9))),
-                Publish::End | Publish::Changes(_) => None,
+                Publish::End | Publish::Changes(_) | Publish::Drift(_) => None,
             },
             strict: args.stream.strict,
         },
@@ -172,8 +174,7 @@ fn learn(
     let digest = match drive.session.model() {
         Ok(published) => {
             let present = told::model_of(&model, &told.settings, published);
-            let digest = present.digest()?;
-            present.save(&state.path("model.nys"))?;
+            let digest = kept.publish(present, tally.changes)?;
             // With the sums that this model was made of.
             drive.save_again(&mut hooks).map_err(failed)?;
             Some(digest)
@@ -181,7 +182,7 @@ fn learn(
         // No rows, or none that a model can be made of: what was there before is no model of them.
         Err(nystream_dataflows::StageError::Data(reason)) => {
             context.progress.aside(|| exit::say(&format!("there is no model: {reason}")));
-            let _ = std::fs::remove_file(state.path("model.nys"));
+            kept.nothing();
             None
         }
         Err(error) => return Err(Failure::from(error)),
@@ -200,8 +201,9 @@ fn learn(
         rows_updated: tally.updated,
         rows_labelled: tally.labelled,
         rows_rejected: tally.rejected,
-        rows_surviving: tally.inserted - tally.deleted,
-        rows_waiting: drive.session.rows(),
+        rows_expired: tally.expired,
+        rows_surviving: tally.inserted.saturating_sub(tally.deleted + tally.expired),
+        rows_waiting: drive.session.waiting(),
         dictionary: info.dictionary,
         online_dimension: info.online_dimension,
         prequential: Prequential { rows: info.rows, mean_loss: info.mean_loss, window_loss: info.window_loss },
@@ -263,7 +265,7 @@ fn failed(error: DriveError) -> Failure {
 struct Told<'a> {
     model: &'a Model,
     settings: &'a nystream_dataflows::online::settings::Settings,
-    file: PathBuf,
+    kept: Kept,
     progress: &'a Progress,
     encoding: &'a Encoding,
     newest: Option<Newest>,
@@ -276,13 +278,13 @@ impl Hooks for Told<'_> {
         self.progress.aside(|| exit::say(line));
     }
 
-    fn published(&mut self, model: Published) -> Result<(), StageError> {
+    fn published(&mut self, model: Published, changes: u64) -> Result<(), StageError> {
         // A learner that answers is served as it is at any moment.
         if let Some(newest) = self.newest.as_ref().filter(|_| self.settings.mode == Mode::Exact) {
-            newest.set(Serving::new(self.encoding, model.clone(), model.rows)?);
+            newest.set(Serving::new(self.encoding, model.clone(), changes)?);
         }
         let model = told::model_of(self.model, self.settings, model);
-        model.save(&self.file).map(drop).map_err(|error| StageError::Data(error.to_string()))
+        self.kept.publish(model, changes).map(drop).map_err(|error| StageError::Data(error.to_string()))
     }
 
     fn acknowledged(&mut self, session: &mut Session) -> Result<(), StageError> {

@@ -18,6 +18,7 @@ use nystream_dataflows::online::settings::{Mode, Settings};
 use nystream_dataflows::online::state::{Snapshot, State};
 use nystream_dataflows::online::store::{Keyed, Store, Waiting};
 use nystream_dataflows::online::units::Units;
+use nystream_dataflows::online::window::Window;
 use nystream_dataflows::predict::Function;
 use nystream_datasets::events::StreamSchema;
 use nystream_datasets::journal::{Damage, JournalOptions};
@@ -53,6 +54,8 @@ pub struct Opened {
     pub replayed: u64,
     /// What was found damaged and mended, in sentences.
     pub notes: Vec<String>,
+    /// Whether it is a look at a snapshot, without its log, while another process runs it.
+    pub looked: bool,
 }
 
 /// Begins a run in its folder, or goes on with the one that is there.
@@ -79,7 +82,27 @@ pub fn open(args: &OnlineArgs, context: &Context) -> Result<Opened, Failure> {
         refuse_targets(&args.stream.target, &opened.model)?;
         return Ok(opened);
     }
+    let begun = fresh(args, context, state, folder, &machine);
+    if begun.is_err() {
+        State::abandon(folder);
+    }
+    begun
+}
+
+/// Begins a run.
+fn fresh(
+    args: &OnlineArgs,
+    context: &Context,
+    state: State,
+    folder: &Path,
+    machine: &Machine,
+) -> Result<Opened, Failure> {
     let learner = &args.learner;
+    if args.stream.window.is_some() && learner.mode != ModeName::Exact {
+        return Err(Failure::usage(
+            "--window is for --mode exact, which can take rows back; other modes forget by --forgetting RHO",
+        ));
+    }
     let source = match (&learner.config_from, &learner.from, learner.init_rows) {
         (Some(path), None, None) | (None, Some(path), None) => Model::load(path)?,
         (None, None, Some(rows)) => {
@@ -108,7 +131,7 @@ pub fn open(args: &OnlineArgs, context: &Context) -> Result<Opened, Failure> {
     };
     let (rules, whole) = (told::rules(args, &source), learner.from.is_some());
     if learner.mode == ModeName::Exact {
-        return exact::begin(state, &source, whole, |settings| told(settings, rules), &machine);
+        return exact::begin(state, &source, whole, |settings| told(settings, rules), machine);
     }
     begin(state, &source, learner, args.sample.seed, whole, |settings| told(settings, rules))
 }
@@ -140,6 +163,12 @@ pub fn begin(
         whole.then(|| Beginning { atoms: function.centers.clone(), coefficients: function.coefficients.clone() });
     // Settings that the learner refuses leave no state behind.
     let mut engine: Box<dyn Learner> = Box::new(SecondOrder::new(told.settings.clone(), units, beginning.as_ref())?);
+    if told.rules.publish_drift.is_some() && engine.mark().is_none() {
+        return Err(Failure::usage(format!(
+            "--publish drift:X is for exact, con-kons and pros-n-kons, whose drift is cheap to tell; with --mode {} publish every:ROWS",
+            told.settings.mode.name()
+        )));
+    }
     let learned = engine.snapshot()?;
     // What says that it has begun comes last: whatever is interrupted before begins again.
     model.save(&state.path(CONFIG))?;
@@ -183,7 +212,7 @@ pub fn reopen(state: State, machine: &Machine) -> Result<Opened, Failure> {
         Session::new(encoding.clone(), template.code.clone(), engine, store, told.rules.clone(), Some(stored))?;
     let replayed = session.replay(record)?;
     notes.extend(session.notes());
-    Ok(Opened { state, told, identity, model, template, encoding, session, files, replayed, notes })
+    Ok(Opened { state, told, identity, model, template, encoding, session, files, replayed, notes, looked: false })
 }
 
 /// The rows of a run and its log: every row for a learner that unlearns, those that wait for their label for others. `begun`: a record, and the rows of its snapshot. And what the log has lost.
@@ -199,8 +228,9 @@ pub fn store_of(
     begun: (u64, &[Vec<u8>]),
 ) -> Result<(Box<dyn Store>, Option<Damage>), Failure> {
     if traits.unlearns {
+        let options = RowsOptions { order: told.rules.window.map(Window::order), ..RowsOptions::default() };
         let (rows, damage) =
-            KeyedRows::open(&state.path("rows"), identity, schema, RowsOptions::default()).map_err(StageError::from)?;
+            KeyedRows::open(&state.path("rows"), identity, schema, options).map_err(StageError::from)?;
         if rows.durable() < begun.0 {
             return Err(Failure::data(format!(
                 "the log in '{}' ends at record {}, before the snapshot of record {}: rows that were acknowledged are lost. Put the folder back from a copy, or begin again in another",
@@ -273,11 +303,11 @@ fn refuse_targets(given: &[String], model: &Model) -> Result<(), Failure> {
 ///
 /// # Errors
 /// A folder without a state, or one that cannot be used (1).
-pub fn open_or_look(folder: &Path) -> Result<(Opened, bool), Failure> {
+pub fn open_or_look(folder: &Path) -> Result<Opened, Failure> {
     State::look(folder)?;
     match State::hold(folder) {
-        Ok(state) => Ok((reopen(state, &Machine::plain())?, true)),
-        Err(StageError::Data(reason)) if reason.contains("in use") => Ok((look(State::look(folder)?)?, false)),
+        Ok(state) => reopen(state, &Machine::plain()),
+        Err(StageError::Data(reason)) if reason.contains("in use") => look(State::look(folder)?),
         Err(error) => Err(error.into()),
     }
 }
@@ -294,5 +324,5 @@ fn look(state: State) -> Result<Opened, Failure> {
     let session =
         Session::new(encoding.clone(), template.code.clone(), engine, store, told.rules.clone(), Some(stored))?;
     let notes = vec![format!("another process runs it: this is the snapshot of record {record}")];
-    Ok(Opened { state, told, identity, model, template, encoding, session, files, replayed: 0, notes })
+    Ok(Opened { state, told, identity, model, template, encoding, session, files, replayed: 0, notes, looked: true })
 }

@@ -1,15 +1,16 @@
 //! `nystream online inspect|export|import|verify`.
 
 use super::exact::{self, Machine};
+use super::kept;
 use super::open::{self, Opened};
 use super::told::{self, Told};
 use crate::atomic::AtomicFile;
-use crate::cli::online::OnlineImportArgs;
+use crate::cli::online::{OnlineExportArgs, OnlineImportArgs};
 use crate::commands::Context;
 use crate::exit::{ExitCode, Failure};
 use crate::model::Model;
-use crate::overwrite::Inputs;
 use crate::report::{Prequential, StateReport};
+use nystream_dataflows::StageError;
 use nystream_dataflows::online::session::{Rules, Session};
 use nystream_dataflows::online::settings::Mode;
 use nystream_dataflows::online::state::State;
@@ -18,13 +19,23 @@ use std::path::Path;
 
 /// Says what is in a state.
 pub fn inspect(folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
-    let (mut opened, _) = open::open_or_look(folder)?;
+    let mut opened = open::open_or_look(folder)?;
     let report = report_of(&mut opened)?;
     context.output.report(&report)?;
     Ok(ExitCode::Done)
 }
 
 pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
+    // Rows that the state rests on are in the log, which another process holds: what it published is what can be told.
+    let digest = match (opened.looked && opened.told.settings.mode == Mode::Exact)
+        .then(|| kept::newest(opened.state.folder()))
+    {
+        Some(newest) => newest?.map(|(_, model)| model.digest()).transpose()?,
+        None => match opened.session.model() {
+            Ok(published) => Some(told::model_of(&opened.model, &opened.told.settings, published).digest()?),
+            Err(_) => None,
+        },
+    };
     let tally = opened.session.tally().clone();
     let info = opened.session.info();
     let sources = tally.sources.iter().map(|(name, (position, skip))| {
@@ -36,10 +47,6 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
         };
         (name.clone(), place)
     });
-    let digest = match opened.session.model() {
-        Ok(published) => Some(told::model_of(&opened.model, &opened.told.settings, published).digest()?),
-        Err(_) => None,
-    };
     Ok(StateReport {
         state: opened.state.folder().display().to_string(),
         mode: opened.told.settings.mode.name().into(),
@@ -49,29 +56,64 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
         rows_deleted: tally.deleted,
         rows_updated: tally.updated,
         rows_rejected: tally.rejected,
-        rows_waiting: opened.session.rows(),
+        rows_expired: tally.expired,
+        rows_surviving: tally.inserted.saturating_sub(tally.deleted + tally.expired),
+        changes: tally.changes,
+        rows_waiting: opened.session.waiting(),
         dictionary: info.dictionary,
         prequential: Prequential { rows: info.rows, mean_loss: info.mean_loss, window_loss: info.window_loss },
         sources: sources.collect(),
         files: opened.files.clone(),
         model_digest: digest,
+        published: kept::told(opened.state.folder())?,
         verified: None,
         notes: opened.notes.clone(),
     })
 }
 
-/// Writes the present model.
-pub fn export(folder: &Path, out: &Path, context: &Context) -> Result<ExitCode, Failure> {
+/// Writes the present model, or one that was published.
+pub fn export(args: &OnlineExportArgs, context: &Context) -> Result<ExitCode, Failure> {
+    let (folder, out) = (&args.state, args.out.as_path());
+    let place = nystream_datasets::atomic::place;
+    if place(out).starts_with(place(folder)) {
+        return Err(Failure::usage(format!(
+            "--out {} lies in the state, whose files are its own: name one elsewhere",
+            out.display()
+        )));
+    }
     let file = AtomicFile::create(out)?;
-    let (mut opened, _) = open::open_or_look(folder)?;
-    let config = opened.state.path("config.nys");
-    Inputs::default().file("STATE", Some(&config)).spared_by(&[("--out", Some(out))])?;
-    let published = opened.session.model()?;
-    let mut model = told::model_of(&opened.model, &opened.told.settings, published);
-    let report = StateReport {
-        notes: [opened.notes.clone(), vec![format!("written to {}", out.display())]].concat(),
-        ..report_of(&mut opened)?
+    let mut opened = open::open_or_look(folder)?;
+    let mut report = report_of(&mut opened)?;
+    let published = match args.as_of {
+        Some(changes) => Some(kept::as_of(folder, changes)?),
+        None if opened.looked && opened.told.settings.mode == Mode::Exact => {
+            let newest = kept::newest(folder)?.ok_or_else(|| {
+                Failure::data(format!(
+                    "another process runs {} and has published no model: let it (--publish every:ROWS), or end it first",
+                    folder.display()
+                ))
+            })?;
+            Some((newest.0.unwrap_or_default(), newest.1))
+        }
+        None => None,
     };
+    let mut model = match published {
+        Some((changes, model)) => {
+            report.notes.push(format!("the model is that published as of change {changes}"));
+            report.model_digest = Some(model.digest()?);
+            model
+        }
+        None => {
+            let published = opened.session.model().map_err(|error| match error {
+                StageError::Data(reason) => {
+                    Failure::data(format!("there is no model of what is in {}: {reason}", folder.display()))
+                }
+                other => other.into(),
+            })?;
+            told::model_of(&opened.model, &opened.told.settings, published)
+        }
+    };
+    report.notes.push(format!("written to {}", out.display()));
     model.info.report = serde_json::to_value(&report).unwrap_or_default();
     model.save_into(file)?;
     context.output.report(&report)?;
@@ -81,7 +123,14 @@ pub fn export(folder: &Path, out: &Path, context: &Context) -> Result<ExitCode, 
 /// Makes a state that begins with the function of a fitted model.
 pub fn import(args: &OnlineImportArgs, context: &Context) -> Result<ExitCode, Failure> {
     let source = Model::load(&args.from)?;
-    let state = State::hold(&args.state)?;
+    let imported = imported(args, &source, State::hold(&args.state)?, context);
+    if imported.is_err() {
+        State::abandon(&args.state);
+    }
+    imported
+}
+
+fn imported(args: &OnlineImportArgs, source: &Model, state: State, context: &Context) -> Result<ExitCode, Failure> {
     if state.told()?.is_some() {
         return Err(Failure::usage(format!("{} holds a state already: name another folder", args.state.display())));
     }
@@ -89,7 +138,7 @@ pub fn import(args: &OnlineImportArgs, context: &Context) -> Result<ExitCode, Fa
     if learner.config_from.is_some() || learner.init_rows.is_some() {
         return Err(Failure::usage("import begins with the model of --from: leave out --config-from and --init-rows"));
     }
-    let mut opened = open::begin(state, &source, learner, source.config.seed, true, |settings| Told {
+    let mut opened = open::begin(state, source, learner, source.config.seed, true, |settings| Told {
         version: 1,
         asked: told::of_learner(learner),
         settings,
@@ -108,7 +157,13 @@ pub fn import(args: &OnlineImportArgs, context: &Context) -> Result<ExitCode, Fa
 /// Checks that the newest snapshot is what the one before it and the log between them give.
 pub fn verify(folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
     State::look(folder)?;
-    let mut opened = open::reopen(State::hold(folder)?, &Machine::from_scratch())?;
+    let state = State::hold(folder).map_err(|error| match error {
+        StageError::Data(reason) if reason.contains("in use") => {
+            Failure::data(format!("{reason}; verify reads the whole state, which must not change meanwhile"))
+        }
+        other => other.into(),
+    })?;
+    let mut opened = open::reopen(state, &Machine::from_scratch())?;
     if opened.told.settings.mode == Mode::Exact {
         return exact::verify(opened, context);
     }

@@ -2,7 +2,7 @@
 
 use crate::cli::OnlineArgs;
 use crate::cli::online::LearnerArgs;
-use crate::cli::values::online::{Clip, CurvatureName, DriftName, Mode as ModeName, OnlineLoss, Publish};
+use crate::cli::values::online::{Clip, CurvatureName, DriftName, Mode as ModeName, OnlineLoss, Publish, WindowSpec};
 use crate::exit::Failure;
 use crate::fitted::function_of;
 use crate::model::{Model, Selection};
@@ -10,6 +10,7 @@ use nystream_dataflows::online::learner::Published;
 use nystream_dataflows::online::session::Rules;
 use nystream_dataflows::online::settings::{Mode, Settings};
 use nystream_dataflows::online::units::Units;
+use nystream_dataflows::online::window::Window;
 use nystream_dataflows::predict::Function;
 use nystream_datasets::{Bounds, Encoder, SplitRule, TargetRange};
 use nystream_kernels::online::drift::{DriftAction, DriftParams};
@@ -59,6 +60,7 @@ pub fn asked(args: &OnlineArgs) -> BTreeMap<String, String> {
     let text = |value: Option<String>| value.unwrap_or_else(|| "none".into());
     asked.extend([
         ("lateness".into(), text(stream.lateness.map(|time| time.to_string()))),
+        ("window".into(), text(stream.window.map(|window| window.to_string()))),
         ("max-waiting".into(), stream.max_waiting.to_string()),
         ("publish".into(), stream.publish.to_string()),
         ("kernel".into(), auto(args.kernel.kernel.given().map(|kernel| kernel.to_string()))),
@@ -108,7 +110,9 @@ pub fn refuse_changes(told: &Told, args: &OnlineArgs) -> Result<(), Failure> {
         .given
         .iter()
         .filter_map(|flag| {
-            let (before, after) = (told.asked.get(flag)?, now.get(flag)?);
+            let after = now.get(flag)?;
+            // States of before there were windows have none.
+            let before = told.asked.get(flag).map(String::as_str).or((flag == "window").then_some("none"))?;
             (before != after).then(|| format!("--{flag} {after} (was {before})"))
         })
         .collect();
@@ -234,8 +238,20 @@ pub fn rules(args: &OnlineArgs, model: &Model) -> Rules {
         lateness: args.stream.lateness.map(|time| (time.0 * 1e6).min(9e18) as i64),
         publish_every: match args.stream.publish {
             Publish::Changes(every) => Some(every),
-            Publish::End | Publish::Seconds(_) => None,
+            Publish::End | Publish::Seconds(_) | Publish::Drift(_) => None,
         },
+        publish_drift: match args.stream.publish {
+            Publish::Drift(drift) => Some(drift),
+            _ => None,
+        },
+        watch_rows: match args.stream.publish {
+            Publish::Drift(_) => args.learner.block.0,
+            _ => 0,
+        },
+        window: args.stream.window.map(|window| match window {
+            WindowSpec::Rows(rows) => Window::Rows(rows),
+            WindowSpec::Time(seconds) => Window::Time((seconds * 1e6) as i64),
+        }),
         loss_window: usize::try_from(args.learner.loss_window.0).unwrap_or(usize::MAX),
         deviations: model.config.targets.iter().map(|target| target.deviation.unwrap_or(0.0)).collect(),
     }

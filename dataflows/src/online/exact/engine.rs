@@ -451,12 +451,6 @@ impl Learner for ExactEngine {
         std::mem::take(&mut self.notes)
     }
 
-    /// The rows that came or went since, as a share of those that the publication rests on: what replacing so many of n rows does to a least-squares model is of that order.
-    fn drift(&mut self) -> Option<f64> {
-        let last = self.last.as_ref()?;
-        Some(self.changed as f64 / last.rows.max(1) as f64)
-    }
-
     fn snapshot(&mut self) -> Result<Vec<u8>, StageError> {
         let sums = self.store()?;
         let last = self.last.as_ref();

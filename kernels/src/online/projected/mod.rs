@@ -291,9 +291,14 @@ impl ProjectedKons {
             .collect()
     }
 
+    /// w: coordinates of the present function, in which its norm in the kernel's space is their Euclidean one; a new atom adds one behind the others.
+    pub fn weights(&self) -> Vec<f64> {
+        self.pending.weights(&self.folded, self.dictionary.width())
+    }
+
     /// The present function as an expansion over the atoms: L^-T w.
     pub fn expansion(&self) -> Expansion {
-        let mut coefficients = self.pending.weights(&self.folded, self.dictionary.width());
+        let mut coefficients = self.weights();
         self.dictionary.basis.solve_transpose(&mut coefficients);
         let (atoms, ids) = self.dictionary.members();
         Expansion { atoms, ids, coefficients, clip: self.params.clip }
