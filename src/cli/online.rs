@@ -98,7 +98,7 @@ pub struct StreamArgs {
     /// Folder of the state, made if absent: what is acknowledged is in it, and a restart goes on from there
     #[arg(long, value_name = "FOLDER", required = true)]
     pub state: Option<PathBuf>,
-    /// Column to predict; with --config-from the model has it
+    /// Column to predict; with --config-from the model has it. --mode recursive takes several: repeat it
     #[arg(long, value_name = "COLUMN")]
     pub target: Vec<String>,
     /// Where answers go: jsonl:PATH, ipc:PATH (an Arrow IPC stream; - is standard output), or parquet:FOLDER (a part for each snapshot). Files hold each answer once [default: nowhere]
@@ -145,7 +145,7 @@ pub struct StreamArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Learner")]
 pub struct LearnerArgs {
-    /// Learner: exact (rows are kept, and can be corrected and deleted; what is published is the model that fit --config-from makes of those that are left), con-kons (second-order steps in the span of a growing dictionary), pros-n-kons (beginning anew with each atom, as published), kons (every row kept; for short streams), sketched-kons
+    /// Learner: exact (rows are kept, and can be corrected and deleted; what is published is the model that fit --config-from makes of those that are left), con-kons (second-order steps in the span of a growing dictionary), pros-n-kons (beginning anew with each atom, as published), kons (every row kept; for short streams), sketched-kons, recursive (ridge regression of any number of targets on the centers of --config-from, --from or --init-rows, which stay)
     #[arg(long, value_name = "MODE", default_value = "con-kons")]
     pub mode: Mode,
     /// Take encoder, kernel, ridge, target scale, precision and seed from this model, and begin with nothing learned
@@ -172,7 +172,7 @@ pub struct LearnerArgs {
     /// Oversampling of the dictionary
     #[arg(long, value_name = "NUMBER", default_value = "1")]
     pub beta: Positive,
-    /// Most atoms of the dictionary
+    /// Most atoms of the dictionary; with --mode recursive --init-rows the centers to choose [default there: as `fit` would]
     #[arg(long, value_name = "N", default_value = "1024")]
     pub cap: Count,
     /// Predictions are kept within this of 0, and targets beyond it are refused: a number (numbers: standard deviations), none, or auto (numbers: twice what the configuration's targets reach; classes: 4)
@@ -208,13 +208,14 @@ impl Check for OnlineArgs {
         if self.resources.metrics_addr.is_some() {
             return usage("online serves no metrics: leave out --metrics-addr (--listen has GET /health)");
         }
+        self.recursive()?;
         // Four matrices whose room doubles, and the entries among the rows of the hindsight sample.
         let room = self.learner.cap.0.checked_next_power_of_two().unwrap_or(u64::MAX);
         let sample = self.learner.hindsight.0;
         let matrices = room.saturating_mul(room).saturating_mul(32);
         let needed = matrices.saturating_add(sample.saturating_mul(sample).saturating_mul(16));
-        // The exact mode has neither, and what it needs is the engine's to say.
-        if needed > self.resources.memory.0 && self.learner.mode != Mode::Exact {
+        // The exact mode has neither, nor has least squares on given centers: what they need is said elsewhere.
+        if needed > self.resources.memory.0 && !matches!(self.learner.mode, Mode::Exact | Mode::Recursive) {
             return Err(Failure::budget(format!(
                 "--cap {} and --hindsight {} may need {}, and --memory allows {}: lower them",
                 self.learner.cap,
@@ -243,5 +244,27 @@ impl Check for OnlineArgs {
             return usage("--output would be written over --input: name another file");
         }
         Ok(())
+    }
+}
+
+impl OnlineArgs {
+    /// Options of other learners mean nothing to least squares on centers that stay.
+    fn recursive(&self) -> Result<(), Failure> {
+        if self.learner.mode != Mode::Recursive {
+            return Ok(());
+        }
+        if self.learner.loss != OnlineLoss::Squared {
+            return Err(Failure::usage("--mode recursive is least squares: leave out --loss"));
+        }
+        let other = ["curvature", "gamma", "beta", "clip", "hindsight", "drift", "sketch-share"];
+        match self.given.iter().find(|flag| other.contains(&flag.as_str())) {
+            Some(flag) => Err(Failure::usage(format!("--{flag} means nothing to --mode recursive: leave it out"))),
+            None if self.learner.init_rows.is_none() && self.given.iter().any(|flag| flag == "cap") => {
+                Err(Failure::usage(
+                    "--mode recursive has the centers of its model: --cap chooses them with --init-rows alone",
+                ))
+            }
+            None => Ok(()),
+        }
     }
 }

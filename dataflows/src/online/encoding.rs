@@ -20,6 +20,8 @@ pub struct Encoding {
     file: FileId,
     /// Whether an event's weight counts although the model has no column of weights; if neither, it may be nothing but 1.
     own_weights: bool,
+    /// Whether a row has all targets or none.
+    all_targets: bool,
 }
 
 /// Why a row cannot be used.
@@ -103,7 +105,12 @@ impl Encoding {
         let schema = StreamSchema::of(&encoder)?;
         let own_weights = own_weights && encoder.weight.is_none();
         let file = FileId::from_relative_path("stream");
-        Ok(Encoding { encoder: Arc::new(encoder), schema: Arc::new(schema), file, own_weights })
+        Ok(Encoding { encoder: Arc::new(encoder), schema: Arc::new(schema), file, own_weights, all_targets: false })
+    }
+
+    /// The same, but a row with some of its targets and not all is a bad one: for learners that take them together.
+    pub fn with_all_targets(self) -> Self {
+        Encoding { all_targets: true, ..self }
     }
 
     /// The encoder.
@@ -142,6 +149,9 @@ impl Encoding {
                     }
                 }
                 take_bad(&chunk, first, &mut bad);
+                if self.all_targets {
+                    self.incomplete(&chunk, first, &mut bad);
+                }
             }
             self.encoder.encode(&raw, Role::Features, &mut chunk)?;
             take_bad(&chunk, first, &mut bad);
@@ -184,6 +194,17 @@ impl Encoding {
             encoded.training = kept;
         }
         Ok(encoded)
+    }
+
+    /// Rows that lack some of their targets.
+    fn incomplete(&self, chunk: &Chunk, first: usize, bad: &mut Vec<(usize, BadValue)>) {
+        for i in 0..chunk.rows() {
+            if let Some(k) = chunk.targets_of(i..i + 1).iter().position(|y| y.is_nan()) {
+                let column = self.encoder.targets.get(k).cloned().unwrap_or_default();
+                let reason = "is null, and the other targets of the row are not: they are learned together".into();
+                bad.push((first + chunk.ordinals[i] as usize, BadValue { column, reason }));
+            }
+        }
     }
 
     fn widths(&self, encoded: &mut Encoded) {

@@ -155,7 +155,7 @@ impl SecondOrder {
                 };
                 Inner::Whole(Box::new(Kons::new(params, widths.0, widths.1)?))
             }
-            Mode::Exact => {
+            Mode::Exact | Mode::Recursive => {
                 return Err(StageError::Internal(format!("{} is no second-order learner", settings.mode.name())));
             }
         };

@@ -18,6 +18,8 @@ pub enum Mode {
     Kons,
     /// The same with rows sampled into the second-order term.
     SketchedKons,
+    /// Recursive least squares of many targets on centers that stay.
+    Recursive,
 }
 
 impl Mode {
@@ -29,6 +31,7 @@ impl Mode {
             Mode::ProsNKons => "pros-n-kons",
             Mode::Kons => "kons",
             Mode::SketchedKons => "sketched-kons",
+            Mode::Recursive => "recursive",
         }
     }
 }

@@ -149,12 +149,12 @@ pub fn write_rejected(out: &mut impl Write, rejected: &Rejected) -> io::Result<(
 /// A key and the row that it has, as JSON.
 pub type KeyedObject = (String, serde_json::Map<String, serde_json::Value>);
 
-/// Reads lines of JSON objects as they are, at most `most` that hold a row, before any model says what their columns are: for the first rows of a stream. Blank lines count as read; lines that are no
+/// Reads lines of JSON objects as they are, at most `most` that hold a row with all `targets`, before any model says what their columns are: for the first rows of a stream. Blank lines count as read; lines that are no
 /// event are left to whoever reads the stream itself.
 ///
 /// # Errors
 /// A file that cannot be read.
-pub fn first_rows(path: &str, most: usize, target: &str) -> Result<Vec<KeyedObject>, SourceError> {
+pub fn first_rows(path: &str, most: usize, targets: &[String]) -> Result<Vec<KeyedObject>, SourceError> {
     let io = |source| SourceError::Io { name: path.to_owned(), source };
     let mut reader = BufReader::new(File::open(path).map_err(io)?);
     let (mut line, mut read, mut rows) = (Vec::new(), 0, Vec::new());
@@ -169,7 +169,8 @@ pub fn first_rows(path: &str, most: usize, target: &str) -> Result<Vec<KeyedObje
                 let (true, Some(key), Some(serde_json::Value::Object(row))) = (insert, key, event.remove("row")) else {
                     continue;
                 };
-                if row.get(target).is_some_and(|value| !value.is_null()) {
+                let there = |target: &String| row.get(target).is_some_and(|value| !value.is_null());
+                if targets.iter().all(there) {
                     rows.push((key, row));
                 }
             }

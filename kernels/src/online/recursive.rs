@@ -16,8 +16,16 @@
 //! A deletion with delta <= 1e-10 is of a row that was never inserted with this weight: it is left out and named ([`Answers::rejected`]). Other rows never inserted cannot be
 //! told: the caller keeps the keys.
 //!
+//! **Forgetting** (rho < 1): what a row has given to A - alpha I and S falls to rho of it with each row after it, A <- rho^b A + (1 - rho^b) alpha I at the end of a block of b rows, as of
+//! [`ProjectedKons`](super::ProjectedKons). Within the block a common factor of A and S changes no W: row r weighs w rho^-(r + 1) there. W is solved for anew at each block, since
+//! alpha I is put back. Nothing can be deleted then.
+//!
+//! **A function to begin with**, f_0 with W_0: S begins as alpha W_0, so that the ridge is on f - f_0 and no row leaves f_0. What is forgotten falls to 0, f_0 too.
+//!
 //! **Missing targets** are refused by row and column: one A serves all targets only if all see the same rows. Targets that are missing in different rows go to learners of their
 //! own, one a pattern of missing values.
+//!
+//! **Atoms** that depend on those before them are refused; [`Recursive::independent`] says which do not.
 //!
 //! **Cost** a row: m entries, 6 m t flops (predict, W, S), 2 b t, and 5 m^2 + m^3 / 3 b for all targets together; a refresh 2 m^2 t. Memory: 2 m t + 2 m^2 + b (t + 2 m) f64.
 
@@ -47,12 +55,17 @@ pub struct RecursiveParams {
     pub block: usize,
     /// Blocks after which W is solved for anew.
     pub refresh: usize,
+    /// rho: what A - alpha I and S keep a row, in (0, 1]; 1 never forgets.
+    pub forgetting: f64,
 }
+
+/// What a block's first row weighs of its last, at least: below that they have nothing to say to each other in f64.
+const LEAST_KEPT: f64 = 1e-8;
 
 impl RecursiveParams {
     /// Blocks of 128 rows, a refresh every 32.
     pub fn new(entries: EntryParams, alpha: f64, targets: usize) -> Self {
-        RecursiveParams { entries, alpha, targets, block: 128, refresh: 32 }
+        RecursiveParams { entries, alpha, targets, block: 128, refresh: 32, forgetting: 1.0 }
     }
 }
 
@@ -78,6 +91,8 @@ pub struct Answers {
     pub ids: Vec<RowId>,
     /// Predictions before each row was taken, rows x targets, row-major.
     pub predictions: Vec<f64>,
+    /// Their targets, rows x targets, row-major.
+    pub targets: Vec<f64>,
     /// Deletions that were left out, with their delta.
     pub rejected: Vec<(RowId, f64)>,
 }
@@ -157,6 +172,11 @@ impl Recursive {
                 return Err(OnlineError::Parameter { name, value: 0.0, must: "at least 1" });
             }
         }
+        let kept = params.forgetting.powf(params.block as f64);
+        if !(params.forgetting > 0.0 && params.forgetting <= 1.0 && kept >= LEAST_KEPT) {
+            let must = "in (0, 1], and at least 1e-8 to the power of a block's rows";
+            return Err(OnlineError::Parameter { name: "forgetting", value: params.forgetting, must });
+        }
         let widths = (atoms.numeric_width(), atoms.code_width());
         check_rows(atoms, widths)?;
         let m = atoms.len();
@@ -164,7 +184,7 @@ impl Recursive {
         params.entries.columns(atoms, atoms, k.view_mut())?;
         let mut basis = Lower::default();
         basis.factor(&k)?;
-        let least = (DEPENDENT * m as f64).max(params.entries.rounding());
+        let least = least_pivot(&params.entries, m);
         for i in 0..m {
             let pivot = basis.view()[(i, i)].powi(2);
             if pivot <= least * params.entries.kernel.diagonal(atoms, i) {
@@ -190,6 +210,53 @@ impl Recursive {
         })
     }
 
+    /// The learner begins with sum_j c_j k(z_j, .) for each target, projected on the span of its atoms; `coefficients`: z x targets, row-major. Called before there are rows.
+    ///
+    /// # Errors
+    /// Lengths that differ, and numbers that are not finite.
+    pub fn begin_with(&mut self, centers: Rows<'_>, coefficients: &[f64]) -> Result<(), OnlineError> {
+        let t = self.params.targets;
+        OnlineError::check("coefficients", centers.len() * t, coefficients.len())?;
+        check_rows(centers, (self.atoms.numeric_width, self.atoms.code_width))?;
+        if let Some(at) = coefficients.iter().position(|c| !c.is_finite()) {
+            let (row, column) = (at / t, at % t);
+            return Err(OnlineError::NotFinite { what: "coefficient", row, column, value: coefficients[at] });
+        }
+        let phi = self.features(centers)?;
+        let w = MatMut::from_column_major_slice_mut(&mut self.w, self.atoms.len(), t);
+        dense::gemm(w, false, 1.0, phi.as_ref(), transposed(coefficients, t), SEQUENTIAL);
+        self.s.iter_mut().zip(&self.w).for_each(|(s, w)| *s = self.params.alpha * w);
+        Ok(())
+    }
+
+    /// Which of these atoms are no combination of those before them, by the precision of the entries: a learner takes them.
+    ///
+    /// # Errors
+    /// [`OnlineError::Tile`], or features that are not finite.
+    pub fn independent(entries: &EntryParams, atoms: Rows<'_>) -> Result<Vec<usize>, OnlineError> {
+        check_rows(atoms, (atoms.numeric_width(), atoms.code_width()))?;
+        let m = atoms.len();
+        let mut k = Mat::zeros(m, m);
+        entries.columns(atoms, atoms, k.as_mut())?;
+        // Twice what `new` asks for: its factor is another sum.
+        let least = 2.0 * least_pivot(entries, m);
+        let (mut kept, mut rows): (Vec<usize>, Vec<Vec<f64>>) = (Vec::new(), Vec::new());
+        for i in 0..m {
+            let mut row: Vec<f64> = Vec::with_capacity(kept.len() + 1);
+            for (&j, before) in kept.iter().zip(&rows) {
+                let at = row.len();
+                row.push((k[(j, i)] - dot(&before[..at], &row)) / before[at]);
+            }
+            let pivot = k[(i, i)] - dot(&row, &row);
+            if pivot > least * entries.kernel.diagonal(atoms, i) {
+                row.push(pivot.sqrt());
+                rows.push(row);
+                kept.push(i);
+            }
+        }
+        Ok(kept)
+    }
+
     /// Checks a state that was stored.
     ///
     /// # Errors
@@ -205,6 +272,21 @@ impl Recursive {
             && self.waiting.targets.len() == n * t
             && self.squares.len() == t;
         if sound { Ok(()) } else { Err(OnlineError::State { what: "the parts differ in length" }) }
+    }
+
+    /// The configuration.
+    pub fn params(&self) -> &RecursiveParams {
+        &self.params
+    }
+
+    /// The atoms.
+    pub fn atoms(&self) -> &RowBuf {
+        &self.atoms
+    }
+
+    /// Sum of the weights of the rows that were inserted and no longer wait.
+    pub fn sum_weights(&self) -> f64 {
+        self.weight
     }
 
     /// Figures.
@@ -263,6 +345,10 @@ impl Recursive {
         OnlineError::check("ids", n, ids.len())?;
         OnlineError::check("targets", n * t, targets.len())?;
         check_rows(rows, (self.atoms.numeric_width, self.atoms.code_width))?;
+        if sign < 0.0 && self.params.forgetting < 1.0 {
+            let must = "1 where rows are deleted";
+            return Err(OnlineError::Parameter { name: "forgetting", value: self.params.forgetting, must });
+        }
         if let Some(at) = targets.iter().position(|y| !y.is_finite()) {
             return Err(OnlineError::NotFinite { what: "target", row: at / t, column: at % t, value: targets[at] });
         }
@@ -346,6 +432,16 @@ impl Recursive {
         self.l.solve(half.as_mut());
         let mut gram = Mat::zeros(b, b);
         dense::gemm_lower(gram.as_mut(), false, 1.0, half.transpose(), half.as_ref(), SEQUENTIAL);
+        // Weights at the block's beginning (module docs).
+        let rho = self.params.forgetting;
+        let given = signed.clone();
+        if rho < 1.0 {
+            let mut kept = 1.0;
+            for weight in &mut signed {
+                kept *= rho;
+                *weight /= kept;
+            }
+        }
         let (unit, kappa) = eliminate(gram, &mut signed, &ids, &mut self.info, answers);
         // E = M^-1 (Y - Phi^T W); predictions are Y - E.
         let mut errors = transposed(&targets, t).to_owned();
@@ -356,9 +452,9 @@ impl Recursive {
             answers.predictions.extend((0..t).map(|j| targets[r * t + j] - errors[(r, j)]));
         }
         for (j, squares) in self.squares.iter_mut().enumerate() {
-            *squares += signed.iter().zip(errors.col_as_slice(j)).map(|(w, e)| w.max(0.0) * e * e).sum::<f64>();
+            *squares += given.iter().zip(errors.col_as_slice(j)).map(|(w, e)| w.max(0.0) * e * e).sum::<f64>();
         }
-        self.weight += signed.iter().map(|w| w.max(0.0)).sum::<f64>();
+        self.weight += given.iter().map(|w| w.max(0.0)).sum::<f64>();
         // W += L_A^-T half M^-T diag(kappa) E.
         let mut gain = dense::weighted_rows(errors.as_ref(), &kappa);
         dense::solve_lower_transpose(unit.as_ref(), gain.as_mut(), SEQUENTIAL);
@@ -371,10 +467,16 @@ impl Recursive {
         let s = MatMut::from_column_major_slice_mut(&mut self.s, m, t);
         dense::gemm(s, true, 1.0, weighted.as_ref(), transposed(&targets, t), SEQUENTIAL);
         dense::gemm_lower(self.a.view_mut(), true, 1.0, weighted.as_ref(), phi.transpose(), SEQUENTIAL);
+        if rho < 1.0 {
+            let kept = rho.powi(b as i32);
+            self.a.scale_and_add(kept, (1.0 - kept) * self.params.alpha);
+            self.s.iter_mut().for_each(|s| *s *= kept);
+        }
         self.l.factor(&self.a)?;
         self.blocks += 1;
         let worn = signed.iter().zip(&kappa).any(|(c, kappa)| *c < 0.0 && c / kappa < PIVOTS.1);
-        if worn || self.blocks >= self.params.refresh {
+        answers.targets.extend_from_slice(&targets);
+        if worn || rho < 1.0 || self.blocks >= self.params.refresh {
             self.refresh();
         }
         Ok(())
@@ -389,6 +491,11 @@ impl Recursive {
         self.blocks = 0;
         self.info.refreshes += 1;
     }
+}
+
+/// The share of k(x, x) that the pivot of an atom must exceed, of m.
+fn least_pivot(entries: &EntryParams, m: usize) -> f64 {
+    (DEPENDENT * m as f64).max(entries.rounding())
 }
 
 /// M and kappa from the lower triangle of the Gram of half; deletions that cannot be get weight 0.

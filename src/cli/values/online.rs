@@ -17,6 +17,8 @@ named_values! {
         Kons = "kons",
         /// Sketched-KONS.
         SketchedKons = "sketched-kons",
+        /// Recursive least squares.
+        Recursive = "recursive",
     }
 }
 named_values! {

@@ -5,8 +5,8 @@
 
 use crate::cli::OnlineArgs;
 use crate::cli::groups::{DictionaryArgs, InputArgs};
-use crate::cli::values::online::Endpoint;
-use crate::cli::values::{AutoOr, DictionaryMode, Scale, Select, Task};
+use crate::cli::values::online::{Endpoint, Mode};
+use crate::cli::values::{AutoOr, Count, DictionaryMode, Scale, Select, Task};
 use crate::commands::Context;
 use crate::exit::Failure;
 use crate::fitted::model_of;
@@ -36,18 +36,22 @@ pub fn tuned(
     folder: &Path,
     context: &Context,
 ) -> Result<Model, Failure> {
-    let [target] = args.stream.target.as_slice() else {
-        return Err(Failure::usage("--init-rows needs --target COLUMN: name the column to predict"));
-    };
+    let targets = args.stream.target.as_slice();
+    match targets {
+        [_] => {}
+        [_, _, ..] if args.learner.mode == Mode::Recursive => {}
+        _ => return Err(Failure::usage("--init-rows needs --target COLUMN: name the column to predict")),
+    }
     let path = folder.join("init.parquet");
     let data = match input {
         Endpoint::Lines(file) if file != "-" => {
             let most = usize::try_from(rows).unwrap_or(usize::MAX);
-            let found = first_rows(file, most, target).map_err(|error| Failure::data(error.to_string()))?;
+            let found = first_rows(file, most, targets).map_err(|error| Failure::data(error.to_string()))?;
             if found.len() < most.min(LEAST) || found.len() < LEAST.min(2) || found.is_empty() {
                 return Err(Failure::data(format!(
-                    "--init-rows {rows}: {file} has {} rows with a target '{target}', too few to tune on",
-                    found.len()
+                    "--init-rows {rows}: {file} has {} rows with '{}', too few to tune on",
+                    found.len(),
+                    targets.join("', '")
                 )));
             }
             let mut writer = PredictionWriter::create(&path)?;
@@ -72,15 +76,15 @@ pub fn tuned(
             )));
         }
     };
-    let made = fitted(args, target, &data, context);
+    let made = fitted(args, targets, rows, &data, context);
     let _ = std::fs::remove_file(&path);
     made
 }
 
-fn fitted(args: &OnlineArgs, target: &str, data: &str, context: &Context) -> Result<Model, Failure> {
+fn fitted(args: &OnlineArgs, targets: &[String], rows: u64, data: &str, context: &Context) -> Result<Model, Failure> {
     let input = InputArgs {
         data: vec![data.to_owned()],
-        target: vec![target.to_owned()],
+        target: targets.to_vec(),
         drop: Vec::new(),
         categorical: Vec::new(),
         weight: None,
@@ -92,7 +96,10 @@ fn fitted(args: &OnlineArgs, target: &str, data: &str, context: &Context) -> Res
         max_bad_rows: u64::MAX,
     };
     let dictionary = DictionaryArgs {
-        centers: AutoOr::Auto,
+        centers: match args.given.iter().any(|flag| flag == "cap") && args.learner.mode == Mode::Recursive {
+            true => AutoOr::Given(Count(args.learner.cap.0.min(rows))),
+            false => AutoOr::Auto,
+        },
         select: Select::Auto,
         dictionary_rows: None,
         dictionary_mode: DictionaryMode::Bernoulli,

@@ -12,6 +12,7 @@ use crate::model::Model;
 use nystream_dataflows::StageError;
 use nystream_dataflows::online::encoding::Encoding;
 use nystream_dataflows::online::learner::{Learner, Traits};
+use nystream_dataflows::online::recursive::{self, Recursive};
 use nystream_dataflows::online::second::{Beginning, SecondOrder};
 use nystream_dataflows::online::session::{Session, Stored};
 use nystream_dataflows::online::settings::{Mode, Settings};
@@ -23,6 +24,7 @@ use nystream_dataflows::predict::Function;
 use nystream_datasets::events::StreamSchema;
 use nystream_datasets::journal::{Damage, JournalOptions};
 use nystream_datasets::rows::{KeyedRows, RowsOptions};
+use nystream_kernels::rows::RowBuf;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -130,6 +132,18 @@ fn fresh(
         source: String::new(),
     };
     let (rules, whole) = (told::rules(args, &source), learner.from.is_some());
+    if learner.mode == ModeName::Recursive {
+        let (centers, targets) = (source.centers.len() as u64, source.outputs() as u64);
+        let needed = recursive::bytes(centers, targets, learner.block.0);
+        if needed > args.resources.memory.0 {
+            return Err(Failure::budget(format!(
+                "{targets} targets on {centers} centers in blocks of {} may need {}, and --memory allows {}: lower --block, or give a model of fewer centers",
+                learner.block,
+                crate::report::text::bytes(needed),
+                args.resources.memory
+            )));
+        }
+    }
     if learner.mode == ModeName::Exact {
         return exact::begin(state, &source, whole, |settings| told(settings, rules), machine);
     }
@@ -151,18 +165,24 @@ pub fn begin(
     let model = for_stream(source)?;
     let (_, function) = function_of(&model, None)?;
     refuse_path(&model)?;
-    let (settings, units) = told::settings(learner, &model, &function, seed)?;
-    if whole && !units.is_number() {
-        return Err(Failure::usage(
-            "--from begins with a function of numbers; the model's is one of classes: use --config-from",
-        ));
-    }
-    let mut told = told(settings);
-    told.source = source.digest()?;
-    let beginning =
-        whole.then(|| Beginning { atoms: function.centers.clone(), coefficients: function.coefficients.clone() });
     // Settings that the learner refuses leave no state behind.
-    let mut engine: Box<dyn Learner> = Box::new(SecondOrder::new(told.settings.clone(), units, beginning.as_ref())?);
+    let (mut told, mut engine): (Told, Box<dyn Learner>) = if learner.mode == ModeName::Recursive {
+        let settings = told::recursive(learner, &model, seed)?;
+        let engine = Recursive::new(&settings, &function, told::deviations(&model), whole)?;
+        (told(settings), Box::new(engine))
+    } else {
+        let (settings, units) = told::settings(learner, &model, &function, seed)?;
+        if whole && !units.is_number() {
+            return Err(Failure::usage(
+                "--from begins with a function of numbers; the model's is one of classes: use --config-from",
+            ));
+        }
+        let beginning =
+            whole.then(|| Beginning { atoms: function.centers.clone(), coefficients: function.coefficients.clone() });
+        let engine = SecondOrder::new(settings.clone(), units, beginning.as_ref())?;
+        (told(settings), Box::new(engine))
+    };
+    told.source = source.digest()?;
     if told.rules.publish_drift.is_some() && engine.mark().is_none() {
         return Err(Failure::usage(format!(
             "--publish drift:X is for exact, con-kons and pros-n-kons, whose drift is cheap to tell; with --mode {} publish every:ROWS",
@@ -270,6 +290,16 @@ pub fn engine(
         return exact::engine(model, machine);
     }
     let (encoder, function) = function_of(model, None)?;
+    if told.settings.mode == Mode::Recursive {
+        let engine = Recursive::new(&told.settings, &function, told::deviations(model), false)?;
+        let template = Function {
+            centers: RowBuf::new(function.centers.numeric_width, function.centers.code_width),
+            coefficients: Vec::new(),
+            variance: None,
+            ..function
+        };
+        return Ok((Encoding::new(encoder, true)?.with_all_targets(), Box::new(engine), template));
+    }
     let units = Units::new(&function, deviation(model), told.settings.loss)?;
     let encoder = encoder_of(encoder, &told.settings, &units);
     let template = units.template().clone();

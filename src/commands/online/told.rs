@@ -157,6 +157,7 @@ pub fn settings(
         ModeName::Exact => {
             return Err(Failure::usage("--mode exact begins with no function: use online --config-from MODEL"));
         }
+        ModeName::Recursive => return Err(Failure::usage("--mode recursive has settings of its own")),
     };
     let loss = match learner.loss {
         OnlineLoss::Squared => Loss::Squared,
@@ -170,23 +171,7 @@ pub fn settings(
         Clip::At(clip) => Some(clip),
         Clip::Auto => Some(if units.is_number() { 2.0 * units.reach() } else { 4.0 }),
     };
-    let config = &model.config;
-    let ridge = config.ridge.first().copied().unwrap_or(0.0) * config.sum_weights;
-    let alpha = match learner.alpha.given() {
-        Some(alpha) => alpha.0,
-        None if ridge > 0.0 && ridge.is_finite() => {
-            if config.loss == "logistic" {
-                ridge
-            } else {
-                2.0 * ridge
-            }
-        }
-        None => {
-            return Err(Failure::usage(
-                "the model's ridge says nothing of alpha (it is 0, or of no rows): give --alpha",
-            ));
-        }
-    };
+    let alpha = alpha(learner, model)?;
     let gamma = learner.gamma.given().map_or(0.5 * alpha, |gamma| gamma.0);
     // The loss that counts as 1: twice the spread of the target, or what is well beyond chance.
     let loss_scale = match loss {
@@ -195,9 +180,7 @@ pub fn settings(
         Loss::Huber { delta } => Loss::Huber { delta }.value(2.0, 0.0),
     };
     let drift = |action| Some(DriftParams { loss_scale: Some(loss_scale), ..DriftParams::new(action) });
-    if learner.forgetting.0 > 1.0 || learner.sketch_share.0 > 1.0 {
-        return Err(Failure::usage("--forgetting and --sketch-share are shares: above 0 and at most 1"));
-    }
+    shares(learner)?;
     let settings = Settings {
         mode,
         loss,
@@ -227,6 +210,62 @@ pub fn settings(
     Ok((settings, units))
 }
 
+/// The ridge of the comparator: as given, or that of the model over its rows; of several ridges their geometric mean, since one matrix serves all targets.
+fn alpha(learner: &LearnerArgs, model: &Model) -> Result<f64, Failure> {
+    if let Some(alpha) = learner.alpha.given() {
+        return Ok(alpha.0);
+    }
+    let config = &model.config;
+    let ridge = match config.ridge.as_slice() {
+        [] => 0.0,
+        [one] => *one,
+        all if all.iter().all(|ridge| ridge == &all[0]) => all[0],
+        all => (all.iter().map(|ridge| ridge.ln()).sum::<f64>() / all.len() as f64).exp(),
+    };
+    let ridge = ridge * config.sum_weights;
+    if !(ridge > 0.0 && ridge.is_finite()) {
+        return Err(Failure::usage("the model's ridge says nothing of alpha (it is 0, or of no rows): give --alpha"));
+    }
+    Ok(if config.loss == "logistic" { ridge } else { 2.0 * ridge })
+}
+
+fn shares(learner: &LearnerArgs) -> Result<(), Failure> {
+    if learner.forgetting.0 > 1.0 || learner.sketch_share.0 > 1.0 {
+        return Err(Failure::usage("--forgetting and --sketch-share are shares: above 0 and at most 1"));
+    }
+    Ok(())
+}
+
+/// The settings of recursive least squares by a model's configuration.
+///
+/// # Errors
+/// Options that the model leaves without a meaning (2).
+pub fn recursive(learner: &LearnerArgs, model: &Model, seed: u64) -> Result<Settings, Failure> {
+    shares(learner)?;
+    Ok(Settings {
+        mode: Mode::Recursive,
+        loss: Loss::Squared,
+        curvature: Curvature::Adaptive,
+        alpha: alpha(learner, model)?,
+        gamma: 0.0,
+        beta: 0.0,
+        cap: 0,
+        clip: None,
+        forgetting: learner.forgetting.0,
+        block: usize::try_from(learner.block.0).unwrap_or(usize::MAX),
+        window: usize::try_from(learner.loss_window.0).unwrap_or(usize::MAX),
+        hindsight: 0,
+        drift: None,
+        least: 0.0,
+        seed,
+    })
+}
+
+/// The standard deviations of the model's targets; 0 where they are not known.
+pub fn deviations(model: &Model) -> Vec<f64> {
+    model.config.targets.iter().map(|target| target.deviation.unwrap_or(0.0)).collect()
+}
+
 /// The standard deviation of the model's target.
 pub fn deviation(model: &Model) -> Option<f64> {
     model.config.targets.first().and_then(|target| target.deviation)
@@ -253,7 +292,7 @@ pub fn rules(args: &OnlineArgs, model: &Model) -> Rules {
             WindowSpec::Time(seconds) => Window::Time((seconds * 1e6) as i64),
         }),
         loss_window: usize::try_from(args.learner.loss_window.0).unwrap_or(usize::MAX),
-        deviations: model.config.targets.iter().map(|target| target.deviation.unwrap_or(0.0)).collect(),
+        deviations: deviations(model),
     }
 }
 
@@ -280,12 +319,14 @@ pub fn model_of(source: &Model, settings: &Settings, published: Published) -> Mo
     }
     config.solver = settings.mode.name().into();
     config.loss = crate::fitted::loss_name(function.loss).into();
-    config.selection = Selection {
-        method: "kors".into(),
-        gamma: Some(settings.gamma),
-        beta: Some(settings.beta),
-        ..Selection::default()
-    };
+    if settings.mode != Mode::Recursive {
+        config.selection = Selection {
+            method: "kors".into(),
+            gamma: Some(settings.gamma),
+            beta: Some(settings.beta),
+            ..Selection::default()
+        };
+    }
     config.exact = None;
     config.settings = BTreeMap::from([("online".to_owned(), json!(settings))]);
     let code = &function.code;

@@ -177,6 +177,7 @@ fn calls_leave_no_trace() {
         let part = case.change(&mut learner, start..end, true);
         answers.ids.extend(part.ids);
         answers.predictions.extend(part.predictions);
+        answers.targets.extend(part.targets);
     }
     assert_eq!((answers, serde_json::to_string(&learner).unwrap()), whole);
 }
@@ -211,5 +212,93 @@ fn bad_input_is_refused() {
         RecursiveParams { block: 0, ..case.params.clone() },
     ] {
         assert!(Recursive::new(params, case.atoms.rows.view()).is_err());
+    }
+}
+
+/// Each row's prediction is that of ridge regression on the rows before it, each with what is left of it: within a block of its rows alone, at its end of what alpha I takes too.
+#[test]
+fn forgetting_is_ridge_regression_on_what_is_left() {
+    for (seed, rho) in [(460, 0.99), (461, 0.8)] {
+        let mut case = Case::new(seed, 40, 10, 3);
+        case.params.forgetting = rho;
+        let mut learner = case.learner();
+        let answers = case.change(&mut learner, 0..40, true);
+        assert_eq!(answers.targets, case.targets);
+        for t in 0..40 {
+            // At the block's beginning rows weigh rho to the age, and alpha I is whole.
+            let begun = t / 8 * 8;
+            let counts: Vec<f64> =
+                (0..40i32).map(|r| if (r as usize) < t { rho.powi(begun as i32 - 1 - r) } else { 0.0 }).collect();
+            let expected = case.ridge(&counts);
+            for j in 0..3 {
+                assert!((answers.predictions[t * 3 + j] - expected[(t, j)]).abs() < 1e-9, "{rho} {t} {j}");
+            }
+        }
+        let left: Vec<f64> = (0..40).map(|r| rho.powi(39 - r)).collect();
+        assert!(distance(&case.predictions(&mut learner), &case.ridge(&left)) < 1e-9);
+        let refused = learner.delete(case.stream.rows.view().slice(0, 1), &case.stream.ids[..1], &[0.0; 3], None);
+        assert!(matches!(refused, Err(OnlineError::Parameter { name: "forgetting", .. })));
+    }
+    let mut case = Case::new(462, 4, 4, 1);
+    for rho in [0.0, 0.05, 1.1, f64::NAN] {
+        case.params.forgetting = rho;
+        assert!(Recursive::new(case.params.clone(), case.atoms.rows.view()).is_err(), "{rho}");
+    }
+}
+
+/// The ridge is on the difference to the function that it began with.
+#[test]
+fn beginnings_are_where_no_row_leads_away() {
+    let case = Case::new(470, 30, 10, 4);
+    let kernel = &case.params.entries.kernel;
+    let coefficients = normals(471, 10, 4);
+    let begun: Vec<f64> = (0..40).map(|at| coefficients[(at / 4, at % 4)]).collect();
+    let mut learner = case.learner();
+    learner.begin_with(case.atoms.rows.view(), &begun).unwrap();
+    let before = kernel_matrix(kernel, case.stream.rows.view(), case.atoms.rows.view()) * &coefficients;
+    assert!(distance(&case.predictions(&mut learner), &before) < 1e-9);
+    case.change(&mut learner, 0..30, true);
+    learner.flush().unwrap();
+    // Ridge regression of what is left of the targets.
+    let mut left = Case::new(470, 30, 10, 4);
+    (0..120).for_each(|at| left.targets[at] -= before[(at / 4, at % 4)]);
+    let expected = before + left.ridge(&[1.0; 30]);
+    assert!(distance(&case.predictions(&mut learner), &expected) < 1e-8);
+    learner.refresh();
+    assert!(distance(&case.predictions(&mut learner), &expected) < 1e-8);
+    assert!(learner.begin_with(case.atoms.rows.view(), &begun[1..]).is_err());
+}
+
+/// Atoms that are there twice, or nearly, are left out; the others are a learner's.
+#[test]
+fn dependent_atoms_are_found() {
+    let case = Case::new(480, 10, 6, 1);
+    let atoms = RowBuf::gather(case.atoms.rows.view(), &[0, 1, 0, 2, 3, 1, 4, 5, 5]);
+    let found = Recursive::independent(&case.params.entries, atoms.view()).unwrap();
+    assert_eq!(found, [0, 1, 3, 4, 6, 7]);
+    let single = EntryParams { precision: crate::gram::Precision::Single, ..case.params.entries.clone() };
+    let dense = Stream::smooth(481, 300, 1, 0.0);
+    let found = Recursive::independent(&single, dense.rows.view()).unwrap();
+    assert!(found.len() > 3 && found.len() < 100, "{}", found.len());
+    let kept = RowBuf::gather(dense.rows.view(), &found);
+    Recursive::new(RecursiveParams { entries: single, ..case.params.clone() }, kept.view()).unwrap();
+}
+
+/// `cargo test --release --workspace --lib online::tests::recursive::rows_per_second -- --ignored --nocapture`
+#[test]
+#[ignore = "a table"]
+#[allow(clippy::print_stdout)]
+fn rows_per_second() {
+    for (m, t) in [(512, 1), (512, 10), (512, 100), (512, 1000)] {
+        let (stream, all) = (Stream::smooth(490, 8192, 10, 0.1), Stream::smooth(491, m, 10, 0.0));
+        let entries = EntryParams { precision: crate::gram::Precision::Single, ..gaussian(4.0) };
+        let kept = Recursive::independent(&entries, all.rows.view()).unwrap();
+        let atoms = RowBuf::gather(all.rows.view(), &kept);
+        let mut learner = Recursive::new(RecursiveParams::new(entries, 0.1, t), atoms.view()).unwrap();
+        let targets: Vec<f64> = (0..8192 * t).map(|i| stream.y[i / t] + (i % t) as f64).collect();
+        let begun = std::time::Instant::now();
+        learner.insert(stream.rows.view(), &stream.ids, &targets, None).unwrap();
+        let seconds = begun.elapsed().as_secs_f64();
+        println!("m {} of {m}, t {t}: {:.0} rows/s", kept.len(), 8192.0 / seconds);
     }
 }
