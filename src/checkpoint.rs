@@ -164,6 +164,11 @@ impl Checkpoints {
         CheckpointReport { count, seconds, bytes, failed: lock(&self.failed).clone() }
     }
 
+    /// Whether nothing is kept that a job could go on from.
+    pub fn is_empty(&self) -> bool {
+        self.store.latest().is_none()
+    }
+
     /// Empties the folder: the job is done.
     pub fn clear(&self) {
         if self.index == 0 {

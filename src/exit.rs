@@ -184,14 +184,18 @@ pub fn say(line: &str) {
     let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
 }
 
-/// Prints the failure, if it has anything to say, and gives its exit code.
+/// Prints the failure, if it has anything to say, and gives its exit code. What the process still does then, such as telling others, an interrupt ends at once, with this code.
 pub fn report(failure: &Failure) -> ExitCode {
     let text = failure.to_string();
     if !text.is_empty() {
         say(&format!("error: {text}"));
     }
+    let _ = REPORTED.set(failure.code);
     failure.code
 }
+
+/// The code of the failure that was reported, which is how the process ends.
+static REPORTED: OnceLock<ExitCode> = OnceLock::new();
 
 static STAGE: Mutex<Option<String>> = Mutex::new(None);
 
@@ -311,6 +315,11 @@ pub fn install_interrupt_handler() -> Result<(), Failure> {
     ctrlc::set_handler(|| {
         if let Some(instead) = TAKEN.get() {
             return instead();
+        }
+        if let Some(code) = REPORTED.get() {
+            let _first = lock(&ENDING);
+            let _outputs = remove_pending();
+            std::process::exit(*code as i32);
         }
         let ask = |checkpoint: &AtCheckpoint| {
             INTERRUPTED.store(true, Ordering::Release);

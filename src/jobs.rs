@@ -396,14 +396,14 @@ pub fn identity(
 /// Shows the passes of the workers.
 struct Watcher {
     progress: Progress,
-    /// Processes that share the rows of a pass; each shows its own.
-    processes: u64,
+    /// Whether other processes share the rows of a pass; each shows its own.
+    shares: bool,
     pass: Mutex<Option<Pass>>,
 }
 
 impl Watcher {
     fn new(progress: &Progress, processes: usize) -> Box<Self> {
-        Box::new(Watcher { progress: progress.clone(), processes: processes as u64, pass: Mutex::new(None) })
+        Box::new(Watcher { progress: progress.clone(), shares: processes > 1, pass: Mutex::new(None) })
     }
 
     fn pass(&self) -> MutexGuard<'_, Option<Pass>> {
@@ -413,8 +413,8 @@ impl Watcher {
 
 impl engine::Progress for Watcher {
     fn begin(&self, name: &str, rows: u64) {
-        let total = (rows > 0).then_some(rows.div_ceil(self.processes));
-        let unit = if self.processes > 1 { "rows of this process" } else { "rows" };
+        let total = (rows > 0).then_some(rows);
+        let unit = if self.shares { "rows of this process" } else { "rows" };
         let mut pass = self.pass();
         // What was shown before ends first, since a new pass names the stage.
         drop(pass.take());

@@ -5,7 +5,7 @@
 
 use crate::cli::groups::{JoinArgs, ResourceArgs};
 use crate::config::SECRET;
-use crate::exit::{Early, ExitCode, Failure, at_early_end, lock};
+use crate::exit::{self, Early, ExitCode, Failure, at_early_end, lock};
 use nystream_cluster::{Hosts, JoinStop, Network, Secret, SecretError};
 use std::sync::{Mutex, Once};
 use std::time::Duration;
@@ -83,6 +83,10 @@ fn tell(end: &Early<'_>) {
 pub fn decline(failure: &Failure) {
     let phase = lock(&PHASE).clone();
     if let Phase::Before(resources) = phase {
+        let seconds = PATIENCE.as_secs();
+        exit::say(&format!(
+            "the other processes are told of it, for {seconds} s at most: an interrupt ends that at once"
+        ));
         tell_all(&resources, failure.code, &failure.to_string(), PATIENCE);
     }
 }

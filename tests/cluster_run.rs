@@ -136,6 +136,8 @@ fn wrong_lines_start_nothing() {
     for (line, part) in [
         ("cluster run -- fit --data d --target y --out m", "--hosts"),
         ("cluster run --processes 2", "COMMAND"),
+        ("cluster run --processes 257 -- fit --data d --target y --out m", "more than 256 processes"),
+        ("cluster run --processes 100000 -- fit --data d --target y --out m", "more than 256 processes"),
         ("cluster run --processes 2 --hosts good -- fit", "--hosts"),
         ("cluster run --processes 2 -- fit --dta d", "--dta"),
         ("cluster run --processes 2 -- inspect d.parquet", "`inspect` does not run in several processes"),

@@ -216,7 +216,21 @@ fn processes_of_hosts_predict_alike_or_not_at_all() {
         let schema = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().schema().clone();
         assert_eq!(schema.field(0).data_type(), &DataType::Int64);
     }
+    // Once more into the folder that both share.
+    all_end(&place.processes(&lines(line, 2)), 0, &[]);
     std::fs::remove_dir_all(place.path("p")).unwrap();
+    // Each has its own: once more, and then in another order, where a part would stay that nobody replaces.
+    let each = |folders: [&str; 2]| -> Vec<String> {
+        lines("predict --model m.nys", 2)
+            .iter()
+            .zip(folders)
+            .map(|(line, own)| format!("{line} --out {own}/p"))
+            .collect()
+    };
+    for _ in 0..2 {
+        all_end(&place.processes(&each(["x", "y"])), 0, &[]);
+    }
+    all_end(&place.processes(&each(["y", "x"])), 2, &["part-0000", "of process 0", "another place"]);
     // Bad rows, by the hosts that have them, in the order of the data.
     for (host, row) in [(0, 7), (1, 4999)] {
         let mut columns = table(host * 5000, 5000);
@@ -285,5 +299,5 @@ fn a_lost_file_ends_the_job() {
     std::fs::remove_file(place.path("host0/a.parquet")).unwrap();
     let second = place.command(&line(1)).spawn().unwrap();
     let outputs = [finish(first, "process 0"), finish(second, "process 1")];
-    all_end(&outputs, 1, &["a.parquet", "does not exist"]);
+    all_end(&outputs, 1, &["process 0 (127.0.0.1:", "a.parquet", "does not exist"]);
 }

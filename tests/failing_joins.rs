@@ -5,6 +5,7 @@
 mod common;
 
 use common::*;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Output};
@@ -84,6 +85,22 @@ fn a_refused_secret_file_ends_all() {
     for child in others {
         end(child, 6, &["process 1 failed before it joined: the secret file open is open to others"]);
     }
+}
+
+/// What went wrong is known: an interrupt while the others are told of it ends that, and says nothing else.
+#[test]
+fn an_interrupt_after_a_failure_keeps_its_code() {
+    let (place, _) = place();
+    std::fs::write(place.path("open"), "a secret of some length\n").unwrap();
+    std::fs::set_permissions(place.path("open"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let mut child = place.command(&format!("{FIT} --process 1 --centers 20 --secret-file open")).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().starts_with("error: ")));
+    assert!(said.next().unwrap().unwrap().contains("the other processes are told"));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let Output { status, .. } = finish(child, FIT);
+    assert_eq!(status.code(), Some(2));
+    assert_eq!(said.count(), 0);
 }
 
 #[test]

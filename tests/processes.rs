@@ -19,6 +19,16 @@ fn counters_cover_all_processes() {
         let (one, two) = (number(&one, pointer), number(&two, pointer));
         assert!((one - two).abs() < 0.02 * one, "{pointer}: {one} and {two}");
     }
+    // What the first process reads is about half of it.
+    for line in [
+        "evaluate --model m.nys --data d.parquet --workers 1",
+        "predict --model m.nys --data d.parquet --workers 1 --out",
+    ] {
+        let out = |name: &str| if line.ends_with("--out") { format!("{line} {name}") } else { line.to_owned() };
+        let (one, two) = (place.json(&out("p.parquet")), place.cluster(&out("p"), 2));
+        let (one, two) = (number(&one, "/bytes_read"), number(&two, "/bytes_read"));
+        assert!(two > 0.9 * one, "{line}: {one} and {two}");
+    }
 }
 
 /// Rows of the predicted data: several row groups of the output.

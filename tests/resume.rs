@@ -301,6 +301,24 @@ fn folders_are_of_one_job_and_of_one_at_a_time() {
     assert_eq!(std::fs::read_dir(place.path("new")).unwrap().count(), 0);
 }
 
+/// What was found of data that must be mended is of no use afterwards: nothing of it keeps the next fit from the folder.
+#[test]
+fn data_that_is_refused_leaves_no_checkpoint() {
+    let place = Place::new();
+    let line = "fit --data d.parquet --target y --out m.nys --kernel gaussian --bandwidth 1x --ridge 1e-4 --centers 20 --checkpoint c \
+                --checkpoint-every 0";
+    let mut bad = table(0, 20_000);
+    bad[0].1 = numbers((0..20_000).map(|i| if i == 7 { f64::INFINITY } else { uniform("a", i) }));
+    for (data, good) in [(bad, false), (table(0, 20_000), true)] {
+        write(&place.path("d.parquet"), &batch(data));
+        let output = place.run(line);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(i32::from(!good)), "{error}");
+        assert!(good || error.contains("1 bad rows"), "{error}");
+        assert_eq!(std::fs::read_dir(place.path("c")).unwrap().count(), 0);
+    }
+}
+
 /// Processes that see different folders are told so.
 #[test]
 fn processes_share_one_folder() {

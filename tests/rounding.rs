@@ -38,6 +38,11 @@ fn a_gram_that_rounding_spoils_is_no_success() {
     // Left to choose, the solver is another one, under `--config-from` too; what was asked for is kept where nothing is spoiled.
     let auto = line.replace("--solver gram", "--solver auto");
     assert_eq!(place.json(&format!("{auto} --ridge 1e-4"))["solver"], "gram");
+    // Where the budget does not hold another solver, the report says what kept this one.
+    let plan = place.json(&format!("{auto} --ridge 1e-11 --dry-run"));
+    let plan: f64 = plan["flops"].as_object().unwrap().values().map(|flops| flops.as_f64().unwrap()).sum();
+    let kept = place.solved(&format!("{auto} --ridge 1e-11 --max-flops {:e}", 1.001 * plan));
+    assert!(kept["solver"] == "gram" && notes(&kept).contains("and --max-flops allows"), "{kept}");
     let report = place.solved(&format!("{auto} --ridge 1e-11"));
     assert!(report["solver"] == "pcg" && notes(&report).contains("pcg instead of gram"), "{report}");
     let error = number(&report, "/validation/standardized_rmse");

@@ -26,6 +26,36 @@ pub enum HostsError {
         /// The line.
         text: String,
     },
+    /// A user before the host.
+    #[error(
+        "line {line} of the host file has a user (`@`): write the host and the port on which nystream is to listen alone, and give ssh the user by --ssh-option User=NAME or in ~/.ssh/config: {text:?}"
+    )]
+    User {
+        /// 1-based line.
+        line: usize,
+        /// The line.
+        text: String,
+    },
+    /// The address that stands for all of a machine.
+    #[error(
+        "line {line} of the host file has an address that stands for every one of its machine, which no other process can connect to: write the name or address by which the others reach it: {text:?}"
+    )]
+    Unspecified {
+        /// 1-based line.
+        line: usize,
+        /// The line.
+        text: String,
+    },
+    /// Port 0.
+    #[error(
+        "line {line} of the host file has port 0, which stands for any free one, and the others must know which: write a port from 1 to 65535: {text:?}"
+    )]
+    NoPort {
+        /// 1-based line.
+        line: usize,
+        /// The line.
+        text: String,
+    },
     /// An IPv6 address with a scope.
     #[error(
         "line {line} of the host file has an address with a scope (`%`), which is another network on each machine: name an address that all hosts reach: {text:?}"
@@ -133,6 +163,15 @@ impl Hosts {
                 continue;
             }
             let text = || entry.to_owned();
+            if entry.contains('@') {
+                return Err(HostsError::User { line, text: text() });
+            }
+            if entry.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified()) {
+                return Err(HostsError::Unspecified { line, text: text() });
+            }
+            if entry.rsplit_once(':').is_some_and(|(_, port)| port.parse() == Ok(0u16)) && !entry.ends_with("::0") {
+                return Err(HostsError::NoPort { line, text: text() });
+            }
             if entry.contains('%') {
                 return Err(HostsError::Scope { line, text: text() });
             }
@@ -260,9 +299,13 @@ mod tests {
             ("127.0.0.1", "line 1"),
             ("127.0.0.1:4000\nnonsense\n", "line 2"),
             ("127.0.0.1:99999", "line 1"),
-            ("127.0.0.1:0", "line 1"),
-            ("0.0.0.0:4000", "line 1"),
-            ("[::]:4000", "line 1"),
+            ("127.0.0.1:0", "line 1 of the host file has port 0"),
+            ("node\nnode:0", "line 1 of the host file is not"),
+            ("node:00", "port 0"),
+            ("fe80::0", "in brackets"),
+            ("0.0.0.0:4000", "reach it"),
+            ("[::]:4000", "reach it"),
+            ("# all\n0.0.0.0:4000", "line 2"),
             ("::1:4000", "line 1"),
             ("999.0.0.1:4000", "four decimal numbers"),
             ("127.0.0.1.:4000", "line 1"),
@@ -281,7 +324,8 @@ mod tests {
             ("localhost.:4000\nLOCALHOST:4000", "twice"),
             (":4000", "line 1"),
             ("two words:4000", "line 1"),
-            ("user@host:4000", "line 1"),
+            ("user@host:4000", "--ssh-option User=NAME"),
+            ("user@host", "line 1 of the host file has a user"),
             ("127.0.0.1:4000\n127.0.0.1:4000", "twice"),
             ("[::1]:4000\n[0:0::1]:4000", "twice"),
             ("node:4000\n\nNode:4000", "line 3"),

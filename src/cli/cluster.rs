@@ -5,6 +5,9 @@ use clap::{Args, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+/// Processes that `cluster run --processes` starts on one machine, at most: each has its workers, its memory and a connection to every other one.
+pub const MAX_LOCAL_PROCESSES: u64 = 256;
+
 /// `nystream cluster`.
 #[derive(Clone, Debug, Args)]
 pub struct ClusterArgs {
@@ -32,7 +35,7 @@ pub struct ClusterRunArgs {
     /// File of host:port lines, one for each process; the host is the one that ssh is given, the port the one that the process listens on
     #[arg(long, value_name = "FILE")]
     pub hosts: Option<PathBuf>,
-    /// So many processes on this machine, on free loopback ports, without a host file
+    /// So many processes on this machine, at most 256, on free loopback ports, without a host file
     #[arg(long, value_name = "N", conflicts_with = "hosts")]
     pub processes: Option<Count>,
     /// How processes are started [default: ssh with --hosts, local with --processes]

@@ -4,6 +4,7 @@
 //! those of the environment, and the options that stand before `cluster`. The secret is one of them and never on a command line.
 
 use super::Context;
+use crate::cli::cluster::MAX_LOCAL_PROCESSES;
 use crate::cli::values::{Format, Launcher as Starts, LogFormat};
 use crate::cli::{ClusterArgs, ClusterCommand, ClusterRunArgs, GlobalArgs, STORE_TIMEOUT};
 use crate::config::{Environment, Origin, Refusal, SECRET, Setting, settings};
@@ -106,6 +107,11 @@ fn job(
     };
     let program = args.remote_program.clone().map_or(program, OsString::from);
     let places = match (&args.hosts, args.processes) {
+        (_, Some(count)) if count.0 > MAX_LOCAL_PROCESSES => {
+            return Err(Failure::usage(format!(
+                "--processes {count} is more than {MAX_LOCAL_PROCESSES} processes on one machine: give fewer, each with more --workers, or --hosts FILE"
+            )));
+        }
         (_, Some(count)) => Places::Loopback(count.0 as usize),
         (Some(path), None) => {
             let lines = read_hosts(path).map_err(|e| Failure::caused(ExitCode::Usage, e))?;

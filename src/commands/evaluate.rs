@@ -12,7 +12,7 @@ use crate::model::Model;
 use crate::output::write_json_into;
 use crate::overwrite::Inputs;
 use crate::report::{EvaluateReport, PlannedMemory};
-use nystream_dataflows::engine::Session;
+use nystream_dataflows::engine::{Counters, Session, counters};
 use nystream_dataflows::job::{Measured, evaluate_model};
 use nystream_dataflows::matvec::grid::Shard;
 use nystream_dataflows::plan::{ModelSize, Reading, Room};
@@ -68,9 +68,10 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
     let (code, centers) = (function.code.clone(), room.shard.as_ref().map_or(function.centers(), Shard::total));
     let job = move |session: &mut Session<'_>| {
         let catalog = data.catalog(session)?;
-        evaluate_model(session, &catalog, &encoder, &function, limit, max_bad_rows, &room)
+        let found = evaluate_model(session, &catalog, &encoder, &function, limit, max_bad_rows, &room)?;
+        Ok((found, counters(session)?))
     };
-    let save = move |found: &Measured| {
+    let save = move |(found, counted): &(Measured, Counters)| {
         let Measured { evaluation, memory, products: made } = found;
         let made = made.as_ref().map(|made| products(made, &code, centers));
         if let Some(made) = made.as_ref().filter(|_| first) {
@@ -83,7 +84,7 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
             rows_skipped_null_target: process.skipped_rows.load(Ordering::Relaxed),
             rows_bad: process.bad_rows.lock().unwrap_or_else(PoisonError::into_inner).0,
             metrics: metrics(evaluation, &deviations),
-            bytes_read: process.bytes_read.load(Ordering::Relaxed),
+            bytes_read: counted.bytes_read,
             seconds: BTreeMap::from([("total".to_owned(), begun.elapsed().as_secs_f64())]),
             peak_rss_bytes: crate::resources::peak_rss_bytes(),
             predicted: PlannedMemory { memory_bytes: memory.total() },

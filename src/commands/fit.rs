@@ -132,6 +132,7 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
     if let Some(checkpoints) = &checkpoints {
         checkpoints.serve(&process);
     }
+    let kept_by_first = checkpoints.clone().filter(|_| first);
     let rest = Mutex::new(Some((config.clone(), frozen)));
     let peers = network.clone();
     let job = move |session: &mut Session<'_>| {
@@ -187,7 +188,13 @@ pub fn run(args: FitArgs, context: &Context) -> Result<ExitCode, Failure> {
         }
         Ok(Found::Fit(Box::new(report)))
     };
-    let report = match workers.run_and_save(job, save)?.1 {
+    let done = workers.run_and_save(job, save).inspect_err(|_| {
+        // Of an attempt that got nowhere nothing is left either.
+        if let Some(checkpoints) = kept_by_first.filter(|checkpoints| checkpoints.is_empty()) {
+            checkpoints.clear();
+        }
+    });
+    let report = match done?.1 {
         Found::Plan(report) => {
             if first {
                 context.output.report(&*report)?;

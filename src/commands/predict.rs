@@ -12,14 +12,14 @@ use crate::model::Model;
 use crate::overwrite::Inputs;
 use crate::report::{PlannedMemory, PredictReport};
 use nystream_dataflows::StageError;
-use nystream_dataflows::engine::agree;
+use nystream_dataflows::engine::{Session, agree, counters, of_workers};
 use nystream_dataflows::matvec::grid::Shard;
 use nystream_dataflows::plan::{ModelSize, Reading, Room, Writing};
 use nystream_dataflows::predict::{NO_SHARED_VARIANCE, PredictOptions, part_name, predict};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, atomic::Ordering};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Instant, UNIX_EPOCH};
 
 /// Predicts every row of the data.
 ///
@@ -105,12 +105,15 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
         let ready =
             session.try_once(|| parts.as_ref().map(|(inputs, out, all)| reserve(inputs, out, part, *all)).transpose());
         let part_file = agree(session, ready)?;
+        if let (Data::Spread(..), Some((_, out, _))) = (&data, &parts) {
+            no_strange_parts(session, out)?;
+        }
         let predictions = predict(session, &catalog, &encoder, &function, &options);
         drop(part_file);
-        predictions
+        Ok((predictions?, counters(session)?))
     });
     drop(reserved);
-    let predictions = predictions.inspect_err(|_| {
+    let (predictions, counted) = predictions.inspect_err(|_| {
         if process.processes() > 1 {
             // Only an empty folder goes.
             let _ = std::fs::remove_dir(&args.out);
@@ -128,7 +131,7 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
         rows_bad: predictions.bad,
         columns: predictions.columns,
         out: args.out.display().to_string(),
-        bytes_read: process.bytes_read.load(Ordering::Relaxed),
+        bytes_read: counted.bytes_read,
         seconds: BTreeMap::from([("total".to_owned(), begun.elapsed().as_secs_f64())]),
         peak_rss_bytes: crate::resources::peak_rss_bytes(),
         predicted: PlannedMemory { memory_bytes: predictions.memory.total() },
@@ -136,6 +139,47 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
         model_digest: digest,
     })?;
     Ok(ExitCode::Done)
+}
+
+/// Which process writes the part `name`.
+fn part_number(name: &str) -> Option<usize> {
+    name.strip_prefix("part-").and_then(|rest| rest.strip_suffix(".parquet")?.parse().ok())
+}
+
+/// A part that is in a folder: whose, and what tells it from another of that name (bytes, and when it was written).
+type Found = (usize, u64, u128);
+
+/// Refuses a folder with the part of another process that does not see it in a folder of its own, and so will not replace it: hosts have folders of their own, and one may have had another
+/// place in an earlier run. Every worker calls this in step.
+fn no_strange_parts(session: &mut Session<'_>, out: &Path) -> Result<(), StageError> {
+    let found = || -> Vec<Found> {
+        let entries = std::fs::read_dir(out).into_iter().flatten().flatten();
+        let part = |entry: std::fs::DirEntry| {
+            let (number, about) = (part_number(&entry.file_name().to_string_lossy())?, entry.metadata().ok()?);
+            let written = about.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+            Some((number, about.len(), written.as_nanos()))
+        };
+        entries.filter_map(part).collect()
+    };
+    // Plain numbers: serialisation cannot fail.
+    let own = if session.is_leader() { serde_json::to_vec(&found()).unwrap_or_default() } else { Vec::new() };
+    let all: Vec<Vec<Found>> = of_workers(session, own)?
+        .chunks(session.process.workers())
+        .map(|of_process| serde_json::from_slice(&of_process[0]))
+        .collect::<Result<_, _>>()
+        .map_err(|e| StageError::Internal(format!("a list of parts arrived damaged: {e}")))?;
+    // The same list everywhere, and the same answer.
+    for (process, parts) in all.iter().enumerate() {
+        let strange = |part: &&Found| part.0 != process && !all.get(part.0).is_some_and(|own| own.contains(part));
+        if let Some(part) = parts.iter().find(strange) {
+            return Err(StageError::Usage(format!(
+                "--out {} of process {process} holds {}, of an earlier run in which this host had another place: remove it or name another folder",
+                out.display(),
+                part_name(part.0)
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The folder of parts, with the place of this process in it: held open while the rows are predicted.
@@ -149,7 +193,7 @@ fn reserve(inputs: &Inputs, out: &Path, part: usize, processes: usize) -> Result
     // Parts of an earlier run with more processes would be read as part of this one.
     for entry in std::fs::read_dir(out).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let number = name.strip_prefix("part-").and_then(|rest| rest.strip_suffix(".parquet")?.parse::<usize>().ok());
+        let number = part_number(&name);
         if number.is_some_and(|number| number >= processes) {
             return Err(StageError::Usage(format!(
                 "--out {shown} holds {name}, of a run with more processes: remove it or name another folder"

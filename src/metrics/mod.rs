@@ -3,7 +3,7 @@
 //! Names follow Prometheus' conventions: `nystream_`, base units (`_seconds`, `_bytes`, `_ratio`), `_total` for counters, `_info` for labels alone. What does not apply (no iterative
 //! solver, no other process, no checkpoint yet) is absent. Counters are of this process since it began; each process serves its own.
 //!
-//! The server (`server`) is our own: one page for one reader at a time is 150 lines over the standard library, where the servers of crates bring an asynchronous runtime or are no
+//! The server (`server`) is our own: one page for a few readers at a time is 150 lines over the standard library, where the servers of crates bring an asynchronous runtime or are no
 //! longer kept.
 
 mod server;
@@ -112,7 +112,7 @@ fn page(figures: Option<&Figures>, peers: &[PeerState], resident: Option<u64>) -
     page.one("stage_elapsed_seconds", "gauge", "Time since the stage began.", &[], seen.stage_seconds);
     page.one("stage_rows", "gauge", "Rows that this process has handled in the stage.", &[], seen.stage_rows as f64);
     if seen.stage_rows_expected > 0 {
-        let help = "Rows that this process is expected to handle in a pass of the stage.";
+        let help = "Rows that this process is expected to handle in the stage, or in a pass of it where the number of passes is open.";
         page.one("stage_expected_rows", "gauge", help, &[], seen.stage_rows_expected as f64);
     }
     page.one("elapsed_seconds", "gauge", "Time since the job began.", &[], own.elapsed);

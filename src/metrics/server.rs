@@ -1,15 +1,18 @@
-//! A page over HTTP/1.1: `GET /metrics`, one connection at a time, on one thread.
+//! A page over HTTP/1.1: `GET /metrics`, [`READERS`] connections at a time, each on a thread of its own that is there from the beginning.
 //!
-//! Whoever can reach the address can read the page and do nothing else. A request has [`HEAD_BYTES`] and a time of its own for all of it, an answer too, so that neither bytes that are no
-//! request nor a reader that reads nothing holds up the next one for longer; others wait in the system's queue, which is bounded. Nothing that is sent here reaches the job.
+//! Whoever can reach the address can read the page and do nothing else. A request has [`HEAD_BYTES`] and a time of its own for all of it, an answer too: bytes that are no request, and readers that read
+//! nothing, hold up others only where they are as many as the threads, and no longer than that time; those wait in the system's queue, which is bounded. Nothing that is sent here reaches the job.
 
 use crate::serve::http;
 use std::io::{self, ErrorKind, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Longest request that is read, bytes: the line that says what is wanted, and its headers.
 const HEAD_BYTES: usize = 8192;
+/// Connections that are heard and answered at a time.
+const READERS: usize = 4;
 /// How long a request may take to arrive.
 const ASK: Duration = Duration::from_millis(500);
 /// How long an answer may take to leave.
@@ -19,16 +22,21 @@ const ANSWER: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// No thread.
-pub(super) fn start(listener: TcpListener, page: impl Fn() -> String + Send + 'static) -> io::Result<()> {
-    let serve = move || loop {
-        match listener.accept() {
-            // Whatever goes wrong with one connection is that one's affair.
-            Ok((socket, _)) => drop(answer(&socket, &page)),
-            // Out of descriptors, or a connection that went away: neither ends the serving.
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
-        }
-    };
-    std::thread::Builder::new().name("metrics".into()).spawn(serve).map(drop)
+pub(super) fn start(listener: TcpListener, page: impl Fn() -> String + Send + Sync + 'static) -> io::Result<()> {
+    let page = Arc::new(page);
+    for _ in 0..READERS {
+        let (listener, page) = (listener.try_clone()?, Arc::clone(&page));
+        let serve = move || loop {
+            match listener.accept() {
+                // Whatever goes wrong with one connection is that one's affair.
+                Ok((socket, _)) => drop(answer(&socket, &*page)),
+                // Out of descriptors, or a connection that went away: neither ends the serving.
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        };
+        std::thread::Builder::new().name("metrics".into()).spawn(serve)?;
+    }
+    Ok(())
 }
 
 /// Hears one request and answers it.
@@ -145,6 +153,36 @@ mod tests {
         half.write_all(b"GET /metr").unwrap();
         assert!(ask(address, b"GET /metrics HTTP/1.1\r\n\r\n").contains("nystream_rows_total"));
         drop(silent);
+    }
+
+    /// One answer that is long in the making holds up no other: the first is made when all others have theirs.
+    #[test]
+    fn readers_do_not_wait_for_each_other() {
+        use std::sync::Mutex;
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        use std::sync::mpsc::channel;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (begin, begun) = channel();
+        let (others, told) = channel();
+        let (asked, told) = (AtomicUsize::new(0), Mutex::new(told));
+        start(listener, move || match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => {
+                begin.send(()).unwrap();
+                let heard = told.lock().unwrap().recv_timeout(Duration::from_secs(60));
+                format!("nystream_in_time {}\n", u8::from(heard.is_ok()))
+            }
+            _ => "nystream_rows_total 1\n".to_owned(),
+        })
+        .unwrap();
+        let request = b"GET /metrics HTTP/1.1\r\n\r\n";
+        let slow = std::thread::spawn(move || ask(address, request));
+        begun.recv_timeout(Duration::from_secs(60)).unwrap();
+        for _ in 0..2 * READERS {
+            assert!(ask(address, request).contains("nystream_rows_total 1"));
+        }
+        others.send(()).unwrap();
+        assert!(slow.join().unwrap().contains("nystream_in_time 1"));
     }
 
     proptest! {

@@ -336,11 +336,11 @@ where
                         Ok(Some(Step::Done)) if cancelled => Vec::new(),
                         Ok(Some(Step::Done)) => match scan.finish() {
                             Ok(parcels) => parcels,
-                            Err(error) => vec![error_parcel(&error)],
+                            Err(error) => vec![error_parcel(&process.located(error))],
                         },
                         Err(error) => {
                             process.cancelled.store(true, Ordering::Relaxed);
-                            vec![error_parcel(&error)]
+                            vec![error_parcel(&process.located(error))]
                         }
                     };
                     if let Some(desk) = &desk {

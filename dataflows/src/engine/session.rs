@@ -19,7 +19,7 @@ use timely::worker::Worker;
 
 /// Where a pass tells how far it is. Called from worker threads, about once per chunk.
 pub trait Progress: Send + Sync {
-    /// A pass named `name` over `rows` rows begins in this process.
+    /// A pass named `name` begins, in which this process handles about `rows` rows; 0: not known.
     fn begin(&self, name: &str, rows: u64);
     /// `rows` more rows are done.
     fn advance(&self, rows: u64);
@@ -52,6 +52,22 @@ impl Progress for SilentProgress {
 
 type Shared = Arc<dyn Any + Send + Sync>;
 
+/// What a process has of files that are spread over hosts.
+pub(super) struct Here {
+    /// How messages name the host.
+    pub host: String,
+    /// The files, as messages show them.
+    pub paths: Vec<String>,
+    /// Rows that the process reads, of all; `None` where nobody else has any.
+    pub share: Option<(u64, u64)>,
+}
+
+impl Here {
+    fn names_a_file(&self, text: &str) -> bool {
+        !text.contains(&self.host) && self.paths.iter().any(|path| text.contains(path))
+    }
+}
+
 /// What the worker threads of one process share.
 pub struct Process {
     workers: usize,
@@ -83,6 +99,8 @@ pub struct Process {
     /// Watches the passes.
     pub progress: Box<dyn Progress>,
     checkpoints: OnceLock<Checkpoints>,
+    /// Where files are spread over hosts.
+    here: OnceLock<Here>,
     /// What the process shows of itself.
     pub watch: Watch,
     started: Instant,
@@ -110,6 +128,7 @@ impl Process {
             waited: AtomicU64::new(0),
             progress,
             checkpoints: OnceLock::new(),
+            here: OnceLock::new(),
             watch: Watch::default(),
             started: Instant::now(),
         })
@@ -128,6 +147,29 @@ impl Process {
     /// This process's index.
     pub fn index(&self) -> usize {
         self.index
+    }
+
+    /// Files are spread over hosts, and this process has those of `here`.
+    pub(super) fn has(&self, here: Here) {
+        let _ = self.here.set(here);
+    }
+
+    /// Of `rows` rows of all processes, about those that this one handles. Display only.
+    pub fn own_rows(&self, rows: u64) -> u64 {
+        match self.here.get().and_then(|here| here.share) {
+            Some((own, all)) => (u128::from(rows) * u128::from(own)).div_ceil(u128::from(all.max(1))) as u64,
+            None => rows.div_ceil(self.processes as u64),
+        }
+    }
+
+    /// `error` with the host that it is of, where its message names a file that other hosts may have under the same path.
+    pub(super) fn located(&self, error: StageError) -> StageError {
+        match (error, self.here.get()) {
+            (StageError::Data(text), Some(here)) if here.names_a_file(&text) => {
+                StageError::Data(format!("{}: {text}", here.host))
+            }
+            (error, _) => error,
+        }
     }
 
     /// Leaves `value` under `ticket` for the other workers of this process.
@@ -298,9 +340,18 @@ impl<'w> Session<'w> {
             rows: self.rows.get(),
         });
         if self.is_leader() {
-            self.process.watch.begin(name, rows.div_ceil(self.process.processes as u64));
+            let own = self.process.own_rows(rows);
+            self.process.watch.begin(name, own);
             tracing::info!(stage = name, process = self.process.index, rows_of_all = rows, "stage begins");
-            self.process.reach(self.stage, || self.process.progress.begin(name, rows));
+            self.process.reach(self.stage, || self.process.progress.begin(name, own));
+        }
+    }
+
+    /// [`Session::begin`] of a stage whose passes, of which nobody knows the number yet, are over `rows` rows each.
+    pub fn begin_passes(&mut self, name: &str, rows: u64) {
+        self.begin(name, 0);
+        if self.is_leader() {
+            self.process.watch.expect(self.process.own_rows(rows));
         }
     }
 

@@ -1,7 +1,7 @@
 //! The catalog of data that is spread over hosts (`--data-layout local`): what each process sees, made known to all.
 
 use crate::engine::exchange::{Audience, Gather, Outgoing, agree, pass};
-use crate::engine::session::Session;
+use crate::engine::session::{Here, Session};
 use crate::error::StageError;
 use nystream_datasets::kept::KeptColumns;
 use nystream_datasets::{Catalog, HostFiles};
@@ -35,7 +35,14 @@ pub fn unite(session: &mut Session<'_>, own: &HostFiles, hosts: &[String]) -> Re
         }
     }
     let united = session.try_once(|| Ok(own.unite(&parts, hosts, me)?));
-    Ok(Catalog::clone(&*agree(session, united)?))
+    let catalog = Catalog::clone(&*agree(session, united)?);
+    let rows = catalog.placed_runs(session.peers(), session.index()).map_or(0, |(runs, _)| catalog.rows_of(&runs));
+    session.process.has(Here {
+        host: catalog.host(me),
+        paths: own.paths().map(|path| path.display().to_string()).collect(),
+        share: (processes > 1).then_some((rows, catalog.total_rows)),
+    });
+    Ok(catalog)
 }
 
 /// The columns `names` of `catalog` with the types that they have in all files, of which a process may see some only. All workers call this in step.

@@ -79,6 +79,11 @@ impl Watch {
         *lock(&self.stage) = Some(Stage { name: name.to_owned(), before, expected: rows, begun: Instant::now() });
     }
 
+    /// The stage is expected to see `rows` rows in a pass.
+    pub fn expect(&self, rows: u64) {
+        lock(&self.stage).iter_mut().for_each(|stage| stage.expected = rows);
+    }
+
     /// It is over.
     pub fn end(&self) {
         *lock(&self.stage) = None;
@@ -159,8 +164,11 @@ mod tests {
         watch.count_rows(20);
         let seen = watch.seen();
         assert_eq!((seen.rows, seen.stage_rows, seen.stage_rows_expected), (120, 20, 50));
+        watch.expect(70);
+        assert_eq!(watch.seen().stage_rows_expected, 70);
         watch.end();
-        assert_eq!(watch.seen().stage, None);
+        watch.expect(80);
+        assert_eq!((watch.seen().stage, watch.seen().stage_rows_expected), (None, 0));
         watch.iterated(0, f64::NAN);
         assert_eq!((watch.seen().iteration, watch.seen().residual), (Some(0), None));
         watch.checkpointed();

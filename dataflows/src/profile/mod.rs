@@ -15,7 +15,7 @@ mod split;
 
 pub use accumulate::{ColumnTotals, ProfileTotals};
 
-use crate::engine::checkpoint::{Parts, begin_parts, over, remember};
+use crate::engine::checkpoint::{Parts, begin_parts, discard, over, remember};
 use crate::engine::exchange::{Audience, Outgoing, Reducer, Scan, Step, pass};
 use crate::engine::feed::blocks_of;
 use crate::engine::leases::Leased;
@@ -285,7 +285,9 @@ pub fn profile(
         refuse_bad_rows(catalog, totals.bad, &totals.bad_rows, max_bad_rows, Some(plan))?;
         let memory = planned.with_levels(totals.counted / processes, totals.level_bytes());
         Ok(Profile { memory, ..totals.summarise(plan, options, cut)? })
-    })?;
+    });
+    // Data that must be mended is other data afterwards.
+    let profile = profile.inspect_err(|_| discard(session, "profile"))?;
     Ok(Profile::clone(&profile))
 }
 

@@ -99,12 +99,16 @@ impl FromStr for Seconds {
             _ => (text, 1.0),
         };
         match number.trim().parse::<f64>() {
-            Ok(value) if value.is_finite() && value > 0.0 => Ok(Seconds(value * scale)),
-            Ok(_) => Err("a time limit must be positive".to_string()),
+            Ok(value) if value > 0.0 && value * scale <= MAX_SECONDS => Ok(Seconds(value * scale)),
+            Ok(value) if value > 0.0 => Err(format!("longer than {MAX_SECONDS:e} s, thirty years")),
+            Ok(_) => Err("a time must be positive".to_string()),
             Err(_) => Err("expected a time such as 90s, 10m or 1.5h".to_string()),
         }
     }
 }
+
+/// The longest time that can be given: what is meant to be without end is an option that is left out.
+const MAX_SECONDS: f64 = 1e9;
 
 impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -121,7 +125,9 @@ impl FromStr for Interval {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.trim_end_matches('s') {
             "0" => Ok(Interval(0.0)),
-            _ => text.parse::<Seconds>().map(|seconds| Interval(seconds.0)),
+            _ => text.parse::<Seconds>().map(|seconds| Interval(seconds.0)).map_err(|why| {
+                format!("{why}; give a time such as 60s or 10m, or 0 (at every boundary), and leave out --checkpoint for none")
+            }),
         }
     }
 }

@@ -48,7 +48,9 @@ fn nonsense_is_refused() {
     refused::<SplitSpec>(&["", "hash", "hash:", "hash:0", "hash:1", "hash:0.1:", "time:0.1", "time::0.1", "x:0.1"]);
     refused::<Select>(&["", "file:", "rpc"]);
     refused::<ClassWeight>(&["", "a", "a=0", "a=-1", "a=1,a=2", "a=NaN"]);
-    refused::<Seconds>(&["", "0", "-1s", "1d", "NaN"]);
+    refused::<Seconds>(&["", "0", "-1s", "1d", "NaN", "inf", "-inf", "infs", "1e300", "1e308h", "1e9m"]);
+    refused::<Interval>(&["", "-1s", "NaN", "inf", "1e10"]);
+    assert!("inf".parse::<Interval>().unwrap_err().contains("leave out --checkpoint"));
     refused::<AllOr>(&["", "0", "-1", "1.5", "1e30"]);
     refused::<Noise>(&["-0.5", "inf", "NaN", ""]);
     refused::<Positive>(&["0", "-1", "inf", "NaN", ""]);

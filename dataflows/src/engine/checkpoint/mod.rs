@@ -211,6 +211,18 @@ pub fn recall(session: &mut Session<'_>, group: &str, audience: Audience) -> Res
     parcels.into_iter().map(parcel).collect::<Result<Vec<_>, _>>().map(Some)
 }
 
+/// Forgets what is stored under `group`, and of which data it is: the data was found wanting, and what is made of it next is made of other data. Every worker may call this.
+pub fn discard(session: &Session<'_>, group: &str) {
+    let process = Arc::clone(&session.process);
+    if let Some(checkpoints) = process.checkpoints().filter(|_| session.is_first()) {
+        for group in [group, DATA] {
+            checkpoints.keeper.forget(group);
+        }
+        let over = std::mem::take(&mut *checkpoints.over.lock().unwrap_or_else(PoisonError::into_inner));
+        over.iter().for_each(|group| checkpoints.keeper.forget(group));
+    }
+}
+
 fn internal(what: &str) -> StageError {
     StageError::Internal(format!("{what} arrived damaged"))
 }

@@ -14,7 +14,7 @@ use crate::job::{FitConfig, Loss, Solver};
 use crate::matvec::products::{Products, product_terms};
 use crate::nystrom::range::{largest_of, least_log2};
 use crate::nystrom::{GramJob, exact_gram, weight_scale};
-use crate::plan::{GRAM_ALGEBRA, Preconditioning};
+use crate::plan::{GRAM_ALGEBRA, Preconditioning, human};
 use crate::predict::{Function, VarianceFactor};
 use crate::solve::blockcd::BlockJob;
 use crate::solve::eigenpro::{EXACT_PROJECTION_CENTERS, EigenProJob};
@@ -69,7 +69,12 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
             let late = pcg::over_time(session, config.time_limit)?;
             match gives_way(config, outcome, &solved).filter(|_| !late || solved.stopped == Stopped::Stagnated) {
                 None => solved,
-                Some((ridge, note)) => {
+                Some((None, note)) => {
+                    let mut solved = solved;
+                    solved.notes.push(note);
+                    solved
+                }
+                Some((Some(ridge), note)) => {
                     let start = warm.coefficients.clone();
                     let (solver, tuned) = (outcome.plan.solver, outcome.ridge);
                     (outcome.plan.solver, outcome.ridge) = (Solver::Pcg, ridge);
@@ -108,7 +113,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 time_limit: config.time_limit,
             };
             // The number of passes is not known: rows are counted as they go by.
-            begin(session, "logistic", 0);
+            session.begin_passes("logistic", outcome.profile.rows);
             let solved = logistic::solve(session, store, &job)?;
             end(session);
             clock.lap("solve");
@@ -144,7 +149,7 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
                 warm_start: warm.coefficients.clone(),
                 time_limit: config.time_limit,
             };
-            begin(session, "block coordinate descent", 0);
+            session.begin_passes("block coordinate descent", outcome.profile.rows);
             let solved = blockcd::solve(session, store, &job)?;
             end(session);
             clock.lap("solve");
@@ -334,25 +339,48 @@ pub(super) fn function(config: &FitConfig, code: &TargetCode, outcome: &FitOutco
 const RIDGE_KEPT_UP: f64 = 3.0;
 
 /// Why `auto` goes on to conjugate gradients after a Gram, and at which ridge. The Gram cannot be solved at this ridge in this precision, and gives a model worse than none, where
-/// conjugate gradients that stop early are sound; or the rounding of its entries keeps its ridge far above the tuned one. Not where memory or flops do not hold both, or where
-/// only a Gram will do.
-fn gives_way(config: &FitConfig, outcome: &FitOutcome, solved: &Solved) -> Option<(f64, String)> {
+/// conjugate gradients that stop early are sound; or the rounding of its entries keeps its ridge far above the tuned one. Not where only a Gram will do; where memory or flops do not hold both
+/// there is no ridge, and the note says what keeps it from that.
+fn gives_way(config: &FitConfig, outcome: &FitOutcome, solved: &Solved) -> Option<(Option<f64>, String)> {
     let plan = &outcome.plan;
     let pcg = plan.considered.iter().find(|other| other.solver == Solver::Pcg)?;
-    let affordable = pcg.memory <= config.memory && plan.total_flops() + pcg.flops <= config.max_flops;
     let one_ridge = solved.ridges.iter().all(|ridge| *ridge == solved.ridges[0]);
-    let open = config.solver == Solver::Auto && !config.variance && affordable && one_ridge;
-    let (ridge, tuned) = (solved.ridges[0], outcome.ridge);
-    if open && solved.stopped == Stopped::Stagnated {
-        let why =
-            format!("pcg instead of gram, whose sums rounding spoils at the ridge {ridge:e}: K_mm is nearly singular");
-        return Some((ridge, why));
+    if config.solver != Solver::Auto || config.variance || !one_ridge {
+        return None;
     }
+    let (ridge, tuned) = (solved.ridges[0], outcome.ridge);
     let kept_up = config.ridges.is_none() && solved.rounding > gram::ROUNDING_MOVES && ridge > RIDGE_KEPT_UP * tuned;
-    (open && kept_up && solved.stopped == Stopped::Converged).then(|| {
-        let why = format!("pcg at the tuned ridge {tuned:e} instead of gram, whose ridge the rounding of kernel entries keeps at {ridge:e}");
-        (tuned, why)
-    })
+    let (goes_on_at, does, although) = match solved.stopped {
+        Stopped::Stagnated => (
+            ridge,
+            format!("pcg instead of gram, whose sums rounding spoils at the ridge {ridge:e}: K_mm is nearly singular"),
+            format!("although rounding spoils its sums at the ridge {ridge:e} (K_mm is nearly singular)"),
+        ),
+        Stopped::Converged if kept_up => (
+            tuned,
+            format!(
+                "pcg at the tuned ridge {tuned:e} instead of gram, whose ridge the rounding of kernel entries keeps at {ridge:e}"
+            ),
+            format!("although the rounding of kernel entries keeps its ridge at {ridge:e}, above the tuned {tuned:e}"),
+        ),
+        _ => return None,
+    };
+    let flops = plan.total_flops();
+    let kept_by = if pcg.memory > config.memory {
+        format!(
+            "conjugate gradients would take {} of memory, and --memory allows {}",
+            human(pcg.memory),
+            human(config.memory)
+        )
+    } else if flops + pcg.flops > config.max_flops {
+        format!(
+            "conjugate gradients would take {:.2e} flops beside the {flops:.2e} of the plan, and --max-flops allows {:.2e}",
+            pcg.flops, config.max_flops
+        )
+    } else {
+        return Some((Some(goes_on_at), does));
+    };
+    Some((None, format!("gram is kept {although}: {kept_by}")))
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -411,7 +439,7 @@ fn pcg_solve<T: Entry>(
         warm_start,
         time_limit: config.time_limit,
     };
-    begin(session, "conjugate gradients", 0);
+    session.begin_passes("conjugate gradients", outcome.profile.rows);
     let solved = pcg::solve(session, store, &job)?;
     end(session);
     clock.lap("solve");

@@ -498,7 +498,9 @@ impl EpochProgress {
     fn begin(&self, epoch: usize) {
         if let Some(process) = &self.process {
             let name = format!("eigenpro, epoch {} of at most {}", epoch + 1, self.most);
-            process.progress.begin(&name, self.rows);
+            let rows = process.own_rows(self.rows);
+            process.watch.begin("eigenpro", rows);
+            process.progress.begin(&name, rows);
         }
     }
 
@@ -512,6 +514,7 @@ impl EpochProgress {
 
     fn over(&self) {
         if let Some(process) = &self.process {
+            process.watch.end();
             process.progress.end();
         }
     }
