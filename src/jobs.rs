@@ -537,6 +537,11 @@ impl Workers {
         Ok(ready(Process::new(threads, processes, index, watcher), network, communication))
     }
 
+    /// What they share, and how they are connected, for whoever runs them.
+    pub fn into_parts(self) -> (Arc<Process>, Communication) {
+        (self.process, self.communication)
+    }
+
     /// Runs `job` on every worker; gives the result of the first one of this process.
     ///
     /// # Errors
@@ -585,7 +590,7 @@ impl Workers {
 }
 
 /// As the stages have it, so that it can travel.
-fn stage_error(failure: Failure) -> StageError {
+pub(crate) fn stage_error(failure: Failure) -> StageError {
     let message = failure.to_string();
     match failure.code {
         ExitCode::Data => StageError::Data(message),

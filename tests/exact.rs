@@ -12,7 +12,7 @@ use nystream::model::Model;
 use nystream::repeat::{resources_of, take_over};
 use nystream_dataflows::engine::SilentProgress;
 use nystream_dataflows::job::FitConfig;
-use nystream_dataflows::online::exact::{ExactEngine, ExactSetup};
+use nystream_dataflows::online::exact::{ExactEngine, ExactSetup, Threads};
 use nystream_dataflows::online::learner::{Batch, Learner};
 use nystream_dataflows::{StageError, online::exact::Work};
 use nystream_datasets::{Chunk, Encoder, RawBatch, Role};
@@ -75,7 +75,7 @@ fn configured(options: &str, base: usize) -> Configured {
     let setup = move |workers| ExactSetup {
         config: made.clone(),
         frozen: frozen.clone(),
-        workers,
+        threads: Threads::Own(workers),
         folder: None,
         progress: Box::new(SilentProgress),
     };
@@ -401,6 +401,9 @@ fn what_cannot_be_kept_is_refused() {
     assert!(error.to_string().contains("--disk-limit"), "{error}");
 }
 
+/// The row that a key had, and the one that it has.
+type Change = (Option<(usize, usize)>, Option<(usize, usize)>);
+
 /// A snapshot, changes after it, and a restart: the rows that are left, and the changes again, by which the stored sums go on.
 #[test]
 fn restarts_sum_what_they_missed_and_no_more() {
@@ -424,7 +427,7 @@ fn restarts_sum_what_they_missed_and_no_more() {
             let snapshot = history.engine.snapshot().unwrap();
             assert_eq!(history.engine.snapshot().unwrap(), snapshot, "nothing has happened in between");
             // What the log has after the snapshot; in the end it is all again.
-            let mut tail: Vec<(Option<(usize, usize)>, Option<(usize, usize)>)> = Vec::new();
+            let mut tail: Vec<Change> = Vec::new();
             for _ in 0..60 {
                 let (key, brings) = (history.below(3000), history.below(10) < 6);
                 let before = history.held.get(&key).map(|version| (key, *version));
@@ -452,11 +455,10 @@ fn restarts_sum_what_they_missed_and_no_more() {
                 again.load(&Batch { changes: &[], removed: &nothing, added: &added }).unwrap();
             }
             for part in tail.chunks(25) {
-                let side =
-                    |of: &dyn Fn(&(Option<(usize, usize)>, Option<(usize, usize)>)) -> Option<(usize, usize)>| {
-                        let rows = part.iter().enumerate().filter_map(|(at, change)| Some((at, of(change)?)));
-                        encoded(&encoder, &rows.collect::<Vec<_>>())
-                    };
+                let side = |of: &dyn Fn(&Change) -> Option<(usize, usize)>| {
+                    let rows = part.iter().enumerate().filter_map(|(at, change)| Some((at, of(change)?)));
+                    encoded(&encoder, &rows.collect::<Vec<_>>())
+                };
                 let (removed, added) = (side(&|change| change.0), side(&|change| change.1));
                 again.missed(&Batch { changes: &[], removed: &removed, added: &added }).unwrap();
             }

@@ -11,12 +11,14 @@ use nystream_dataflows::engine::{Process, SilentProgress, run};
 use nystream_dataflows::job::{
     Bandwidth, DictionaryRule, FitConfig, FitInputs, FitOutcome, Frozen, Loss, MetricRequest, Select, Solver, fit,
 };
-use nystream_dataflows::online::exact::{ExactEngine, ExactSetup};
+use nystream_dataflows::online::exact::{ExactEngine, ExactSetup, Threads};
 use nystream_dataflows::online::learner::{Batch, Learner};
 use nystream_datasets::{Catalog, Chunk, EncoderOptions, Role, Sources, Split};
+use nystream_hashing::{RowId, StreamKey};
 use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::Family;
 use nystream_kernels::tile::SimdPath;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -32,11 +34,16 @@ fn main() -> Result<(), StageError> {
     let (config, frozen) = frozen(config(m), &first);
     let (fit, (fit_seconds, fit_cpu)) = fitted(&catalog, config.clone(), Some(frozen.clone()), workers)?;
     println!(
-        "fit --config-from of {rows} rows, {m} centers, {d} columns, {workers} workers: {fit_seconds:.2} s, {fit_cpu:.2} s of processor time, {:?}",
-        fit.seconds
+        "fit --config-from of {rows} rows, {m} centers, {d} columns, {workers} workers: {fit_seconds:.2} s, {fit_cpu:.2} s of processor time, by stage {:.2?}",
+        fit.processor
     );
     let chunks = chunks(&catalog, &fit)?;
-    let setup = ExactSetup { config, frozen, workers, folder: None, progress: Box::new(SilentProgress) };
+    let pool = match &config.select {
+        Select::Settled(rule) => Some(rule.pool_bits),
+        _ => None,
+    };
+    let setup =
+        ExactSetup { config, frozen, threads: Threads::Own(workers), folder: None, progress: Box::new(SilentProgress) };
     let mut engine = ExactEngine::new(setup)?;
     let nothing = Chunk::new();
     // Most rows before there are centers, so that the first publication makes the Gram.
@@ -66,10 +73,29 @@ fn main() -> Result<(), StageError> {
     rate("inserts one at a time", singles.len(), start);
     publish(&mut engine, "all rows back, the pool has changed in between")?;
     publish(&mut engine, "nothing has changed")?;
-    // A thousandth of the rows goes.
-    let gone: Vec<&Chunk> = singles.iter().take(rows / 1000).collect();
-    gone.iter().try_for_each(|row| learn(&mut engine, row, &nothing))?;
-    publish(&mut engine, "0.1 % of the rows have gone")?;
+    // A thousandth of the rows is corrected: first such that are no centers, then the same with some centers among them, then without a row that centers are chosen from.
+    let centers = ids_of_centers(&engine);
+    let (removed, added) = corrections(&chunks, rows / 1000, 7, |id| !centers.contains(&id));
+    learn(&mut engine, &removed, &added)?;
+    publish(&mut engine, "0.1 % of the rows were corrected, no center among them")?;
+    for lost in [1, 5] {
+        let centers = ids_of_centers(&engine);
+        let mut left = lost;
+        let (removed, added) = corrections(&chunks, rows / 1000, 11 * lost, |id| {
+            let center = centers.contains(&id);
+            left -= usize::from(center && left > 0);
+            !center || left > 0
+        });
+        learn(&mut engine, &removed, &added)?;
+        let (removed, added) = corrections(&chunks, lost, 1, |id| centers.contains(&id));
+        learn(&mut engine, &removed, &added)?;
+        publish(&mut engine, &format!("0.1 % of the rows were corrected, {lost} centers among them"))?;
+    }
+    let pool = pool.map(|rule| (StreamKey::new(0, "pool", 0), rule));
+    let outside = |id: RowId| pool.is_none_or(|(key, bits)| key.u128(id).leading_zeros() < bits);
+    let (removed, added) = corrections(&chunks, rows / 1000, 13, outside);
+    learn(&mut engine, &removed, &added)?;
+    publish(&mut engine, "0.1 % of the rows were corrected, none of the pool among them")?;
     let start = Clock::start();
     println!("made from scratch it is the same: {} ({:.2} s)", engine.verify()?, start.seconds().0);
     println!("a fit takes {fit_seconds:.2} s, {fit_cpu:.2} s of processor time");
@@ -78,6 +104,34 @@ fn main() -> Result<(), StageError> {
 
 fn learn(engine: &mut ExactEngine, removed: &Chunk, added: &Chunk) -> Result<(), StageError> {
     engine.learn(&Batch { changes: &[], removed, added }).map(|_| ())
+}
+
+fn ids_of_centers(engine: &ExactEngine) -> BTreeSet<RowId> {
+    engine.outcome().iter().flat_map(|outcome| outcome.centers.ids.iter().copied()).collect()
+}
+
+/// Corrections of `count` rows that are `wanted`, spread over all rows: each gets the numbers of another.
+fn corrections(chunks: &[Chunk], count: usize, shift: usize, mut wanted: impl FnMut(RowId) -> bool) -> (Chunk, Chunk) {
+    let (mut removed, mut added) = (Chunk::new(), Chunk::new());
+    // Every row is looked at, in steps that share no factor with any number of rows of a million.
+    let all: Vec<(usize, usize)> =
+        chunks.iter().enumerate().flat_map(|(c, chunk)| (0..chunk.rows()).map(move |i| (c, i))).collect();
+    for step in 0..all.len() {
+        if removed.rows() == count {
+            break;
+        }
+        let (c, i) = all[(step * 7919 + shift) % all.len()];
+        let id = chunks[c].ids[i];
+        if wanted(id) {
+            let (other, j) = all[(step * 7919 + shift + all.len() / 2) % all.len()];
+            removed.push(&chunks[c], i);
+            added.push(&chunks[other], j);
+            let at = added.rows() - 1;
+            (added.ids[at], added.ordinals[at]) = (id, at as u64);
+            removed.ordinals[at] = at as u64;
+        }
+    }
+    (removed, added)
 }
 
 fn rate(what: &str, rows: usize, start: Clock) {
@@ -100,18 +154,19 @@ impl Clock {
 
 /// Seconds of processor time of this process so far; NaN where the system does not say.
 fn processor() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).unwrap_or(f64::NAN);
-    (ticks(11) + ticks(12)) / 100.0
+    nystream_dataflows::job::processor_seconds().unwrap_or(f64::NAN)
 }
 
 fn publish(engine: &mut ExactEngine, what: &str) -> Result<(), StageError> {
     let start = Clock::start();
     let published = engine.publish()?;
     let (wall, cpu) = start.seconds();
-    let stages = engine.outcome().map(|outcome| outcome.seconds.clone()).unwrap_or_default();
-    println!("{what}: {wall:.3} s, {cpu:.2} s of processor time, by stage {stages:.3?}; {}", published.notes[0]);
+    let stages = engine.outcome().map(|outcome| outcome.processor.clone()).unwrap_or_default();
+    let beside = cpu - stages.get("solve").copied().unwrap_or(0.0);
+    println!(
+        "{what}: {wall:.3} s, {cpu:.2} s of processor time, {beside:.2} beside the solve, by stage {stages:.2?}; {}",
+        published.notes[0]
+    );
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use super::checks::Check;
 use super::groups::{KernelArgs, ResourceArgs, SampleArgs};
 use super::values::online::{Clip, CurvatureName, DriftName, Endpoint, Mode, OnlineLoss, Publish, Sink, WindowSpec};
-use super::values::{AutoOr, Count, MetricsAddr, Positive, Seconds};
+use super::values::{AutoOr, Count, DataLayout, MetricsAddr, Positive, Seconds};
 use crate::exit::Failure;
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
@@ -202,8 +202,13 @@ impl Check for OnlineArgs {
     fn check(&self) -> Result<(), Failure> {
         let usage = |text: &str| Err(Failure::usage(text));
         self.resources.check()?;
-        if self.resources.hosts.is_some() {
-            return usage("online runs in one process: leave out --hosts");
+        if self.resources.hosts.is_some() && self.learner.mode != Mode::Exact {
+            return usage(
+                "--hosts: a second-order learner takes rows one after the other, in one process: leave out --hosts, or use --mode exact, whose rows are dealt to all processes",
+            );
+        }
+        if self.resources.data_layout == DataLayout::Local {
+            return usage("--data-layout local: the rows come as a stream, to the first process: leave it out");
         }
         if self.resources.metrics_addr.is_some() {
             return usage("online serves no metrics: leave out --metrics-addr (--listen has GET /health)");

@@ -63,7 +63,7 @@ fn check_command(args: &ClusterRunArgs, options: &[Setting]) -> Result<(), Failu
     if !options.iter().any(|option| option.name == "process") {
         let name = args.line.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
         return Err(Failure::usage(format!(
-            "`{name}` does not run in several processes: fit, tune, dictionary, predict and evaluate do"
+            "`{name}` does not run in several processes: fit, tune, dictionary, predict, evaluate and online --mode exact do"
         )));
     }
     // What follows it would not be read as an option, and each process is given two more.

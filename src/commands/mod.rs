@@ -112,6 +112,7 @@ fn resources(command: &Command) -> Option<&ResourceArgs> {
         Command::Evaluate(args) => Some(&args.resources),
         Command::Tune(args) => Some(&args.resources),
         Command::Dictionary(args) => Some(&args.resources),
+        Command::Online(args) if args.action.is_none() => Some(&args.resources),
         _ => None,
     }
 }

@@ -9,4 +9,4 @@ pub use config::{
     Bandwidth, DictionaryRule, FitConfig, Loss, MetricRequest, ResolveMetric, Select, Sharding, Solver, Task, WarmStart,
 };
 pub use evaluate::{Measured, evaluate_model};
-pub use fit::{FitInputs, FitOutcome, Frozen, fit, ridge_share};
+pub use fit::{FitInputs, FitOutcome, Frozen, fit, processor_seconds, ridge_share};

@@ -361,26 +361,33 @@ pub fn exact_gram<T: Entry + Into<f64> + Default>(
         shared.over(&gram);
     }
     over(session, group);
-    if session.process.processes() > 1 {
-        let outgoing = if session.is_leader() {
-            (0..gram.pieces())
-                .map(|piece| Ok(Outgoing { key: piece as u64, bytes: gram.export(piece).map_err(internal)? }))
-                .collect::<Result<Vec<_>, StageError>>()?
-        } else {
-            Vec::new()
-        };
-        let reducer = PieceReducer::default();
-        let sums = pass(session, "gram: exchange", outgoing, reducer, Audience::Leaders)?;
-        let total = session.try_once(|| {
-            let total = ExactGram::new(job.shape);
-            for piece in &sums {
-                total.import_add(piece.key as usize, &piece.bytes).map_err(internal)?;
-            }
-            Ok(total)
-        })?;
-        return Ok(session.once(|| unscaled(total.finish(), job.code)));
+    let total = total(session, &gram)?;
+    Ok(session.once(|| unscaled(total.finish(), job.code)))
+}
+
+/// The sums of all processes, of which each has `gram`, shared by its workers, who are done with it: each piece is summed by its owner and given to all. Every worker calls this in step.
+///
+/// # Errors
+/// [`StageError::Internal`] for a damaged exchange, the same on every worker.
+pub(crate) fn total(session: &mut Session<'_>, gram: &Arc<ExactGram>) -> Result<Arc<ExactGram>, StageError> {
+    if session.process.processes() == 1 {
+        return Ok(Arc::clone(gram));
     }
-    Ok(session.once(|| unscaled(gram.finish(), job.code)))
+    let outgoing = if session.is_leader() {
+        (0..gram.pieces())
+            .map(|piece| Ok(Outgoing { key: piece as u64, bytes: gram.export(piece).map_err(internal)? }))
+            .collect::<Result<Vec<_>, StageError>>()?
+    } else {
+        Vec::new()
+    };
+    let sums = pass(session, "gram: exchange", outgoing, PieceReducer::default(), Audience::Leaders)?;
+    session.try_once(|| {
+        let total = ExactGram::new(gram.shape());
+        for piece in &sums {
+            total.import_add(piece.key as usize, &piece.bytes).map_err(internal)?;
+        }
+        Ok(total)
+    })
 }
 
 /// The sums of the scaled targets: the fixed point holds them divided by 2^headroom. Powers of two lose no bits.

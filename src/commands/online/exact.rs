@@ -1,19 +1,23 @@
 //! `--mode exact` behind the command: the engine by a model's configuration, the rows that it rests on, and its models as `fit` would write them.
 
 use super::kept;
-use super::open::{CONFIG, Opened, reopen};
+use super::open::{CONFIG, Opened, refuse_path, reopen};
 use super::states::report_of;
 use super::told::Told;
-use crate::cli::ResourceArgs;
+use crate::cli::{OnlineArgs, ResourceArgs};
 use crate::commands::Context;
 use crate::exit::{ExitCode, Failure};
 use crate::fitted::{function_of, variance_of};
+use crate::jobs::{Identity, Workers, stage_error};
 use crate::model::Model;
+use crate::progress::Progress;
 use crate::repeat::frozen;
 use nystream_dataflows::engine::SilentProgress;
-use nystream_dataflows::job::{Bandwidth, DictionaryRule, FitConfig, Loss as FitLoss, MetricRequest, Select, Solver};
+use nystream_dataflows::job::{
+    Bandwidth, DictionaryRule, FitConfig, Frozen, Loss as FitLoss, MetricRequest, Select, Solver,
+};
 use nystream_dataflows::online::encoding::Encoding;
-use nystream_dataflows::online::exact::{ExactEngine, ExactSetup};
+use nystream_dataflows::online::exact::{ExactEngine, ExactSetup, Joined, Threads};
 use nystream_dataflows::online::learner::{Learner, Published};
 use nystream_dataflows::online::session::Stored;
 use nystream_dataflows::online::settings::{Mode, Settings};
@@ -23,8 +27,7 @@ use nystream_datasets::EncoderOptions;
 use nystream_kernels::gram::Precision;
 use nystream_kernels::online::{Curvature, Loss};
 use nystream_kernels::rows::RowBuf;
-use nystream_kernels::tile::SimdPath;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The column of keys where a model has none.
 const KEY: &str = "key";
@@ -40,6 +43,8 @@ pub struct Machine {
     sums: bool,
     /// Where they are.
     folder: Option<PathBuf>,
+    /// The processes that it is to run in, where there are several: those of these options.
+    hosts: Option<(ResourceArgs, Progress)>,
 }
 
 /// The folder of the sums in that of the state.
@@ -47,7 +52,7 @@ const SUMS: &str = "exact";
 
 impl Machine {
     /// As the options say.
-    pub fn of(resources: &ResourceArgs) -> Self {
+    pub fn of(resources: &ResourceArgs, progress: &Progress) -> Self {
         Machine {
             workers: resources.worker_threads(),
             memory: resources.memory.0,
@@ -55,13 +60,14 @@ impl Machine {
             temp_dir: resources.temporary_folder(),
             sums: true,
             folder: None,
+            hosts: resources.hosts.as_ref().map(|_| (resources.clone(), progress.clone())),
         }
     }
 
     /// Where a command has no such options: one worker, 8 GiB of memory, and as much disk as there is.
     pub fn plain() -> Self {
         let (workers, memory, temp_dir) = (1, 8 << 30, std::env::temp_dir());
-        Machine { workers, memory, disk_limit: u64::MAX, temp_dir, sums: true, folder: None }
+        Machine { workers, memory, disk_limit: u64::MAX, temp_dir, sums: true, folder: None, hosts: None }
     }
 
     /// For a run that is to sum all of its rows anew.
@@ -125,9 +131,9 @@ pub fn begin(
     let mut told = told(settings(&model));
     told.source = source.digest()?;
     // What the engine refuses leaves no state behind.
-    let (_, mut engine, _) = self::engine(&model, machine)?;
-    let learned = engine.snapshot()?;
-    drop(engine);
+    let (config, frozen) = taken(&model, machine)?;
+    ExactEngine::can_be_made(config, frozen, machine.workers)?;
+    let learned = Vec::new();
     model.save(&state.path(CONFIG))?;
     let stored = Stored::begun(learned, told.rules.loss_window);
     state.save(&told.identity()?, 0, &stored)?;
@@ -135,13 +141,9 @@ pub fn begin(
     reopen(state, machine)
 }
 
-/// The engine, what encodes its rows, and what it predicts.
-///
-/// # Errors
-/// As [`begin`].
-pub fn engine(model: &Model, machine: &Machine) -> Result<(Encoding, Box<dyn Learner>, Function), Failure> {
+/// What the engine takes over of `model`.
+fn taken(model: &Model, machine: &Machine) -> Result<(FitConfig, Frozen), Failure> {
     let (_, function) = function_of(model, None)?;
-    let simd: SimdPath = function.simd;
     let mut config = FitConfig {
         encoder: EncoderOptions::default(),
         task: None,
@@ -157,7 +159,7 @@ pub fn engine(model: &Model, machine: &Machine) -> Result<(Encoding, Box<dyn Lea
         solver: Solver::Gram,
         precision: Precision::Single,
         seed: model.config.seed,
-        simd,
+        simd: function.simd,
         memory: machine.memory,
         disk_limit: machine.disk_limit,
         temp_dir: machine.temp_dir.clone(),
@@ -174,13 +176,51 @@ pub fn engine(model: &Model, machine: &Machine) -> Result<(Encoding, Box<dyn Lea
         sharding: Default::default(),
     };
     let frozen = frozen(model, &mut config)?;
-    let setup = ExactSetup {
-        config,
-        frozen,
-        workers: machine.workers,
-        folder: machine.folder.clone(),
-        progress: Box::new(SilentProgress),
+    Ok((config, frozen))
+}
+
+/// Takes part in a run whose first process is another, until it ends.
+///
+/// # Errors
+/// Processes that do not come together (6), what this one cannot keep of the configuration (2, 4).
+pub fn follow(args: &OnlineArgs, context: &Context) -> Result<ExitCode, Failure> {
+    let machine = Machine::of(&args.resources, &context.progress);
+    let (process, communication) = joined(&args.resources, &context.progress)?.into_parts();
+    let make = move |told: &[u8]| {
+        let made = Model::from_bytes(told, Path::new(CONFIG)).map_err(Failure::from).and_then(|model| {
+            refuse_path(&model)?;
+            taken(&model, &machine)
+        });
+        made.map_err(stage_error)
     };
+    nystream_dataflows::online::exact::follow(&process, communication, make)?;
+    Ok(ExitCode::Done)
+}
+
+/// The workers of the processes of `resources`. The first alone has the state: what it is told, the others hear.
+fn joined(resources: &ResourceArgs, progress: &Progress) -> Result<Workers, Failure> {
+    let identity = Identity::new("online --mode exact")
+        .with("--memory or --disk-limit", &(resources.memory, resources.disk_limit));
+    Workers::start(resources, progress, &identity)
+}
+
+/// The engine, what encodes its rows, and what it predicts.
+///
+/// # Errors
+/// As [`begin`]; processes that do not come together (6).
+pub fn engine(model: &Model, machine: &Machine) -> Result<(Encoding, Box<dyn Learner>, Function), Failure> {
+    let (_, function) = function_of(model, None)?;
+    let (config, frozen) = taken(model, machine)?;
+    let threads = match &machine.hosts {
+        None => Threads::Own(machine.workers),
+        Some((resources, progress)) => {
+            let told = model.to_bytes()?;
+            let (process, communication) = joined(resources, progress)?.into_parts();
+            Threads::Joined(Joined { process, communication, told })
+        }
+    };
+    let (folder, progress) = (machine.folder.clone(), Box::new(SilentProgress));
+    let setup = ExactSetup { config, frozen, threads, folder, progress };
     let engine = ExactEngine::new(setup)?;
     // Weights are a column of the model, or there are none: so has it the fit.
     let encoding = Encoding::new((**engine.encoder()).clone(), false)?;

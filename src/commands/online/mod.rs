@@ -54,6 +54,9 @@ pub fn run(args: OnlineArgs, context: &Context) -> Result<ExitCode, Failure> {
         None => {}
     }
     args.check()?;
+    if args.resources.hosts.is_some() && args.resources.process.is_some_and(|process| process > 0) {
+        return exact::follow(&args, context);
+    }
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
     exit::take_interrupts(move || asked.store(true, Ordering::Relaxed));

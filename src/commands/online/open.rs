@@ -67,7 +67,7 @@ pub struct Opened {
 pub fn open(args: &OnlineArgs, context: &Context) -> Result<Opened, Failure> {
     let Some(folder) = &args.stream.state else { return Err(Failure::usage("--state FOLDER is missing")) };
     let state = State::hold(folder)?;
-    let machine = Machine::of(&args.resources);
+    let machine = Machine::of(&args.resources, &context.progress);
     if state.told()?.is_some() {
         let opened = reopen(state, &machine)?;
         told::refuse_changes(&opened.told, args)?;
@@ -308,7 +308,7 @@ pub fn engine(
 }
 
 /// Another instruction set would give other bits.
-fn refuse_path(model: &Model) -> Result<(), Failure> {
+pub(super) fn refuse_path(model: &Model) -> Result<(), Failure> {
     use nystream_kernels::tile::SimdPath;
     let name = &model.config.simd;
     let available: Vec<String> = SimdPath::available().iter().map(ToString::to_string).collect();

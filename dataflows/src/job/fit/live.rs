@@ -121,6 +121,22 @@ impl Fixed {
         Some(PoolRule { key: StreamKey::new(self.config.seed, stage, 0), bits: rule.pool_bits, most })
     }
 
+    /// The key of the hashes that the sample is drawn by.
+    pub(crate) fn sample_key(&self) -> StreamKey {
+        StreamKey::new(self.config.seed, "sample", 0)
+    }
+
+    /// The sample of so many rows.
+    pub(crate) fn sample(&self, rows: u64) -> PoolRule {
+        PoolRule::all(self.sample_key(), pool_bits(rows, SAMPLE_ROWS))
+    }
+
+    /// The pool, where it is all that the choice of centers reads.
+    pub(crate) fn candidates(&self) -> Option<PoolRule> {
+        let squeak = self.rule.is_some_and(|rule| matches!(rule.method, Method::Squeak { .. }));
+        self.pool().filter(|_| !squeak)
+    }
+
     /// What a worker of so many keeps of the dictionary's trie, where there is one.
     pub(crate) fn nodes(&self, workers: usize) -> Option<KnownNodes> {
         let limit = self.config.memory / HELD_SHARE / workers as u64;
@@ -150,7 +166,16 @@ pub(crate) struct Held {
     pub weight_sum: f64,
 }
 
-/// The model of the rows in `store`, as `fit --config-from` makes it of the same set; every worker calls this in step. `known` are centers that are still right, and nodes of the dictionary's trie; `sums` gives the Gram
+/// Where a worker's share of the rows is read.
+#[derive(Clone, Copy)]
+pub(crate) struct Stores<'a> {
+    /// Those of the sample, and perhaps others.
+    pub sample: &'a RowStore,
+    /// Those that the choice of centers looks at, and perhaps others.
+    pub pool: &'a RowStore,
+}
+
+/// The model of the rows in `stores`, as `fit --config-from` makes it of the same set; every worker calls this in step. `known` are centers that are still right, and nodes of the dictionary's trie; `sums` gives the Gram
 /// of the rows over the centers it is told.
 ///
 /// # Errors
@@ -158,7 +183,7 @@ pub(crate) struct Held {
 pub(crate) fn refit<T: Entry + Into<f64> + Default>(
     session: &mut Session<'_>,
     fixed: &Fixed,
-    store: &RowStore,
+    stores: Stores<'_>,
     held: Held,
     (known, nodes): (Option<Arc<Centers>>, Option<&mut KnownNodes>),
     sums: impl FnOnce(&mut Session<'_>, &Arc<Centers>) -> Result<Arc<GramSums>, StageError>,
@@ -173,8 +198,7 @@ pub(crate) fn refit<T: Entry + Into<f64> + Default>(
             "the weights in column '{column}' are 0 in every row: nothing can be learned from them"
         )));
     }
-    let sample_rule = PoolRule::all(StreamKey::new(config.seed, "sample", 0), pool_bits(rows, SAMPLE_ROWS));
-    let sample = gather_pool(session, "sample", store.feed(Role::Training), sample_rule, Columns::All)?;
+    let sample = gather_pool(session, "sample", stores.sample.feed(Role::Training), fixed.sample(rows), Columns::All)?;
     clock.lap("sample");
     let (ridge, ridge_matrix) = ridges(config, None, held.weight_sum, rows);
     let selection = fixed.selection(rows);
@@ -216,6 +240,7 @@ pub(crate) fn refit<T: Entry + Into<f64> + Default>(
         validation: None,
         seconds: BTreeMap::new(),
         waiting: BTreeMap::new(),
+        processor: BTreeMap::new(),
         passes: 0,
         weight_max: fixed.weight_max,
         counters: Counters::default(),
@@ -237,7 +262,7 @@ pub(crate) fn refit<T: Entry + Into<f64> + Default>(
                 rows,
                 work,
             };
-            select_again(session, store, &sample, &job, nodes)?
+            select_again(session, stores.pool, &sample, &job, nodes)?
         }
     };
     if outcome.centers.ids.is_empty() {

@@ -2,6 +2,7 @@
 //!
 //! Every worker runs this function and holds the same values after each stage, so every decision is taken by all of them alike.
 
+mod clock;
 pub(crate) mod live;
 mod measure;
 mod rows;
@@ -10,6 +11,7 @@ mod solve;
 mod start;
 mod warm;
 
+pub use clock::processor_seconds;
 pub use settings::ridge_share;
 pub(crate) use settings::{CONVERGENCE_ROWS, DIMENSION_ROWS};
 
@@ -31,6 +33,7 @@ use crate::profile::{Profile, SAMPLE_ROWS};
 use crate::solve::Solved;
 use crate::targets::TargetCode;
 use crate::tune::{LawTrial, Tuned, median_distance, pivot_law, trial_flops, tries_law};
+use clock::Clock;
 use measure::certificate;
 use nystream_datasets::{Catalog, Encoder, Role};
 use nystream_hashing::StreamKey;
@@ -43,12 +46,9 @@ use settings::{
 };
 use solve::rest;
 use start::{Start, decoding, start};
-use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 /// What a fit reads.
 pub struct FitInputs {
@@ -119,6 +119,8 @@ pub struct FitOutcome {
     pub seconds: BTreeMap<String, f64>,
     /// Those of them that this worker waited in passes for other workers, their results and the network.
     pub waiting: BTreeMap<String, f64>,
+    /// Processor seconds of this process by stage, of all its threads; empty where the system does not say.
+    pub processor: BTreeMap<String, f64>,
     /// Passes over the rows.
     pub passes: u64,
     /// Declared bound of the weights, class weights included.
@@ -127,36 +129,6 @@ pub struct FitOutcome {
     pub counters: Counters,
     /// Power of two that bounds the kernel's values in an exact Gram.
     pub kernel_log2: i32,
-}
-
-/// Wall time by stage, and how much of it this worker waited. For reports only.
-struct Clock {
-    seconds: BTreeMap<String, f64>,
-    last: Instant,
-    waiting: BTreeMap<String, f64>,
-    /// What the worker has waited in all, now and at the last lap.
-    waited: (Rc<Cell<Duration>>, Duration),
-}
-
-impl Clock {
-    fn new(session: &Session<'_>) -> Self {
-        let waited = (session.waited(), session.waited().get());
-        Clock { seconds: BTreeMap::new(), last: Instant::now(), waiting: BTreeMap::new(), waited }
-    }
-
-    fn lap(&mut self, stage: &str) {
-        let now = Instant::now();
-        *self.seconds.entry(stage.to_owned()).or_default() += (now - self.last).as_secs_f64();
-        self.last = now;
-        let waited = self.waited.0.get();
-        *self.waiting.entry(stage.to_owned()).or_default() += (waited - self.waited.1).as_secs_f64();
-        self.waited.1 = waited;
-    }
-
-    /// The times, into the outcome.
-    fn write(self, outcome: &mut FitOutcome) {
-        (outcome.seconds, outcome.waiting) = (self.seconds, self.waiting);
-    }
 }
 
 /// Runs a fit: every worker calls this in step, and each gets the same outcome.
@@ -401,6 +373,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
         validation: None,
         seconds: BTreeMap::new(),
         waiting: BTreeMap::new(),
+        processor: BTreeMap::new(),
         passes: passes + 1 + u64::from(ranged),
         weight_max,
         shape,

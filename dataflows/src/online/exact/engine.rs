@@ -4,28 +4,25 @@ use super::PLACE_BYTES;
 use super::publish::{Outcome, Work};
 use super::snapshot;
 use super::sums::{self, Reference};
-use super::worker::{Lot, Missed, Order, Reply, Task, serve};
+use super::threads::{Joined, Threads, check, memory, serve_as, slots};
+use super::together;
+use super::worker::{Lot, Missed, Order, Reply, Task};
+use crate::engine::agree;
 use crate::engine::run;
-use crate::engine::session::{Process, Progress};
+use crate::engine::session::{Process, Progress, Session};
 use crate::error::StageError;
-use crate::job::fit::live::{Fixed, HELD_SHARE};
+use crate::job::fit::live::Fixed;
 use crate::job::{FitConfig, FitOutcome, Frozen};
-use crate::nystrom::gram::panel_rows;
 use crate::online::learner::{Answer, Batch, Info, Learner, Prediction, Published, Recovery, Traits};
-use crate::plan::{MemoryPlan, program_bytes};
+use crate::plan::MemoryPlan;
 use crate::predict::{Function, RowPredictor};
-use crate::profile::SAMPLE_ROWS;
-use nystream_datasets::{Chunk, Encoder, RowSlots, SlotLayout};
+use nystream_datasets::{Chunk, Encoder};
 use nystream_hashing::RowId;
-use nystream_kernels::gram::{ExactGram, Precision};
 use nystream_kernels::rows::Rows;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-
-/// m x m matrices of f64 that a solve holds beside the Gram.
-const SOLVE_MATRICES: u64 = 8;
 
 /// What an engine is made of: what `--config-from` takes over, and the threads.
 pub struct ExactSetup {
@@ -34,10 +31,10 @@ pub struct ExactSetup {
     /// The rest of it. The encoder names the column of the keys.
     pub frozen: Frozen,
     /// Worker threads.
-    pub workers: usize,
+    pub threads: Threads,
     /// Where snapshots store the sums; without it a restart sums all rows again.
     pub folder: Option<PathBuf>,
-    /// Watches passes over the rows.
+    /// Watches passes over the rows, of threads that the engine starts.
     pub progress: Box<dyn Progress>,
 }
 
@@ -50,12 +47,12 @@ type Ends = Result<Vec<Result<(), StageError>>, String>;
 /// use nystream_dataflows::StageError;
 /// use nystream_dataflows::engine::SilentProgress;
 /// use nystream_dataflows::job::{FitConfig, Frozen};
-/// use nystream_dataflows::online::exact::{ExactEngine, ExactSetup};
+/// use nystream_dataflows::online::exact::{ExactEngine, ExactSetup, Threads};
 /// use nystream_dataflows::online::learner::{Batch, Learner};
 /// use nystream_datasets::Chunk;
 /// # fn example(config: FitConfig, frozen: Frozen, rows: Chunk) -> Result<(), StageError> {
 /// // What `--config-from MODEL` takes over, and encoded rows.
-/// let mut engine = ExactEngine::new(ExactSetup { config, frozen, workers: 2, folder: None, progress: Box::new(SilentProgress) })?;
+/// let mut engine = ExactEngine::new(ExactSetup { config, frozen, threads: Threads::Own(2), folder: None, progress: Box::new(SilentProgress) })?;
 /// engine.learn(&Batch { changes: &[], removed: &Chunk::new(), added: &rows })?;
 /// let with = engine.publish()?;
 /// engine.learn(&Batch { changes: &[], removed: &rows, added: &Chunk::new() })?;
@@ -69,6 +66,7 @@ pub struct ExactEngine {
     orders: Vec<Sender<Order>>,
     replies: Receiver<Reply>,
     threads: Option<JoinHandle<Ends>>,
+    processes: usize,
     /// Rows that are there.
     rows: u64,
     /// Rows that came or went since the last publication.
@@ -99,43 +97,52 @@ impl ExactEngine {
     /// # Errors
     /// [`StageError::Usage`] for a configuration that exact learning cannot keep, [`StageError::Budget`] for one that does not fit the memory or where there can be no file for the rows.
     pub fn new(setup: ExactSetup) -> Result<Self, StageError> {
-        let ExactSetup { config, frozen, workers, folder, progress } = setup;
-        let workers = workers.max(1);
-        let fixed = Arc::new(Fixed::new(config, frozen)?);
-        let memory = memory(&fixed, workers);
-        memory.check_or(fixed.config.memory, "use fewer --workers, or a model with fewer --centers")?;
-        let process = Process::new(workers, 1, 0, progress);
-        let (told, replies) = channel();
-        let (mut orders, mut tasks) = (Vec::new(), Vec::new());
-        let layout = layout(&fixed.encoder);
-        for _ in 0..workers {
-            let (send, receive) = channel();
-            let slots = RowSlots::new(&fixed.config.temp_dir, layout, fixed.config.disk_limit / workers as u64)?;
-            orders.push(send);
-            tasks.push(Some(Task { slots, orders: receive, replies: told.clone() }));
-        }
+        let ExactSetup { config, frozen, threads, folder, progress } = setup;
         let start = |e: String| StageError::Internal(format!("cannot start workers: {e}"));
-        let communication = timely::CommunicationConfig::Process(workers).try_build().map_err(start)?;
-        let (tasks, shared) = (Mutex::new(tasks), Arc::clone(&fixed));
-        let job = move |session: &mut crate::engine::Session<'_>| {
-            let task = tasks.lock().unwrap_or_else(PoisonError::into_inner)[session.index()].take();
-            let task = task.ok_or_else(|| StageError::Internal("a worker was started twice".into()))?;
-            match shared.config.precision {
-                Precision::Single => serve::<f32>(session, &shared, task),
-                Precision::Double => serve::<f64>(session, &shared, task),
+        let Joined { process, communication, told } = match threads {
+            Threads::Joined(joined) => joined,
+            Threads::Own(workers) => {
+                let workers = workers.max(1);
+                let communication = timely::CommunicationConfig::Process(workers).try_build().map_err(start)?;
+                Joined { process: Process::new(workers, 1, 0, progress), communication, told: Vec::new() }
             }
-            Ok(())
+        };
+        let workers = process.workers();
+        let processes = process.processes();
+        let fixed = check(config, frozen, (workers, processes))?;
+        let memory = memory(&fixed, workers, processes);
+        let (send_reply, replies) = channel();
+        let (mut orders, mut tasks) = (Vec::new(), Vec::new());
+        for slots in slots(&fixed, workers)? {
+            let (send, receive) = channel();
+            orders.push(send);
+            tasks.push(Some(Task { slots, ordered: Some((receive, send_reply.clone())) }));
+        }
+        drop(send_reply);
+        let (tasks, shared) = (Mutex::new(tasks), Arc::clone(&fixed));
+        let job = move |session: &mut Session<'_>| {
+            if session.process.processes() > 1 {
+                together::of_first(session, || Ok(told.clone()))?;
+                agree(session, Ok(()))?;
+            }
+            let task = tasks.lock().unwrap_or_else(PoisonError::into_inner)[session.local_index()].take();
+            let task = task.ok_or_else(|| StageError::Internal("a worker was started twice".into()))?;
+            if let (true, Some((_, replies))) = (session.process.processes() > 1, &task.ordered) {
+                let _ = replies.send(Reply::Summed(Ok(())));
+            }
+            serve_as(session, &shared, task)
         };
         let threads = std::thread::Builder::new()
             .name("exact".into())
             .spawn(move || run(&process, communication, job))
             .map_err(|e| start(e.to_string()))?;
         let threads = Some(threads);
-        Ok(ExactEngine {
+        let mut engine = ExactEngine {
             fixed,
             orders,
             replies,
             threads,
+            processes,
             rows: 0,
             changed: 0,
             memory,
@@ -144,7 +151,21 @@ impl ExactEngine {
             folder,
             stored: None,
             notes: Vec::new(),
-        })
+        };
+        if processes > 1 {
+            // What the others cannot keep is told before anything is learned.
+            engine.answers()?;
+        }
+        Ok(engine)
+    }
+
+    /// Whether an engine of this configuration could be made with `workers` workers a process.
+    ///
+    /// # Errors
+    /// As [`ExactEngine::new`].
+    pub fn can_be_made(config: FitConfig, frozen: Frozen, workers: usize) -> Result<(), StageError> {
+        let fixed = check(config, frozen, (workers, 1))?;
+        slots(&fixed, workers).map(drop)
     }
 
     /// The encoder of the rows, with the test that they must pass.
@@ -189,7 +210,11 @@ impl ExactEngine {
     fn broken(&mut self) -> StageError {
         self.orders.clear();
         let reason = match self.threads.take().map(JoinHandle::join) {
-            Some(Ok(Ok(results))) => results.into_iter().find_map(Result::err).map(|e| e.to_string()),
+            Some(Ok(Ok(results))) => match results.into_iter().find_map(Result::err) {
+                // What cannot be used, or kept, is no bug.
+                Some(error @ (StageError::Usage(_) | StageError::Budget(_))) => return error,
+                error => error.map(|e| e.to_string()),
+            },
             Some(Ok(Err(reason))) => Some(reason),
             Some(Err(_)) | None => None,
         };
@@ -230,7 +255,7 @@ impl ExactEngine {
         let mut memory = self.memory.clone();
         memory.add(
             format!("ids of {} rows", self.rows + which.len() as u64),
-            PLACE_BYTES * (self.rows + which.len() as u64),
+            PLACE_BYTES * (self.rows + which.len() as u64).div_ceil(self.processes as u64),
         );
         memory.check_or(self.fixed.config.memory, "keep fewer rows (--window)")?;
         self.tell(&Order::Learn(Arc::new(Lot { removed, added: batch.added.clone(), which, loading })))?;
@@ -260,6 +285,11 @@ impl ExactEngine {
     fn summed(&mut self, order: &Order) -> Result<(), StageError> {
         self.stored = None;
         self.tell(order)?;
+        self.answers()
+    }
+
+    /// Hears that all have done what they were told.
+    fn answers(&mut self) -> Result<(), StageError> {
         let mut least: Option<StageError> = None;
         for _ in 0..self.orders.len() {
             match self.reply()? {
@@ -340,39 +370,6 @@ impl Drop for ExactEngine {
             let _ = threads.join();
         }
     }
-}
-
-/// Columns of the rows' slots.
-fn layout(encoder: &Encoder) -> SlotLayout {
-    SlotLayout { numeric: encoder.numeric_width(), codes: encoder.code_width(), targets: encoder.target_width() }
-}
-
-/// What the engine holds whatever the rows are.
-fn memory(fixed: &Fixed, workers: usize) -> MemoryPlan {
-    let mut plan = MemoryPlan::default();
-    plan.add("the program", program_bytes(workers));
-    let m = fixed.centers(u64::MAX);
-    let (shape, layout, workers) = (fixed.gram_shape(m), layout(&fixed.encoder), workers as u64);
-    let entry: u64 = if fixed.config.precision == Precision::Double { 8 } else { 4 };
-    plan.add(format!("two exact Grams of {m} centers"), 2 * ExactGram::memory_bytes(shape) as u64);
-    let matrix = 8 * (m as u64).pow(2);
-    plan.add("the solve", SOLVE_MATRICES * matrix);
-    let stride = m.next_multiple_of(64);
-    let panel = panel_rows(stride) as u64 * stride as u64 * entry + ExactGram::scratch_bytes(shape) as u64;
-    plan.add("panels of the workers", workers * panel);
-    let centers = m as u64 * (layout.bytes() as u64 + entry * layout.numeric as u64);
-    plan.add("packed centers", 3 * centers);
-    let pool = fixed.rule.map_or(0, |rule| match rule.method {
-        crate::dictionary::Method::RpCholesky { most: Some(most), .. } => 2 * most * (layout.bytes() + 8 * m) as u64,
-        // A window of rows, nodes that are kept, and a Shrink for each worker.
-        crate::dictionary::Method::Squeak { atoms, .. } => {
-            2 * (fixed.config.memory / HELD_SHARE) + 40 * (atoms * 5 / 4).pow(2) * workers
-        }
-        _ => 4 * m as u64 * (layout.bytes() as u64 + 80),
-    });
-    plan.add("choosing centers", pool);
-    plan.add("the sample", 2 * SAMPLE_ROWS * layout.bytes() as u64 * 2);
-    plan
 }
 
 /// What is left of the rows of a batch when all of it is applied: the ids that go, and the rows of `added` that come. An id with both comes.

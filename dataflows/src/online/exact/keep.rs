@@ -6,12 +6,13 @@ use crate::dictionary::known::KnownNodes;
 use crate::dictionary::pool::{Pool, PoolRule, in_pool};
 use crate::engine::bytes::{Reader, Writer};
 use crate::error::StageError;
+use crate::job::fit::live::Fixed;
 use differential_dataflow::operators::arrange::TraceAgent;
 use differential_dataflow::trace::TraceReader;
 use differential_dataflow::trace::cursor::{Cursor, cursor_list};
 use differential_dataflow::trace::implementations::ValSpine;
-use nystream_datasets::{Chunk, RowSlots};
-use nystream_hashing::RowId;
+use nystream_datasets::{Chunk, RowSlots, SlotReader};
+use nystream_hashing::{RowId, StreamKey};
 use nystream_kernels::exact_sum::ExactSum;
 use timely::progress::frontier::{Antichain, AntichainRef};
 
@@ -56,6 +57,10 @@ pub(super) struct Keep {
     /// Nodes of the trie, where centers are chosen by one. Taken out while it is at work.
     pub nodes: Option<KnownNodes>,
     pool: Option<PoolRule>,
+    /// The key that the sample is drawn by.
+    sample: StreamKey,
+    /// Leading zeros of the hashes of the row in each slot, for the sample and for the pool: whether it is in one of any bits.
+    zeros: Vec<[u8; 2]>,
     places: Option<Places>,
     /// Slots whose rows have gone with this batch: the Gram still reads them.
     freed: Vec<u64>,
@@ -76,15 +81,17 @@ fn read_letter(bytes: &[u8]) -> Result<(Vec<RowId>, Pool), StageError> {
 }
 
 impl Keep {
-    pub(super) fn new(slots: RowSlots, pool: Option<PoolRule>, nodes: Option<KnownNodes>) -> Self {
+    pub(super) fn new(slots: RowSlots, fixed: &Fixed, workers: usize) -> Self {
         Keep {
             slots,
             tally: Tally::default(),
             dirty: true,
             loading: false,
             error: None,
-            nodes,
-            pool,
+            nodes: fixed.nodes(workers),
+            pool: fixed.pool(),
+            sample: fixed.sample_key(),
+            zeros: Vec::new(),
             places: None,
             freed: Vec::new(),
             chunk: Chunk::default(),
@@ -145,6 +152,7 @@ impl Keep {
             let all: Vec<usize> = (0..chunk.rows()).collect();
             let slots = self.slots.insert(&chunk, &all)?;
             self.count(&chunk, true);
+            self.rank(&chunk.ids, &slots);
             updates.extend(chunk.ids.iter().copied().zip(slots).map(|place| (place, 1)));
         }
         self.chunk = chunk;
@@ -168,6 +176,28 @@ impl Keep {
         if !self.loading {
             self.touch(&chunk.ids);
         }
+    }
+
+    /// Rows with these ids are in these slots now.
+    fn rank(&mut self, ids: &[RowId], slots: &[u64]) {
+        let zeros = |key: StreamKey, id: RowId| key.u128(id).leading_zeros() as u8;
+        for (id, slot) in ids.iter().zip(slots) {
+            let slot = *slot as usize;
+            if slot >= self.zeros.len() {
+                self.zeros.resize(slot + 1, [0; 2]);
+            }
+            self.zeros[slot] = [zeros(self.sample, *id), self.pool.map_or(0, |pool| zeros(pool.key, *id))];
+        }
+    }
+
+    /// The rows of the sample of so many bits.
+    pub(super) fn sampled(&self, bits: u32) -> SlotReader {
+        self.slots.reader_of(|slot| u32::from(self.zeros[slot as usize][0]) >= bits)
+    }
+
+    /// The rows of the pool, of so many bits.
+    pub(super) fn pooled(&self, bits: u32) -> SlotReader {
+        self.slots.reader_of(|slot| u32::from(self.zeros[slot as usize][1]) >= bits)
     }
 
     /// Rows with these ids have come or gone since the centers were chosen.

@@ -21,8 +21,10 @@
 //! * A snapshot stores the integers with their centers in a file beside the state (`sums`). A restart is given the rows that are there, which go into their slots alone, and the changes after the snapshot, which
 //!   go into the sums alone ([`Learner::load`](super::learner::Learner::load), [`Learner::missed`](super::learner::Learner::missed)): kernel entries are evaluated for these, not for the rows.
 //!
+//! * Of several processes the first has the runtime, and passes its orders on ([`follow`]); each keeps the rows whose ids hash to its workers, and their part of the integers (`together`).
+//!
 //! Invariants
-//! * No bit depends on the number of workers, on the order or the batches of changes, or on when there were publications: sums are integers, everything else is made anew of the set.
+//! * No bit depends on the number of workers and processes, on the order or the batches of changes, or on when there were publications: sums are integers, everything else is made anew of the set.
 //! * A change of a key is final: what the key had before goes, whether or not the caller says so; taking away what is not there changes nothing.
 //! * Rows of which some targets, not all, are null are kept, and while there are any nothing is published, as no single Gram serves them: the refusal is that of the fit.
 //!
@@ -35,10 +37,14 @@ mod keep;
 mod publish;
 mod snapshot;
 mod sums;
+mod threads;
+mod together;
 mod worker;
 
 pub use engine::{ExactEngine, ExactSetup};
 pub use publish::Work;
+pub use threads::{Communication, Joined, Threads, follow};
 
-/// What a row takes in memory, about: its id and its slot in the arrangement, which holds up to twice of it while batches merge, and its share of the slots' bits.
-pub const PLACE_BYTES: u64 = 112;
+/// What a row takes in memory, about: its id and its slot in the arrangement, which holds up to twice of it while batches merge, its share of the slots' bits, and two
+/// hashes' leading zeros.
+pub const PLACE_BYTES: u64 = 116;

@@ -3,17 +3,20 @@
 use super::gram::{Current, GramState};
 use super::keep::{Keep, Tally};
 use super::sums::{self, Kept, Reference};
+use super::together;
 use crate::dictionary::Centers;
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::job::FitOutcome;
-use crate::job::fit::live::{Fixed, Held, refit};
-use crate::nystrom::gram::{Change, PanelJob, Panels, sum_rows, unscaled};
+use crate::job::fit::live::{Fixed, Held, Stores, refit};
+use crate::nystrom::gram::{Change, PanelJob, Panels, sum_rows, total, unscaled};
 use nystream_datasets::Role;
+use nystream_kernels::exact_sum::ExactSum;
 use nystream_kernels::gram::{ExactGram, GramSums};
 use nystream_kernels::rows::RowBuf;
 use nystream_kernels::tile::{Entry, Tiles};
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -87,7 +90,16 @@ pub(super) fn publish<T: Entry + Into<f64> + Default>(
     let mut work = Work { chosen: known.is_none(), ..Work::default() };
     let (own, told) = (Rc::clone(gram), &mut work);
     let mut nodes = keep.borrow_mut().nodes.take();
-    let found = refit::<T>(session, fixed, &store, held, (known, nodes.as_mut()), |session, centers| {
+    // Of most rows neither sample nor choice asks: they are not read.
+    let (sample, pool) = {
+        let keep = keep.borrow();
+        let sampled = keep.sampled(fixed.sample(held.rows).bits);
+        let pooled = fixed.candidates().map(|rule| keep.pooled(rule.bits));
+        let of = |reader| RowStore::of_slots(reader, Arc::clone(&fixed.encoder), Arc::clone(&session.process));
+        (of(sampled), pooled.map(of))
+    };
+    let stores = Stores { sample: &sample, pool: pool.as_ref().unwrap_or(&store) };
+    let found = refit::<T>(session, fixed, stores, held, (known, nodes.as_mut()), |session, centers| {
         let sums = sums(session, fixed, &store, &own, centers, told)?;
         if let Some(current) = &mut own.borrow_mut().current {
             current.asked = fixed.centers(held.rows);
@@ -106,6 +118,41 @@ pub(super) fn publish<T: Entry + Into<f64> + Default>(
     Ok(session.is_first().then(|| Box::new(Outcome { fit: found, work })))
 }
 
+/// What a worker tells all others of its rows.
+#[derive(Clone, Serialize, Deserialize)]
+struct Told {
+    error: Option<StageError>,
+    rows: u64,
+    incomplete: u64,
+    weight_sum: serde_bytes::ByteBuf,
+    dirty: bool,
+}
+
+impl Told {
+    fn of(keep: &Keep, flushed: Result<(), StageError>) -> Self {
+        let Tally { rows, incomplete, ref weight_sum } = keep.tally;
+        let error = keep.error.clone().or(flushed.err());
+        let weight_sum = serde_bytes::ByteBuf::from(weight_sum.to_bytes());
+        Told { error, rows, incomplete, weight_sum, dirty: keep.dirty }
+    }
+}
+
+/// What all have together.
+///
+/// # Errors
+/// The least of theirs.
+fn united(all: &[Told]) -> Result<(Tally, bool), StageError> {
+    if let Some(error) = all.iter().filter_map(|told| told.error.clone()).min() {
+        return Err(error);
+    }
+    let mut tally = Tally::default();
+    for Told { rows, incomplete, weight_sum, .. } in all {
+        let weight_sum = ExactSum::from_bytes(weight_sum).map_err(|e| StageError::Internal(e.to_string()))?;
+        tally.merge(&Tally { rows: *rows, incomplete: *incomplete, weight_sum });
+    }
+    Ok((tally, all.iter().any(|told| told.dirty)))
+}
+
 /// The rows that all workers have, and whether the centers may be others. All workers are past their batches when this returns.
 ///
 /// # Errors
@@ -116,19 +163,8 @@ fn rows(
     keep: &Rc<RefCell<Keep>>,
     flushed: Result<(), StageError>,
 ) -> Result<(RowStore, Held, bool), StageError> {
-    let mine = {
-        let keep = keep.borrow();
-        (keep.error.clone().map_or(flushed, Err), keep.tally.clone(), keep.dirty)
-    };
-    let all = session.share(mine);
-    let (mut tally, mut dirty) = (Tally::default(), false);
-    for told in &all {
-        tally.merge(&told.1);
-        dirty |= told.2;
-    }
-    if let Some(error) = all.iter().filter_map(|told| told.0.clone().err()).min() {
-        return Err(error);
-    }
+    let mine = Told::of(&keep.borrow(), flushed);
+    let (tally, dirty) = united(&together::everyone(session, mine)?)?;
     if tally.incomplete > 0 {
         return Err(StageError::Data(format!(
             "targets are null in different rows: {} of {} rows have some targets and not all, and no single Gram serves them. Give them the others, or delete them",
@@ -154,7 +190,8 @@ pub(super) fn verify<T: Entry + Into<f64> + Default>(
     let (store, held, _) = rows(session, fixed, keep, flushed)?;
     let (fresh, mut work) = (Rc::new(RefCell::new(GramState::<T>::new())), Work { chosen: true, ..Work::default() });
     let told = &mut work;
-    let found = refit::<T>(session, fixed, &store, held, (None, None), |session, centers| {
+    let stores = Stores { sample: &store, pool: &store };
+    let found = refit::<T>(session, fixed, stores, held, (None, None), |session, centers| {
         sums(session, fixed, &store, &fresh, centers, told)
     })?;
     work.rows_read = held.rows;
@@ -222,7 +259,8 @@ fn sums<T: Entry + Into<f64> + Default>(
         Some(current) => (Arc::clone(&current.gram), Arc::clone(&current.order)),
         None => return Err(StageError::Internal("there is no Gram".into())),
     };
-    Ok(session.once(|| unscaled(ordered(gram.finish(), &order), &fixed.frozen.code)))
+    let total = total(session, &gram)?;
+    Ok(session.once(|| unscaled(ordered(total.finish(), &order), &fixed.frozen.code)))
 }
 
 /// How rows become entries with these centers in this order.
@@ -241,7 +279,7 @@ fn panels<T: Entry + Into<f64> + Default>(
     Ok(PanelJob { tiles, code, weight_max, weighted })
 }
 
-/// Stores the sums of the rows that are there, where there are any. Every worker calls this in step.
+/// Stores the sums of the rows of all processes, where there are any, in the first one. Every worker calls this in step.
 ///
 /// # Errors
 /// The errors of earlier batches; a file that cannot be written; the same on every worker.
@@ -252,22 +290,20 @@ pub(super) fn save<T: Entry + Into<f64> + Default>(
     folder: &Path,
 ) -> Result<Option<Reference>, StageError> {
     let flushed = gram.borrow_mut().flush(1);
-    let mine = {
-        let keep = keep.borrow();
-        (keep.error.clone().map_or(flushed, Err), keep.dirty)
-    };
-    let all = session.share(mine);
-    if let Some(error) = all.iter().filter_map(|told| told.0.clone().err()).min() {
-        return Err(error);
-    }
+    let mine = Told::of(&keep.borrow(), flushed);
+    let (_, dirty) = united(&together::everyone(session, mine)?)?;
     let gram = gram.borrow();
     let Some(Current { asked, centers, order, gram, .. }) = &gram.current else { return Ok(None) };
+    let gram = total(session, gram)?;
+    if session.process.index() > 0 {
+        return Ok(None);
+    }
     let kept = || Kept {
         asked: *asked,
-        dirty: all.iter().any(|told| told.1),
+        dirty,
         centers: Arc::clone(centers),
         order: Arc::clone(order),
-        gram: Arc::clone(gram),
+        gram: Arc::clone(&gram),
     };
     session.try_once(|| sums::write(folder, &kept())).map(|reference| Some(*reference))
 }
@@ -284,12 +320,14 @@ pub(super) fn restore<T: Entry + Into<f64> + Default>(
     kept: &Kept,
 ) -> Result<(), StageError> {
     let job = panels::<T>(session, fixed, &kept.centers, &kept.order)?;
+    // Those of other processes have read for themselves what they were told.
+    let shared = session.once(|| Arc::clone(&kept.gram));
     keep.borrow_mut().dirty = kept.dirty;
     gram.borrow_mut().current = Some(Current {
         asked: kept.asked,
         centers: Arc::clone(&kept.centers),
         order: Arc::clone(&kept.order),
-        gram: Arc::clone(&kept.gram),
+        gram: Arc::clone(&*shared),
         panels: Panels::new(job),
     });
     Ok(())

@@ -99,8 +99,7 @@ pub(super) fn write(folder: &Path, kept: &Kept) -> Result<Reference, StageError>
     let (mut file, mut hasher) =
         (AtomicFile::create(&path(folder, number)).map_err(|error| failed(&error))?, blake3::Hasher::new());
     let frames = stored::frames(&kept.centers);
-    let head = Head { asked: kept.asked, dirty: kept.dirty, order: kept.order.to_vec(), frames: frames.len() };
-    let head = serde_json::to_vec(&head).map_err(|error| failed(&error))?;
+    let head = head(kept, frames.len()).map_err(|error| failed(&error))?;
     let mut put = |bytes: &[u8]| {
         let length = (bytes.len() as u64).to_le_bytes();
         hasher.update(&length).update(bytes);
@@ -123,6 +122,37 @@ pub(super) fn write(folder: &Path, kept: &Kept) -> Result<Reference, StageError>
         let _ = std::fs::remove_file(path(folder, *old));
     }
     Ok(Reference { number, digest })
+}
+
+/// What the other processes of a job need of `kept`: all but the integers, of which theirs are 0.
+pub(super) fn told(kept: &Kept) -> Vec<u8> {
+    let frames = stored::frames(&kept.centers);
+    let mut out = Writer::default();
+    out.bytes(&head(kept, frames.len()).unwrap_or_default());
+    frames.iter().for_each(|frame| out.bytes(&frame.bytes));
+    out.0
+}
+
+/// What [`told`] tells.
+///
+/// # Errors
+/// [`StageError::Internal`] for anything else.
+pub(super) fn heard(bytes: &[u8], shape: &dyn Fn(usize) -> GramShape) -> Result<Kept, StageError> {
+    let damaged = |what: &str| StageError::Internal(format!("stored sums arrived damaged: {what}"));
+    let mut from = Reader(bytes);
+    let head: Head = serde_json::from_slice(from.bytes()?).map_err(|error| damaged(&error.to_string()))?;
+    let mut frames = Vec::new();
+    while !from.is_empty() {
+        frames.push(Outgoing { key: frames.len() as u64, bytes: from.bytes()?.to_vec() });
+    }
+    let centers = stored::read(&frames).ok_or_else(|| damaged("the centers"))?;
+    let gram = ExactGram::new(shape(centers.ids.len()));
+    let Head { asked, dirty, order, .. } = head;
+    Ok(Kept { asked, dirty, centers: Arc::new(centers), order: Arc::new(order), gram: Arc::new(gram) })
+}
+
+fn head(kept: &Kept, frames: usize) -> Result<Vec<u8>, serde_json::Error> {
+    serde_json::to_vec(&Head { asked: kept.asked, dirty: kept.dirty, order: kept.order.to_vec(), frames })
 }
 
 /// Reads the file that `reference` names; `shape`: of a Gram of so many centers.

@@ -4,6 +4,7 @@ use super::gram::GramState;
 use super::keep::{Keep, letter};
 use super::publish::{Outcome, publish, restore, save, verify};
 use super::sums::{Kept, Reference};
+use super::together;
 use crate::dictionary::pool::{Columns, Pool};
 use crate::engine::deal::Letter;
 use crate::engine::session::Session;
@@ -18,6 +19,7 @@ use nystream_hashing::RowId;
 use nystream_kernels::tile::Entry;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -75,17 +77,24 @@ pub(super) enum Reply {
 /// What a worker is given to begin with.
 pub(super) struct Task {
     pub slots: RowSlots,
-    pub orders: Receiver<Order>,
-    pub replies: Sender<Reply>,
+    /// Who orders, and where answers go; nobody in processes but the first, which passes its orders on.
+    pub ordered: Option<(Receiver<Order>, Sender<Reply>)>,
 }
 
 /// An update of the collection of rows.
 type Update = ((RowId, u64), u64, isize);
 
 /// Serves orders until their sender is gone. Every worker calls this in step.
-pub(super) fn serve<T: Entry + Into<f64> + Default>(session: &mut Session<'_>, fixed: &Fixed, task: Task) {
-    let Task { slots, orders, replies } = task;
-    let keep = Rc::new(RefCell::new(Keep::new(slots, fixed.pool(), fixed.nodes(session.process.workers()))));
+///
+/// # Errors
+/// What ends the run, such as a damaged exchange.
+pub(super) fn serve<T: Entry + Into<f64> + Default>(
+    session: &mut Session<'_>,
+    fixed: &Fixed,
+    task: Task,
+) -> Result<(), StageError> {
+    let Task { slots, ordered } = task;
+    let keep = Rc::new(RefCell::new(Keep::new(slots, fixed, session.process.workers())));
     let gram = Rc::new(RefCell::new(GramState::<T>::new()));
     let probe = ProbeHandle::new();
     let (rows, sums) = (Rc::clone(&keep), (Rc::clone(&keep), Rc::clone(&gram)));
@@ -155,7 +164,8 @@ pub(super) fn serve<T: Entry + Into<f64> + Default>(session: &mut Session<'_>, f
     });
 
     let mut time = 0;
-    while let Ok(order) = orders.recv() {
+    let (orders, shape) = (ordered.as_ref().map(|ordered| &ordered.0), |m| fixed.gram_shape(m));
+    while let Some(order) = together::next(session, orders, &shape)? {
         let reply = match order {
             Order::Learn(lot) => {
                 let loading = lot.loading;
@@ -168,36 +178,56 @@ pub(super) fn serve<T: Entry + Into<f64> + Default>(session: &mut Session<'_>, f
                 input.advance_to(time);
                 input.flush();
                 session.worker.step_or_park_while(None, || probe.less_than(&time));
-                let mut keep = keep.borrow_mut();
-                keep.settle(time);
-                (keep.loading, gram.borrow_mut().loading) = (false, false);
-                Reply::Learned(keep.error.clone().map_or(Ok(keep.tally.rows), Err))
+                let learned = {
+                    let mut keep = keep.borrow_mut();
+                    keep.settle(time);
+                    (keep.loading, gram.borrow_mut().loading) = (false, false);
+                    keep.error.clone().map_or(Ok(keep.tally.rows), Err)
+                };
+                Reply::Learned(of_all(session, learned)?)
             }
             Order::Publish => Reply::Published(publish(session, fixed, &keep, &gram)),
             Order::Verify => Reply::Published(verify(session, fixed, &keep, &gram)),
             Order::Save(folder) => Reply::Saved(save(session, &keep, &gram, &folder)),
             Order::Restore(kept) => Reply::Summed(restore(session, fixed, &keep, &gram, &kept)),
             Order::Missed(missed) => {
-                let (peers, index) = (session.peers(), session.index());
-                let share = |count: usize| count * index / peers..count * (index + 1) / peers;
+                // The sums are this process's, whoever has the rows.
+                let share = share(session);
                 let Missed { removed, added } = &*missed;
                 let mut keep = keep.borrow_mut();
                 [removed, added].into_iter().for_each(|rows| keep.touch(&rows.ids[share(rows.rows())]));
                 Reply::Summed(gram.borrow_mut().missed((removed, added), &share))
             }
         };
-        if replies.send(reply).is_err() {
-            break;
+        if let Some((_, replies)) = &ordered {
+            // Where nobody listens any more there is no further order either.
+            let _ = replies.send(reply);
         }
     }
     drop(input);
     keep.borrow_mut().close();
+    Ok(())
+}
+
+/// What the workers of all processes have learned, told by the first; of one process each tells its own.
+fn of_all(session: &mut Session<'_>, learned: Result<u64, StageError>) -> Result<Result<u64, StageError>, StageError> {
+    if session.process.processes() == 1 {
+        return Ok(learned);
+    }
+    let all = together::everyone(session, learned)?;
+    let rows = all.into_iter().try_fold(0, |rows, own| own.map(|own| rows + own));
+    Ok(rows.map(|rows| if session.is_first() { rows } else { 0 }))
+}
+
+/// This worker's share of so many things that its process was given.
+fn share(session: &Session<'_>) -> impl Fn(usize) -> Range<usize> + use<> {
+    let (workers, index) = (session.process.workers(), session.local_index());
+    move |count| count * index / workers..count * (index + 1) / workers
 }
 
 /// This worker's share of `lot`, by the workers that keep the rows.
 fn letters(session: &Session<'_>, lot: &Lot) -> Vec<Letter> {
-    let (peers, index) = (session.peers(), session.index());
-    let share = |count: usize| count * index / peers..count * (index + 1) / peers;
+    let (peers, share) = (session.peers(), share(session));
     let home = |id: &RowId| (id.hashed() % peers as u64) as usize;
     let mut parts: Vec<(Vec<RowId>, Pool)> = vec![Default::default(); peers];
     for id in &lot.removed[share(lot.removed.len())] {

@@ -1,0 +1,182 @@
+//! The exact mode in several processes: the published model is that of one, and of the fit, whoever keeps the rows; a process that is killed ends the others, and any number of them goes on.
+
+#![cfg(unix)]
+
+mod common;
+
+use arrow_array::RecordBatch;
+use common::*;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::process::{Child, Output};
+use std::time::{Duration, Instant};
+
+const MODEL: &str =
+    "--target y --drop key --weight w --kernel gaussian --bandwidth 1x --ridge 1e-5 --solver gram --split hash:0.1";
+const POOL: &str = "--centers 40 --select rpcholesky --dictionary-rows 200 --variance";
+const TRIE: &str = "--centers 8 --select squeak";
+const LINE: &str = "online --mode exact --config-from m.nys --peer-timeout 10s";
+
+fn values(key: usize, version: usize) -> (f64, String, f64, f64) {
+    let at = 1000 * key + version;
+    let (a, c) = (uniform("a", at), uniform("c", at));
+    (a, format!("level {}", (c * 5.0) as u32), (6.0 * a).sin() + 0.1 * uniform("noise", at), 0.1 + uniform("w", at))
+}
+
+fn rows(list: &[(usize, usize)]) -> RecordBatch {
+    let all: Vec<_> = list.iter().map(|(key, version)| values(*key, *version)).collect();
+    batch(vec![
+        ("a", numbers(all.iter().map(|row| row.0))),
+        ("c", texts(all.iter().map(|row| row.1.clone()))),
+        ("y", numbers(all.iter().map(|row| row.2))),
+        ("w", numbers(all.iter().map(|row| row.3))),
+        ("key", texts(list.iter().map(|(key, _)| format!("k{key}")))),
+    ])
+}
+
+/// Events `from` and on, and what is left of them in `held`.
+fn stream(from: usize, count: usize, keys: usize, held: &mut BTreeMap<usize, usize>) -> String {
+    let mut lines = String::new();
+    for event in from..from + count {
+        let key = (uniform("key", event) * keys as f64) as usize;
+        let line = match held.get(&key).copied() {
+            Some(_) if uniform("op", event) < 0.4 => {
+                held.remove(&key);
+                format!(r#"{{"op": "delete", "key": "k{key}"}}"#)
+            }
+            before => {
+                let (op, version) = if before.is_some() { ("update", event) } else { ("insert", event) };
+                held.insert(key, version);
+                let (a, c, y, w) = values(key, version);
+                format!(
+                    r#"{{"op": "{op}", "key": "k{key}", "weight": {w:?}, "row": {{"a": {a:?}, "c": "{c}", "y": {y:?}}}}}"#
+                )
+            }
+        };
+        lines.push_str(&line);
+        lines.push('\n');
+    }
+    lines
+}
+
+fn begun(select: &str) -> Place {
+    let place = Place::new();
+    write(&place.path("d.parquet"), &rows(&(0..3000).map(|i| (i, 1)).collect::<Vec<_>>()));
+    place.json(&format!("fit --data d.parquet --out m.nys {MODEL} {select}"));
+    place
+}
+
+/// The digest of the fit of the rows that are left.
+fn fitted(place: &Place, held: &BTreeMap<usize, usize>) -> String {
+    write(&place.path("left.parquet"), &rows(&held.iter().rev().map(|(k, v)| (*k, *v)).collect::<Vec<_>>()));
+    digest(&place.solved("fit --data left.parquet --config-from m.nys --id-column key --out again.nys"))
+}
+
+fn last_line(output: &Output) -> Value {
+    let all = text(&output.stdout);
+    let last = all.lines().last().unwrap_or_else(|| panic!("nothing was printed: {}", text(&output.stderr)));
+    serde_json::from_str(last).unwrap()
+}
+
+/// The line in so many processes to its end: the summary.
+fn online(place: &Place, line: &str, processes: usize) -> Value {
+    let line = format!("{LINE} {line}");
+    if processes == 1 {
+        let output = place.run(&format!("{line} --format json"));
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        return last_line(&output);
+    }
+    let outputs = place.processes(&vec![line; processes]);
+    for (index, output) in outputs.iter().enumerate() {
+        assert_eq!(output.status.code(), Some(0), "process {index}: {}", text(&output.stderr));
+        assert!(index == 0 || output.stdout.is_empty(), "process {index} printed");
+    }
+    last_line(&outputs[0])
+}
+
+#[test]
+fn any_processes_publish_the_model_of_the_fit() {
+    for select in [POOL, TRIE] {
+        let place = begun(select);
+        let (mut held, mut lines, mut events) = (BTreeMap::new(), String::new(), 0);
+        // One state, which other processes take up each time.
+        for (processes, workers) in [(2, 1), (1, 2), (3, 1), (2, 2)] {
+            lines += &stream(events, 900, 1800, &mut held);
+            events += 900;
+            std::fs::write(place.path("in.jsonl"), &lines).unwrap();
+            let line = format!("--state s --input jsonl:in.jsonl --publish every:350 --workers {workers}");
+            let report = online(&place, &line, processes);
+            assert_eq!(digest(&report), fitted(&place, &held), "{processes} processes of {workers}: {report}");
+            assert_eq!(report["rows_surviving"], held.len());
+        }
+        // From nothing, in one run, and checked from scratch.
+        let report = online(&place, "--state t --input jsonl:in.jsonl --workers 1 --publish every:350", 2);
+        assert_eq!(digest(&report), fitted(&place, &held));
+        for state in ["s", "t"] {
+            let output = place.run(&format!("online verify {state} --format json"));
+            let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(found["verified"], true, "{found}");
+        }
+    }
+}
+
+/// Starts the line in so many processes.
+fn started(place: &Place, line: &str, processes: usize) -> Vec<Child> {
+    let ports: Vec<TcpListener> = (0..processes).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<String> = ports.iter().map(|port| port.local_addr().unwrap().to_string()).collect();
+    drop(ports);
+    let name = format!("hosts.{}", addresses[0].replace(':', "."));
+    std::fs::write(place.path(&name), addresses.join("\n")).unwrap();
+    let start =
+        |index: usize| place.command(&format!("{LINE} {line} --hosts {name} --process {index}")).spawn().unwrap();
+    (0..processes).map(start).collect()
+}
+
+#[test]
+fn a_killed_process_ends_the_others_and_any_number_goes_on() {
+    let place = begun(POOL);
+    let mut held = BTreeMap::new();
+    std::fs::write(place.path("in.jsonl"), stream(0, 30_000, 9000, &mut held)).unwrap();
+    let run = "--state s --input jsonl:in.jsonl --publish every:2000 --output jsonl:out.jsonl --snapshot-every 1500";
+    let length = || std::fs::metadata(place.path("out.jsonl")).map_or(0, |found| found.len());
+    for (processes, victim) in [(2, 1), (3, 2), (2, 0)] {
+        let before = length();
+        let mut children = started(&place, &format!("{run} --workers 1"), processes);
+        let since = Instant::now();
+        while length() < before + 20_000 && since.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let mut killed = children.remove(victim);
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        for child in children {
+            let output = finish(child, run);
+            let said = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(5), "victim {victim} of {processes}: {said}");
+            assert!(said.contains(&format!("process {victim}")), "victim {victim} of {processes}: {said}");
+        }
+    }
+    let report = online(&place, &format!("{run} --workers 2"), 2);
+    assert_eq!(digest(&report), fitted(&place, &held));
+    // Nothing was lost, counted twice or answered otherwise.
+    let undisturbed = online(&place, &run.replace(" s ", " u ").replace("out.jsonl", "u.jsonl"), 1);
+    for name in ["rows_inserted", "rows_deleted", "rows_updated", "predictions", "publications", "model_digest"] {
+        assert_eq!(report[name], undisturbed[name], "{name}");
+    }
+    assert!(std::fs::read(place.path("out.jsonl")).unwrap() == std::fs::read(place.path("u.jsonl")).unwrap());
+}
+
+#[test]
+fn the_launcher_starts_them_and_other_modes_refuse() {
+    let place = begun(POOL);
+    let mut held = BTreeMap::new();
+    std::fs::write(place.path("in.jsonl"), stream(0, 800, 500, &mut held)).unwrap();
+    let line = "online --mode exact --config-from m.nys --state s --input jsonl:in.jsonl --workers 1 --format json";
+    let output = place.run(&format!("cluster run --processes 2 -- {line}"));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(digest(&last_line(&output)), fitted(&place, &held));
+    std::fs::write(place.path("hosts"), "127.0.0.1:4001\n127.0.0.1:4002\n").unwrap();
+    let others = "--state o --input jsonl:in.jsonl --hosts hosts --process 0 --config-from m.nys";
+    place.fails(&format!("online --mode con-kons {others}"), 2, &["--hosts", "--mode exact"]);
+}
