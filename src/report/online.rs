@@ -17,21 +17,45 @@ pub struct Prequential {
     pub window_loss: Option<f64>,
 }
 
-/// Regret against the best ridge comparator in hindsight on `--hindsight` rows; sums over all rows, estimated from these.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Regret against the best ridge comparator in hindsight; sums over all rows, estimated on `--hindsight` of them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RegretReport {
     /// The learner's loss less the comparator's.
     pub measured: f64,
+    /// One standard error of `measured`; 0 where all rows were measured.
+    pub error: f64,
     /// What theory allows it to be; absent where it needs a clip range and there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bound: Option<f64>,
+    /// The bound's terms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<BoundTerms>,
     /// The published worst-case bound, as an order of magnitude.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published_bound: Option<f64>,
-    /// The comparator's loss.
+    /// The comparator: `whole` (the minimiser over all rows), `own` (the learner's last function), `halves` (fitted to either half of the sample, measured on the other).
+    pub comparator: String,
+    /// Its loss.
     pub comparator_loss: f64,
+    /// Its norm.
+    pub comparator_norm: f64,
+    /// Sampled rows on which it leaves the clip range: of such comparators theory says nothing.
+    pub infeasible: u64,
     /// Rows it was measured on.
     pub rows: u64,
+}
+
+/// What the bound is the sum of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BoundTerms {
+    /// Starts times alpha / 2 times the comparator's squared norm.
+    pub ridge: f64,
+    /// What the steps cost, sum g^T A^-1 g / 2.
+    pub newton: f64,
+    /// Curvature beyond what is valid: of Huber's tails.
+    pub excess: f64,
+    /// What the dictionary does not span of the rows, as much as the comparator could make of it.
+    pub outside: f64,
 }
 
 /// Time from the reading of an event to its acknowledgement, of this process: milliseconds, to 4 % above.
@@ -69,7 +93,7 @@ pub struct OnlineReport {
     pub rows_waiting: u64,
     /// Atoms or centers.
     pub dictionary: u64,
-    /// Estimate of the online effective dimension.
+    /// The online effective dimension of the rows in the dictionary's span, at ridge alpha (squared loss: alpha / 2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub online_dimension: Option<f64>,
     /// Losses.
@@ -133,7 +157,13 @@ impl Report for OnlineReport {
             let bound = regret.bound.map(|bound| format!(", bound {}", number(bound))).unwrap_or_default();
             pairs.add(
                 "regret",
-                format!("{}{bound} (comparator {})", number(regret.measured), number(regret.comparator_loss)),
+                format!(
+                    "{} ± {}{bound} (comparator {}: {})",
+                    number(regret.measured),
+                    number(regret.error),
+                    regret.comparator,
+                    number(regret.comparator_loss)
+                ),
             );
         }
         pairs

@@ -16,6 +16,7 @@ use crate::predict::Function;
 use nystream_datasets::Chunk;
 use nystream_datasets::rows::Applied;
 use nystream_hashing::RowId;
+use nystream_kernels::online::{Bound, Hindsight};
 use nystream_kernels::rows::Rows;
 use serde::{Deserialize, Serialize};
 
@@ -119,18 +120,14 @@ pub struct Info {
 }
 
 /// Regret against the best ridge comparator in hindsight, on a sample of the rows: sums over all rows, in the learner's units.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Regret {
-    /// The learner's loss less the comparator's.
-    pub measured: f64,
-    /// What theory allows; `None` where it needs a clip range and there is none.
-    pub bound: Option<f64>,
+    /// What was measured, and against whom.
+    pub found: Hindsight,
+    /// What theory allows, by terms; `None` where it needs a clip range and there is none.
+    pub bound: Option<Bound>,
     /// The published worst-case bound, as an order of magnitude.
     pub published_bound: Option<f64>,
-    /// The comparator's loss.
-    pub comparator_loss: f64,
-    /// Rows of the sample.
-    pub rows: u64,
 }
 
 /// A learner; see the module docs for its contract.

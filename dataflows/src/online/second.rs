@@ -151,6 +151,7 @@ impl SecondOrder {
                     clip,
                     sketch,
                     window: settings.window,
+                    hindsight: settings.hindsight,
                     ..KonsParams::new(entries, alpha)
                 };
                 Inner::Whole(Box::new(Kons::new(params, widths.0, widths.1)?))
@@ -319,6 +320,7 @@ impl Learner for SecondOrder {
                 Info {
                     rows: info.rows as u64,
                     dictionary: info.sketch as u64,
+                    online_dimension: Some(learner.ledger().dimension),
                     mean_loss: info.mean_loss,
                     window_loss: info.window_loss,
                     bytes: 8 * (info.sketch * info.sketch) as u64,
@@ -329,12 +331,18 @@ impl Learner for SecondOrder {
     }
 
     fn regret(&self) -> Result<Option<Regret>, StageError> {
-        let Inner::Projected(learner) = &self.inner else { return Ok(None) };
-        let Some(sample) = learner.hindsight() else { return Ok(None) };
         let Settings { loss, clip, alpha, .. } = self.settings;
-        let Some(found) = sample.measure(&learner.params().entries, loss, alpha, clip)? else { return Ok(None) };
-        let ledger = learner.ledger();
-        let published = clip.zip(clip.and_then(|c| loss.sigma(c))).map(|(clip, sigma)| {
+        let found = match &self.inner {
+            Inner::Projected(learner) => learner.regret()?,
+            Inner::Whole(learner) => learner.regret()?,
+        };
+        let Some(found) = found else { return Ok(None) };
+        let ledger = self.ledger();
+        let (which, eps, least) = match &self.inner {
+            Inner::Projected(learner) => (PublishedBound::Pros, learner.params().dictionary.eps, 1.0),
+            Inner::Whole(learner) => (PublishedBound::Kons, 0.0, learner.params().sketch.map_or(1.0, |s| s.least)),
+        };
+        let published_bound = clip.zip(clip.and_then(|c| loss.sigma(c))).map(|(clip, sigma)| {
             let terms = PublishedTerms {
                 alpha,
                 norm2: found.norm2,
@@ -342,21 +350,15 @@ impl Learner for SecondOrder {
                 lipschitz: loss.lipschitz(clip),
                 clip,
                 rows: ledger.rows as f64,
-                effective_dimension: learner.info().online_dimension,
+                effective_dimension: ledger.dimension,
                 starts: ledger.starts as f64,
                 gamma: self.settings.gamma,
-                eps: learner.params().dictionary.eps,
-                least_probability: 1.0,
+                eps,
+                least_probability: least,
             };
-            published_bound(PublishedBound::Pros, &terms)
+            published_bound(which, &terms)
         });
-        Ok(Some(Regret {
-            measured: found.regret,
-            bound: ledger.bound(alpha, found.norm2, loss, clip),
-            published_bound: published,
-            comparator_loss: found.comparator_loss,
-            rows: found.rows as u64,
-        }))
+        Ok(Some(Regret { found, bound: ledger.bound(alpha, &found, loss, clip), published_bound }))
     }
 }
 

@@ -9,9 +9,6 @@
 //! atoms, equal to those of an SVD but for a rotation; a new atom appends one coordinate and changes no other. An atom whose pivot is rounding (1e-12 m k(x, x); 2^-20 k(x, x) with f32
 //! entries) counts for the scores and stays out of the basis, which spans it: no pivot is ever clamped and no jitter added.
 //!
-//! **d_onl**, the sum over rows of their scores among the rows up to them, is estimated by sum x / (1 + x), without the safety factor 1 + eps: what the dictionary does not span counts
-//! as new, so that past the cap it is overestimated.
-//!
 //! **Cost** a row: m kernel entries, m^2 flops for the features and as many for the score; m (m + 1) / 2 f64 each for the two factors.
 
 use super::OnlineError;
@@ -71,8 +68,6 @@ pub(super) struct Dictionary {
     pub basis: Lower,
     /// K + gamma diag(p) over all atoms = L L^T.
     pub ridge: Lower,
-    /// sum x / (1 + x).
-    pub online_dimension: f64,
     /// Rows that would have been accepted but for the cap.
     pub refused: u64,
     /// Times that the dictionary was emptied: later draws are independent of earlier ones.
@@ -111,7 +106,6 @@ impl Dictionary {
             members: Vec::new(),
             basis: Lower::default(),
             ridge: Lower::default(),
-            online_dimension: 0.0,
             refused: 0,
             generation: 0,
         }
@@ -170,8 +164,8 @@ impl Dictionary {
     /// No atoms any more; thresholds are drawn anew.
     pub fn clear(&mut self) {
         let empty = Dictionary::new(self.params, self.rows.numeric_width, self.rows.code_width);
-        let (online_dimension, refused, generation) = (self.online_dimension, self.refused, self.generation + 1);
-        *self = Dictionary { online_dimension, refused, generation, ..empty };
+        let (refused, generation) = (self.refused, self.generation + 1);
+        *self = Dictionary { refused, generation, ..empty };
     }
 
     /// The key of the thresholds, that of [`Kors`](crate::sampling::comparators::Kors) in the first generation.
@@ -184,7 +178,6 @@ impl Dictionary {
         let DictionaryParams { gamma, eps, beta, .. } = self.params;
         let x = (seen.diagonal - dot(seen.scored, seen.scored)).max(0.0) / gamma;
         let score = x / (1.0 + x);
-        self.online_dimension += score;
         let p = (beta * (1.0 + eps) * score).min(1.0);
         if key.uniform(id) >= p {
             return Offer::default();

@@ -12,12 +12,13 @@
 //! **Cost** a row after t rows, s of them in A: t entries, 2 s^2 flops bound by memory (the packed factor is read twice), t numbers a row stored. For references and short
 //! streams: 5,000 rows hold 100 MB of factor.
 
+use super::comparator::OwnFunction;
 use super::entries::{Batch, EntryParams, check_rows};
 use super::factor::DEPENDENT;
 use super::loss::overshoot;
 use super::projected::{Expansion, Outcome};
 use super::regret::{Entry, Ledger};
-use super::{Curvature, Loss, OnlineError};
+use super::{Curvature, Hindsight, HindsightSample, Loss, OnlineError};
 use crate::rows::{RowBuf, Rows};
 use crate::sampling::leverage::{Append, GrowingCholesky, dot};
 use faer::MatMut;
@@ -56,13 +57,15 @@ pub struct KonsParams {
     pub sketch: Option<Sketch>,
     /// Rows of the windowed loss.
     pub window: usize,
+    /// Rows of the hindsight sample; 0 for none.
+    pub hindsight: usize,
 }
 
 impl KonsParams {
     /// Exact, squared loss, adaptive curvature, no clip.
     pub fn new(entries: EntryParams, alpha: f64) -> Self {
         let (loss, curvature) = (Loss::Squared, Curvature::Adaptive);
-        KonsParams { entries, alpha, loss, curvature, clip: None, sketch: None, window: 1000 }
+        KonsParams { entries, alpha, loss, curvature, clip: None, sketch: None, window: 1000, hindsight: 0 }
     }
 
     fn check(&self) -> Result<(), OnlineError> {
@@ -123,6 +126,7 @@ pub struct Kons {
     /// K + gamma diag(p) over the members, where rows are drawn.
     scores: GrowingCholesky,
     ledger: Ledger,
+    hindsight: Option<HindsightSample>,
 }
 
 impl Kons {
@@ -133,6 +137,9 @@ impl Kons {
     pub fn new(params: KonsParams, numeric_width: usize, code_width: usize) -> Result<Self, OnlineError> {
         params.check()?;
         let ledger = Ledger::new(params.window);
+        let seed = params.sketch.map_or(0, |sketch| sketch.seed);
+        let hindsight =
+            (params.hindsight > 0).then(|| HindsightSample::new(params.hindsight, seed, numeric_width, code_width));
         Ok(Kons {
             params,
             rows: RowBuf::new(numeric_width, code_width),
@@ -142,12 +149,35 @@ impl Kons {
             factor: GrowingCholesky::new(),
             scores: GrowingCholesky::new(),
             ledger,
+            hindsight,
         })
     }
 
     /// Losses and the terms of the bound.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// The hindsight sample, if one is kept.
+    pub fn hindsight(&self) -> Option<&HindsightSample> {
+        self.hindsight.as_ref()
+    }
+
+    /// Regret against the best comparator in hindsight; `None` where no sample is kept or nothing was learned.
+    ///
+    /// # Errors
+    /// As [`ProjectedKons::regret`](super::ProjectedKons::regret).
+    pub fn regret(&self) -> Result<Option<Hindsight>, OnlineError> {
+        let Some(sample) = &self.hindsight else { return Ok(None) };
+        let KonsParams { loss, alpha, clip, ref entries, .. } = self.params;
+        let sample = sample.settled();
+        let value = |i| Ok(dot(&self.b, &self.entries(sample.rows(), i)?));
+        let values = (0..sample.rows().len()).map(value).collect::<Result<_, OnlineError>>()?;
+        let mut norm2 = 0.0;
+        for i in 0..self.ids.len() {
+            norm2 += self.b[i] * dot(&self.b, &self.entries(self.rows.view(), i)?);
+        }
+        sample.measure(entries, loss, alpha, clip, Some(&OwnFunction { values, norm2 }))
     }
 
     /// Figures.
@@ -266,7 +296,11 @@ impl Kons {
         self.ids.push(id);
         self.b.push(-step);
         let newton = slope * slope * q / (1.0 + c * q);
-        self.ledger.add(Entry { weight, loss: value, newton, excess, outside: 0.0 });
+        let dimension = c * q / (1.0 + c * q);
+        self.ledger.add(Entry { weight, loss: value, newton, excess, outside: 0.0, dimension, grown: false });
+        if let Some(sample) = &mut self.hindsight {
+            sample.add((batch.rows, i), id, y, weight, value);
+        }
         Ok(Outcome {
             id,
             prediction,

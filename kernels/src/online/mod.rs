@@ -34,7 +34,7 @@ mod regret;
 #[cfg(test)]
 mod tests;
 
-pub use comparator::{Hindsight, HindsightSample};
+pub use comparator::{Comparator, Hindsight, HindsightSample};
 pub use dictionary::DictionaryParams;
 pub use entries::{Batch, EntryParams};
 pub use error::OnlineError;
@@ -42,4 +42,4 @@ pub use kons::{Kons, KonsInfo, KonsParams, Sketch};
 pub use loss::{Curvature, Loss};
 pub use projected::{Expansion, Growth, Operation, Outcome, ProjectedInfo, ProjectedKons, ProjectedParams};
 pub use recursive::{Answers, Recursive, RecursiveInfo, RecursiveParams};
-pub use regret::{Ledger, PublishedBound, PublishedTerms, published_bound};
+pub use regret::{Bound, Ledger, PublishedBound, PublishedTerms, published_bound};

@@ -6,7 +6,7 @@
 //! R(u) <= J (alpha / 2) ||u||^2 + (1/2) sum g_t^T A_t^-1 g_t + (1/2) sum excess_t (2 C)^2 + ||u|| sum L_t sqrt(outside_t)          (*)
 //! ```
 //!
-//! Terms, all but the first summed as the stream goes by ([`Ledger`]): J is the number of starts (restarts and resets and one); g_t^T A_t^-1 g_t = l'^2 q / (1 + c q) with q =
+//! Terms, all but the first summed as the stream goes by ([`Ledger`]): J is the number of starts (restarts and resets and one; a start with w_1 instead of 0 has ||u - w_1||); g_t^T A_t^-1 g_t = l'^2 q / (1 + c q) with q =
 //! phi^T A_(t-1)^-1 phi; excess_t is what
 //! the curvature was above the valid one (0 but for Huber's tails); outside_t = k(x, x) - |phi~(x)|^2 is the mass outside the dictionary, L_t = w_t L with L the Lipschitz
 //! constant of the loss on the clip range.
@@ -17,7 +17,9 @@
 //! phi~; by convexity and Lipschitz continuity u loses at most
 //! L |u . (phi - phi~)| <= L ||u|| sqrt(outside) a row by that. An atom that joins before its own step ([`Growth::Carry`](super::Growth)) is its own phi~. Comparators that leave
 //! the clip range
-//! ([`Hindsight::infeasible`](super::Hindsight)), and targets that do, are outside the statement. Forgetting only lowers A, which lowers the telescoping sum: (*) stays valid,
+//! ([`Hindsight::infeasible`](super::Hindsight)), and targets that do, are outside the statement. A u in the span of the last dictionary loses nothing by rows that came after its
+//! last atom, whose phi~ is phi on that span: for it the last sum ends there. f32 entries tell outside_t to 2^-20 k(x, x), and it counts as no less than that; of a u in the span
+//! coordinates are those of the computed phi~, so that nothing is rounded there. Forgetting only lowers A, which lowers the telescoping sum: (*) stays valid,
 //! with a larger second term. Derived here, tested on IID and drifting streams.
 //!
 //! *The papers' bounds* ([`published_bound`]) are of the same shape, with d_eff for the sum and worst-case constants. They were recalled, the prints were not at hand: constants
@@ -25,7 +27,7 @@
 //! serve as an order of magnitude, not as a gate. Where they need d_eff(alpha / (sigma L^2)), the caller's estimate is used (d_onl of the dictionary at its own gamma; d_onl >=
 //! d_eff at the same ridge).
 
-use super::{Loss, OnlineError};
+use super::{Comparator, Hindsight, Loss, OnlineError};
 use serde::{Deserialize, Serialize};
 
 /// Running sums of a learner's losses.
@@ -43,8 +45,15 @@ pub struct Ledger {
     pub excess: f64,
     /// sum w sqrt(k(x, x) - |phi~|^2), before the factor L.
     pub outside: f64,
+    /// The same as of the last change of the span.
+    pub spanned: f64,
+    /// sum c q / (1 + c q): the online effective dimension of the projected rows, each by its curvature, at ridge alpha; with adaptive squared loss d_onl(alpha / 2). At most
+    /// m log(1 + sum c k(x, x) / (m alpha)) of m coordinates and one start.
+    pub dimension: f64,
     /// J: times that A and w began anew, the first included.
     pub starts: u64,
+    /// ||w_1|| of the function that the first start began with.
+    pub begun: f64,
     /// Loss and weight of the last rows, as a ring.
     window: Vec<(f64, f64)>,
     next: usize,
@@ -59,6 +68,30 @@ pub(super) struct Entry {
     pub newton: f64,
     pub excess: f64,
     pub outside: f64,
+    /// c q / (1 + c q).
+    pub dimension: f64,
+    /// The span of the dictionary grew by this row.
+    pub grown: bool,
+}
+
+/// The terms of (*) against one comparator.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Bound {
+    /// J (alpha / 2) ||u||^2.
+    pub ridge: f64,
+    /// (1/2) sum g^T A^-1 g.
+    pub newton: f64,
+    /// What the curvature was above the valid one.
+    pub excess: f64,
+    /// ||u|| sum L sqrt(outside).
+    pub outside: f64,
+}
+
+impl Bound {
+    /// The bound: their sum.
+    pub fn total(&self) -> f64 {
+        self.ridge + self.newton + self.excess + self.outside
+    }
 }
 
 impl Ledger {
@@ -71,7 +104,10 @@ impl Ledger {
             newton: 0.0,
             excess: 0.0,
             outside: 0.0,
+            spanned: 0.0,
+            dimension: 0.0,
             starts: 1,
+            begun: 0.0,
             window: Vec::new(),
             next: 0,
             size: window.max(1),
@@ -79,13 +115,17 @@ impl Ledger {
     }
 
     pub(super) fn add(&mut self, entry: Entry) {
-        let Entry { weight, loss, newton, excess, outside } = entry;
+        let Entry { weight, loss, newton, excess, outside, dimension, grown } = entry;
         self.rows += 1;
         self.weight += weight;
         self.loss += weight * loss;
         self.newton += 0.5 * newton;
         self.excess += 0.5 * weight * excess;
         self.outside += weight * outside.max(0.0).sqrt();
+        self.dimension += dimension;
+        if grown {
+            self.span_changed();
+        }
         if self.window.len() < self.size {
             self.window.push((weight * loss, weight));
         } else {
@@ -105,14 +145,24 @@ impl Ledger {
         (weight > 0.0).then(|| loss / weight)
     }
 
-    /// The right-hand side of (*) against a comparator of squared norm `norm2`. `None` where it needs a clip range and there is none.
-    pub fn bound(&self, alpha: f64, norm2: f64, loss: Loss, clip: Option<f64>) -> Option<f64> {
+    /// Later rows are seen in another span than those before.
+    pub(super) fn span_changed(&mut self) {
+        self.spanned = self.outside;
+    }
+
+    /// The right-hand side of (*) against the comparator of `found`. `None` where it needs a clip range and there is none.
+    pub fn bound(&self, alpha: f64, found: &Hindsight, loss: Loss, clip: Option<f64>) -> Option<Bound> {
         let within = clip.map_or(f64::INFINITY, |c| 4.0 * c * c);
-        let excess = if self.excess > 0.0 { self.excess * within } else { 0.0 };
         let lipschitz = clip.map_or(f64::INFINITY, |c| loss.lipschitz(c));
-        let outside = if self.outside > 0.0 && norm2 > 0.0 { norm2.sqrt() * lipschitz * self.outside } else { 0.0 };
-        let bound = 0.5 * self.starts as f64 * alpha * norm2 + self.newton + excess + outside;
-        bound.is_finite().then_some(bound)
+        let outside = if found.comparator == Comparator::Own { self.spanned } else { self.outside };
+        let bound = Bound {
+            // ||u - w_1|| is at most the sum of the norms.
+            ridge: 0.5 * alpha * (self.starts as f64 * found.norm2 + self.begun * (2.0 * found.norm + self.begun)),
+            newton: self.newton,
+            excess: if self.excess > 0.0 { self.excess * within } else { 0.0 },
+            outside: if outside > 0.0 && found.norm > 0.0 { found.norm * lipschitz * outside } else { 0.0 },
+        };
+        bound.total().is_finite().then_some(bound)
     }
 
     pub(super) fn check(&self) -> Result<(), OnlineError> {

@@ -15,7 +15,7 @@ use crate::cli::{OnlineArgs, OnlineCommand};
 use crate::exit::{self, ExitCode, Failure};
 use crate::model::Model;
 use crate::progress::Progress;
-use crate::report::{LatencyReport, OnlineReport, Prequential, RegretReport, Report};
+use crate::report::{LatencyReport, OnlineReport, Prequential, Report};
 use crate::serve;
 use kept::Kept;
 use nystream_dataflows::StageError;
@@ -210,13 +210,7 @@ fn learn(
         dictionary: info.dictionary,
         online_dimension: info.online_dimension,
         prequential: Prequential { rows: info.rows, mean_loss: info.mean_loss, window_loss: info.window_loss },
-        regret: regret.map(|regret| RegretReport {
-            measured: regret.measured,
-            bound: regret.bound,
-            published_bound: regret.published_bound,
-            comparator_loss: regret.comparator_loss,
-            rows: regret.rows,
-        }),
+        regret: regret.map(told::regret),
         drift_alarms: info.mass_alarms + info.loss_alarms,
         restarts: info.restarts,
         predictions: tally.answers,

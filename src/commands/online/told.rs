@@ -6,7 +6,8 @@ use crate::cli::values::online::{Clip, CurvatureName, DriftName, Mode as ModeNam
 use crate::exit::Failure;
 use crate::fitted::function_of;
 use crate::model::{Model, Selection};
-use nystream_dataflows::online::learner::Published;
+use crate::report::{BoundTerms, RegretReport};
+use nystream_dataflows::online::learner::{Published, Regret};
 use nystream_dataflows::online::session::Rules;
 use nystream_dataflows::online::settings::{Mode, Settings};
 use nystream_dataflows::online::units::Units;
@@ -14,7 +15,7 @@ use nystream_dataflows::online::window::Window;
 use nystream_dataflows::predict::Function;
 use nystream_datasets::{Bounds, Encoder, SplitRule, TargetRange};
 use nystream_kernels::online::drift::{DriftAction, DriftParams};
-use nystream_kernels::online::{Curvature, Loss};
+use nystream_kernels::online::{Bound, Comparator, Curvature, Loss};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -264,6 +265,28 @@ pub fn recursive(learner: &LearnerArgs, model: &Model, seed: u64) -> Result<Sett
 /// The standard deviations of the model's targets; 0 where they are not known.
 pub fn deviations(model: &Model) -> Vec<f64> {
     model.config.targets.iter().map(|target| target.deviation.unwrap_or(0.0)).collect()
+}
+
+/// Regret as it is reported.
+pub fn regret(regret: Regret) -> RegretReport {
+    let Regret { found, bound, published_bound } = regret;
+    RegretReport {
+        measured: found.regret,
+        error: found.error,
+        bound: bound.map(|bound| bound.total()),
+        terms: bound.map(|Bound { ridge, newton, excess, outside }| BoundTerms { ridge, newton, excess, outside }),
+        published_bound,
+        comparator: match found.comparator {
+            Comparator::Whole => "whole",
+            Comparator::Own => "own",
+            Comparator::Halves => "halves",
+        }
+        .into(),
+        comparator_loss: found.comparator_loss,
+        comparator_norm: found.norm,
+        infeasible: found.infeasible as u64,
+        rows: found.rows as u64,
+    }
 }
 
 /// The standard deviation of the model's target.

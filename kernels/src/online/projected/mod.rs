@@ -41,13 +41,14 @@ mod params;
 
 pub use params::{Expansion, Growth, Operation, Outcome, ProjectedInfo, ProjectedParams};
 
+use super::comparator::OwnFunction;
 use super::dictionary::{Dictionary, Offer, Seen};
 use super::drift::{Alarm, DriftAction, Watch};
 use super::entries::{Batch, Packed, check_rows};
 use super::loss::overshoot;
 use super::pending::{Folded, Look, Pending};
 use super::regret::{Entry, Ledger};
-use super::{HindsightSample, OnlineError};
+use super::{Hindsight, HindsightSample, OnlineError};
 use crate::dense::{self, SEQUENTIAL};
 use crate::rows::Rows;
 use crate::sampling::leverage::dot;
@@ -146,6 +147,7 @@ impl ProjectedKons {
             for (c, j) in coefficients.iter().zip(0..m) {
                 learner.folded.w.iter_mut().zip(phi.col_as_slice(j)).for_each(|(w, phi)| *w += c * phi);
             }
+            learner.ledger.begun = dot(&learner.folded.w, &learner.folded.w).sqrt();
         }
         Ok(learner)
     }
@@ -184,6 +186,28 @@ impl ProjectedKons {
         self.hindsight.as_ref()
     }
 
+    /// Regret against the best comparator in hindsight, rows that wait left out; `None` where no sample is kept or nothing was learned.
+    ///
+    /// # Errors
+    /// [`OnlineError::Tile`]; [`OnlineError::Dense`] where a comparator's objective cannot be minimised.
+    pub fn regret(&self) -> Result<Option<Hindsight>, OnlineError> {
+        let Some(sample) = &self.hindsight else { return Ok(None) };
+        let ProjectedParams { loss, alpha, clip, ref entries, .. } = self.params;
+        let sample = sample.settled();
+        let w = self.pending.weights(&self.folded, self.dictionary.width());
+        let mut values = Vec::with_capacity(sample.rows().len());
+        // In pieces: entries of all rows with all atoms need not be in memory at once.
+        for from in (0..sample.rows().len()).step_by(128) {
+            let rows = sample.rows().slice(from, (from + 128).min(sample.rows().len()));
+            let mut k = Mat::zeros(self.dictionary.len(), rows.len());
+            entries.columns(self.dictionary.rows.view(), rows, k.as_mut())?;
+            let phi = self.dictionary.features(&k);
+            values.extend((0..rows.len()).map(|i| dot(phi.col_as_slice(i), &w)));
+        }
+        let own = OwnFunction { values, norm2: dot(&w, &w) };
+        sample.measure(entries, loss, alpha, clip, Some(&own))
+    }
+
     /// Figures.
     pub fn info(&self) -> ProjectedInfo {
         let (mass_alarms, loss_alarms) = self.watch.as_ref().map_or((0, 0), |watch| watch.alarms);
@@ -192,7 +216,7 @@ impl ProjectedKons {
             waiting: self.waiting.ids.len(),
             dictionary: self.dictionary.len(),
             width: self.dictionary.width(),
-            online_dimension: self.dictionary.online_dimension,
+            online_dimension: self.ledger.dimension,
             refused: self.dictionary.refused,
             basis_condition: self.dictionary.basis.condition(),
             metric_condition: self.folded.l.condition(),
@@ -254,6 +278,7 @@ impl ProjectedKons {
     pub fn reset(&mut self, dictionary: bool) {
         if dictionary {
             self.dictionary.clear();
+            self.ledger.span_changed();
             self.packed.forget();
         }
         self.pending = Pending::default();
@@ -395,7 +420,7 @@ impl ProjectedKons {
             true => self.dictionary.offer(block.key, (rows, i), id, seen, self.params.entries.rounding()),
             false => Offer::default(),
         };
-        let mut left = outside;
+        let mut left = outside.max(self.params.entries.rounding() * diagonal);
         if offer.grown && growth == Growth::Carry {
             let coordinate = self.dictionary.basis.last();
             self.pending.extend(&self.folded, look, coordinate);
@@ -412,7 +437,15 @@ impl ProjectedKons {
         let c = weight * c;
         self.pending.push(phi, look, c, projection + slope / (1.0 + c * q));
         let newton = slope * slope * q / (1.0 + c * q);
-        self.ledger.add(Entry { weight, loss: value, newton, excess, outside: left });
+        self.ledger.add(Entry {
+            weight,
+            loss: value,
+            newton,
+            excess,
+            outside: left,
+            dimension: c * q / (1.0 + c * q),
+            grown: offer.grown,
+        });
         if let Some(sample) = &mut self.hindsight {
             sample.add((rows, i), id, y, weight, value);
         }

@@ -125,7 +125,8 @@ pub struct ProjectedInfo {
     pub dictionary: usize,
     /// Coordinates of the embedding: atoms but for those that the others span to rounding.
     pub width: usize,
-    /// Estimate of d_onl(gamma); past the cap it is too large, since all that the atoms do not span counts as new.
+    /// d_onl of the rows in the span of the dictionary, each by its curvature, at ridge alpha ([`Ledger::dimension`](crate::online::Ledger)); with adaptive squared loss
+    /// d_onl(alpha / 2).
     pub online_dimension: f64,
     /// Rows that would have been atoms but for the cap.
     pub refused: u64,

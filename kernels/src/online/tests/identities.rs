@@ -46,7 +46,7 @@ fn adaptive_squared_kons_is_online_ridge() {
     for seed in 0..4 {
         let stream = Stream::smooth(30 + seed, 90, 3, 0.3);
         let alpha = 0.4;
-        let params = KonsParams::new(gaussian(1.5), alpha);
+        let params = KonsParams { hindsight: 90, ..KonsParams::new(gaussian(1.5), alpha) };
         let k = stream.kernel_matrix(&params.entries.kernel);
         let (kons, outcomes) = run(params, &stream, None);
         let error = apart(&predictions(&outcomes), &online_ridge_slow(&k, &stream.y, alpha / 2.0));
@@ -55,8 +55,10 @@ fn adaptive_squared_kons_is_online_ridge() {
         let regret = kons.ledger().loss - loss - 0.5 * alpha * norm2;
         assert!((regret - kons.ledger().newton).abs() < 1e-9 * regret.abs(), "{regret} {}", kons.ledger().newton);
         // The bound is that equality, so it is tight for the comparator itself.
-        let bound = kons.ledger().bound(alpha, norm2, Loss::Squared, None).unwrap();
-        assert!((kons.ledger().loss - loss - bound).abs() < 1e-9 * bound);
+        let found = kons.regret().unwrap().unwrap();
+        assert!((found.norm2 - norm2).abs() < 1e-9 * norm2 && (found.comparator_loss - loss).abs() < 1e-9 * loss);
+        let bound = kons.ledger().bound(alpha, &found, Loss::Squared, None).unwrap().total();
+        assert!((found.regret - bound).abs() < 1e-9 * bound);
     }
 }
 

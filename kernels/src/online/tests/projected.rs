@@ -240,7 +240,7 @@ fn the_dictionary_is_kors_with_a_cap() {
     }
 }
 
-/// d_onl: exact where beta keeps every row, within 30 % from a dictionary, and the dictionary is at most 3 beta (1 + eps) of it.
+/// d_onl: exact where beta keeps every row, within 30 % from a dictionary, and the dictionary is at most 3 beta (1 + eps) of it. A cap only lowers it.
 #[test]
 fn the_online_dimension_is_estimated() {
     let stream = Stream::smooth(63, 400, 2, 0.0);
@@ -249,18 +249,20 @@ fn the_online_dimension_is_estimated() {
     (0..n).for_each(|i| l[(i, i)] += gamma);
     cholesky(l.as_mut(), SEQUENTIAL).unwrap();
     let exact: f64 = (0..n).map(|t| 1.0 - gamma / l[(t, t)].powi(2)).sum();
-    let estimate = |beta, seed| {
-        let dictionary = DictionaryParams { beta, ..dictionary(gamma, 400, seed) };
-        let info = run(ProjectedParams { dictionary, ..params(0) }, &stream, None).0.info();
+    let estimate = |beta, seed, cap| {
+        let dictionary = DictionaryParams { beta, ..dictionary(gamma, cap, seed) };
+        let info = run(ProjectedParams { dictionary, alpha: 2.0 * gamma, ..params(0) }, &stream, None).0.info();
         (info.online_dimension, info.dictionary as f64)
     };
     // With beta = 1e6 each row is kept, unless it is spanned to rounding.
-    let (all, _) = estimate(1e6, 0);
+    let (all, _) = estimate(1e6, 0, 400);
     assert!((all - exact).abs() < 1e-6 * exact, "{all} {exact}");
     for seed in 0..20 {
-        let (dimension, size) = estimate(2.0, seed);
+        let (dimension, size) = estimate(2.0, seed, 400);
         assert!((dimension / exact - 1.0).abs() < 0.3, "{dimension} {exact}");
         assert!(size <= 3.0 * 2.0 * 1.5 * exact);
+        let (capped, _) = estimate(2.0, seed, 8);
+        assert!(capped < dimension && capped > 8.0, "{capped} {dimension}");
     }
 }
 
