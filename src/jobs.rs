@@ -183,12 +183,16 @@ pub fn split(holdout: &HoldoutArgs) -> (String, Split) {
         SplitSource::Files(_) => SplitSpec::None,
         SplitSource::Split(spec) => spec,
     };
-    let split = match spec.clone() {
+    (spec.to_string(), split_of(&spec))
+}
+
+/// The same, of what is written.
+pub fn split_of(spec: &SplitSpec) -> Split {
+    match spec.clone() {
         SplitSpec::None => Split::None,
         SplitSpec::Hash { fraction, column } => Split::Hash { fraction, column },
         SplitSpec::Time { column, fraction } => Split::Time { column, fraction },
-    };
-    (spec.to_string(), split)
+    }
 }
 
 /// The encoder's part of the options.

@@ -127,6 +127,10 @@ pub struct StreamArgs {
     /// Published models that are kept in STATE, the newest among them: `nystream online export --as-of` takes them by the number of changes that the stream had brought [default: as before; 1]
     #[arg(long, value_name = "N")]
     pub keep_published: Option<Count>,
+    /// --mode exact, of a state with rows: fit encoder, target scale, kernel and ridge anew to the rows that are left, publish by them, and go on from there. --kernel, --bandwidth, --ridge, --metric, --seed and
+    /// --precision may say how; the number of centers and how they are chosen stay
+    #[arg(long)]
+    pub refit_encoder: bool,
     /// End when nothing has come for so long [default: jsonl, ipc and synth end with the source, others never]
     #[arg(long, value_name = "TIME")]
     pub idle_exit: Option<Seconds>,

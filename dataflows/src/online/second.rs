@@ -263,7 +263,12 @@ impl Learner for SecondOrder {
         let at = |values: &[f64], i: usize| values.get(i).copied().unwrap_or(0.0);
         let moved: f64 = (0..now.len().max(mark.len())).map(|i| (at(&now, i) - at(mark, i)).powi(2)).sum();
         let norm: f64 = mark.iter().map(|w| w * w).sum();
-        Some(if moved == 0.0 { 0.0 } else { (moved / norm).sqrt() })
+        // Nothing published yet: any function is infinitely far from it.
+        Some(match (moved > 0.0, norm > 0.0) {
+            (false, _) => 0.0,
+            (true, true) => (moved / norm).sqrt(),
+            (true, false) => f64::INFINITY,
+        })
     }
 
     fn snapshot(&mut self) -> Result<Vec<u8>, StageError> {

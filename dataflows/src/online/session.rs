@@ -129,18 +129,30 @@ pub struct Stored {
     rows: Vec<serde_bytes::ByteBuf>,
     #[serde(default)]
     mark: Vec<f64>,
+    /// Digest of the configuration by which it was written.
+    #[serde(default)]
+    configuration: Option<String>,
 }
 
 impl Stored {
     /// Of a run that has taken nothing, whose learner gave `learner`; `window`: rows of the windowed loss.
     pub fn begun(learner: Vec<u8>, window: usize) -> Self {
         let (tally, files, queue, rows) = (Tally::default(), BTreeMap::new(), Vec::new(), Vec::new());
-        Stored { tally, files, meter: Meter::new(window), queue, learner, rows, mark: Vec::new() }
+        Stored { tally, files, meter: Meter::new(window), queue, learner, rows, mark: Vec::new(), configuration: None }
     }
 
     /// The rows that the store is to begin with.
     pub fn rows(&self) -> Vec<Vec<u8>> {
         self.rows.iter().map(|row| row.to_vec()).collect()
+    }
+
+    /// The configuration is the one of this digest: where it was written by another, which exact learners allow, what the learner has published by that is left out, and a publication is due.
+    pub fn configured(&mut self, digest: &str) {
+        if self.configuration.as_ref().is_some_and(|own| own != digest) {
+            self.learner.clear();
+            self.tally.due = true;
+        }
+        self.configuration = Some(digest.to_owned());
     }
 
     /// Bytes of the learner's state.
@@ -209,6 +221,7 @@ fn described(rejected: &Rejected) -> String {
 pub struct Session {
     store: Box<dyn Store>,
     core: Core,
+    configuration: Option<String>,
 }
 
 impl Session {
@@ -226,10 +239,11 @@ impl Session {
     ) -> Result<Self, StageError> {
         let traits = learner.traits();
         let (mut tally, mut meter, mut queue) = (Tally::default(), Meter::new(rules.loss_window), VecDeque::new());
-        let mut mark = Vec::new();
+        let (mut mark, mut configuration) = (Vec::new(), None);
         if let Some(stored) = stored {
             learner.restore(&stored.learner)?;
             (tally, meter, queue, mark) = (stored.tally, stored.meter, stored.queue.into(), stored.mark);
+            configuration = stored.configuration;
         }
         let run = Run::none(&encoding);
         let (outputs, rejections) = (Vec::new(), Vec::new());
@@ -248,7 +262,7 @@ impl Session {
             learns: true,
             mark,
         };
-        Ok(Session { store, core })
+        Ok(Session { store, core, configuration })
     }
 
     /// Takes the records after `after`, which the snapshot does not hold; how many there were. What a window was still to let go when the run ended is gone then, in the log too.
@@ -422,6 +436,7 @@ impl Session {
             learner: core.learner.snapshot()?,
             rows: self.store.stored()?.into_iter().map(serde_bytes::ByteBuf::from).collect(),
             mark: core.mark.clone(),
+            configuration: self.configuration.clone(),
         })
     }
 

@@ -103,7 +103,7 @@ fn settings(model: &Model) -> Settings {
 }
 
 /// The configuration of `source` for rows with keys: all else, its split too, stays.
-fn keyed(source: &Model) -> Result<Model, Failure> {
+pub fn keyed(source: &Model) -> Result<Model, Failure> {
     let (mut encoder, _) = function_of(source, None)?;
     encoder.id_column.get_or_insert_with(|| KEY.to_owned());
     let mut model = source.clone();

@@ -4,7 +4,7 @@
 //! false where every value is that, and text otherwise.
 
 use crate::cli::OnlineArgs;
-use crate::cli::groups::{DictionaryArgs, InputArgs};
+use crate::cli::groups::{DictionaryArgs, InputArgs, SampleArgs};
 use crate::cli::values::online::{Endpoint, Mode};
 use crate::cli::values::{AutoOr, Count, DictionaryMode, Scale, Select, Task};
 use crate::commands::Context;
@@ -13,7 +13,7 @@ use crate::fitted::model_of;
 use crate::jobs::{Identity, Workers, fit_config};
 use crate::model::Model;
 use arrow_array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray};
-use nystream_dataflows::job::{FitInputs, fit};
+use nystream_dataflows::job::{FitInputs, Solver, fit};
 use nystream_datasets::sink::PredictionWriter;
 use nystream_datasets::stream::jsonl::first_rows;
 use nystream_datasets::{Catalog, Sources, Split};
@@ -76,14 +76,30 @@ pub fn tuned(
             )));
         }
     };
-    let made = fitted(args, targets, rows, &data, context);
+    let asked = Asked {
+        input: input_of(targets, data),
+        split: ("none".into(), Split::None),
+        dictionary: DictionaryArgs {
+            centers: match args.given.iter().any(|flag| flag == "cap") && args.learner.mode == Mode::Recursive {
+                true => AutoOr::Given(Count(args.learner.cap.0.min(rows))),
+                false => AutoOr::Auto,
+            },
+            select: Select::Auto,
+            dictionary_rows: None,
+            dictionary_mode: DictionaryMode::Bernoulli,
+        },
+        sample: args.sample.clone(),
+        variance: false,
+    };
+    // The exact mode sums a Gram, whatever a fit of so many rows would do.
+    let made = fitted(args, &asked, args.learner.mode == Mode::Exact, context);
     let _ = std::fs::remove_file(&path);
     made
 }
 
-fn fitted(args: &OnlineArgs, targets: &[String], rows: u64, data: &str, context: &Context) -> Result<Model, Failure> {
-    let input = InputArgs {
-        data: vec![data.to_owned()],
+fn input_of(targets: &[String], data: String) -> InputArgs {
+    InputArgs {
+        data: vec![data],
         target: targets.to_vec(),
         drop: Vec::new(),
         categorical: Vec::new(),
@@ -94,17 +110,34 @@ fn fitted(args: &OnlineArgs, targets: &[String], rows: u64, data: &str, context:
         scale: Scale::Standard,
         task: Task::Auto,
         max_bad_rows: u64::MAX,
-    };
-    let dictionary = DictionaryArgs {
-        centers: match args.given.iter().any(|flag| flag == "cap") && args.learner.mode == Mode::Recursive {
-            true => AutoOr::Given(Count(args.learner.cap.0.min(rows))),
-            false => AutoOr::Auto,
-        },
-        select: Select::Auto,
-        dictionary_rows: None,
-        dictionary_mode: DictionaryMode::Bernoulli,
-    };
-    let config = fit_config(&input, Split::None, &args.kernel, &dictionary, None, &args.sample, &args.resources)?;
+    }
+}
+
+/// A fit.
+pub struct Asked {
+    /// Of which rows.
+    pub input: InputArgs,
+    /// Which of them are held out, as text and for the encoder.
+    pub split: (String, Split),
+    /// Centers.
+    pub dictionary: DictionaryArgs,
+    /// Seed and precision.
+    pub sample: SampleArgs,
+    /// Whether the model has variances.
+    pub variance: bool,
+}
+
+/// Its model; by a Gram if `gram`.
+///
+/// # Errors
+/// What the fit says.
+pub fn fitted(args: &OnlineArgs, asked: &Asked, gram: bool, context: &Context) -> Result<Model, Failure> {
+    let Asked { input, split: (written, split), dictionary, sample, variance } = asked;
+    let mut config = fit_config(input, split.clone(), &args.kernel, dictionary, None, sample, &args.resources)?;
+    if gram {
+        config.solver = Solver::Gram;
+    }
+    config.variance = *variance;
     let catalog = Catalog::open(&Sources::parse(&input.data)?)?;
     let workers = Workers::start(&args.resources, &context.progress, &Identity::new("online"))?;
     let (asked, catalog) = (config.clone(), Arc::new(catalog));
@@ -120,7 +153,7 @@ fn fitted(args: &OnlineArgs, targets: &[String], rows: u64, data: &str, context:
         })?;
         fit(session, &inputs)
     })?;
-    model_of(&outcome, &config, "none")
+    model_of(&outcome, &config, written)
 }
 
 /// The columns of some rows.

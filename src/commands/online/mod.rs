@@ -4,6 +4,7 @@ mod exact;
 mod init;
 mod kept;
 mod open;
+mod refit;
 mod states;
 mod told;
 
@@ -63,7 +64,8 @@ pub fn run(args: OnlineArgs, context: &Context) -> Result<ExitCode, Failure> {
     let begun = Instant::now();
     let opened = open::open(&args, context)?;
     opened.notes.iter().for_each(|note| tracing::warn!("{note}"));
-    learn(&args, context, opened, &stop, begun)
+    let refit = args.stream.refit_encoder;
+    learn(&args, context, opened, &stop, begun, refit)
 }
 
 /// The source of `input`.
@@ -91,6 +93,7 @@ fn learn(
     opened: Opened,
     stop: &AtomicBool,
     begun: Instant,
+    refit: bool,
 ) -> Result<ExitCode, Failure> {
     let Opened { state, told, identity, model, template, encoding, mut session, files, replayed, .. } = opened;
     let Some(input) = &args.stream.input else { return Err(Failure::usage("--input SOURCE is missing")) };
@@ -120,22 +123,13 @@ fn learn(
     let before = session.tally().clone();
     let changes = before.changes;
     let kept = Kept::open(&state, args.stream.keep_published.map(|count| count.0), changes)?;
-    let newest = args.stream.listen.as_ref().map(|address| {
-        let token = args.stream.token_file.as_deref().map(serve::token).transpose()?;
-        let newest = Newest::default();
-        let own = serve::serve(&address.0, token, &newest)?;
-        // Whoever asked for a port of the system's choice has to hear of it.
-        context.progress.aside(|| exit::say(&format!("predictions: http://{own}/predict")));
-        Ok::<_, Failure>(newest)
-    });
-    let newest = newest.transpose()?;
     let mut hooks = Told {
         model: &model,
         settings: &told.settings,
         kept: kept.clone(),
         progress: &context.progress,
         encoding: &encoding,
-        newest,
+        newest: None,
         packed: None,
     };
     // What was published before a restart is served until the next publication.
@@ -164,6 +158,28 @@ fn learn(
         held_up: false,
     };
     drive.begin(&mut hooks).map_err(failed)?;
+    if refit {
+        let fresh = refit::refitted(args, &mut drive.session, &encoding, &model, state.folder(), context)?;
+        drop(drive);
+        // A snapshot has everything: from here on it is the new configuration's.
+        let path = state.path(open::CONFIG);
+        fresh.save(&path)?;
+        context.progress.aside(|| exit::say("the configuration is fitted to the rows that are left"));
+        let opened = open::reopen(state, &exact::Machine::of(&args.resources))?;
+        return learn(args, context, opened, stop, begun, false);
+    }
+    let newest = args.stream.listen.as_ref().map(|address| {
+        let token = args.stream.token_file.as_deref().map(serve::token).transpose()?;
+        let newest = Newest::default();
+        let own = serve::serve(&address.0, token, &newest)?;
+        // Whoever asked for a port of the system's choice has to hear of it.
+        context.progress.aside(|| exit::say(&format!("predictions: http://{own}/predict")));
+        Ok::<_, Failure>(newest)
+    });
+    hooks.newest = newest.transpose()?;
+    if drive.session.publication_is_due() {
+        drive.publish(&mut hooks).map_err(failed)?;
+    }
     let learning = Instant::now();
     let ended = drive.run(source, &mut hooks).map_err(failed)?;
     let seconds = learning.elapsed().as_secs_f64();

@@ -82,6 +82,11 @@ pub fn open(args: &OnlineArgs, context: &Context) -> Result<Opened, Failure> {
             }
         }
         refuse_targets(&args.stream.target, &opened.model)?;
+        if args.stream.refit_encoder && opened.told.settings.mode != Mode::Exact {
+            return Err(Failure::usage(
+                "--refit-encoder is for --mode exact: other modes keep no rows that a configuration could be fitted to",
+            ));
+        }
         return Ok(opened);
     }
     let begun = fresh(args, context, state, folder, &machine);
@@ -100,6 +105,11 @@ fn fresh(
     machine: &Machine,
 ) -> Result<Opened, Failure> {
     let learner = &args.learner;
+    if args.stream.refit_encoder {
+        return Err(Failure::usage(
+            "--refit-encoder fits the configuration anew to the rows of a state, and this one is empty: leave it out",
+        ));
+    }
     if args.stream.window.is_some() && learner.mode != ModeName::Exact {
         return Err(Failure::usage(
             "--window is for --mode exact, which can take rows back; other modes forget by --forgetting RHO",
@@ -209,7 +219,7 @@ pub fn reopen(state: State, machine: &Machine) -> Result<Opened, Failure> {
         .into_iter()
         .map(|bad| format!("the snapshot '{}' cannot be used ({}): an older one was", bad.path.display(), bad.reason))
         .collect();
-    let Some(Snapshot { record, stored }) = found else {
+    let Some(Snapshot { record, mut stored }) = found else {
         return Err(Failure::data(format!(
             "'{}' has no snapshot: its beginning was interrupted; remove the folder and begin again",
             state.folder().display()
@@ -227,6 +237,8 @@ pub fn reopen(state: State, machine: &Machine) -> Result<Opened, Failure> {
             damage.bytes
         ));
     }
+    let configuration = model.digest()?;
+    stored.configured(&configuration);
     let files = stored.files.clone();
     let mut session =
         Session::new(encoding.clone(), template.code.clone(), engine, store, told.rules.clone(), Some(stored))?;

@@ -184,6 +184,7 @@ pub fn verify(folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
             }
         };
         stored.files.clear();
+        stored.configured(&opened.model.digest()?);
         let (encoding, engine, template) = open::engine(&opened.told, &opened.model, &Machine::plain())?;
         let rows = stored.rows();
         let begun = (record, &rows[..]);

@@ -101,6 +101,9 @@ pub fn of_learner(learner: &LearnerArgs) -> BTreeMap<String, String> {
     .into()
 }
 
+/// Options of what is fitted, not of how events are taken.
+const FITTED: [&str; 6] = ["kernel", "bandwidth", "ridge", "metric", "seed", "precision"];
+
 /// Refuses flags of the command line that would change what the state was told.
 ///
 /// # Errors
@@ -110,6 +113,8 @@ pub fn refuse_changes(told: &Told, args: &OnlineArgs) -> Result<(), Failure> {
     let differ: Vec<String> = args
         .given
         .iter()
+        // A configuration that is made anew takes these from the command line.
+        .filter(|flag| !(args.stream.refit_encoder && FITTED.contains(&flag.as_str())))
         .filter_map(|flag| {
             let after = now.get(flag)?;
             // States of before there were windows have none.

@@ -1,0 +1,307 @@
+//! The life of a state of `nystream online`: models as of a point of the stream, publications by drift, a configuration that is made anew, and what is said where something cannot be done.
+
+mod common;
+
+use common::killed::draw;
+use common::stream::*;
+use common::*;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+const KERNEL: &str = "--kernel gaussian --bandwidth 1x --ridge 1e-5";
+
+/// A place with a model for the exact mode, `m.nys`.
+fn begun() -> Place {
+    let place = Place::new();
+    write(&place.path("d.parquet"), &batch(table(1_000_000, 1200)));
+    let rest = "--select rpcholesky --solver gram --centers 24 --split hash:0.1";
+    place.json(&format!("fit --data d.parquet --target y --out m.nys {KERNEL} {rest}"));
+    place
+}
+
+/// Rows of the stream as a file: as `insert` has them.
+fn left(place: &Place, list: impl IntoIterator<Item = usize>) {
+    let list: Vec<usize> = list.into_iter().collect();
+    let level = |i: &usize| row(*i)["c"].as_str().unwrap().to_owned();
+    write(
+        &place.path("left.parquet"),
+        &batch(vec![
+            ("a", numbers(list.iter().map(|i| uniform("a", *i)))),
+            ("b", numbers(list.iter().map(|i| uniform("b", *i)))),
+            ("c", texts(list.iter().map(level))),
+            ("y", numbers(list.iter().map(|i| target(*i)))),
+            ("key", texts(list.iter().map(|i| format!("k{i}")))),
+        ]),
+    );
+}
+
+/// The fit of rows `list` by the configuration of `model`.
+fn fitted(place: &Place, model: &str, list: impl IntoIterator<Item = usize>) -> String {
+    left(place, list);
+    digest(&place.solved(&format!("fit --data left.parquet --config-from {model} --id-column key --out again.nys")))
+}
+
+fn inserts(rows: std::ops::Range<usize>) -> Vec<String> {
+    rows.map(insert).collect()
+}
+
+fn points(inspected: &Value) -> Vec<u64> {
+    inspected["published"].as_array().unwrap().iter().map(|kept| kept["changes"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn published_models_are_kept_by_the_change_of_which_they_are() {
+    let place = begun();
+    place.lines("in.jsonl", &inserts(0..1000));
+    let line = "--mode exact --config-from m.nys --state s --input jsonl:in.jsonl --publish every:300";
+    place.online(&format!("{line} --keep-published 3"));
+    let inspected = place.online("inspect s");
+    assert_eq!(points(&inspected), [600, 900, 1000]);
+    let export = |change: u64| {
+        let report = place.online(&format!("export s --as-of {change} --out then.nys"));
+        place.json("predict --model then.nys --data d.parquet --out p.parquet");
+        digest(&report)
+    };
+    for (asked, there) in [(600, 600), (899, 600), (900, 900), (5000, 1000)] {
+        assert_eq!(export(asked), fitted(&place, "m.nys", 0..there), "as of {asked}");
+    }
+    let early = place.run("online export s --as-of 599 --out early.nys");
+    assert_eq!(early.status.code(), Some(1));
+    assert!(text(&early.stderr).contains("as of change 600, 900, 1000"), "{}", text(&early.stderr));
+    assert!(!place.path("early.nys").exists());
+    // The number stays, a restart may change it; what is too old goes.
+    place.lines("in.jsonl", &inserts(0..1300));
+    place.online(line);
+    assert_eq!(points(&place.online("inspect s")), [1000, 1200, 1300]);
+    place.online(&format!("{line} --keep-published 1"));
+    let inspected = place.online("inspect s");
+    assert_eq!((points(&inspected), digest(&inspected)), (vec![1300], fitted(&place, "m.nys", 0..1300)));
+    assert_eq!(export(1300), digest(&inspected));
+    // Learners that keep no rows too.
+    let line = "--config-from m.nys --cap 60 --state t --input jsonl:in.jsonl --publish every:500 --keep-published 4";
+    let report = place.online(line);
+    let inspected = place.online("inspect t");
+    assert_eq!(points(&inspected), [500, 1000, 1300]);
+    assert_eq!(inspected["published"][2]["model_digest"], digest(&report));
+    let first = place.online("export t --as-of 700 --out then.nys");
+    assert_eq!(first["model_digest"], inspected["published"][0]["model_digest"]);
+    assert_ne!(digest(&first), digest(&report));
+}
+
+/// Publications of a history are the same, however it is cut, and go by the drift.
+#[test]
+fn drift_publishes_by_the_events_alone() {
+    let place = begun();
+    let lines = mixed(3000);
+    let run = |state: &str, learner: &str, cuts: &[usize], kills: bool| {
+        let line =
+            format!("--config-from m.nys {learner} --state {state} --input jsonl:{state}.jsonl --keep-published 1000");
+        let mut last = Value::Null;
+        for cut in cuts {
+            place.lines(&format!("{state}.jsonl"), &lines[..*cut]);
+            if kills {
+                let child = place.start_online(&line);
+                std::thread::sleep(Duration::from_millis(draw("drift", *cut as u64, 120)));
+                kill(child);
+            }
+            last = place.online(&line);
+        }
+        // Each end of a run publishes too, which is none by drift.
+        let ends = ends(&lines, &[700, 1900]);
+        let mut all = points(&place.online(&format!("inspect {state}")));
+        all.retain(|point| !ends.contains(point));
+        (last, all)
+    };
+    for (at, learner) in
+        ["--cap 60 --block 64 --publish drift:0.4", "--mode exact --publish drift:0.4"].iter().enumerate()
+    {
+        let (once, points) = run(&format!("one{at}"), learner, &[lines.len()], false);
+        assert!((3..60).contains(&points.len()), "{learner}: {points:?}");
+        let (killed, again) = run(&format!("kill{at}"), learner, &[lines.len()], true);
+        assert_eq!((digest(&killed), &again), (digest(&once), &points), "{learner}");
+        assert_eq!(killed["publications"], once["publications"], "{learner}");
+        // A larger drift is met less often.
+        let (_, fewer) = run(&format!("few{at}"), &learner.replace("0.4", "0.9"), &[lines.len()], false);
+        assert!(fewer.len() < points.len(), "{learner}: {fewer:?} and {points:?}");
+        if at == 1 {
+            // The end of a source ends the block of a second-order learner: its history is another then.
+            let (cut, again) = run("cut", learner, &[700, 1900, lines.len()], true);
+            assert_eq!((digest(&cut), again), (digest(&once), points));
+        }
+    }
+}
+
+/// The changes that some prefixes of a stream bring.
+fn ends(lines: &[String], cuts: &[usize]) -> Vec<u64> {
+    let accepted = |cut: &usize| lines[..*cut].iter().filter(|line| !line.contains("\"bad")).count() as u64;
+    cuts.iter().map(accepted).collect()
+}
+
+#[test]
+fn a_configuration_is_made_anew_from_the_rows_that_are_left() {
+    let place = begun();
+    // Rows of another scale than those of the configuration.
+    let widened = |i: usize| {
+        let mut row = labelled(i);
+        row["a"] = json!(5.0 + 3.0 * uniform("a", i));
+        json!({"key": format!("k{i}"), "row": row}).to_string()
+    };
+    let mut lines: Vec<String> = (0..900).map(widened).collect();
+    lines.extend((0..900).step_by(3).map(|i| json!({"op": "delete", "key": format!("k{i}")}).to_string()));
+    place.lines("in.jsonl", &lines);
+    let begin = |state: &str| {
+        format!("--mode exact --config-from m.nys --state {state} --input jsonl:in.jsonl --publish every:400")
+    };
+    let before = place.online(&begin("s"));
+    let list: Vec<usize> = (0..900).filter(|i| i % 3 != 0).rev().collect();
+    let level = |i: &usize| row(*i)["c"].as_str().unwrap().to_owned();
+    let batch = batch(vec![
+        ("a", numbers(list.iter().map(|i| 5.0 + 3.0 * uniform("a", *i)))),
+        ("b", numbers(list.iter().map(|i| uniform("b", *i)))),
+        ("c", texts(list.iter().map(level))),
+        ("y", numbers(list.iter().map(|i| target(*i)))),
+        ("key", texts(list.iter().map(|i| format!("k{i}")))),
+    ]);
+    write(&place.path("left.parquet"), &batch);
+    let rest = "--select rpcholesky --solver gram --centers 24 --split hash:0.1 --id-column key";
+    let whole = digest(&place.solved(&format!("fit --data left.parquet --target y --out whole.nys {KERNEL} {rest}")));
+    assert_ne!(digest(&before), whole);
+    let refit = |state: &str| format!("--state {state} --input jsonl:in.jsonl --refit-encoder {KERNEL}");
+    let after = place.online(&refit("s"));
+    assert_eq!(digest(&after), whole, "{after}");
+    for what in ["rows_inserted", "rows_deleted", "rows_surviving"] {
+        assert_eq!(after[what], before[what], "{what}");
+    }
+    assert_eq!(place.online("verify s")["verified"], true);
+    // It goes on by the new one, and with the same rows it changes nothing.
+    assert_eq!(digest(&place.online(&refit("s"))), whole);
+    lines.push(insert(2000));
+    place.lines("in.jsonl", &lines);
+    let more = place.online("--state s --input jsonl:in.jsonl");
+    assert_ne!(digest(&more), whole);
+    assert_eq!(number(&more, "/rows_surviving"), 601.0);
+    place.lines("in.jsonl", &lines[..lines.len() - 1]);
+    // Killed in the midst of it: the old configuration or the new one, and the rows either way.
+    let (mut old, mut new) = (0, 0);
+    place.online(&begin("k"));
+    let took = Instant::now();
+    place.online(&refit("k"));
+    let took = took.elapsed();
+    for turn in 0..8u64 {
+        let state = format!("k{turn}");
+        place.online(&begin(&state));
+        let child = place.start_online(&refit(&state));
+        std::thread::sleep(took.mul_f64((turn + 1) as f64 / 9.0));
+        kill(child);
+        let plain = digest(&place.online(&format!("--state {state} --input jsonl:in.jsonl")));
+        match plain == whole {
+            true => new += 1,
+            false => {
+                assert_eq!(plain, digest(&before), "turn {turn}");
+                old += 1;
+            }
+        }
+        assert_eq!(place.online(&format!("verify {state}"))["verified"], true);
+        assert_eq!(digest(&place.online(&refit(&state))), whole, "turn {turn}");
+    }
+    eprintln!("{old} kills left the old configuration, {new} the new one");
+    // A column of which the rows say nothing any more.
+    let constant = |i: usize| {
+        json!({"key": format!("k{i}"), "row": {"a": 1.0, "b": uniform("b", i), "c": "level 1", "y": target(i)}})
+            .to_string()
+    };
+    place.lines("c.jsonl", &(0..200).map(constant).collect::<Vec<_>>());
+    let kept = place.online("--mode exact --config-from m.nys --state c --input jsonl:c.jsonl");
+    let output = place.run("online --state c --input jsonl:c.jsonl --refit-encoder");
+    assert!(
+        output.status.code() == Some(1) && text(&output.stderr).contains("nothing was changed"),
+        "{}",
+        text(&output.stderr)
+    );
+    assert_eq!(digest(&place.online("--state c --input jsonl:c.jsonl")), digest(&kept));
+}
+
+#[test]
+fn a_configuration_may_be_tuned_on_the_first_rows_which_stay() {
+    let place = Place::new();
+    let mut lines = inserts(0..700);
+    lines.push(json!({"op": "delete", "key": "k5"}).to_string());
+    place.lines("in.jsonl", &lines);
+    let report = place.online("--mode exact --init-rows 300 --target y --state s --input jsonl:in.jsonl");
+    assert_eq!(number(&report, "/rows_surviving"), 699.0);
+    assert_eq!(digest(&report), fitted(&place, "s/config.nys", (0..700).filter(|i| *i != 5)));
+}
+
+#[test]
+fn what_cannot_be_done_is_said() {
+    let place = begun();
+    let says = |line: &str, code: i32, part: &str| {
+        let output = place.run(&format!("online {line}"));
+        let error = text(&output.stderr);
+        assert!(
+            output.status.code() == Some(code) && error.contains(part),
+            "{line}: {:?} {error}",
+            output.status.code()
+        );
+    };
+    // Nothing has begun, nothing is left behind.
+    says("import i --from m.nys --mode exact", 2, "--config-from");
+    says("--mode exact --state i --input jsonl:absent.jsonl --refit-encoder", 2, "leave it out");
+    assert!(!place.path("i").exists());
+    // A state without rows is what its log says.
+    place.lines("in.jsonl", &[]);
+    let line = "--mode exact --config-from m.nys --state s --input jsonl:in.jsonl --memory 200MiB";
+    place.online(line);
+    assert_eq!(place.online("verify s")["verified"], true);
+    says("export s --out e.nys", 1, "there is no model of what is in s");
+    // Weights of which nothing would come.
+    let weighted = |weight: f64| json!({"key": "w", "weight": weight, "row": labelled(1)}).to_string();
+    let waiting = json!({"key": "waits", "row": row(3)}).to_string();
+    place.lines("in.jsonl", &[inserts(0..200), vec![weighted(2.0), weighted(1.0), waiting]].concat());
+    let report = place.online(&format!("{line} --dead-letter dead.jsonl"));
+    let counts = ["/rows_rejected", "/rows_surviving", "/rows_waiting"].map(|name| number(&report, name));
+    assert_eq!(counts, [1.0, 202.0, 1.0], "{report}");
+    assert!(place.read_lines("dead.jsonl")[0].to_string().contains("--weight"));
+    let inspected = place.online("inspect s");
+    assert_eq!((number(&inspected, "/dictionary"), number(&inspected, "/rows_waiting")), (24.0, 1.0), "{inspected}");
+    for file in ["s/model.nys", "s/config.nys", "s/new.nys", "./s/rows/x.nys"] {
+        says(&format!("export s --out {file}"), 2, "lies in the state");
+    }
+    // While another process has it: what was published; after a kill: what is acknowledged.
+    let child = place.start_online("--state s --input tcp:127.0.0.1:0");
+    let begun = Instant::now();
+    // The lock has the process that holds it.
+    let holder = || std::fs::read_to_string(place.path("s/lock")).ok().and_then(|id| id.trim().parse().ok());
+    while holder() != Some(child.id()) && begun.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    says("verify s", 1, "verify reads the whole state");
+    let exported = place.online("export s --out e.nys");
+    assert_eq!(digest(&exported), digest(&report));
+    assert!(exported["notes"].to_string().contains("published as of change 202"), "{exported}");
+    assert_eq!(digest(&place.online("inspect s")), digest(&report));
+    kill(child);
+    place.lines("more.jsonl", &inserts(1000..20_000));
+    let child = place.start_online("--state s --input jsonl:more.jsonl");
+    let begun = Instant::now();
+    let log = || {
+        std::fs::read_dir(place.path("s/rows/log"))
+            .unwrap()
+            .flatten()
+            .map(|file| file.metadata().map_or(0, |m| m.len()))
+            .sum::<u64>()
+    };
+    let before = log();
+    while log() < before + 200_000 && begun.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    kill(child);
+    let verified = place.online("verify s");
+    assert_eq!(verified["verified"], true, "{verified}");
+    let exported = place.online("export s --out e.nys");
+    let inserted = number(&exported, "/rows_inserted") as usize;
+    let list: BTreeMap<String, usize> = (0..200).chain([1]).map(|i| (format!("k{i}"), i)).collect();
+    assert!(inserted > 202 && list.len() == 200, "{exported}");
+    assert_eq!(digest(&exported), digest(&verified));
+}
