@@ -3,6 +3,7 @@
 mod exact;
 mod init;
 mod open;
+mod served;
 mod states;
 mod told;
 
@@ -15,7 +16,6 @@ use crate::exit::{self, ExitCode, Failure};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::report::{LatencyReport, OnlineReport, Prequential, RegretReport, Report};
-use crate::serve;
 use nystream_dataflows::StageError;
 use nystream_dataflows::online::answers::{Answers, Form};
 use nystream_dataflows::online::drive::{Drive, DriveError, Ended, Hooks, Pace};
@@ -59,9 +59,17 @@ pub fn run(args: OnlineArgs, context: &Context) -> Result<ExitCode, Failure> {
     let asked = Arc::clone(&stop);
     exit::take_interrupts(move || asked.store(true, Ordering::Relaxed));
     let begun = Instant::now();
+    let newest = args.stream.listen.as_ref().map(|_| Newest::default());
+    // What was published last is answered by while the rows are read again.
+    let early = newest.as_ref().and_then(|newest| Some((newest, served::last_published(&args)?)));
+    let served = early.is_some();
+    if let Some((newest, last)) = early {
+        newest.set(last);
+        served::listen(&args, context, newest)?;
+    }
     let opened = open::open(&args, context)?;
     opened.notes.iter().for_each(|note| tracing::warn!("{note}"));
-    learn(&args, context, opened, &stop, begun)
+    learn(&args, context, opened, (newest, served), &stop, begun)
 }
 
 /// The source of `input`.
@@ -87,6 +95,7 @@ fn learn(
     args: &OnlineArgs,
     context: &Context,
     opened: Opened,
+    (newest, served): (Option<Newest>, bool),
     stop: &AtomicBool,
     begun: Instant,
 ) -> Result<ExitCode, Failure> {
@@ -116,15 +125,9 @@ fn learn(
         session.rejections();
     }
     let before = session.tally().clone();
-    let newest = args.stream.listen.as_ref().map(|address| {
-        let token = args.stream.token_file.as_deref().map(serve::token).transpose()?;
-        let newest = Newest::default();
-        let own = serve::serve(&address.0, token, &newest)?;
-        // Whoever asked for a port of the system's choice has to hear of it.
-        context.progress.aside(|| exit::say(&format!("predictions: http://{own}/predict")));
-        Ok::<_, Failure>(newest)
-    });
-    let newest = newest.transpose()?;
+    if let Some(newest) = newest.as_ref().filter(|_| !served) {
+        served::listen(args, context, newest)?;
+    }
     let mut hooks = Told {
         model: &model,
         settings: &told.settings,
@@ -134,8 +137,8 @@ fn learn(
         newest,
         packed: None,
     };
-    // What was published before a restart is served until the next publication.
-    if let (Some(newest), Some(published)) = (&hooks.newest, session.last()) {
+    // What the snapshot has of the last publication, where its file is gone.
+    if let (Some(newest), Some(published)) = (hooks.newest.as_ref().filter(|_| !served), session.last()) {
         let rows = published.rows;
         newest.set(Serving::new(&encoding, published, rows)?);
     }
