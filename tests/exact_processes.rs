@@ -180,3 +180,30 @@ fn the_launcher_starts_them_and_other_modes_refuse() {
     let others = "--state o --input jsonl:in.jsonl --hosts hosts --process 0 --config-from m.nys";
     place.fails(&format!("online --mode con-kons {others}"), 2, &["--hosts", "--mode exact"]);
 }
+
+/// A signal to all ends the run with a last snapshot, and the same line goes on.
+#[test]
+fn interrupted_processes_end_together_and_go_on() {
+    let place = begun(POOL);
+    let mut held = BTreeMap::new();
+    std::fs::write(place.path("in.jsonl"), stream(0, 30_000, 9000, &mut held)).unwrap();
+    let run = "--state s --input jsonl:in.jsonl --output jsonl:out.jsonl --publish every:2000 --workers 1";
+    let children = started(&place, run, 2);
+    let since = Instant::now();
+    while std::fs::metadata(place.path("out.jsonl")).map_or(0, |found| found.len()) < 20_000 {
+        assert!(since.elapsed() < Duration::from_secs(60), "nothing was answered");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // First to the one that only takes part.
+    for child in children.iter().rev() {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::SIGINT).unwrap();
+    }
+    for (index, child) in children.into_iter().enumerate() {
+        let output = finish(child, run);
+        let said = text(&output.stderr);
+        // It may have come to its end before.
+        assert!(matches!(output.status.code(), Some(0 | 130)), "process {index}: {said}");
+        assert!(!said.contains("lost"), "process {index}: {said}");
+    }
+    assert_eq!(digest(&online(&place, run, 2)), fitted(&place, &held));
+}

@@ -5,10 +5,13 @@
 mod common;
 
 use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
 use common::killed::draw;
 use common::*;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -178,4 +181,47 @@ fn killed_runs_end_as_the_fit_does() {
             state += 1;
         }
     }
+}
+
+/// The first line that a process says that begins so, without that.
+fn told(child: &mut std::process::Child, begin: &str) -> String {
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let found = lines.by_ref().map_while(Result::ok).find_map(|line| Some(line.split_once(begin)?.1.to_owned()));
+    // The rest is read away, so that the child never waits.
+    std::thread::spawn(move || lines.for_each(drop));
+    found.unwrap_or_else(|| panic!("nothing began with '{begin}'"))
+}
+
+#[test]
+fn a_restart_answers_by_what_was_published_last() {
+    let place = begun(POOL);
+    let mut held = BTreeMap::new();
+    std::fs::write(place.path("in.jsonl"), stream(0, 1200, 900, &mut held)).unwrap();
+    online(&place, "--state s --input jsonl:in.jsonl --workers 1");
+    std::fs::create_dir(place.path("more")).unwrap();
+    let mut child =
+        place.command("online --mode exact --state s --input watch:more --listen 0 --workers 1").spawn().unwrap();
+    let address = told(&mut child, "predictions: http://");
+    let address = address.split_once('/').unwrap().0;
+    // Nothing was published since it began, and nothing will be.
+    let (a, b, c, _) = values(77_777, 1);
+    let body = serde_json::json!({ "rows": [{ "a": a, "b": b, "c": c }] }).to_string();
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let head = format!("POST /predict HTTP/1.1\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    socket.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let found: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    write(&place.path("probe.parquet"), &rows(&[(77_777, 1)]));
+    place.json("predict --model s/model.nys --data probe.parquet --out p.parquet");
+    let file = std::fs::File::open(place.path("p.parquet")).unwrap();
+    let mut reader =
+        parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+    let predicted = reader.next().unwrap().unwrap();
+    let column = predicted.schema().fields().iter().position(|field| field.name().contains("prediction")).unwrap();
+    let value = predicted.column(column).as_primitive::<arrow_array::types::Float64Type>().value(0);
+    assert_eq!(found["predictions"][0]["prediction"].as_f64(), Some(value), "{answer}");
 }

@@ -206,6 +206,9 @@ impl Check for OnlineArgs {
     fn check(&self) -> Result<(), Failure> {
         let usage = |text: &str| Err(Failure::usage(text));
         self.resources.check()?;
+        if self.resources.hosts.is_some() && self.stream.refit_encoder {
+            return usage("--refit-encoder fits in one process: run it without --hosts, then go on in several");
+        }
         if self.resources.hosts.is_some() && self.learner.mode != Mode::Exact {
             return usage(
                 "--hosts: a second-order learner takes rows one after the other, in one process: leave out --hosts, or use --mode exact, whose rows are dealt to all processes",

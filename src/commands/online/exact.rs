@@ -6,7 +6,7 @@ use super::states::report_of;
 use super::told::Told;
 use crate::cli::{OnlineArgs, ResourceArgs};
 use crate::commands::Context;
-use crate::exit::{ExitCode, Failure};
+use crate::exit::{self, ExitCode, Failure};
 use crate::fitted::{function_of, variance_of};
 use crate::jobs::{Identity, Workers, stage_error};
 use crate::model::Model;
@@ -28,6 +28,8 @@ use nystream_kernels::gram::Precision;
 use nystream_kernels::online::{Curvature, Loss};
 use nystream_kernels::rows::RowBuf;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The column of keys where a model has none.
 const KEY: &str = "key";
@@ -193,8 +195,17 @@ pub fn follow(args: &OnlineArgs, context: &Context) -> Result<ExitCode, Failure>
         });
         made.map_err(stage_error)
     };
+    // The first process ends the run, after a last snapshot. Who asks again does not want to wait for it.
+    let asked = Arc::new(AtomicBool::new(false));
+    let interrupted = Arc::clone(&asked);
+    exit::take_interrupts(move || {
+        if interrupted.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(ExitCode::Interrupted as u8));
+        }
+        exit::say("interrupted: this process ends with the run, which the same signal to its first process ends");
+    });
     nystream_dataflows::online::exact::follow(&process, communication, make)?;
-    Ok(ExitCode::Done)
+    Ok(if asked.load(Ordering::Relaxed) { ExitCode::Interrupted } else { ExitCode::Done })
 }
 
 /// The workers of the processes of `resources`. The first alone has the state: what it is told, the others hear.

@@ -5,6 +5,7 @@ mod init;
 mod kept;
 mod open;
 mod refit;
+mod served;
 mod states;
 mod told;
 
@@ -17,7 +18,6 @@ use crate::exit::{self, ExitCode, Failure};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::report::{LatencyReport, OnlineReport, Prequential, Report};
-use crate::serve;
 use kept::Kept;
 use nystream_dataflows::StageError;
 use nystream_dataflows::online::answers::{Answers, Form};
@@ -62,10 +62,18 @@ pub fn run(args: OnlineArgs, context: &Context) -> Result<ExitCode, Failure> {
     let asked = Arc::clone(&stop);
     exit::take_interrupts(move || asked.store(true, Ordering::Relaxed));
     let begun = Instant::now();
+    let newest = args.stream.listen.as_ref().map(|_| Newest::default());
+    // What was published last is answered by while the rows are read again.
+    let early = newest.as_ref().and_then(|newest| Some((newest, served::last_published(&args)?)));
+    let served = early.is_some();
+    if let Some((newest, last)) = early {
+        newest.set(last);
+        served::listen(&args, context, newest)?;
+    }
     let opened = open::open(&args, context)?;
     opened.notes.iter().for_each(|note| tracing::warn!("{note}"));
     let refit = args.stream.refit_encoder;
-    learn(&args, context, opened, &stop, begun, refit)
+    learn(&args, context, opened, (newest, served), &stop, begun, refit)
 }
 
 /// The source of `input`.
@@ -91,6 +99,7 @@ fn learn(
     args: &OnlineArgs,
     context: &Context,
     opened: Opened,
+    (newest, served): (Option<Newest>, bool),
     stop: &AtomicBool,
     begun: Instant,
     refit: bool,
@@ -123,17 +132,20 @@ fn learn(
     let before = session.tally().clone();
     let changes = before.changes;
     let kept = Kept::open(&state, args.stream.keep_published.map(|count| count.0), changes)?;
+    if let Some(newest) = newest.as_ref().filter(|_| !served) {
+        served::listen(args, context, newest)?;
+    }
     let mut hooks = Told {
         model: &model,
         settings: &told.settings,
         kept: kept.clone(),
         progress: &context.progress,
         encoding: &encoding,
-        newest: None,
+        newest: newest.clone(),
         packed: None,
     };
-    // What was published before a restart is served until the next publication.
-    if let (Some(newest), Some(published)) = (&hooks.newest, session.last()) {
+    // What the snapshot has of the last publication, where its file is gone.
+    if let (Some(newest), Some(published)) = (newest.as_ref().filter(|_| !served), session.last()) {
         newest.set(Serving::new(&encoding, published, session.tally().published)?);
     }
     let mut drive = Drive {
@@ -160,23 +172,14 @@ fn learn(
     drive.begin(&mut hooks).map_err(failed)?;
     if refit {
         let fresh = refit::refitted(args, &mut drive.session, &encoding, &model, state.folder(), context)?;
-        drop(drive);
+        drop((drive, source));
         // A snapshot has everything: from here on it is the new configuration's.
         let path = state.path(open::CONFIG);
         fresh.save(&path)?;
         context.progress.aside(|| exit::say("the configuration is fitted to the rows that are left"));
         let opened = open::reopen(state, &exact::Machine::of(&args.resources))?;
-        return learn(args, context, opened, stop, begun, false);
+        return learn(args, context, opened, (newest, true), stop, begun, false);
     }
-    let newest = args.stream.listen.as_ref().map(|address| {
-        let token = args.stream.token_file.as_deref().map(serve::token).transpose()?;
-        let newest = Newest::default();
-        let own = serve::serve(&address.0, token, &newest)?;
-        // Whoever asked for a port of the system's choice has to hear of it.
-        context.progress.aside(|| exit::say(&format!("predictions: http://{own}/predict")));
-        Ok::<_, Failure>(newest)
-    });
-    hooks.newest = newest.transpose()?;
     if drive.session.publication_is_due() {
         drive.publish(&mut hooks).map_err(failed)?;
     }

@@ -1,0 +1,41 @@
+//! What `--listen` answers by before the run is open: the model that was published last.
+
+use super::kept;
+use crate::cli::OnlineArgs;
+use crate::commands::Context;
+use crate::exit::{self, Failure};
+use crate::fitted::function_of;
+use crate::serve;
+use nystream_dataflows::StageError;
+use nystream_dataflows::online::encoding::Encoding;
+use nystream_dataflows::online::learner::Published;
+use nystream_dataflows::online::serving::{Newest, Serving};
+
+/// Answers by `newest` from now on, where it is asked for.
+///
+/// # Errors
+/// An address or a token that cannot be used.
+pub fn listen(args: &OnlineArgs, context: &Context, newest: &Newest) -> Result<(), Failure> {
+    let Some(address) = &args.stream.listen else { return Ok(()) };
+    let token = args.stream.token_file.as_deref().map(serve::token).transpose()?;
+    let own = serve::serve(&address.0, token, newest)?;
+    // Whoever asked for a port of the system's choice has to hear of it.
+    context.progress.aside(|| exit::say(&format!("predictions: http://{own}/predict")));
+    Ok(())
+}
+
+/// The model that an exact run has published last, where there is one: a restart serves it while it reads its rows again. Other learners have a model as soon as they are open.
+pub fn last_published(args: &OnlineArgs) -> Option<Serving> {
+    let packed = kept::newest(args.stream.state.as_ref()?).and_then(|found| {
+        let Some((changes, model)) = found.filter(|(_, model)| model.config.exact.is_some()) else { return Ok(None) };
+        let (encoder, function) = function_of(&model, None)?;
+        let (rows, sum_weights) = (model.config.rows, model.config.sum_weights);
+        let published = Published { function, rows, sum_weights, deviations: Vec::new(), notes: Vec::new() };
+        let packed = Encoding::new(encoder, false).and_then(|encoding| Serving::new(&encoding, published, changes.unwrap_or(rows)));
+        packed.map(Some).map_err(|error: StageError| error.into())
+    });
+    packed.unwrap_or_else(|failure| {
+        tracing::warn!("the last published model cannot be served before the next one: {failure}");
+        None
+    })
+}
