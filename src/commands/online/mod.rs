@@ -12,6 +12,7 @@ use crate::cli::values::Format;
 use crate::cli::values::online::{Endpoint, Publish, Sink};
 use crate::cli::{OnlineArgs, OnlineCommand};
 use crate::exit::{self, ExitCode, Failure};
+use crate::metrics::online::Run;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::report::{LatencyReport, OnlineReport, Prequential, RegretReport, Report};
@@ -21,14 +22,16 @@ use nystream_dataflows::online::answers::{Answers, Form};
 use nystream_dataflows::online::drive::{Drive, DriveError, Ended, Hooks, Pace};
 use nystream_dataflows::online::encoding::Encoding;
 use nystream_dataflows::online::latency::Latency;
-use nystream_dataflows::online::learner::Published;
-use nystream_dataflows::online::serving::{Newest, Serving};
+use nystream_dataflows::online::learner::{Published, Shards};
+use nystream_dataflows::online::serving::{Newest, Packed, Serving};
 use nystream_dataflows::online::session::Session;
 use nystream_dataflows::online::settings::Mode;
 use nystream_dataflows::online::sink::{LineFile, Shape};
+use nystream_dataflows::predict::Function;
 use nystream_datasets::events::StreamSchema;
 use nystream_datasets::stream::{EventSource, SourceError, folder::Folder, ipc::Ipc, jsonl::JsonLines, made::Made};
 use open::Opened;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,7 +49,7 @@ const SERVE: Duration = Duration::from_millis(250);
 pub fn run(args: OnlineArgs, context: &Context) -> Result<ExitCode, Failure> {
     match &args.action {
         Some(OnlineCommand::Inspect(of)) => return states::inspect(&of.state, context),
-        Some(OnlineCommand::Export(of)) => return states::export(&of.state, &of.out, context),
+        Some(OnlineCommand::Export(of)) => return states::export(&of.state, &of.out, of.shard.as_deref(), context),
         Some(OnlineCommand::Import(of)) => return states::import(of, context),
         Some(OnlineCommand::Verify(of)) => return states::verify(&of.state, context),
         None => {}
@@ -113,10 +116,11 @@ fn learn(
         session.rejections();
     }
     let before = session.tally().clone();
+    let run = Run::new(told.settings.mode.name());
     let newest = args.stream.listen.as_ref().map(|address| {
         let token = args.stream.token_file.as_deref().map(serve::token).transpose()?;
         let newest = Newest::default();
-        let own = serve::serve(&address.0, token, &newest)?;
+        let own = serve::serve(&address.0, token, &newest, &run)?;
         // Whoever asked for a port of the system's choice has to hear of it.
         context.progress.aside(|| exit::say(&format!("predictions: http://{own}/predict")));
         Ok::<_, Failure>(newest)
@@ -129,7 +133,10 @@ fn learn(
         progress: &context.progress,
         encoding: &encoding,
         newest,
+        template: &template,
+        run,
         packed: None,
+        shards: BTreeMap::new(),
     };
     let changes = session.tally().changes;
     let mut drive = Drive {
@@ -165,6 +172,7 @@ fn learn(
         );
     }
     let digest = match drive.session.model() {
+        _ if told.shards.is_some() => told::digest_of_shards(&mut drive.session, &model, &told.settings)?,
         Ok(published) => {
             let present = told::model_of(&model, &told.settings, published);
             let digest = present.digest()?;
@@ -198,6 +206,7 @@ fn learn(
         dictionary: info.dictionary,
         online_dimension: info.online_dimension,
         prequential: Prequential { rows: info.rows, mean_loss: info.mean_loss, window_loss: info.window_loss },
+        shards: told::shards_report(&drive.session),
         regret: regret.map(|regret| RegretReport {
             measured: regret.measured,
             bound: regret.bound,
@@ -260,13 +269,51 @@ struct Told<'a> {
     progress: &'a Progress,
     encoding: &'a Encoding,
     newest: Option<Newest>,
-    /// Changes of the model that is served, and since when.
+    template: &'a Function,
+    /// What is shown of the run.
+    run: Run,
+    /// Changes of the model that is served, and when the next may be.
     packed: Option<(u64, Instant)>,
+    /// Models of shards, and of how many rows.
+    shards: BTreeMap<Arc<str>, (u64, Packed)>,
+}
+
+impl Told<'_> {
+    /// What is served of shards: those that have learned since are packed anew.
+    fn pack(&mut self, session: &mut Session, shards: &Shards, changes: u64) -> Result<Serving, StageError> {
+        for (name, info) in &shards.all {
+            if self.shards.get(name).is_some_and(|(rows, _)| *rows == info.rows) {
+                continue;
+            }
+            match session.shard(name) {
+                Ok(published) => {
+                    self.shards.insert(Arc::clone(name), (info.rows, Packed::new(published)?));
+                }
+                // Its first block is not complete.
+                Err(StageError::Data(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let all = self.shards.iter().map(|(name, (_, packed))| (Arc::clone(name), packed.clone())).collect();
+        Ok(Serving::shards(self.encoding, self.template, &shards.router, all, changes))
+    }
 }
 
 impl Hooks for Told<'_> {
     fn say(&mut self, line: &str) {
         self.progress.aside(|| exit::say(line));
+    }
+
+    fn saved(&mut self) {
+        self.run.saved();
+    }
+
+    fn measured(&mut self, latency: &Latency) {
+        self.run.measured(latency);
+    }
+
+    fn held_up(&mut self, held_up: bool) {
+        self.run.held_up(held_up);
     }
 
     fn published(&mut self, model: Published) -> Result<(), StageError> {
@@ -280,20 +327,29 @@ impl Hooks for Told<'_> {
 
     fn acknowledged(&mut self, session: &mut Session) -> Result<(), StageError> {
         let Some(newest) = &self.newest else { return Ok(()) };
+        self.run.seen(session);
         let changes = session.tally().changes;
-        let old = self.packed.is_none_or(|(packed, since)| packed != changes && since.elapsed() >= SERVE);
+        let begun = Instant::now();
+        let old = self.packed.is_none_or(|(packed, next)| packed != changes && begun >= next);
         // A learner that answers has a model at every moment; what others publish is served when they do.
         if !old || !session.traits().answers {
             return Ok(());
         }
-        let model = match session.model() {
-            Ok(model) => model,
-            // No row has been learned.
-            Err(StageError::Data(_)) => return Ok(()),
-            Err(error) => return Err(error),
+        let newest = newest.clone();
+        let serving = match session.shards() {
+            Some(shards) => self.pack(session, &shards, changes)?,
+            None => match session.model() {
+                Ok(model) => Serving::new(self.encoding, model, changes)?,
+                // No row has been learned.
+                Err(StageError::Data(_)) => return Ok(()),
+                Err(error) => return Err(error),
+            },
         };
-        newest.set(Serving::new(self.encoding, model, changes)?);
-        self.packed = Some((changes, Instant::now()));
+        if serving.count() != Some(0) {
+            newest.set(serving);
+        }
+        // A fifth of the time at most.
+        self.packed = Some((changes, Instant::now() + SERVE.max(4 * begun.elapsed())));
         Ok(())
     }
 }

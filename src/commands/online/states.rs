@@ -16,6 +16,9 @@ use nystream_dataflows::online::state::State;
 use nystream_datasets::stream::Position;
 use std::path::Path;
 
+/// What a state that is imported may take of the memory of the runs that go on with it.
+const MEMORY: u64 = 8 << 30;
+
 /// Says what is in a state.
 pub fn inspect(folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
     let (mut opened, _) = open::open_or_look(folder)?;
@@ -31,12 +34,16 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
         let more = if *skip > 0 { format!(" and {skip} items") } else { String::new() };
         let place = match position {
             Position::Lines { bytes, lines, .. } => format!("{lines} lines, {bytes} bytes{more}"),
+            Position::Frames { rows, bytes, .. } => format!("{rows} rows, {bytes} bytes{more}"),
             Position::Rows(rows) => format!("{rows} rows{more}"),
             Position::Files(files) => format!("{} files{more}", files.len()),
         };
         (name.clone(), place)
     });
     let digest = match opened.session.model() {
+        _ if opened.told.shards.is_some() => {
+            told::digest_of_shards(&mut opened.session, &opened.model, &opened.told.settings)?
+        }
         Ok(published) => Some(told::model_of(&opened.model, &opened.told.settings, published).digest()?),
         Err(_) => None,
     };
@@ -52,6 +59,7 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
         rows_waiting: opened.session.rows(),
         dictionary: info.dictionary,
         prequential: Prequential { rows: info.rows, mean_loss: info.mean_loss, window_loss: info.window_loss },
+        shards: told::shards_report(&opened.session),
         sources: sources.collect(),
         files: opened.files.clone(),
         model_digest: digest,
@@ -61,12 +69,15 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
 }
 
 /// Writes the present model.
-pub fn export(folder: &Path, out: &Path, context: &Context) -> Result<ExitCode, Failure> {
+pub fn export(folder: &Path, out: &Path, shard: Option<&str>, context: &Context) -> Result<ExitCode, Failure> {
     let file = AtomicFile::create(out)?;
     let (mut opened, _) = open::open_or_look(folder)?;
     let config = opened.state.path("config.nys");
     Inputs::default().file("STATE", Some(&config)).spared_by(&[("--out", Some(out))])?;
-    let published = opened.session.model()?;
+    let published = match shard {
+        None => opened.session.model()?,
+        Some(shard) => opened.session.shard(shard)?,
+    };
     let mut model = told::model_of(&opened.model, &opened.told.settings, published);
     let report = StateReport {
         notes: [opened.notes.clone(), vec![format!("written to {}", out.display())]].concat(),
@@ -89,7 +100,7 @@ pub fn import(args: &OnlineImportArgs, context: &Context) -> Result<ExitCode, Fa
     if learner.config_from.is_some() || learner.init_rows.is_some() {
         return Err(Failure::usage("import begins with the model of --from: leave out --config-from and --init-rows"));
     }
-    let mut opened = open::begin(state, &source, learner, source.config.seed, true, |settings| Told {
+    let mut opened = open::begin(state, &source, learner, source.config.seed, true, MEMORY, |settings| Told {
         version: 1,
         asked: told::of_learner(learner),
         settings,
@@ -100,6 +111,7 @@ pub fn import(args: &OnlineImportArgs, context: &Context) -> Result<ExitCode, Fa
         },
         max_waiting: 1_000_000,
         source: String::new(),
+        shards: None,
     })?;
     context.output.report(&report_of(&mut opened)?)?;
     Ok(ExitCode::Done)
