@@ -72,6 +72,9 @@ pub struct OnlineExportArgs {
     /// Take the newest model that was published when the stream had brought so many changes, or before; `inspect` lists those that are kept [default: the model as of now]
     #[arg(long, value_name = "CHANGES")]
     pub as_of: Option<u64>,
+    /// The model of this shard, of a state that was begun with --shard-by
+    #[arg(long, value_name = "VALUE")]
+    pub shard: Option<String>,
 }
 
 /// `nystream online import`.
@@ -137,7 +140,7 @@ pub struct StreamArgs {
     /// Changes between two snapshots of the state; one is written every minute too. A restart repeats what came after the last one
     #[arg(long, value_name = "N", default_value = "100000")]
     pub snapshot_every: Count,
-    /// Answer predictions at http://HOST:PORT while learning, with a port alone on loopback; port 0 takes a free one, which stderr tells. Other addresses need --token-file [default: none]
+    /// Answer predictions at http://HOST:PORT while learning (POST /predict, GET /health, GET /metrics), with a port alone on loopback; port 0 takes a free one, which stderr tells. Other addresses need --token-file [default: none]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<MetricsAddr>,
     /// File with the token that requests to --listen must bring (Authorization: Bearer ..), readable by its owner alone
@@ -197,6 +200,13 @@ pub struct LearnerArgs {
     /// What an alarm of drift does: none (nothing is watched), report, forget or forget:KEEP (old rows weigh KEEP of what they did, 0.1), reset
     #[arg(long, value_name = "ACTION", default_value = "none")]
     pub drift: DriftName,
+    /// Independent learners, one for each value of this column, or key for one a key: each has a dictionary of its own, and rows are learned and predicted by that of theirs. The column need not be
+    /// one that the model reads [default: one learner for all]
+    #[arg(long, value_name = "COLUMN")]
+    pub shard_by: Option<String>,
+    /// Shards that there may be; rows of further ones are refused [default: auto, as many as fit two fifths of --memory with full dictionaries]
+    #[arg(long, value_name = "N", default_value = "auto")]
+    pub max_shards: AutoOr<Count>,
     /// Least share of the rows that sketched-kons takes into its second-order term
     #[arg(long, value_name = "SHARE", default_value = "0.1")]
     pub sketch_share: Positive,
@@ -218,9 +228,21 @@ impl Check for OnlineArgs {
             return usage("--data-layout local: the rows come as a stream, to the first process: leave it out");
         }
         if self.resources.metrics_addr.is_some() {
-            return usage("online serves no metrics: leave out --metrics-addr (--listen has GET /health)");
+            return usage("online serves no metrics: leave out --metrics-addr (--listen has GET /metrics)");
         }
         self.recursive()?;
+        if self.learner.shard_by.is_some() {
+            if self.learner.mode == Mode::Exact {
+                return usage("--shard-by is for learners that keep no rows: --mode exact has one model");
+            }
+            if self.stream.publish != Publish::End {
+                return usage(
+                    "models of shards are written on demand, by online export --shard VALUE: leave out --publish",
+                );
+            }
+        } else if self.learner.max_shards.given().is_some() {
+            return usage("--max-shards bounds the shards of --shard-by: give both, or neither");
+        }
         // Four matrices whose room doubles, and the entries among the rows of the hindsight sample.
         let room = self.learner.cap.0.checked_next_power_of_two().unwrap_or(u64::MAX);
         let sample = self.learner.hindsight.0;

@@ -6,6 +6,7 @@
 //! The server (`server`) is our own: one page for a few readers at a time is 150 lines over the standard library, where the servers of crates bring an asynchronous runtime or are no
 //! longer kept.
 
+pub mod online;
 mod server;
 
 use crate::exit::Failure;
@@ -238,7 +239,7 @@ mod tests {
     }
 
     /// Every line is a HELP, then its TYPE, then samples of that family alone; names and values are of the format, and names by its conventions.
-    fn check(page: &str) -> BTreeSet<String> {
+    pub(super) fn check(page: &str) -> BTreeSet<String> {
         let name = |text: &str| {
             !text.is_empty()
                 && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')

@@ -15,7 +15,10 @@ pub mod text;
 pub use fit::{Certificate, DictionaryReport, FitReport, Flops, NetworkReport, PencilReport, Predicted, Validation};
 pub use inspect::{ColumnReport, DatasetReport, ModelReport};
 pub use metrics::{EvaluateReport, Metrics, PlannedMemory, PredictReport, Products};
-pub use online::{BoundTerms, LatencyReport, OnlineReport, Prequential, PublishedReport, RegretReport, StateReport};
+pub use online::{
+    BoundTerms, LatencyReport, OnlineReport, Prequential, PublishedReport, RegretReport, ShardReport, ShardsReport,
+    StateReport,
+};
 pub use processes::{ProcessReport, StageTime};
 pub use tables::{
     ConsideredSolver, Consumer, DictionaryStageReport, MakeReport, PlanReport, SourceEntry, SourcesReport, TuneReport,

@@ -58,6 +58,43 @@ pub struct BoundTerms {
     pub outside: f64,
 }
 
+/// The largest shard.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShardReport {
+    /// Its value.
+    pub shard: String,
+    /// Rows that it was given.
+    pub rows: u64,
+    /// Its atoms or centers.
+    pub dictionary: u64,
+}
+
+/// The independent learners of `--shard-by`; `dictionary` and losses beside it are of all of them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShardsReport {
+    /// How many there are.
+    pub count: u64,
+    /// How many there may be.
+    pub max: u64,
+    /// That with the most rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub largest: Option<ShardReport>,
+}
+
+impl ShardsReport {
+    fn text(&self) -> String {
+        let largest = self.largest.as_ref().map(|largest| {
+            format!(
+                ", the largest '{}' ({} rows, dictionary {})",
+                largest.shard,
+                count(largest.rows),
+                count(largest.dictionary)
+            )
+        });
+        format!("{} of at most {}{}", count(self.count), count(self.max), largest.unwrap_or_default())
+    }
+}
+
 /// Time from the reading of an event to its acknowledgement, of this process: milliseconds, to 4 % above.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LatencyReport {
@@ -98,6 +135,9 @@ pub struct OnlineReport {
     pub online_dimension: Option<f64>,
     /// Losses.
     pub prequential: Prequential,
+    /// Shards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards: Option<ShardsReport>,
     /// Regret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub regret: Option<RegretReport>,
@@ -148,7 +188,7 @@ impl Report for OnlineReport {
         if self.rows_waiting > 0 {
             pairs.add("waiting", count(self.rows_waiting));
         }
-        pairs.add("dictionary", count(self.dictionary));
+        pairs.add("dictionary", count(self.dictionary)).maybe("shards", self.shards.as_ref().map(ShardsReport::text));
         let loss = |loss: Option<f64>| loss.map(number);
         pairs
             .maybe("mean loss", loss(self.prequential.mean_loss))
@@ -224,6 +264,9 @@ pub struct StateReport {
     pub dictionary: u64,
     /// Losses.
     pub prequential: Prequential,
+    /// Shards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards: Option<ShardsReport>,
     /// Sources, and how far each is read, in words.
     pub sources: std::collections::BTreeMap<String, String>,
     /// Files that are written, and their bytes.
@@ -258,6 +301,7 @@ impl Report for StateReport {
             ),
         );
         pairs.add("dictionary", count(self.dictionary)).maybe("mean loss", self.prequential.mean_loss.map(number));
+        pairs.maybe("shards", self.shards.as_ref().map(ShardsReport::text));
         for kept in &self.published {
             pairs.add("published", format!("as of change {}: {}", count(kept.changes), kept.model_digest));
         }

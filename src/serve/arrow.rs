@@ -1,6 +1,5 @@
 //! Predictions of Arrow IPC streams.
 
-use super::MAX_ROWS;
 use super::http::Response;
 use arrow_array::{Array, ArrayRef, Float64Array, RecordBatch, StringArray};
 use nystream_dataflows::online::serving::Serving;
@@ -21,9 +20,10 @@ pub fn predict(serving: &Serving, body: &[u8]) -> Response {
 
 fn table(serving: &Serving, body: &[u8]) -> Result<RecordBatch, String> {
     let mut events: Vec<Option<Event>> = Vec::new();
+    let most = super::most_rows(serving);
     for batch in batches(body)? {
-        if events.len() + batch.num_rows() > MAX_ROWS {
-            return Err(format!("more than {MAX_ROWS} rows: ask in parts"));
+        if events.len() + batch.num_rows() > most {
+            return Err(format!("more than {most} rows: ask in parts"));
         }
         let keyed = keyed(&batch, serving.encoding().schema().key_column())?;
         let found = arrow::events(&keyed, serving.encoding().schema()).map_err(|error| error.to_string())?;

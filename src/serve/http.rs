@@ -1,11 +1,18 @@
 //! HTTP/1.1 over the standard library, with `httparse` for what clients send: small requests with a length, answered in order, on connections that may be kept.
 //!
 //! A request has [`MAX_HEAD`] bytes for its head and [`MAX_BODY`] for its body, and [`ASK`] from its first byte to its last; an answer has [`ANSWER`]. A connection that says nothing for [`ASK`] is closed. What
-//! is no request is answered with its status and closes the connection.
+//! is no request is answered with its status and closes the connection; what is still being sent then is read away for a while, since a socket that is closed with bytes in it takes the answer with it.
+//!
+//! [`CONNECTIONS`] have a thread each; of more, those that say nothing leave (`seats`). [`ANSWERING`] requests are answered at a time, in turn, and bodies and answers beyond [`SMALL`] bytes have [`LARGE`] bytes
+//! between them: so memory is bounded whatever is asked.
 
+use super::seats::{Permits, Seat, Seats};
+use nystream_dataflows::online::latency::Latency;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Bytes of a request's head at most.
@@ -16,6 +23,14 @@ pub const MAX_BODY: usize = 16 << 20;
 pub const ASK: Duration = Duration::from_secs(5);
 /// How long an answer may take to leave.
 pub const ANSWER: Duration = Duration::from_secs(10);
+/// Connections at a time.
+pub const CONNECTIONS: usize = 64;
+/// Requests answered at a time.
+pub const ANSWERING: usize = 4;
+/// Bytes of a body, or of an answer, that each connection may have.
+pub const SMALL: usize = 64 << 10;
+/// Bytes of larger ones, of all connections together.
+pub const LARGE: usize = 64 << 20;
 /// Headers of a request at most.
 const MAX_HEADERS: usize = 64;
 
@@ -98,31 +113,149 @@ impl Response {
     }
 }
 
-/// Answers connections one after the other, for as long as the process lives.
-pub fn run(listener: &TcpListener, answer: &dyn Fn(&Request) -> Response) {
-    loop {
-        match listener.accept() {
-            // Whatever goes wrong with one connection is that one's affair.
-            Ok((socket, _)) => drop(connection(&socket, answer)),
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
-        }
+/// What was served since the process began.
+#[derive(Debug, Default)]
+pub struct Served(Mutex<Figures>);
+
+/// Figures of what was served.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    /// Answers by status.
+    pub answers: BTreeMap<u16, u64>,
+    /// Time from a request's last byte to its answer's.
+    pub latency: Latency,
+    /// Its sum, seconds.
+    pub seconds: f64,
+}
+
+impl Served {
+    fn lock(&self) -> MutexGuard<'_, Figures> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, status: u16, time: Duration) {
+        let mut own = self.lock();
+        *own.answers.entry(status).or_default() += 1;
+        own.latency.add(time, 1);
+        own.seconds += time.as_secs_f64();
+    }
+
+    /// The figures.
+    pub fn figures(&self) -> Figures {
+        self.lock().clone()
     }
 }
 
-fn connection(socket: &TcpStream, answer: &dyn Fn(&Request) -> Response) -> io::Result<()> {
-    socket.set_nonblocking(false)?;
-    socket.set_nodelay(true)?;
-    let mut held = Vec::new();
-    loop {
-        let (response, keep) = match read(socket, &mut held) {
-            Ok(None) => return Ok(()),
-            Ok(Some(request)) => (answer(&request), request.keep),
-            Err(Refused::Io(error)) => return Err(error),
-            Err(Refused::Answer(response)) => (response, false),
+/// What answers a request.
+pub type Answerer = Box<dyn Fn(&Request) -> Response + Send + Sync>;
+
+/// A server of requests.
+pub struct Server {
+    answer: Answerer,
+    seats: Arc<Seats>,
+    answering: Permits,
+    large: Permits,
+    served: Arc<Served>,
+}
+
+impl Server {
+    /// One that gives what `answer` gives, and counts in `served`.
+    pub fn new(answer: Answerer, served: Arc<Served>) -> Self {
+        let (seats, answering, large) = (Seats::new(CONNECTIONS), Permits::new(ANSWERING), Permits::new(LARGE));
+        Server { answer, seats, answering, large, served }
+    }
+
+    /// Serves connections, for as long as the process lives.
+    pub fn run(self, listener: &TcpListener) {
+        let server = Arc::new(self);
+        loop {
+            let taken = listener.accept().and_then(|(socket, _)| Ok((server.seats.take(&socket)?, socket)));
+            let Ok((seat, socket)) = taken else {
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            };
+            let server = Arc::clone(&server);
+            // Whatever goes wrong with one connection is that one's affair; without a thread it is closed.
+            let serve = move || drop(server.connection(&socket, &seat));
+            let _ = std::thread::Builder::new().name("serve".into()).spawn(serve);
+        }
+    }
+
+    fn connection(&self, socket: &TcpStream, seat: &Seat) -> io::Result<()> {
+        socket.set_nonblocking(false)?;
+        socket.set_nodelay(true)?;
+        let mut held = Vec::new();
+        loop {
+            seat.waits(true);
+            let until = Instant::now() + ASK;
+            let head = match read_head(socket, &mut held, until) {
+                Ok(None) => return Ok(()),
+                Ok(Some(head)) => head,
+                Err(refused) => return self.refuse(socket, seat, refused),
+            };
+            let whole = if head.length > SMALL { self.large.take(head.length, until) } else { None };
+            if head.length > SMALL && whole.is_none() {
+                let busy = Response::error(503, "too many large requests at once: ask again");
+                return self.refuse(socket, seat, Refused::Answer(busy));
+            }
+            let request = match read_body(socket, &mut held, head, until) {
+                Ok(request) => request,
+                Err(refused) => return self.refuse(socket, seat, refused),
+            };
+            seat.waits(false);
+            let come = Instant::now();
+            let turn = self.answering.take(1, come + ANSWER);
+            let mut response = match &turn {
+                Some(_) => (self.answer)(&request),
+                None => Response::error(503, "too many requests at once: ask again"),
+            };
+            let keep = request.keep;
+            drop(request);
+            drop(whole);
+            let mut large = None;
+            if response.body.len() > SMALL {
+                large = self.large.take(response.body.len(), Instant::now() + ASK);
+                if large.is_none() {
+                    response = Response::error(503, "too many large answers at once: ask again");
+                }
+            }
+            drop(turn);
+            let written =
+                write(socket, &response.head(keep), ANSWER).and_then(|()| write(socket, &response.body, ANSWER));
+            drop(large);
+            self.served.add(response.status, come.elapsed());
+            written?;
+            if !keep {
+                return socket.shutdown(Shutdown::Write);
+            }
+        }
+    }
+
+    /// Answers what is no request, and hears the rest of it.
+    fn refuse(&self, socket: &TcpStream, seat: &Seat, refused: Refused) -> io::Result<()> {
+        let response = match refused {
+            Refused::Io(error) => return Err(error),
+            Refused::Answer(response) => response,
         };
-        write(socket, &[&response.head(keep)[..], &response.body].concat(), ANSWER)?;
-        if !keep {
-            return socket.shutdown(std::net::Shutdown::Write);
+        let come = Instant::now();
+        write(socket, &[&response.head(false)[..], &response.body].concat(), ANSWER)?;
+        self.served.add(response.status, come.elapsed());
+        socket.shutdown(Shutdown::Write)?;
+        seat.waits(true);
+        let until = Instant::now() + ASK;
+        let mut bytes = [0; 16 << 10];
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+            match (&mut &*socket).read(&mut bytes) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 }
@@ -138,22 +271,43 @@ impl From<io::Error> for Refused {
     }
 }
 
-/// The next request; `None` where the connection ends before one. `held`: what has come of it, and of those after it.
-fn read(socket: &TcpStream, held: &mut Vec<u8>) -> Result<Option<Request>, Refused> {
-    let until = Instant::now() + ASK;
-    let refuse = |status, reason: &str| Err(Refused::Answer(Response::error(status, reason)));
+/// A request whose body has not come.
+struct Head {
+    request: Request,
+    /// Bytes of the head, and of the body.
+    bytes: usize,
+    length: usize,
+}
+
+fn refuse<T>(status: u16, reason: &str) -> Result<T, Refused> {
+    Err(Refused::Answer(Response::error(status, reason)))
+}
+
+/// The body of a request.
+fn read_body(socket: &TcpStream, held: &mut Vec<u8>, head: Head, until: Instant) -> Result<Request, Refused> {
+    let Head { request, bytes, length } = head;
+    let asks = request.header("expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue"));
+    if asks && held.len() < bytes + length {
+        write(socket, b"HTTP/1.1 100 Continue\r\n\r\n", ANSWER)?;
+    }
+    while held.len() < bytes + length {
+        match more(socket, held, until)? {
+            More::Some => {}
+            More::End => return refuse(400, "the body is shorter than its length says"),
+            More::TooLate => return refuse(408, "the request took too long"),
+        }
+    }
+    let body = held[bytes..bytes + length].to_vec();
+    held.drain(..bytes + length);
+    held.shrink_to(SMALL);
+    Ok(Request { body, ..request })
+}
+
+/// The head of the next request; `None` where the connection ends before one. `held`: what has come of it, and of what is after it.
+fn read_head(socket: &TcpStream, held: &mut Vec<u8>, until: Instant) -> Result<Option<Head>, Refused> {
     loop {
-        if let Some((request, head, length)) = parse(held)? {
-            while held.len() < head + length {
-                match more(socket, held, until)? {
-                    More::Some => {}
-                    More::End => return refuse(400, "the body is shorter than its length says"),
-                    More::TooLate => return refuse(408, "the request took too long"),
-                }
-            }
-            let body = held[head..head + length].to_vec();
-            held.drain(..head + length);
-            return Ok(Some(Request { body, ..request }));
+        if let Some(head) = parse(held)? {
+            return Ok(Some(head));
         }
         if held.len() > MAX_HEAD {
             return refuse(431, "the head of the request is too long");
@@ -168,9 +322,8 @@ fn read(socket: &TcpStream, held: &mut Vec<u8>) -> Result<Option<Request>, Refus
     }
 }
 
-/// The head of the request in `held`, its bytes, and the bytes of its body; `None` while it is not complete.
-fn parse(held: &[u8]) -> Result<Option<(Request, usize, usize)>, Refused> {
-    let refuse = |status, reason: &str| Err(Refused::Answer(Response::error(status, reason)));
+/// The head of the request in `held`; `None` while it is not complete.
+fn parse(held: &[u8]) -> Result<Option<Head>, Refused> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     let head = match request.parse(&held[..held.len().min(MAX_HEAD)]) {
@@ -204,7 +357,7 @@ fn parse(held: &[u8]) -> Result<Option<(Request, usize, usize)>, Refused> {
     if length > MAX_BODY as u64 {
         return refuse(413, &format!("the body has {length} bytes, and at most {MAX_BODY} are read"));
     }
-    Ok(Some((request, head, length as usize)))
+    Ok(Some(Head { request, bytes: head, length: length as usize }))
 }
 
 enum More {

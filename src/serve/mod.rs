@@ -5,19 +5,22 @@
 //! | `POST /predict`, JSON `{"row": {..}}` or `{"rows": [{..}, ..]}` | `{"changes": N, "predictions": [{"prediction": .., ..} or {"error": ".."}, ..]}` |
 //! | `POST /predict`, `Content-Type: application/vnd.apache.arrow.stream` | an Arrow IPC stream of as many rows: `prediction`, or one column a target or class, null for rows that cannot be used |
 //! | `GET /health` | `{"changes": N, "centers": M}`, or 503 before there is a model |
+//! | `GET /metrics` | figures of the run and of the server, in Prometheus' text format |
 //!
 //! `changes` says as of which change of the stream the model is. Rows are those of events, with the columns of the stream.
 //!
 //! *Who may ask*: on loopback everybody; elsewhere, and where a token is set, who sends `Authorization: Bearer TOKEN`. *Bounds*: [`http::MAX_HEAD`] and [`http::MAX_BODY`] bytes a request, a time for each,
-//! [`THREADS`] at a time, others wait in the system's queue. Nothing that is sent here reaches the learner or its state.
+//! [`http::CONNECTIONS`] connections, of which those that say nothing leave for others, and `MAX_ROWS` rows or `MAX_VALUES` values a request. Nothing that is sent here reaches the learner or its state.
 
 mod arrow;
 pub mod http;
+mod seats;
 #[cfg(test)]
 mod tests;
 
 use crate::exit::{ExitCode, Failure};
-use http::{Request, Response};
+use crate::metrics::online::{Run, page};
+use http::{Request, Response, Served, Server};
 use nystream_dataflows::online::serving::{Newest, Serving};
 use nystream_dataflows::online::session::Output;
 use nystream_dataflows::online::sink::Shape;
@@ -27,10 +30,15 @@ use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Requests answered at a time.
-pub const THREADS: usize = 4;
 /// Rows of a request at most.
 const MAX_ROWS: usize = 100_000;
+/// Values of an answer at most, rows by targets or classes.
+const MAX_VALUES: usize = 1_000_000;
+
+/// Rows of a request to `serving` at most.
+fn most_rows(serving: &Serving) -> usize {
+    MAX_ROWS.min(MAX_VALUES / serving.function().outputs().max(1)).max(1)
+}
 
 /// Reads the token of `path`, which only its owner may read.
 ///
@@ -57,11 +65,11 @@ pub fn token(path: &Path) -> Result<String, Failure> {
     Ok(token)
 }
 
-/// Serves the newest model at `address` until the process ends; gives where.
+/// Serves the newest model, and the figures of `run`, at `address` until the process ends; gives where.
 ///
 /// # Errors
 /// An address that cannot be listened at, or that others reach without a token (2).
-pub fn serve(address: &str, token: Option<String>, newest: &Newest) -> Result<SocketAddr, Failure> {
+pub fn serve(address: &str, token: Option<String>, newest: &Newest, run: &Run) -> Result<SocketAddr, Failure> {
     let failed =
         |error: std::io::Error| Failure::usage(format!("--listen {address}: {error}; port 0 takes any free one"));
     let all: Vec<SocketAddr> = address.to_socket_addrs().map_err(failed)?.collect();
@@ -76,14 +84,15 @@ pub fn serve(address: &str, token: Option<String>, newest: &Newest) -> Result<So
     }
     let listener = TcpListener::bind(&all[..]).map_err(failed)?;
     let own = listener.local_addr().map_err(failed)?;
-    let (newest, token) = (newest.clone(), Arc::new(token));
-    for _ in 0..THREADS {
-        let listener = listener.try_clone().map_err(failed)?;
-        let (newest, token) = (newest.clone(), Arc::clone(&token));
-        let run = move || http::run(&listener, &|request: &Request| answer(request, token.as_deref(), &newest));
-        let spawned = std::thread::Builder::new().name("serve".into()).spawn(run);
-        spawned.map_err(|error| Failure::new(ExitCode::Bug, format!("no thread to serve: {error}")))?;
-    }
+    let served = Arc::new(Served::default());
+    let (newest, run, counted) = (newest.clone(), run.clone(), Arc::clone(&served));
+    let answer = move |request: &Request| {
+        let figures = || page(&run, &counted.figures(), newest.get().map(|serving| serving.changes));
+        answer(request, token.as_deref(), &newest, &figures)
+    };
+    let server = Server::new(Box::new(answer), served);
+    let spawned = std::thread::Builder::new().name("listen".into()).spawn(move || server.run(&listener));
+    spawned.map_err(|error| Failure::new(ExitCode::Bug, format!("no thread to serve: {error}")))?;
     Ok(own)
 }
 
@@ -92,26 +101,27 @@ fn equal(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
-fn answer(request: &Request, token: Option<&str>, newest: &Newest) -> Response {
+fn answer(request: &Request, token: Option<&str>, newest: &Newest, figures: &dyn Fn() -> String) -> Response {
     if let Some(token) = token {
         let given = request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
         if !given.is_some_and(|given| equal(given.trim().as_bytes(), token.as_bytes())) {
             return Response::error(401, "a token is needed: Authorization: Bearer TOKEN");
         }
     }
-    let known = matches!(request.path.as_str(), "/predict" | "/health");
+    let known = matches!(request.path.as_str(), "/predict" | "/health" | "/metrics");
     let serving = newest.get();
     match (request.method.as_str(), request.path.as_str(), serving) {
+        ("GET", "/metrics", _) => Response::bytes("text/plain; version=0.0.4; charset=utf-8", figures().into_bytes()),
         ("GET", "/health", Some(serving)) => {
-            Response::json(&json!({ "changes": serving.changes, "centers": serving.function().centers() }))
+            Response::json(&json!({ "changes": serving.changes, "centers": serving.centers() }))
         }
         ("POST", "/predict", Some(serving)) => {
             let arrow = request.header("content-type").is_some_and(|kind| kind.starts_with(arrow::CONTENT_TYPE));
             if arrow { arrow::predict(&serving, &request.body) } else { predict(&serving, &request.body) }
         }
         ("GET", "/health", None) | ("POST", "/predict", None) => Response::error(503, "no row has been learned yet"),
-        _ if known => Response::error(405, "POST /predict, GET /health"),
-        _ => Response::error(404, "there are /predict and /health"),
+        _ if known => Response::error(405, "POST /predict, GET /health, GET /metrics"),
+        _ => Response::error(404, "there are /predict, /health and /metrics"),
     }
 }
 
@@ -126,8 +136,9 @@ fn predict(serving: &Serving, body: &[u8]) -> Response {
         (None, Some(rows)) => rows.iter().collect(),
         _ => return Response::error(400, "give {\"row\": {..}} or {\"rows\": [{..}, ..]}"),
     };
-    if rows.len() > MAX_ROWS {
-        return Response::error(413, &format!("{} rows, and at most {MAX_ROWS} are answered at once", rows.len()));
+    let most = most_rows(serving);
+    if rows.len() > most {
+        return Response::error(413, &format!("{} rows, and at most {most} are answered at once", rows.len()));
     }
     // As events, so that a row is read as the stream's are.
     let events: Vec<Result<Event, String>> = rows

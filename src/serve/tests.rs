@@ -1,6 +1,8 @@
 //! Requests as clients send them, whole, in pieces and as garbage.
 
-use super::http::{MAX_BODY, MAX_HEAD, Request, Response, run};
+use super::http::{CONNECTIONS, MAX_BODY, MAX_HEAD, Request, Response, Server};
+use super::seats::{Permits, Seats};
+use crate::metrics::online::Run;
 use proptest::prelude::*;
 use serde_json::json;
 use std::io::{Read, Write};
@@ -12,7 +14,8 @@ fn echo() -> SocketAddr {
     let answer = |request: &Request| {
         Response::json(&json!({ "method": request.method, "path": request.path, "bytes": request.body.len() }))
     };
-    std::thread::spawn(move || run(&listener, &answer));
+    let server = Server::new(Box::new(answer), Default::default());
+    std::thread::spawn(move || server.run(&listener));
     address
 }
 
@@ -71,13 +74,83 @@ fn a_connection_takes_several_requests() {
     assert_eq!(answer.matches("\"bytes\":2").count(), 2, "{answer}");
 }
 
+/// Whoever sends a body that is too large hears so, whether it waits for leave to send or not.
+#[test]
+fn large_bodies_are_refused_and_not_cut_off() {
+    let address = echo();
+    let head = format!("POST / HTTP/1.1\r\nContent-Length: {}\r\n", MAX_BODY + 1);
+    let body = vec![b'x'; MAX_BODY + 1];
+    let answer = ask(address, &[format!("{head}\r\n").as_bytes(), &body]);
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    let answer = ask(address, &[format!("{head}Expect: 100-continue\r\n\r\n").as_bytes()]);
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    let answer = ask(
+        address,
+        &[b"POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n", b"abc"],
+    );
+    assert!(answer.contains("HTTP/1.1 200 OK") && answer.contains("\"bytes\":3"), "{answer}");
+    // One as large as may be.
+    let head = format!("POST / HTTP/1.1\r\nConnection: close\r\nContent-Length: {MAX_BODY}\r\n\r\n");
+    assert!(ask(address, &[head.as_bytes(), &body[1..]]).starts_with("HTTP/1.1 200 "));
+}
+
+/// Clients that say nothing, or half a request, leave for those that ask; the last of them stay as long as there is room.
+#[test]
+fn idle_clients_hold_up_nobody() {
+    let address = echo();
+    let mut idle: Vec<TcpStream> = (0..3 * CONNECTIONS).map(|_| TcpStream::connect(address).unwrap()).collect();
+    for (i, socket) in idle.iter_mut().enumerate() {
+        // Those that have left may refuse it.
+        let _ = if i % 2 == 0 { socket.write_all(b"POST /half HTTP/1.1\r\nContent-Le") } else { Ok(()) };
+    }
+    for _ in 0..CONNECTIONS {
+        let answer = ask(address, &[b"GET /x HTTP/1.1\r\nConnection: close\r\n\r\n"]);
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    }
+    // The first has been closed: it reads an end, or that it was reset.
+    idle[0].set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let gone = idle[0].read(&mut [0; 1]);
+    assert!(
+        matches!(&gone, Ok(0)) || gone.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset),
+        "{gone:?}"
+    );
+}
+
+#[test]
+fn seats_and_permits_are_lent_and_come_back() {
+    let (permits, now) = (Permits::new(3), std::time::Instant::now);
+    let two = permits.take(2, now()).unwrap();
+    assert!(permits.take(2, now()).is_none() && permits.take(1, now()).is_some());
+    drop(two);
+    assert!(permits.take(99, now()).is_some(), "more than there are is all of them");
+    let seats = Seats::new(2);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connect = || TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let sockets = [connect(), connect(), connect()];
+    let first = seats.take(&sockets[0]).unwrap();
+    let second = seats.take(&sockets[1]).unwrap();
+    first.waits(false);
+    // The third waits until one leaves, and it is the second that is asked to: the first is being answered.
+    std::thread::scope(|scope| {
+        let third = scope.spawn(|| seats.take(&sockets[2]).unwrap());
+        assert_eq!((&sockets[1]).read(&mut [0; 1]).unwrap(), 0);
+        drop(second);
+        drop(third.join().unwrap());
+    });
+    drop(first);
+    assert_eq!(seats.taken(), 0);
+}
+
 #[test]
 fn tokens_are_compared_whole() {
     assert!(super::equal(b"abc", b"abc"));
     assert!(!super::equal(b"abc", b"abd") && !super::equal(b"abc", b"ab") && !super::equal(b"", b"a"));
-    let newest = super::Newest::default();
-    assert!(super::serve("0.0.0.0:0", None, &newest).is_err());
-    let address = super::serve("127.0.0.1:0", Some("0123456789abcdef".into()), &newest).unwrap();
+    let (newest, run) = (super::Newest::default(), Run::new("con-kons"));
+    assert!(super::serve("0.0.0.0:0", None, &newest, &run).is_err());
+    let address = super::serve("127.0.0.1:0", Some("0123456789abcdef".into()), &newest, &run).unwrap();
+    let metrics =
+        format!("GET /metrics HTTP/1.1\r\nConnection: close\r\n{}\r\n", "Authorization: Bearer 0123456789abcdef\r\n");
+    assert!(ask(address, &[metrics.as_bytes()]).contains("\nnystream_online_info{mode=\"con-kons\"} 1\n"));
     let request = |token: &str| format!("GET /health HTTP/1.1\r\nConnection: close\r\n{token}\r\n");
     assert!(ask(address, &[request("").as_bytes()]).starts_with("HTTP/1.1 401 "));
     assert!(

@@ -8,6 +8,8 @@ use super::session::Output;
 use super::sink::{LineFile, Shape};
 use crate::error::StageError;
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
+use nystream_datasets::DataError;
+use nystream_datasets::atomic::OutputError;
 use nystream_datasets::sink::PredictionWriter;
 use nystream_datasets::stream::ipc::message_of;
 use std::io;
@@ -143,17 +145,21 @@ impl Answers {
         }
     }
 
-    /// The run ends: a stream gets its end, which the next run takes away again.
+    /// The run ends: a stream gets its end, which the next run takes away again. One without answers is a stream of none, whose columns are those that there would be.
     ///
     /// # Errors
     /// The system's.
     pub fn end(&mut self) -> io::Result<()> {
         match &mut self.target {
-            Target::Ipc(file) if file.bytes() > 0 => {
+            Target::Ipc(file) => {
+                if file.bytes() == 0 {
+                    let none = self.shape.table(&[]).map_err(io::Error::other)?;
+                    file.push_bytes(&message_of(&none).map_err(io::Error::other)?.0);
+                }
                 file.push_bytes(&END);
                 file.write()
             }
-            _ => Ok(()),
+            Target::Lines(_) | Target::Parquet { .. } => Ok(()),
         }
     }
 
@@ -167,9 +173,18 @@ impl Answers {
 }
 
 fn part(path: &Path, table: &RecordBatch) -> io::Result<()> {
-    let mut writer = PredictionWriter::create(path).map_err(io::Error::other)?;
-    writer.write(table).map_err(io::Error::other)?;
-    writer.finish().map(drop).map_err(io::Error::other)
+    let mut writer = PredictionWriter::create(path).map_err(reason)?;
+    writer.write(table).map_err(reason)?;
+    writer.finish().map(drop).map_err(reason)
+}
+
+/// The system's reason keeps its kind: a full disk is waited for.
+fn reason(error: DataError) -> io::Error {
+    let kind = match &error {
+        DataError::Output(OutputError::Create { source, .. } | OutputError::Write { source, .. }) => source.kind(),
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
 }
 
 impl Shape {
@@ -208,5 +223,80 @@ impl Shape {
             columns.iter().map(|(name, array)| (name.as_str(), array.clone(), true)),
         )
         .map_err(|error| StageError::Internal(format!("answers cannot be written: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::online::learner::Prediction;
+    use crate::predict::Function;
+    use crate::targets::TargetCode;
+    use nystream_datasets::stream::ipc::batches;
+    use nystream_kernels::gram::Precision;
+    use nystream_kernels::kernel::{Family, Kernel};
+    use nystream_kernels::rows::RowBuf;
+    use nystream_kernels::tile::SimdPath;
+
+    fn shape() -> Shape {
+        let code = TargetCode { names: vec!["y".into()], classes: vec![], centres: vec![0.0], exponents: vec![0] };
+        Shape::new(&Function {
+            kernel: Kernel::new(Family::Gaussian, 1.0),
+            centers: RowBuf::new(1, 0),
+            coefficients: vec![],
+            code,
+            loss: crate::job::Loss::Squared,
+            precision: Precision::Single,
+            simd: SimdPath::detect(),
+            variance: None,
+        })
+    }
+
+    fn output(seq: u64) -> Output {
+        let prediction = Prediction { values: vec![seq as f64], variances: None };
+        Output { seq, key: format!("k{seq}"), prediction }
+    }
+
+    /// A stream is whole at the end of each run, be there answers or not, and each run goes on in it.
+    #[test]
+    fn streams_are_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.arrows");
+        let form = Form::Ipc(path.display().to_string());
+        let (mut bytes, mut rows) = (None, 0);
+        for answers in [0, 0, 3, 0, 2] {
+            let mut sink = Answers::open("ipc", &form, shape(), bytes).unwrap();
+            sink.cut().unwrap();
+            sink.push((rows..rows + answers).map(output).collect()).unwrap();
+            sink.write().unwrap();
+            bytes = Some(sink.settle().unwrap());
+            sink.end().unwrap();
+            rows += answers;
+            let stream = std::fs::read(&path).unwrap();
+            let found: usize = batches(&stream).unwrap().iter().map(RecordBatch::num_rows).sum();
+            assert_eq!(found as u64, rows);
+            // Columns and an end, if nothing else.
+            let (head, _) = message_of(&shape().table(&[]).unwrap()).unwrap();
+            assert!(stream.starts_with(&head) && stream.ends_with(&END) && stream.len() >= head.len() + END.len());
+        }
+        assert_eq!(bytes, Some(std::fs::metadata(&path).unwrap().len() - END.len() as u64));
+    }
+
+    /// A part that finds no room says so by its kind, and its answers stay for the next attempt.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn parts_keep_the_kind_of_what_went_wrong() {
+        let table = shape().table(&[output(0)]).unwrap();
+        let full = part(Path::new("/dev/full"), &table).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull, "{full}");
+        let folder = tempfile::tempdir().unwrap();
+        let form = Form::Parquet(folder.path().join("parts"));
+        let mut sink = Answers::open("parquet", &form, shape(), None).unwrap();
+        sink.push(vec![output(0)]).unwrap();
+        std::fs::remove_dir(folder.path().join("parts")).unwrap();
+        assert!(sink.settle().is_err());
+        std::fs::create_dir(folder.path().join("parts")).unwrap();
+        assert_eq!(sink.settle().unwrap(), 1);
+        assert!(folder.path().join("parts").join(format!("part-{:020}.parquet", 0)).exists());
     }
 }

@@ -55,6 +55,15 @@ pub trait Hooks {
     /// A model that cannot be kept.
     fn published(&mut self, model: Published, changes: u64) -> Result<(), StageError>;
 
+    /// A snapshot was written.
+    fn saved(&mut self) {}
+
+    /// How long events took to be acknowledged, of this process.
+    fn measured(&mut self, _latency: &Latency) {}
+
+    /// What was taken waits for room on a disk, or no longer does.
+    fn held_up(&mut self, _held_up: bool) {}
+
     /// A piece was acknowledged. Called at least every fraction of a second.
     ///
     /// # Errors
@@ -125,7 +134,8 @@ pub struct Drive<'a> {
 enum Read {
     Piece(Vec<Item>, Position, Position, Instant),
     Nothing,
-    End,
+    /// With what is to be said of it.
+    End(Option<String>),
     Failed(SourceError),
 }
 
@@ -150,7 +160,7 @@ fn read(mut source: Box<dyn EventSource>, mut skip: u64, to: &SyncSender<Read>) 
         let (said, last) = match more {
             Ok(More::Yes) => continue,
             Ok(More::NotNow) => (Read::Nothing, false),
-            Ok(More::End) => (Read::End, true),
+            Ok(More::End) => (Read::End(source.remark()), true),
             Err(error) => (Read::Failed(error), true),
         };
         if to.send(said).is_err() || last {
@@ -235,7 +245,10 @@ impl Drive<'_> {
                     taken_before = 0;
                     self.latency.add(arrived.elapsed(), items.len() as u64);
                 }
-                Ok(Read::End) => return Ok(Ended::Source),
+                Ok(Read::End(remark)) => {
+                    remark.iter().for_each(|remark| hooks.say(remark));
+                    return Ok(Ended::Source);
+                }
                 Ok(Read::Failed(error)) => {
                     self.save(hooks)?;
                     return Err(error.into());
@@ -259,6 +272,7 @@ impl Drive<'_> {
             {
                 self.save(hooks)?;
             }
+            hooks.measured(&self.latency);
             hooks.acknowledged(&mut self.session)?;
         }
     }
@@ -363,6 +377,7 @@ impl Drive<'_> {
     fn wait_for_room(&mut self, path: &str, why: &io::Error, hooks: &mut dyn Hooks) -> Result<(), DriveError> {
         if !self.held_up {
             self.held_up = true;
+            hooks.held_up(true);
             hooks.say(&format!("'{path}' cannot be written ({why}): nothing more is acknowledged until there is room"));
         }
         if self.stop.load(Ordering::Relaxed) {
@@ -375,6 +390,7 @@ impl Drive<'_> {
 
     fn room_again(&mut self, hooks: &mut dyn Hooks) {
         if std::mem::take(&mut self.held_up) {
+            hooks.held_up(false);
             hooks.say("there is room again: what had come is acknowledged");
         }
     }
@@ -395,20 +411,20 @@ impl Drive<'_> {
         };
         let mut files = BTreeMap::new();
         // What the snapshot says is there must be there after a loss of power.
-        if let Some(answers) = &mut self.output {
+        if let Some(name) = self.output.as_ref().map(|answers| answers.name().to_owned()) {
             let bytes = loop {
-                match answers.settle() {
+                let Some(answers) = &mut self.output else { break 0 };
+                let (path, source) = match answers.settle() {
                     Ok(bytes) => break bytes,
-                    Err((path, source)) if is_full(&source) && !self.stop.load(Ordering::Relaxed) => {
-                        hooks.say(&format!("'{}' cannot be written ({source}): waiting for room", path.display()));
-                        std::thread::sleep(RETRY);
-                    }
-                    Err((path, source)) => {
-                        return Err(DriveError::Output { path: path.display().to_string(), source });
-                    }
+                    Err(failed) => failed,
+                };
+                if !is_full(&source) {
+                    return Err(DriveError::Output { path: path.display().to_string(), source });
                 }
+                self.wait_for_room(&path.display().to_string(), &source, hooks)?;
             };
-            files.insert(answers.name().to_owned(), bytes);
+            self.room_again(hooks);
+            files.insert(name, bytes);
         }
         if let Some((name, file)) = &mut self.dead {
             file.sync().map_err(|source| DriveError::Output { path: file.path().display().to_string(), source })?;
@@ -420,6 +436,7 @@ impl Drive<'_> {
         match self.state.save(&self.identity, record, &stored) {
             Ok(oldest) => {
                 self.snapshot = (self.session.tally().changes, Instant::now());
+                hooks.saved();
                 if let Err(error) = self.session.clean(record, oldest) {
                     hooks.say(&format!("what the snapshot makes needless stays for now: {error}"));
                 }

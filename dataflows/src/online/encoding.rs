@@ -85,6 +85,17 @@ pub fn empty_like(other: &Chunk) -> Chunk {
     chunk
 }
 
+/// Takes the rows out of a chunk.
+pub fn clear(chunk: &mut Chunk) {
+    chunk.ids.clear();
+    chunk.ordinals.clear();
+    chunk.numeric.clear();
+    chunk.codes.clear();
+    chunk.targets.clear();
+    chunk.weights.clear();
+    chunk.held_out.clear();
+}
+
 /// Appends row `i` of `from` to `to`, of event `ordinal`.
 pub fn append(to: &mut Chunk, from: &Chunk, i: usize, ordinal: u64) {
     to.ids.push(from.ids[i]);
@@ -111,6 +122,12 @@ impl Encoding {
     /// The same, but a row with some of its targets and not all is a bad one: for learners that take them together.
     pub fn with_all_targets(self) -> Self {
         Encoding { all_targets: true, ..self }
+    }
+
+    /// The same, with a column that the encoder does not read among the cells of events, as text.
+    pub fn with_text(self, column: &str) -> Self {
+        let schema = Arc::new(StreamSchema::clone(&self.schema).with_text(column));
+        Encoding { schema, ..self }
     }
 
     /// The encoder.

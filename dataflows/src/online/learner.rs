@@ -11,14 +11,17 @@
 //!   snapshot.
 //! * [`Learner::snapshot`] and [`Learner::restore`] lose no bit. Learners that [recover from rows](Recovery::Rows) are given every row that is there instead, in any order.
 
+use super::sharded::Router;
 use crate::error::StageError;
 use crate::predict::Function;
 use nystream_datasets::Chunk;
+use nystream_datasets::events::Event;
 use nystream_datasets::rows::Applied;
 use nystream_hashing::RowId;
 use nystream_kernels::online::{Bound, Hindsight};
 use nystream_kernels::rows::Rows;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Changes that the log has accepted, in order, and the rows that they are about, encoded for training.
 ///
@@ -73,6 +76,19 @@ pub struct Answer {
     pub prediction: Prediction,
     /// Its loss, in the learner's units (of standardised targets), without the row's weight.
     pub loss: f64,
+    /// In which queue the row was ([`Learner::queue`]): answers come in order within one.
+    pub queue: u32,
+}
+
+/// Independent learners behind one.
+#[derive(Clone, Debug)]
+pub struct Shards {
+    /// What tells them apart.
+    pub router: Router,
+    /// How many there may be.
+    pub most: u64,
+    /// Figures of each, by name.
+    pub all: Vec<(Arc<str>, Info)>,
 }
 
 /// A model as of a point of the stream.
@@ -135,6 +151,19 @@ pub trait Learner: Send {
     /// What kind it is; constant.
     fn traits(&self) -> Traits;
 
+    /// Why a row cannot be taken although nothing is wrong with its values: asked before it is logged.
+    fn refusal(&self, _event: &Event) -> Option<String> {
+        None
+    }
+
+    /// A row with a target was logged, and will be given to [`Learner::learn`]: in which queue it is. Asked for each such row, in order.
+    ///
+    /// # Errors
+    /// [`StageError`].
+    fn queue(&mut self, _event: &Event) -> Result<u32, StageError> {
+        Ok(0)
+    }
+
     /// Takes changes. Answers, for learners that answer, are of rows of this and earlier calls, in order, without gaps.
     ///
     /// # Errors
@@ -170,6 +199,27 @@ pub trait Learner: Send {
     /// # Errors
     /// [`StageError`].
     fn predict(&mut self, rows: Rows<'_>) -> Result<Vec<Prediction>, StageError>;
+
+    /// Predicts the row of an event, of learners that answer.
+    ///
+    /// # Errors
+    /// [`StageError`].
+    fn predict_event(&mut self, _event: &Event, row: Rows<'_>) -> Result<Vec<Prediction>, StageError> {
+        self.predict(row)
+    }
+
+    /// Independent learners in it, where there are such.
+    fn shards(&self) -> Option<Shards> {
+        None
+    }
+
+    /// The model of a shard as of now.
+    ///
+    /// # Errors
+    /// [`StageError::Data`] where there is none.
+    fn publish_shard(&mut self, shard: &str) -> Result<Published, StageError> {
+        Err(StageError::Data(format!("there are no shards, and so no '{shard}'")))
+    }
 
     /// The model as of now. Learners that do not answer predict by it from here on.
     ///

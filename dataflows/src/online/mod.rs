@@ -3,7 +3,7 @@
 //! The problem: a program that is told rows one after the other, in bounded memory, predicts each before it learns it, and may be killed at any instant without losing a row that it has
 //! acknowledged or changing a bit of what it finds later.
 //!
-//! * [`learner`]: what a learner is to the runtime. Engines stand behind it: second-order learners of one target (`second`, with `units` and `settings`), least squares of many (`recursive`), and the exact mode.
+//! * [`learner`]: what a learner is to the runtime. Engines stand behind it: second-order learners of one target (`second`, with `units` and `settings`), least squares of many (`recursive`), either of them by the value of a column (`sharded`), and the exact mode.
 //! * [`encoding`]: from events to encoded rows; [`store`]: the rows that are kept, and their log.
 //! * [`window`]: rows that leave because others came; `watch`: how far the learner is from what was published.
 //! * [`session`]: what events do, as a function of the log; [`state`]: the folder of a run, with its snapshots; [`drive`]: the loop that reads, takes, makes durable and answers; [`sink`] and [`answers`]: where answers go;
@@ -25,6 +25,7 @@ pub mod serving;
 pub mod session;
 pub mod settings;
 mod settle;
+pub mod sharded;
 pub mod sink;
 pub mod state;
 pub mod store;

@@ -140,7 +140,7 @@ impl Recursive {
             let values = self.values(sums);
             let loss = self.loss(&values, sums, targets);
             self.meter.add(loss);
-            answers.push(Answer { id, prediction: Prediction { values, variances: None }, loss });
+            answers.push(Answer { id, prediction: Prediction { values, variances: None }, loss, queue: 0 });
         }
         answers
     }
@@ -228,4 +228,4 @@ impl Learner for Recursive {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

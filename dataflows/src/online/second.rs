@@ -178,7 +178,7 @@ impl SecondOrder {
             let variances = self.variance(leverage);
             self.noise.add(loss, leverage);
             let prediction = Prediction { values: self.units.values(prediction), variances };
-            answers.push(Answer { id, prediction, loss });
+            answers.push(Answer { id, prediction, loss, queue: 0 });
         }
         answers
     }

@@ -7,7 +7,7 @@
 //! learner, in runs of consecutive ones, and answered when the learner says so (second-order learners: when its block is complete), or predicted before (learners that do not answer).
 
 use super::encoding::Encoding;
-use super::learner::{Info, Learner, Prediction, Published, Recovery, Regret, Traits};
+use super::learner::{Info, Learner, Prediction, Published, Recovery, Regret, Shards, Traits};
 use super::meter::Meter;
 use super::settle::{Core, REPLAY_ROWS, Run};
 use super::store::{Logged, Store};
@@ -113,6 +113,9 @@ pub(super) struct Queued {
     pub(super) id: u128,
     /// Whether the answer goes out: a row that was predicted when it came without its label is not answered twice.
     pub(super) out: bool,
+    /// The learner's queue in which it is.
+    #[serde(default)]
+    pub(super) queue: u32,
 }
 
 /// What a snapshot holds of a session.
@@ -238,12 +241,14 @@ impl Session {
         stored: Option<Stored>,
     ) -> Result<Self, StageError> {
         let traits = learner.traits();
-        let (mut tally, mut meter, mut queue) = (Tally::default(), Meter::new(rules.loss_window), VecDeque::new());
+        let (mut tally, mut meter) = (Tally::default(), Meter::new(rules.loss_window));
+        let mut queue: BTreeMap<u32, VecDeque<Queued>> = BTreeMap::new();
         let (mut mark, mut configuration) = (Vec::new(), None);
         if let Some(stored) = stored {
             learner.restore(&stored.learner)?;
-            (tally, meter, queue, mark) = (stored.tally, stored.meter, stored.queue.into(), stored.mark);
+            (tally, meter, mark) = (stored.tally, stored.meter, stored.mark);
             configuration = stored.configuration;
+            stored.queue.into_iter().for_each(|queued| queue.entry(queued.queue).or_default().push_back(queued));
         }
         let run = Run::none(&encoding);
         let (outputs, rejections) = (Vec::new(), Vec::new());
@@ -413,6 +418,19 @@ impl Session {
         self.core.learner.notes()
     }
 
+    /// The present model of a shard.
+    ///
+    /// # Errors
+    /// No such shard, or no rows.
+    pub fn shard(&mut self, shard: &str) -> Result<Published, StageError> {
+        self.core.learner.publish_shard(shard)
+    }
+
+    /// Independent learners, where there are such.
+    pub fn shards(&self) -> Option<Shards> {
+        self.core.learner.shards()
+    }
+
     /// Makes all of it durable; the last record.
     ///
     /// # Errors
@@ -432,7 +450,7 @@ impl Session {
             tally: core.tally.clone(),
             files: BTreeMap::new(),
             meter: core.meter.clone(),
-            queue: core.queue.iter().cloned().collect(),
+            queue: core.queue.values().flatten().cloned().collect(),
             learner: core.learner.snapshot()?,
             rows: self.store.stored()?.into_iter().map(serde_bytes::ByteBuf::from).collect(),
             mark: core.mark.clone(),

@@ -11,7 +11,7 @@ use nystream_datasets::Chunk;
 use nystream_datasets::events::{Event, Op, json};
 use nystream_datasets::rows::{Applied, StoredRow};
 use nystream_datasets::stream::{MAX_SHOWN, Rejected};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Rows taken at a time in a replay.
@@ -26,7 +26,8 @@ pub(super) struct Core {
     pub(super) rules: Rules,
     pub(super) tally: Tally,
     pub(super) meter: Meter,
-    pub(super) queue: VecDeque<Queued>,
+    /// Rows that the learner has, by its queues.
+    pub(super) queue: BTreeMap<u32, VecDeque<Queued>>,
     pub(super) run: Run,
     pub(super) outputs: Vec<Output>,
     pub(super) rejections: Vec<Rejected>,
@@ -180,7 +181,13 @@ impl Core {
             if let Some(fault) = merged.fault(0) {
                 return refused(fault.to_string());
             }
+            if let Some(reason) = self.learner.refusal(&row.event) {
+                return refused(reason);
+            }
             own = Some(merged);
+        }
+        if let (Op::Insert | Op::Update, Some(reason)) = (event.op, self.learner.refusal(event)) {
+            return refused(reason);
         }
         match store.apply(event.clone())? {
             Err(refusal) => refused(refusal.to_string()),
@@ -230,7 +237,7 @@ impl Core {
                     },
                     true => {
                         self.give()?;
-                        let rows = encoded.row(place).map(|row| self.learner.predict(row)).transpose()?;
+                        let rows = encoded.row(place).map(|row| self.learner.predict_event(event, row)).transpose()?;
                         rows.and_then(|mut rows| rows.pop())
                     }
                 };
@@ -249,7 +256,9 @@ impl Core {
                 append(&mut self.run.added, &encoded.training, i, ordinal);
                 if answers {
                     let id = encoded.training.ids[i].0;
-                    self.queue.push_back(Queued { key: event.key.clone(), id, out: op != Op::Label });
+                    let queue = self.learner.queue(event)?;
+                    let queued = Queued { key: event.key.clone(), id, out: op != Op::Label, queue };
+                    self.queue.entry(queue).or_default().push_back(queued);
                 }
             }
         }
@@ -289,7 +298,8 @@ impl Core {
     /// The learner answers rows that it was given.
     pub(super) fn answered(&mut self, answers: Vec<Answer>) -> Result<(), StageError> {
         for answer in answers {
-            let queued = self.queue.pop_front().filter(|queued| queued.id == answer.id.0);
+            let queue = self.queue.get_mut(&answer.queue);
+            let queued = queue.and_then(VecDeque::pop_front).filter(|queued| queued.id == answer.id.0);
             let Some(queued) = queued else {
                 return Err(StageError::Internal("the learner answers a row that it was not given".into()));
             };

@@ -10,13 +10,15 @@ use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_cast::cast;
 use arrow_schema::{DataType, TimeUnit};
+use std::collections::HashSet;
 
 /// The events of a batch, in order. A row that is no event is an error among the others.
 ///
 /// # Errors
-/// A batch without keys, or with a column of another kind than the model's: none of its rows can be read.
+/// A batch without keys, with two columns of one name that is read, or with a column of another kind than the model's: none of its rows can be read.
 pub fn events(batch: &RecordBatch, schema: &StreamSchema) -> Result<Vec<Result<Event, EventError>>, EventError> {
     let rows = batch.num_rows();
+    twice(batch, schema)?;
     let own = |name: &str| batch.column_by_name(name).filter(|_| schema.place(name).is_none());
     let key_name = schema.key_column();
     let keys = batch
@@ -58,6 +60,20 @@ pub fn events(batch: &RecordBatch, schema: &StreamSchema) -> Result<Vec<Result<E
         Ok(Event { op, key, time, weight, cells })
     };
     Ok((0..rows).map(row).collect())
+}
+
+/// A column that would be read must be there once: which of two is meant cannot be told.
+fn twice(batch: &RecordBatch, schema: &StreamSchema) -> Result<(), EventError> {
+    let mut seen = HashSet::new();
+    let columns = batch.schema();
+    let reserved = ["op", "time", schema.weight_column().unwrap_or("weight"), schema.key_column()];
+    for field in columns.fields() {
+        let name = field.name().as_str();
+        if (schema.place(name).is_some() || reserved.contains(&name)) && !seen.insert(name) {
+            return Err(malformed(format!("the batch has two columns '{name}'")));
+        }
+    }
+    Ok(())
 }
 
 fn malformed(reason: String) -> EventError {

@@ -7,6 +7,8 @@ use std::io::{self, BufRead};
 pub enum Line {
     /// A line without its end, in the buffer that was given.
     Whole,
+    /// A last line that has no end (yet), in the buffer that was given.
+    Last,
     /// A line of more bytes than allowed; it was skipped.
     TooLong {
         /// Its bytes, so far as the source has them.
@@ -19,14 +21,14 @@ pub enum Line {
 /// Reads the next line into `line`, without `\n` or `\r\n`. A line longer than `limit` bytes is skipped, holding no more than that in memory. `read` is raised by the
 /// bytes taken from the source, line ends included: where to go on after a restart.
 ///
-/// A last line without an end counts: whether it was cut off is for its parser to tell.
+/// Whether a last line without an end was cut off is for its parser to tell.
 ///
 /// ```
 /// use nystream_datasets::events::lines::{Line, next_line};
 /// let (mut source, mut line, mut read) = (&b"one\r\nabcdefghijkl\nlast"[..], Vec::new(), 0);
 /// assert_eq!((next_line(&mut source, 8, &mut line, &mut read).unwrap(), &line[..], read), (Line::Whole, &b"one"[..], 5));
 /// assert_eq!(next_line(&mut source, 8, &mut line, &mut read).unwrap(), Line::TooLong { bytes: 12 });
-/// assert_eq!((next_line(&mut source, 8, &mut line, &mut read).unwrap(), &line[..], read), (Line::Whole, &b"last"[..], 22));
+/// assert_eq!((next_line(&mut source, 8, &mut line, &mut read).unwrap(), &line[..], read), (Line::Last, &b"last"[..], 22));
 /// assert_eq!(next_line(&mut source, 8, &mut line, &mut read).unwrap(), Line::End);
 /// ```
 ///
@@ -35,7 +37,7 @@ pub enum Line {
 pub fn next_line(source: &mut impl BufRead, limit: usize, line: &mut Vec<u8>, read: &mut u64) -> io::Result<Line> {
     line.clear();
     let mut bytes = 0u64;
-    let mut any = false;
+    let (mut any, mut ended) = (false, false);
     loop {
         let held = match source.fill_buf() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -54,7 +56,8 @@ pub fn next_line(source: &mut impl BufRead, limit: usize, line: &mut Vec<u8>, re
         let taken = piece.len() + usize::from(end.is_some());
         source.consume(taken);
         *read += taken as u64;
-        if end.is_some() {
+        ended = end.is_some();
+        if ended {
             break;
         }
     }
@@ -69,5 +72,5 @@ pub fn next_line(source: &mut impl BufRead, limit: usize, line: &mut Vec<u8>, re
         line.clear();
         return Ok(Line::TooLong { bytes });
     }
-    Ok(Line::Whole)
+    Ok(if ended { Line::Whole } else { Line::Last })
 }

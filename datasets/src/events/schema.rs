@@ -122,6 +122,15 @@ impl StreamSchema {
         Ok(StreamSchema { columns, places, key, weight: encoder.weight.clone() })
     }
 
+    /// With the column `name`, read as text, where there is none of that name: for those who run the stream, not for the model.
+    pub fn with_text(mut self, name: &str) -> Self {
+        if self.place(name).is_none() {
+            self.places.insert(name.to_owned(), self.columns.len());
+            self.columns.push(StreamColumn { name: name.to_owned(), reads: Reads::Text, target: false });
+        }
+        self
+    }
+
     /// These columns and no others, for tests of what stores rows.
     #[cfg(test)]
     pub(crate) fn from_columns(columns: Vec<StreamColumn>) -> Self {

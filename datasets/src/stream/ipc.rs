@@ -20,6 +20,7 @@ use std::io::{self, BufReader, ErrorKind, Read};
 use std::net::TcpListener;
 #[cfg(unix)]
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Bytes of a frame's metadata at most.
@@ -48,12 +49,14 @@ struct Frames<R> {
     decoder: StreamDecoder,
     /// What has come of the frame that is being read.
     partial: Vec<u8>,
+    /// Bytes of the frames before.
+    bytes: u64,
     heard: Instant,
 }
 
 impl<R: Read> Frames<R> {
     fn new(reader: R) -> Self {
-        Frames { reader, decoder: StreamDecoder::new(), partial: Vec::new(), heard: Instant::now() }
+        Frames { reader, decoder: StreamDecoder::new(), partial: Vec::new(), bytes: 0, heard: Instant::now() }
     }
 
     /// Has `bytes` of the frame in `partial`; false where the stream ends before the first of them, which is its end if nothing was read before.
@@ -121,6 +124,7 @@ impl<R: Read> Frames<R> {
             if !self.fill(8 + metadata + body)? {
                 return Err(cut(&self.partial));
             }
+            self.bytes += self.partial.len() as u64;
             let mut frame = Buffer::from_vec(std::mem::take(&mut self.partial));
             let decoder = &mut self.decoder;
             let decoded = guarded(|| decoder.decode(&mut frame)).map_err(Broken::Bad)?;
@@ -186,10 +190,12 @@ pub struct Ipc {
     name: String,
     schema: StreamSchema,
     input: Input,
-    /// Whether rows that were taken can be skipped.
-    again: bool,
+    /// The file whose rows can be read again, so that those that were taken are skipped.
+    again: Option<PathBuf>,
     skip: u64,
     rows: u64,
+    /// Bytes of the frames of these rows.
+    bytes: u64,
     connections: u64,
 }
 
@@ -206,7 +212,7 @@ impl Ipc {
                 Box::new(BufReader::with_capacity(1 << 18, file))
             }
         };
-        Ok(Self::new(name, schema, Input::Once(Some(Frames::new(reader))), path != "-"))
+        Ok(Self::new(name, schema, Input::Once(Some(Frames::new(reader))), (path != "-").then(|| path.into())))
     }
 
     /// Connections to `address`. `told` hears where it listens.
@@ -218,7 +224,7 @@ impl Ipc {
         let listener = TcpListener::bind(address).map_err(io)?;
         listener.set_nonblocking(true).map_err(io)?;
         told(listener.local_addr().map_err(io)?.to_string());
-        Ok(Self::new(name, schema, Input::Many(Listener::Tcp(listener), None), false))
+        Ok(Self::new(name, schema, Input::Many(Listener::Tcp(listener), None), None))
     }
 
     /// Connections to the Unix socket `path`, which is made. One that a killed process has left is replaced.
@@ -235,11 +241,11 @@ impl Ipc {
         }
         let listener = UnixListener::bind(path).map_err(io)?;
         listener.set_nonblocking(true).map_err(io)?;
-        Ok(Self::new(name, schema, Input::Many(Listener::Unix(listener, path.into()), None), false))
+        Ok(Self::new(name, schema, Input::Many(Listener::Unix(listener, path.into()), None), None))
     }
 
-    fn new(name: &str, schema: StreamSchema, input: Input, again: bool) -> Self {
-        Ipc { name: name.into(), schema, input, again, skip: 0, rows: 0, connections: 0 }
+    fn new(name: &str, schema: StreamSchema, input: Input, again: Option<PathBuf>) -> Self {
+        Ipc { name: name.into(), schema, input, again, skip: 0, rows: 0, bytes: 0, connections: 0 }
     }
 
     /// The events of a batch, but those that were taken before.
@@ -273,8 +279,23 @@ impl EventSource for Ipc {
     }
 
     fn resume(&mut self, position: &Position) -> Result<(), SourceError> {
-        if let (true, Position::Rows(rows)) = (self.again, position) {
-            self.skip = *rows;
+        let Some(path) = &self.again else { return Ok(()) };
+        match position {
+            // States of before know no more of a file.
+            Position::Rows(rows) => self.skip = *rows,
+            Position::Frames { rows, bytes, ends } => {
+                let io = |source| SourceError::Io { name: self.name.clone(), source };
+                let another = |reason: String| Err(SourceError::Another { path: path.clone(), reason });
+                let length = std::fs::metadata(path).map_err(io)?.len();
+                if length < *bytes {
+                    return another(format!("{bytes} bytes of it were read, and it has {length}"));
+                }
+                if super::ends(path, *bytes).map_err(io)? != *ends {
+                    return another(format!("what it has up to byte {bytes}, where it was left, is another"));
+                }
+                (self.skip, self.bytes) = (*rows, *bytes);
+            }
+            Position::Lines { .. } | Position::Files(_) => {}
         }
         Ok(())
     }
@@ -300,6 +321,9 @@ impl EventSource for Ipc {
         };
         match read {
             Ok(Some(batch)) => {
+                if let Input::Once(Some(frames)) = &self.input {
+                    self.bytes = self.bytes.max(frames.bytes);
+                }
                 self.take(&batch, &whence, items);
                 return Ok(More::Yes);
             }
@@ -324,7 +348,12 @@ impl EventSource for Ipc {
     }
 
     fn position(&self) -> Position {
-        Position::Rows(self.rows.max(self.skip))
+        let rows = self.rows.max(self.skip);
+        let ends = self.again.as_ref().map(|path| super::ends(path, self.bytes));
+        match ends {
+            Some(Ok(ends)) => Position::Frames { rows, bytes: self.bytes, ends },
+            Some(Err(_)) | None => Position::Rows(rows),
+        }
     }
 }
 

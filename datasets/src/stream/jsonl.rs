@@ -1,17 +1,15 @@
 //! Lines of JSON, from a file or from standard input.
 //!
-//! A file is read from where it was left ([`Position::Lines`]): its first bytes must be those of before. A last line without an end is read when nothing follows it; standard input begins anew each
-//! time, since nobody can read it twice. Memory: one line of at most [`MAX_LINE`] bytes.
+//! A file is read from where it was left ([`Position::Lines`]): its first bytes, and the last ones before that place, must be those of before. A last line without an end counts where it is a whole value of
+//! JSON, to which nothing could be added; otherwise it is cut off, and left to whoever reads the file when it has grown ([`EventSource::remark`]). Standard input begins anew each time, since nobody can read it
+//! twice, and all of it counts. Memory: one line of at most [`MAX_LINE`] bytes.
 
-use super::{EventSource, Item, MAX_LINE, More, PIECE_EVENTS, Position, Rejected, SourceError};
+use super::{EventSource, Item, KNOWN, MAX_LINE, More, PIECE_EVENTS, Position, Rejected, SourceError, fingerprint};
 use crate::events::lines::{Line, next_line};
 use crate::events::{StreamSchema, json};
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
-
-/// Bytes by which a file is known again.
-const HEAD: u64 = 4096;
+use std::io::{self, BufReader, Seek, SeekFrom, Write};
+use std::path::PathBuf;
 
 /// A source of lines.
 pub struct JsonLines {
@@ -23,6 +21,8 @@ pub struct JsonLines {
     lines: u64,
     /// The hash of the head, once it is complete.
     head: Option<[u8; 16]>,
+    /// What was left unread.
+    cut: Option<String>,
 }
 
 enum Input {
@@ -43,20 +43,12 @@ impl JsonLines {
                 Input::File(path.into(), BufReader::with_capacity(1 << 18, file))
             }
         };
-        Ok(JsonLines { name: name.into(), schema, input, line: Vec::new(), bytes: 0, lines: 0, head: None })
+        Ok(JsonLines { name: name.into(), schema, input, line: Vec::new(), bytes: 0, lines: 0, head: None, cut: None })
     }
 
     fn io(&self, source: io::Error) -> SourceError {
         SourceError::Io { name: self.name.clone(), source }
     }
-}
-
-/// The hash of the first `bytes` of a file.
-fn head_of(path: &Path, bytes: u64) -> io::Result<([u8; 16], u64)> {
-    let mut head = Vec::new();
-    File::open(path)?.take(bytes).read_to_end(&mut head)?;
-    let hash = blake3::hash(&head);
-    Ok((std::array::from_fn(|i| hash.as_bytes()[i]), head.len() as u64))
 }
 
 impl EventSource for JsonLines {
@@ -65,7 +57,7 @@ impl EventSource for JsonLines {
     }
 
     fn resume(&mut self, position: &Position) -> Result<(), SourceError> {
-        let Position::Lines { bytes, lines, head, head_bytes } = position else { return Ok(()) };
+        let Position::Lines { bytes, lines, head, head_bytes, tail } = position else { return Ok(()) };
         let Input::File(path, reader) = &mut self.input else { return Ok(()) };
         let another = |reason: &str| SourceError::Another { path: path.clone(), reason: reason.into() };
         let io = |source| SourceError::Io { name: self.name.clone(), source };
@@ -73,8 +65,12 @@ impl EventSource for JsonLines {
         if length < *bytes {
             return Err(another(&format!("{bytes} bytes of it were read, and it has {length}")));
         }
-        if head_of(path, *head_bytes).map_err(io)? != (*head, *head_bytes) {
+        if fingerprint(path, 0, *head_bytes).map_err(io)? != (*head, *head_bytes) {
             return Err(another("it begins otherwise"));
+        }
+        let last = fingerprint(path, bytes.saturating_sub(KNOWN), *bytes).map_err(io)?.0;
+        if tail.is_some_and(|tail| tail != last) {
+            return Err(another(&format!("what stands before byte {bytes}, where it was left, is another")));
         }
         reader.seek(SeekFrom::Start(*bytes)).map_err(io)?;
         (self.bytes, self.lines) = (*bytes, *lines);
@@ -84,30 +80,33 @@ impl EventSource for JsonLines {
     fn next(&mut self, items: &mut Vec<Item>) -> Result<More, SourceError> {
         let more = self.lines(items)?;
         if let (None, Input::File(path, _)) = (&self.head, &self.input)
-            && self.bytes >= HEAD
+            && self.bytes >= KNOWN
         {
-            self.head = Some(head_of(path, HEAD).map_err(|error| self.io(error))?.0);
+            self.head = Some(fingerprint(path, 0, KNOWN).map_err(|error| self.io(error))?.0);
         }
         Ok(more)
     }
 
     fn position(&self) -> Position {
-        match (&self.input, self.head) {
-            (Input::Standard(_), _) => Position::Rows(self.lines),
-            (Input::File(..), Some(head)) => {
-                Position::Lines { bytes: self.bytes, lines: self.lines, head, head_bytes: HEAD }
-            }
-            (Input::File(path, _), None) => {
-                let (head, head_bytes) = head_of(path, self.bytes.min(HEAD)).unwrap_or_default();
-                Position::Lines { bytes: self.bytes, lines: self.lines, head, head_bytes }
-            }
-        }
+        let Input::File(path, _) = &self.input else { return Position::Rows(self.lines) };
+        let (bytes, lines) = (self.bytes, self.lines);
+        let (head, head_bytes) = match self.head {
+            Some(head) => (head, KNOWN),
+            None => fingerprint(path, 0, bytes.min(KNOWN)).unwrap_or_default(),
+        };
+        let tail = fingerprint(path, bytes.saturating_sub(KNOWN), bytes).ok().map(|(hash, _)| hash);
+        Position::Lines { bytes, lines, head, head_bytes, tail }
+    }
+
+    fn remark(&self) -> Option<String> {
+        self.cut.clone()
     }
 }
 
 impl JsonLines {
     fn lines(&mut self, items: &mut Vec<Item>) -> Result<More, SourceError> {
         for taken in 0..PIECE_EVENTS {
+            let before = self.bytes;
             let read = match &mut self.input {
                 Input::File(_, reader) => next_line(reader, MAX_LINE, &mut self.line, &mut self.bytes),
                 Input::Standard(reader) => {
@@ -125,8 +124,18 @@ impl JsonLines {
                     let reason = format!("the line has {bytes} bytes, and at most {MAX_LINE} are read");
                     items.push(Item::Rejected(Rejected { key: None, reason, place: Some(place()), text: None }));
                 }
-                Line::Whole if self.line.iter().all(u8::is_ascii_whitespace) => {}
-                Line::Whole => items.push(match json::event(&self.line, &self.schema) {
+                Line::Last if matches!(self.input, Input::File(..)) && is_cut(&self.line) => {
+                    let left = self.bytes - before;
+                    self.cut = Some(format!(
+                        "{}, {}: the last line is cut off after {left} bytes; it is taken when the file has the rest of it",
+                        self.name,
+                        place()
+                    ));
+                    self.bytes = before;
+                    return Ok(More::End);
+                }
+                Line::Whole | Line::Last if self.line.iter().all(u8::is_ascii_whitespace) => {}
+                Line::Whole | Line::Last => items.push(match json::event(&self.line, &self.schema) {
                     Ok(event) => Item::Event(event),
                     Err(error) => Item::Rejected(Rejected::new(&error, place(), Some(&self.line))),
                 }),
@@ -135,6 +144,12 @@ impl JsonLines {
         }
         Ok(More::Yes)
     }
+}
+
+/// Whether a line ends within a value of JSON.
+fn is_cut(line: &[u8]) -> bool {
+    let read = serde_json::from_slice::<serde::de::IgnoredAny>(line);
+    !line.iter().all(u8::is_ascii_whitespace) && read.is_err_and(|error| error.is_eof())
 }
 
 /// One rejected item as a line of JSON, for a dead-letter file.
@@ -162,7 +177,7 @@ pub fn first_rows(path: &str, most: usize, targets: &[String]) -> Result<Vec<Key
         match next_line(&mut reader, MAX_LINE, &mut line, &mut read).map_err(io)? {
             Line::End => break,
             Line::TooLong { .. } => {}
-            Line::Whole => {
+            Line::Whole | Line::Last => {
                 let Ok(serde_json::Value::Object(mut event)) = serde_json::from_slice(&line) else { continue };
                 let insert = event.get("op").is_none_or(|op| op == "insert");
                 let key = event.get("key").map(|key| key.as_str().map_or_else(|| key.to_string(), str::to_owned));

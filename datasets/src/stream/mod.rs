@@ -20,8 +20,9 @@ mod tests;
 use crate::events::{Event, EventError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// Events of a piece at most, but for those of one Arrow batch.
@@ -45,11 +46,41 @@ pub enum Position {
         head: [u8; 16],
         /// How many bytes these are.
         head_bytes: u64,
+        /// BLAKE3 of the last bytes that were read, as many as of a head; states of before have none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tail: Option<[u8; 16]>,
+    },
+    /// A file of Arrow IPC.
+    Frames {
+        /// Rows read.
+        rows: u64,
+        /// Bytes of the frames that they were in.
+        bytes: u64,
+        /// BLAKE3 of the first bytes, and of the last that were read.
+        ends: ([u8; 16], [u8; 16]),
     },
     /// Rows of a source that can make any of them again, or that begins anew each time.
     Rows(u64),
     /// Files of a folder by name, each with the rows taken of it and its bytes.
     Files(BTreeMap<String, (u64, u64)>),
+}
+
+/// Bytes by which the beginning of a file, and what was read of it last, are known again.
+const KNOWN: u64 = 4096;
+
+/// The hash of the bytes of a file from `from` to `to`, and how many there are.
+fn fingerprint(path: &Path, from: u64, to: u64) -> io::Result<([u8; 16], u64)> {
+    let (mut file, mut bytes) = (File::open(path)?, Vec::new());
+    file.seek(SeekFrom::Start(from))?;
+    file.take(to.saturating_sub(from)).read_to_end(&mut bytes)?;
+    let hash = blake3::hash(&bytes);
+    Ok((std::array::from_fn(|i| hash.as_bytes()[i]), bytes.len() as u64))
+}
+
+/// The hashes of the first bytes of a file of which `bytes` were read, and of the last of these.
+fn ends(path: &Path, bytes: u64) -> io::Result<([u8; 16], [u8; 16])> {
+    let first = fingerprint(path, 0, bytes.min(KNOWN))?.0;
+    Ok((first, fingerprint(path, bytes.saturating_sub(KNOWN), bytes)?.0))
 }
 
 /// Something that a source holds, in the place where it holds it.
@@ -141,6 +172,11 @@ pub trait EventSource: Send {
     /// # Errors
     /// [`SourceError`]: nothing more can be read.
     fn next(&mut self, items: &mut Vec<Item>) -> Result<More, SourceError>;
+
+    /// Something that whoever runs it should hear when it has ended, such as what was left unread.
+    fn remark(&self) -> Option<String> {
+        None
+    }
 
     /// How far everything that was given reaches.
     fn position(&self) -> Position;

@@ -89,6 +89,75 @@ fn lines_go_on_where_they_were_left() {
     assert!(matches!(open().resume(&position), Err(SourceError::Another { .. })));
 }
 
+/// What was read last is known again, not the beginning alone.
+#[test]
+fn files_that_only_begin_alike_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jsonl");
+    let line = |i: usize| format!("{{\"key\":\"k{i}\",\"row\":{{\"x0\":{i}}}}}\n");
+    let text: String = (0..1000).map(line).collect();
+    std::fs::write(&path, &text).unwrap();
+    let open = || JsonLines::open("jsonl:a", path.to_str().unwrap(), schema()).unwrap();
+    let (_, end) = all(&mut open());
+    assert!(open().resume(&end).is_ok());
+    std::fs::write(&path, text.replace("k999", "j999")).unwrap();
+    assert!(matches!(open().resume(&end), Err(SourceError::Another { .. })));
+}
+
+/// A last line without its end counts where it is whole; otherwise it is read when the rest is there.
+#[test]
+fn lines_that_are_being_written_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jsonl");
+    let text = "{\"key\":\"k0\",\"row\":{\"x0\":0}}\n{\"key\":\"k1\",\"row\":{\"x0\":1}}";
+    let whole = text.find('\n').unwrap() + 1;
+    let open = || JsonLines::open("jsonl:a", path.to_str().unwrap(), schema()).unwrap();
+    for end in 0..=text.len() {
+        std::fs::write(&path, &text[..end]).unwrap();
+        let mut source = open();
+        let (items, position) = all(&mut source);
+        let cut = end > 0 && end != whole && end != whole - 1 && end != text.len();
+        assert_eq!((reasons(&items).len(), source.remark().is_some()), (0, cut), "{end}");
+        // The rest comes, with its end.
+        std::fs::write(&path, format!("{text}\n")).unwrap();
+        let mut more = open();
+        more.resume(&position).unwrap();
+        let (rest, _) = all(&mut more);
+        assert_eq!(keys(&[items, rest].concat()), numbered(0..2), "{end}");
+    }
+    std::fs::write(&path, "no value").unwrap();
+    assert_eq!(reasons(&all(&mut open()).0).len(), 1, "nothing makes that an event");
+}
+
+/// A file with two columns of one name is refused, row by row; one that the model does not read may be there twice.
+#[test]
+fn columns_that_are_there_twice_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = batch(0, 3);
+    for (twice, refused) in [("x0", 3), ("key", 3), ("other", 0)] {
+        let names: Vec<&str> =
+            ["key", "x0", "y", twice, twice].into_iter().take(if twice == "other" { 5 } else { 4 }).collect();
+        let fields: Vec<_> = names
+            .iter()
+            .map(|name| {
+                arrow_schema::Field::new(
+                    *name,
+                    if *name == "key" { arrow_schema::DataType::Utf8 } else { arrow_schema::DataType::Float64 },
+                    true,
+                )
+            })
+            .collect();
+        let columns = names.iter().map(|name| whole.column_by_name(name).unwrap_or(whole.column(1)).clone()).collect();
+        let table = RecordBatch::try_new(Arc::new(arrow_schema::Schema::new(fields)), columns).unwrap();
+        let path = folder.path().join(format!("{twice}.arrows"));
+        std::fs::write(&path, ipc::stream_of(&table).unwrap()).unwrap();
+        let (items, _) = all(&mut Ipc::open("ipc:a", path.to_str().unwrap(), schema()).unwrap());
+        let told = reasons(&items);
+        assert_eq!((told.len(), keys(&items).len()), (refused, 3 - refused), "{twice}");
+        assert!(told.iter().all(|reason| reason.contains(&format!("two columns '{twice}'"))), "{told:?}");
+    }
+}
+
 #[test]
 fn made_rows_go_on_where_they_were_left() {
     let mut made = Made::open("synth:sines?rows=1500&d=1", schema()).unwrap();
@@ -109,7 +178,17 @@ fn ipc_files_are_read_and_taken_up_again() {
     std::fs::write(&path, &bytes).unwrap();
     let open = |path: &Path| Ipc::open("ipc:a", path.to_str().unwrap(), schema()).unwrap();
     let (items, end) = all(&mut open(&path));
-    assert_eq!((keys(&items), end), (numbered(0..300), Position::Rows(300)));
+    assert_eq!(keys(&items), numbered(0..300));
+    assert!(matches!(end, Position::Frames { rows: 300, bytes: 1.., .. }), "{end:?}");
+    // As it was left, longer, and another one of the same length.
+    let mut same = open(&path);
+    same.resume(&end).unwrap();
+    assert!(all(&mut same).0.is_empty());
+    std::fs::write(&path, ipc::stream_of(&batch(7, 300)).unwrap()).unwrap();
+    assert!(matches!(open(&path).resume(&end), Err(SourceError::Another { .. })));
+    std::fs::write(&path, &bytes[..200]).unwrap();
+    assert!(matches!(open(&path).resume(&end), Err(SourceError::Another { .. })));
+    std::fs::write(&path, &bytes).unwrap();
     let mut again = open(&path);
     again.resume(&Position::Rows(120)).unwrap();
     assert_eq!(keys(&all(&mut again).0), numbered(120..300));

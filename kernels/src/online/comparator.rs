@@ -63,6 +63,8 @@ pub enum Comparator {
     Own,
     /// Functions fitted to halves of the sample.
     Halves,
+    /// Of several learners together ([`Hindsight::and`]), which had different ones.
+    Mixed,
 }
 
 /// The learner's last function: its values at the sample's rows, and its squared norm.
@@ -94,6 +96,21 @@ pub struct Hindsight {
 }
 
 impl Hindsight {
+    /// What is measured of two learners of different rows together, whose comparators are independent.
+    pub fn and(&self, other: &Self) -> Self {
+        let norm2 = self.norm2 + other.norm2;
+        Hindsight {
+            rows: self.rows + other.rows,
+            comparator: if self.comparator == other.comparator { self.comparator } else { Comparator::Mixed },
+            regret: self.regret + other.regret,
+            error: self.error.hypot(other.error),
+            comparator_loss: self.comparator_loss + other.comparator_loss,
+            norm: norm2.sqrt(),
+            norm2,
+            infeasible: self.infeasible + other.infeasible,
+        }
+    }
+
     /// What the best comparator has least of.
     fn objective(&self, alpha: f64) -> f64 {
         self.comparator_loss + 0.5 * alpha * self.norm2

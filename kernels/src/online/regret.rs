@@ -88,6 +88,16 @@ pub struct Bound {
 }
 
 impl Bound {
+    /// That of two learners of different rows together.
+    pub fn and(&self, other: &Self) -> Self {
+        Bound {
+            ridge: self.ridge + other.ridge,
+            newton: self.newton + other.newton,
+            excess: self.excess + other.excess,
+            outside: self.outside + other.outside,
+        }
+    }
+
     /// The bound: their sum.
     pub fn total(&self) -> f64 {
         self.ridge + self.newton + self.excess + self.outside

@@ -15,6 +15,7 @@ use crate::cli::values::Format;
 use crate::cli::values::online::{Endpoint, Publish, Sink};
 use crate::cli::{OnlineArgs, OnlineCommand};
 use crate::exit::{self, ExitCode, Failure};
+use crate::metrics::online::Run;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::report::{LatencyReport, OnlineReport, Prequential, Report};
@@ -24,14 +25,16 @@ use nystream_dataflows::online::answers::{Answers, Form};
 use nystream_dataflows::online::drive::{Drive, DriveError, Ended, Hooks, Pace};
 use nystream_dataflows::online::encoding::Encoding;
 use nystream_dataflows::online::latency::Latency;
-use nystream_dataflows::online::learner::Published;
-use nystream_dataflows::online::serving::{Newest, Serving};
+use nystream_dataflows::online::learner::{Published, Shards};
+use nystream_dataflows::online::serving::{Newest, Packed, Serving};
 use nystream_dataflows::online::session::Session;
 use nystream_dataflows::online::settings::Mode;
 use nystream_dataflows::online::sink::{LineFile, Shape};
+use nystream_dataflows::predict::Function;
 use nystream_datasets::events::StreamSchema;
 use nystream_datasets::stream::{EventSource, SourceError, folder::Folder, ipc::Ipc, jsonl::JsonLines, made::Made};
 use open::Opened;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,15 +68,16 @@ pub fn run(args: OnlineArgs, context: &Context) -> Result<ExitCode, Failure> {
     let newest = args.stream.listen.as_ref().map(|_| Newest::default());
     // What was published last is answered by while the rows are read again.
     let early = newest.as_ref().and_then(|newest| Some((newest, served::last_published(&args)?)));
-    let served = early.is_some();
-    if let Some((newest, last)) = early {
+    // Learners that are served before they are open are exact ones.
+    let run = early.is_some().then(|| Run::new(Mode::Exact.name()));
+    if let (Some((newest, last)), Some(run)) = (early, &run) {
         newest.set(last);
-        served::listen(&args, context, newest)?;
+        served::listen(&args, context, newest, run)?;
     }
     let opened = open::open(&args, context)?;
     opened.notes.iter().for_each(|note| tracing::warn!("{note}"));
     let refit = args.stream.refit_encoder;
-    learn(&args, context, opened, (newest, served), &stop, begun, refit)
+    learn(&args, context, opened, (newest, run), &stop, begun, refit)
 }
 
 /// The source of `input`.
@@ -99,7 +103,7 @@ fn learn(
     args: &OnlineArgs,
     context: &Context,
     opened: Opened,
-    (newest, served): (Option<Newest>, bool),
+    (newest, run): (Option<Newest>, Option<Run>),
     stop: &AtomicBool,
     begun: Instant,
     refit: bool,
@@ -132,8 +136,10 @@ fn learn(
     let before = session.tally().clone();
     let changes = before.changes;
     let kept = Kept::open(&state, args.stream.keep_published.map(|count| count.0), changes)?;
+    let served = run.is_some();
+    let run = run.unwrap_or_else(|| Run::new(told.settings.mode.name()));
     if let Some(newest) = newest.as_ref().filter(|_| !served) {
-        served::listen(args, context, newest)?;
+        served::listen(args, context, newest, &run)?;
     }
     let mut hooks = Told {
         model: &model,
@@ -142,7 +148,10 @@ fn learn(
         progress: &context.progress,
         encoding: &encoding,
         newest: newest.clone(),
+        template: &template,
+        run: run.clone(),
         packed: None,
+        shards: BTreeMap::new(),
     };
     // What the snapshot has of the last publication, where its file is gone.
     if let (Some(newest), Some(published)) = (newest.as_ref().filter(|_| !served), session.last()) {
@@ -177,8 +186,8 @@ fn learn(
         let path = state.path(open::CONFIG);
         fresh.save(&path)?;
         context.progress.aside(|| exit::say("the configuration is fitted to the rows that are left"));
-        let opened = open::reopen(state, &exact::Machine::of(&args.resources))?;
-        return learn(args, context, opened, (newest, true), stop, begun, false);
+        let opened = open::reopen(state, &exact::Machine::of(&args.resources, &context.progress))?;
+        return learn(args, context, opened, (newest, Some(run)), stop, begun, false);
     }
     if drive.session.publication_is_due() {
         drive.publish(&mut hooks).map_err(failed)?;
@@ -194,6 +203,7 @@ fn learn(
         );
     }
     let digest = match drive.session.model() {
+        _ if told.shards.is_some() => told::digest_of_shards(&mut drive.session, &model, &told.settings)?,
         Ok(published) => {
             let present = told::model_of(&model, &told.settings, published);
             let digest = kept.publish(present, tally.changes)?;
@@ -230,6 +240,7 @@ fn learn(
         online_dimension: info.online_dimension,
         prequential: Prequential { rows: info.rows, mean_loss: info.mean_loss, window_loss: info.window_loss },
         regret: regret.map(told::regret),
+        shards: told::shards_report(&drive.session),
         drift_alarms: info.mass_alarms + info.loss_alarms,
         restarts: info.restarts,
         predictions: tally.answers,
@@ -285,13 +296,51 @@ struct Told<'a> {
     progress: &'a Progress,
     encoding: &'a Encoding,
     newest: Option<Newest>,
-    /// Changes of the model that is served, and since when.
+    template: &'a Function,
+    /// What is shown of the run.
+    run: Run,
+    /// Changes of the model that is served, and when the next may be.
     packed: Option<(u64, Instant)>,
+    /// Models of shards, and of how many rows.
+    shards: BTreeMap<Arc<str>, (u64, Packed)>,
+}
+
+impl Told<'_> {
+    /// What is served of shards: those that have learned since are packed anew.
+    fn pack(&mut self, session: &mut Session, shards: &Shards, changes: u64) -> Result<Serving, StageError> {
+        for (name, info) in &shards.all {
+            if self.shards.get(name).is_some_and(|(rows, _)| *rows == info.rows) {
+                continue;
+            }
+            match session.shard(name) {
+                Ok(published) => {
+                    self.shards.insert(Arc::clone(name), (info.rows, Packed::new(published)?));
+                }
+                // Its first block is not complete.
+                Err(StageError::Data(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let all = self.shards.iter().map(|(name, (_, packed))| (Arc::clone(name), packed.clone())).collect();
+        Ok(Serving::shards(self.encoding, self.template, &shards.router, all, changes))
+    }
 }
 
 impl Hooks for Told<'_> {
     fn say(&mut self, line: &str) {
         self.progress.aside(|| exit::say(line));
+    }
+
+    fn saved(&mut self) {
+        self.run.saved();
+    }
+
+    fn measured(&mut self, latency: &Latency) {
+        self.run.measured(latency);
+    }
+
+    fn held_up(&mut self, held_up: bool) {
+        self.run.held_up(held_up);
     }
 
     fn published(&mut self, model: Published, changes: u64) -> Result<(), StageError> {
@@ -305,20 +354,29 @@ impl Hooks for Told<'_> {
 
     fn acknowledged(&mut self, session: &mut Session) -> Result<(), StageError> {
         let Some(newest) = &self.newest else { return Ok(()) };
+        self.run.seen(session);
         let changes = session.tally().changes;
-        let old = self.packed.is_none_or(|(packed, since)| packed != changes && since.elapsed() >= SERVE);
+        let begun = Instant::now();
+        let old = self.packed.is_none_or(|(packed, next)| packed != changes && begun >= next);
         // A learner that answers has a model at every moment; what others publish is served when they do.
         if !old || !session.traits().answers {
             return Ok(());
         }
-        let model = match session.model() {
-            Ok(model) => model,
-            // No row has been learned.
-            Err(StageError::Data(_)) => return Ok(()),
-            Err(error) => return Err(error),
+        let newest = newest.clone();
+        let serving = match session.shards() {
+            Some(shards) => self.pack(session, &shards, changes)?,
+            None => match session.model() {
+                Ok(model) => Serving::new(self.encoding, model, changes)?,
+                // No row has been learned.
+                Err(StageError::Data(_)) => return Ok(()),
+                Err(error) => return Err(error),
+            },
         };
-        newest.set(Serving::new(self.encoding, model, changes)?);
-        self.packed = Some((changes, Instant::now()));
+        if serving.count() != Some(0) {
+            newest.set(serving);
+        }
+        // A fifth of the time at most.
+        self.packed = Some((changes, Instant::now() + SERVE.max(4 * begun.elapsed())));
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Beginning a run, and going on with one.
 
 use super::exact::{self, Machine};
-use super::told::{self, Told, deviation, encoder_of, for_stream};
+use super::told::{self, ShardsTold, Told, deviation, encoder_of, for_stream};
 use crate::cli::OnlineArgs;
 use crate::cli::online::LearnerArgs;
 use crate::cli::values::online::Mode as ModeName;
@@ -9,6 +9,7 @@ use crate::commands::Context;
 use crate::exit::Failure;
 use crate::fitted::function_of;
 use crate::model::Model;
+use crate::report::text::bytes;
 use nystream_dataflows::StageError;
 use nystream_dataflows::online::encoding::Encoding;
 use nystream_dataflows::online::learner::{Learner, Traits};
@@ -16,6 +17,7 @@ use nystream_dataflows::online::recursive::{self, Recursive};
 use nystream_dataflows::online::second::{Beginning, SecondOrder};
 use nystream_dataflows::online::session::{Session, Stored};
 use nystream_dataflows::online::settings::{Mode, Settings};
+use nystream_dataflows::online::sharded::{Make, Router, Sharded};
 use nystream_dataflows::online::state::{Snapshot, State};
 use nystream_dataflows::online::store::{Keyed, Store, Waiting};
 use nystream_dataflows::online::units::Units;
@@ -140,24 +142,13 @@ fn fresh(
         rules,
         max_waiting: args.stream.max_waiting.0,
         source: String::new(),
+        shards: None,
     };
     let (rules, whole) = (told::rules(args, &source), learner.from.is_some());
-    if learner.mode == ModeName::Recursive {
-        let (centers, targets) = (source.centers.len() as u64, source.outputs() as u64);
-        let needed = recursive::bytes(centers, targets, learner.block.0);
-        if needed > args.resources.memory.0 {
-            return Err(Failure::budget(format!(
-                "{targets} targets on {centers} centers in blocks of {} may need {}, and --memory allows {}: lower --block, or give a model of fewer centers",
-                learner.block,
-                crate::report::text::bytes(needed),
-                args.resources.memory
-            )));
-        }
-    }
     if learner.mode == ModeName::Exact {
         return exact::begin(state, &source, whole, |settings| told(settings, rules), machine);
     }
-    begin(state, &source, learner, args.sample.seed, whole, |settings| told(settings, rules))
+    begin(state, &source, learner, args.sample.seed, whole, args.resources.memory.0, |settings| told(settings, rules))
 }
 
 /// Begins a run by the configuration of `source`, and with its function if `whole`.
@@ -170,29 +161,33 @@ pub fn begin(
     learner: &LearnerArgs,
     seed: u64,
     whole: bool,
+    memory: u64,
     told: impl FnOnce(Settings) -> Told,
 ) -> Result<Opened, Failure> {
     let model = for_stream(source)?;
     let (_, function) = function_of(&model, None)?;
     refuse_path(&model)?;
-    // Settings that the learner refuses leave no state behind.
-    let (mut told, mut engine): (Told, Box<dyn Learner>) = if learner.mode == ModeName::Recursive {
-        let settings = told::recursive(learner, &model, seed)?;
-        let engine = Recursive::new(&settings, &function, told::deviations(&model), whole)?;
-        (told(settings), Box::new(engine))
-    } else {
-        let (settings, units) = told::settings(learner, &model, &function, seed)?;
-        if whole && !units.is_number() {
-            return Err(Failure::usage(
-                "--from begins with a function of numbers; the model's is one of classes: use --config-from",
-            ));
+    let settings = if learner.mode == ModeName::Recursive {
+        let (centers, targets) = (model.centers.len() as u64, model.outputs() as u64);
+        let needed = recursive::bytes(centers, targets, learner.block.0);
+        if needed > memory {
+            return Err(Failure::budget(format!(
+                "{targets} targets on {centers} centers in blocks of {} may need {}, and --memory allows {}: lower --block, or give a model of fewer centers",
+                learner.block,
+                bytes(needed),
+                bytes(memory)
+            )));
         }
-        let beginning =
-            whole.then(|| Beginning { atoms: function.centers.clone(), coefficients: function.coefficients.clone() });
-        let engine = SecondOrder::new(settings.clone(), units, beginning.as_ref())?;
-        (told(settings), Box::new(engine))
+        told::recursive_settings(learner, &model, seed)?
+    } else {
+        told::settings(learner, &model, &function, seed)?.0
     };
+    let shards = told::shards(learner, &settings, &model, whole, memory)?;
+    let mut told = told(settings);
+    told.shards = shards;
     told.source = source.digest()?;
+    // Settings that the learner refuses leave no state behind.
+    let (_, mut engine, _) = learner_of(&told, &model, whole)?;
     if told.rules.publish_drift.is_some() && engine.mark().is_none() {
         return Err(Failure::usage(format!(
             "--publish drift:X is for exact, con-kons and pros-n-kons, whose drift is cheap to tell; with --mode {} publish every:ROWS",
@@ -301,22 +296,51 @@ pub fn engine(
     if told.settings.mode == Mode::Exact {
         return exact::engine(model, machine);
     }
+    learner_of(told, model, false)
+}
+
+/// The learner of a run that keeps no rows, or those of its shards; with `whole` it begins with the model's function.
+fn learner_of(told: &Told, model: &Model, whole: bool) -> Result<(Encoding, Box<dyn Learner>, Function), Failure> {
     let (encoder, function) = function_of(model, None)?;
-    if told.settings.mode == Mode::Recursive {
-        let engine = Recursive::new(&told.settings, &function, told::deviations(model), false)?;
+    let settings = told.settings.clone();
+    let whole = whole || told.shards.as_ref().is_some_and(|shards| shards.whole);
+    let (encoding, make, template): (Encoding, Make, Function) = if settings.mode == Mode::Recursive {
         let template = Function {
             centers: RowBuf::new(function.centers.numeric_width, function.centers.code_width),
             coefficients: Vec::new(),
             variance: None,
-            ..function
+            ..function.clone()
         };
-        return Ok((Encoding::new(encoder, true)?.with_all_targets(), Box::new(engine), template));
+        let deviations = told::deviations(model);
+        let make = move || {
+            let learner = Recursive::new(&settings, &function, deviations.clone(), whole)?;
+            Ok(Box::new(learner) as Box<dyn Learner>)
+        };
+        (Encoding::new(encoder, true)?.with_all_targets(), Box::new(make), template)
+    } else {
+        let units = Units::new(&function, deviation(model), settings.loss)?;
+        if whole && !units.is_number() {
+            return Err(Failure::usage(
+                "--from begins with a function of numbers; the model's is one of classes: use --config-from",
+            ));
+        }
+        let (encoder, template) = (encoder_of(encoder, &settings, &units), units.template().clone());
+        let beginning = whole.then_some(Beginning { atoms: function.centers, coefficients: function.coefficients });
+        let make = move || {
+            let learner = SecondOrder::new(settings.clone(), units.clone(), beginning.as_ref())?;
+            Ok(Box::new(learner) as Box<dyn Learner>)
+        };
+        (Encoding::new(encoder, true)?, Box::new(make), template)
+    };
+    let Some(ShardsTold { by, most, .. }) = &told.shards else { return Ok((encoding, make()?, template)) };
+    if encoding.schema().weight_column() == Some(by) {
+        return Err(Failure::usage(format!("--shard-by {by}: it is the model's column of weights")));
     }
-    let units = Units::new(&function, deviation(model), told.settings.loss)?;
-    let encoder = encoder_of(encoder, &told.settings, &units);
-    let template = units.template().clone();
-    let engine = SecondOrder::new(told.settings.clone(), units, None)?;
-    Ok((Encoding::new(encoder, true)?, Box::new(engine), template))
+    let encoding = if Router::is_key(by, encoding.schema()) { encoding } else { encoding.with_text(by) };
+    let router = Router::new(by, encoding.schema())?;
+    let most = usize::try_from(*most).unwrap_or(usize::MAX);
+    let window = told.rules.loss_window;
+    Ok((encoding, Box::new(Sharded::new(router, most, window, make)?), template))
 }
 
 /// Another instruction set would give other bits.

@@ -5,20 +5,21 @@ use crate::cli::OnlineArgs;
 use crate::commands::Context;
 use crate::exit::{self, Failure};
 use crate::fitted::function_of;
+use crate::metrics::online::Run;
 use crate::serve;
 use nystream_dataflows::StageError;
 use nystream_dataflows::online::encoding::Encoding;
 use nystream_dataflows::online::learner::Published;
 use nystream_dataflows::online::serving::{Newest, Serving};
 
-/// Answers by `newest` from now on, where it is asked for.
+/// Answers by `newest`, and with the figures of `run`, from now on, where it is asked for.
 ///
 /// # Errors
 /// An address or a token that cannot be used.
-pub fn listen(args: &OnlineArgs, context: &Context, newest: &Newest) -> Result<(), Failure> {
+pub fn listen(args: &OnlineArgs, context: &Context, newest: &Newest, run: &Run) -> Result<(), Failure> {
     let Some(address) = &args.stream.listen else { return Ok(()) };
     let token = args.stream.token_file.as_deref().map(serve::token).transpose()?;
-    let own = serve::serve(&address.0, token, newest)?;
+    let own = serve::serve(&address.0, token, newest, run)?;
     // Whoever asked for a port of the system's choice has to hear of it.
     context.progress.aside(|| exit::say(&format!("predictions: http://{own}/predict")));
     Ok(())
@@ -31,7 +32,8 @@ pub fn last_published(args: &OnlineArgs) -> Option<Serving> {
         let (encoder, function) = function_of(&model, None)?;
         let (rows, sum_weights) = (model.config.rows, model.config.sum_weights);
         let published = Published { function, rows, sum_weights, deviations: Vec::new(), notes: Vec::new() };
-        let packed = Encoding::new(encoder, false).and_then(|encoding| Serving::new(&encoding, published, changes.unwrap_or(rows)));
+        let packed = Encoding::new(encoder, false)
+            .and_then(|encoding| Serving::new(&encoding, published, changes.unwrap_or(rows)));
         packed.map(Some).map_err(|error: StageError| error.into())
     });
     packed.unwrap_or_else(|failure| {

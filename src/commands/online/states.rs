@@ -17,6 +17,9 @@ use nystream_dataflows::online::state::State;
 use nystream_datasets::stream::Position;
 use std::path::Path;
 
+/// What a state that is imported may take of the memory of the runs that go on with it.
+const MEMORY: u64 = 8 << 30;
+
 /// Says what is in a state.
 pub fn inspect(folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
     let mut opened = open::open_or_look(folder)?;
@@ -31,6 +34,9 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
         .then(|| kept::newest(opened.state.folder()))
     {
         Some(newest) => newest?.map(|(_, model)| model.digest()).transpose()?,
+        None if opened.told.shards.is_some() => {
+            told::digest_of_shards(&mut opened.session, &opened.model, &opened.told.settings)?
+        }
         None => match opened.session.model() {
             Ok(published) => Some(told::model_of(&opened.model, &opened.told.settings, published).digest()?),
             Err(_) => None,
@@ -42,6 +48,7 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
         let more = if *skip > 0 { format!(" and {skip} items") } else { String::new() };
         let place = match position {
             Position::Lines { bytes, lines, .. } => format!("{lines} lines, {bytes} bytes{more}"),
+            Position::Frames { rows, bytes, .. } => format!("{rows} rows, {bytes} bytes{more}"),
             Position::Rows(rows) => format!("{rows} rows{more}"),
             Position::Files(files) => format!("{} files{more}", files.len()),
         };
@@ -62,6 +69,7 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
         rows_waiting: opened.session.waiting(),
         dictionary: info.dictionary,
         prequential: Prequential { rows: info.rows, mean_loss: info.mean_loss, window_loss: info.window_loss },
+        shards: told::shards_report(&opened.session),
         sources: sources.collect(),
         files: opened.files.clone(),
         model_digest: digest,
@@ -80,6 +88,9 @@ pub fn export(args: &OnlineExportArgs, context: &Context) -> Result<ExitCode, Fa
             "--out {} lies in the state, whose files are its own: name one elsewhere",
             out.display()
         )));
+    }
+    if args.as_of.is_some() && args.shard.is_some() {
+        return Err(Failure::usage("--as-of: models of shards are not published; leave it out, or leave out --shard"));
     }
     let file = AtomicFile::create(out)?;
     let mut opened = open::open_or_look(folder)?;
@@ -104,7 +115,11 @@ pub fn export(args: &OnlineExportArgs, context: &Context) -> Result<ExitCode, Fa
             model
         }
         None => {
-            let published = opened.session.model().map_err(|error| match error {
+            let present = match &args.shard {
+                None => opened.session.model(),
+                Some(shard) => opened.session.shard(shard),
+            };
+            let published = present.map_err(|error| match error {
                 StageError::Data(reason) => {
                     Failure::data(format!("there is no model of what is in {}: {reason}", folder.display()))
                 }
@@ -138,7 +153,7 @@ fn imported(args: &OnlineImportArgs, source: &Model, state: State, context: &Con
     if learner.config_from.is_some() || learner.init_rows.is_some() {
         return Err(Failure::usage("import begins with the model of --from: leave out --config-from and --init-rows"));
     }
-    let mut opened = open::begin(state, source, learner, source.config.seed, true, |settings| Told {
+    let mut opened = open::begin(state, source, learner, source.config.seed, true, MEMORY, |settings| Told {
         version: 1,
         asked: told::of_learner(learner),
         settings,
@@ -149,6 +164,7 @@ fn imported(args: &OnlineImportArgs, source: &Model, state: State, context: &Con
         },
         max_waiting: 1_000_000,
         source: String::new(),
+        shards: None,
     })?;
     context.output.report(&report_of(&mut opened)?)?;
     Ok(ExitCode::Done)

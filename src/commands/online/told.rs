@@ -6,9 +6,12 @@ use crate::cli::values::online::{Clip, CurvatureName, DriftName, Mode as ModeNam
 use crate::exit::Failure;
 use crate::fitted::function_of;
 use crate::model::{Model, Selection};
-use crate::report::{BoundTerms, RegretReport};
+use crate::report::text::bytes;
+use crate::report::{BoundTerms, RegretReport, ShardReport, ShardsReport};
+use nystream_dataflows::StageError;
 use nystream_dataflows::online::learner::{Published, Regret};
-use nystream_dataflows::online::session::Rules;
+use nystream_dataflows::online::recursive;
+use nystream_dataflows::online::session::{Rules, Session};
 use nystream_dataflows::online::settings::{Mode, Settings};
 use nystream_dataflows::online::units::Units;
 use nystream_dataflows::online::window::Window;
@@ -38,6 +41,20 @@ pub struct Told {
     pub max_waiting: u64,
     /// Digest of the model that the configuration was taken from.
     pub source: String,
+    /// Independent learners.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards: Option<ShardsTold>,
+}
+
+/// How rows are dealt to independent learners.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardsTold {
+    /// The column, or `key`.
+    pub by: String,
+    /// How many there may be.
+    pub most: u64,
+    /// Whether each begins with the model's function.
+    pub whole: bool,
 }
 
 impl Told {
@@ -96,6 +113,8 @@ pub fn of_learner(learner: &LearnerArgs) -> BTreeMap<String, String> {
         ("hindsight", learner.hindsight.to_string()),
         ("drift", learner.drift.to_string()),
         ("sketch-share", learner.sketch_share.to_string()),
+        ("shard-by", learner.shard_by.clone().unwrap_or_else(|| "none".into())),
+        ("max-shards", auto(learner.max_shards.given().map(|count| count.to_string()))),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()
@@ -117,8 +136,9 @@ pub fn refuse_changes(told: &Told, args: &OnlineArgs) -> Result<(), Failure> {
         .filter(|flag| !(args.stream.refit_encoder && FITTED.contains(&flag.as_str())))
         .filter_map(|flag| {
             let after = now.get(flag)?;
-            // States of before there were windows have none.
-            let before = told.asked.get(flag).map(String::as_str).or((flag == "window").then_some("none"))?;
+            // Older states have none of these.
+            let none = matches!(flag.as_str(), "window" | "shard-by" | "max-shards").then_some("none");
+            let before = told.asked.get(flag).map(String::as_str).or(none)?;
             (before != after).then(|| format!("--{flag} {after} (was {before})"))
         })
         .collect();
@@ -246,7 +266,7 @@ fn shares(learner: &LearnerArgs) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Options that the model leaves without a meaning (2).
-pub fn recursive(learner: &LearnerArgs, model: &Model, seed: u64) -> Result<Settings, Failure> {
+pub fn recursive_settings(learner: &LearnerArgs, model: &Model, seed: u64) -> Result<Settings, Failure> {
     shares(learner)?;
     Ok(Settings {
         mode: Mode::Recursive,
@@ -267,6 +287,81 @@ pub fn recursive(learner: &LearnerArgs, model: &Model, seed: u64) -> Result<Sett
     })
 }
 
+/// How rows are dealt to learners of these settings, each of which may hold its share of two fifths of `memory`: snapshots hold what learners hold thrice over, without the halves of triangles that mean nothing.
+///
+/// # Errors
+/// More shards than fit (4).
+pub fn shards(
+    learner: &LearnerArgs,
+    settings: &Settings,
+    model: &Model,
+    whole: bool,
+    memory: u64,
+) -> Result<Option<ShardsTold>, Failure> {
+    let Some(by) = &learner.shard_by else { return Ok(None) };
+    let block = settings.block as u64;
+    let own = match settings.mode {
+        Mode::Recursive => recursive::bytes(model.centers.len() as u64, model.outputs() as u64, block),
+        _ => {
+            // Four matrices whose room doubles, the features of a block, the atoms, and the rows of the hindsight sample.
+            let room = (settings.cap as u64).checked_next_power_of_two().unwrap_or(u64::MAX);
+            let width = 4 * model.config.numeric_width as u64 + 2 * model.config.code_width as u64;
+            let rows = room.saturating_add(settings.hindsight as u64).saturating_mul(width + 48);
+            room.saturating_mul(room.saturating_mul(4).saturating_add(block)).saturating_mul(8).saturating_add(rows)
+        }
+    };
+    let budget = memory / 5 * 2;
+    let most = match learner.max_shards.given() {
+        None => (budget / own.max(1)).clamp(1, 1_000_000),
+        Some(count) => count.0,
+    };
+    let needed = most.saturating_mul(own);
+    if needed > budget {
+        return Err(Failure::budget(format!(
+            "{most} shards of up to {} may need {}, and two fifths of --memory are {}: lower --max-shards or --cap",
+            bytes(own),
+            bytes(needed),
+            bytes(budget)
+        )));
+    }
+    Ok(Some(ShardsTold { by: by.clone(), most, whole }))
+}
+
+/// One digest of the models of all shards, in the order of their names; `None` where no row was learned.
+///
+/// # Errors
+/// A model that cannot be made.
+pub fn digest_of_shards(session: &mut Session, model: &Model, settings: &Settings) -> Result<Option<String>, Failure> {
+    let Some(shards) = session.shards() else { return Ok(None) };
+    let mut hasher = blake3::Hasher::new();
+    let mut any = false;
+    for (name, _) in &shards.all {
+        let published = match session.shard(name) {
+            Ok(published) => published,
+            // Its first block is not complete.
+            Err(StageError::Data(_)) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let digest = model_of(model, settings, published).digest()?;
+        hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes()).update(digest.as_bytes());
+        any = true;
+    }
+    Ok(any.then(|| hasher.finalize().to_hex().to_string()))
+}
+
+/// The shards of a session, for reports.
+pub fn shards_report(session: &Session) -> Option<ShardsReport> {
+    let shards = session.shards()?;
+    // Of several the first by name.
+    let largest = shards.all.iter().rev().max_by_key(|(_, info)| info.rows + info.waiting);
+    let largest = largest.map(|(name, info)| ShardReport {
+        shard: name.to_string(),
+        rows: info.rows + info.waiting,
+        dictionary: info.dictionary,
+    });
+    Some(ShardsReport { count: shards.all.len() as u64, max: shards.most, largest })
+}
+
 /// The standard deviations of the model's targets; 0 where they are not known.
 pub fn deviations(model: &Model) -> Vec<f64> {
     model.config.targets.iter().map(|target| target.deviation.unwrap_or(0.0)).collect()
@@ -285,6 +380,7 @@ pub fn regret(regret: Regret) -> RegretReport {
             Comparator::Whole => "whole",
             Comparator::Own => "own",
             Comparator::Halves => "halves",
+            Comparator::Mixed => "mixed",
         }
         .into(),
         comparator_loss: found.comparator_loss,

@@ -12,7 +12,7 @@ fn uniform(name: &str, i: usize) -> f64 {
     StreamKey::new(7, name, 0).uniform(RowId(i as u128))
 }
 
-fn settings(alpha: f64, block: usize) -> Settings {
+pub(in crate::online) fn settings(alpha: f64, block: usize) -> Settings {
     Settings {
         mode: Mode::Recursive,
         loss: Loss::Squared,
@@ -33,7 +33,7 @@ fn settings(alpha: f64, block: usize) -> Settings {
 }
 
 /// A function of `t` targets, or of these classes, on 12 centers in the plane.
-fn function(t: usize, classes: &[&str]) -> crate::predict::Function {
+pub(in crate::online) fn function(t: usize, classes: &[&str]) -> crate::predict::Function {
     use crate::targets::TargetCode;
     let mut centers = RowBuf::new(2, 0);
     let at: Vec<f32> = (0..24).map(|i| uniform("center", i) as f32 * 4.0).collect();
@@ -57,7 +57,11 @@ fn function(t: usize, classes: &[&str]) -> crate::predict::Function {
 }
 
 /// Rows of the stream, with targets of `width` columns.
-fn chunk(rows: std::ops::Range<usize>, width: usize, target: impl Fn(usize, usize) -> f64) -> Chunk {
+pub(in crate::online) fn chunk(
+    rows: std::ops::Range<usize>,
+    width: usize,
+    target: impl Fn(usize, usize) -> f64,
+) -> Chunk {
     let mut chunk = Chunk::new();
     (chunk.numeric_width, chunk.target_width) = (2, width);
     for i in rows {
@@ -71,7 +75,7 @@ fn chunk(rows: std::ops::Range<usize>, width: usize, target: impl Fn(usize, usiz
     chunk
 }
 
-fn smooth(i: usize, k: usize) -> f64 {
+pub(in crate::online) fn smooth(i: usize, k: usize) -> f64 {
     k as f64 + (uniform("a", i) * (3.0 + k as f64)).sin() + uniform("b", i) + 0.1 * uniform("noise", i * 1000 + k)
 }
 
@@ -85,12 +89,12 @@ fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
     let n = b.len();
     for i in 0..n {
         let pivot = (i..n).max_by(|x, y| a[*x][i].abs().total_cmp(&a[*y][i].abs())).unwrap();
-        (a.swap(i, pivot), b.swap(i, pivot));
+        a.swap(i, pivot);
+        b.swap(i, pivot);
+        let row = a[i].clone();
         for r in i + 1..n {
             let by = a[r][i] / a[i][i];
-            for c in i..n {
-                a[r][c] -= by * a[i][c];
-            }
+            a[r].iter_mut().zip(&row).skip(i).for_each(|(x, own)| *x -= by * own);
             b[r] -= by * b[i];
         }
     }
