@@ -195,7 +195,15 @@ fn requests_go_to_their_shard() {
     let served: Vec<Option<f64>> = (0..SHARDS + 2).map(|i| answer["predictions"][i]["prediction"].as_f64()).collect();
     assert!(answer["predictions"][SHARDS]["error"].as_str().unwrap().contains("'elsewhere'"), "{answer}");
     assert!(answer["predictions"][SHARDS + 1]["error"].as_str().unwrap().contains("column 'shop'"), "{answer}");
-    let metrics = ask(&address, "GET /metrics", "");
+    // The figures are those of a moment ago.
+    let metrics = loop {
+        let metrics = ask(&address, "GET /metrics", "");
+        if metrics.contains("nystream_online_rows_total{op=\"insert\"} 1200\n") {
+            break metrics;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{metrics}");
+        std::thread::sleep(Duration::from_millis(20));
+    };
     for line in ["nystream_online_shards 4", "nystream_online_info{mode=\"con-kons\"} 1"] {
         assert!(metrics.lines().any(|own| own == line), "{line}: {metrics}");
     }

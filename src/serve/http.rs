@@ -220,8 +220,15 @@ impl Server {
                 }
             }
             drop(turn);
-            let written =
-                write(socket, &response.head(keep), ANSWER).and_then(|()| write(socket, &response.body, ANSWER));
+            let mut bytes = response.head(keep);
+            // In one piece, unless that copies much.
+            let rest = if response.body.len() <= SMALL {
+                bytes.append(&mut response.body);
+                &[][..]
+            } else {
+                &response.body
+            };
+            let written = write(socket, &bytes, ANSWER).and_then(|()| write(socket, rest, ANSWER));
             drop(large);
             self.served.add(response.status, come.elapsed());
             written?;

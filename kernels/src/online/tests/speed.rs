@@ -5,7 +5,7 @@ use super::references::{kernel_sgd, online_ridge};
 use super::*;
 
 /// Processor time of this thread in seconds, from the scheduler: other programs on the machine do not count.
-fn processor_time() -> f64 {
+pub(super) fn processor_time() -> f64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).map_or(f64::NAN, |ns| ns * 1e-9)
 }
