@@ -83,10 +83,6 @@ fn tell(end: &Early<'_>) {
 pub fn decline(failure: &Failure) {
     let phase = lock(&PHASE).clone();
     if let Phase::Before(resources) = phase {
-        let seconds = PATIENCE.as_secs();
-        exit::say(&format!(
-            "the other processes are told of it, for {seconds} s at most: an interrupt ends that at once"
-        ));
         tell_all(&resources, failure.code, &failure.to_string(), PATIENCE);
     }
 }
@@ -97,6 +93,12 @@ fn tell_all(resources: &ResourceArgs, code: ExitCode, message: &str, patience: D
     let Some(index) = resources.process.map(|index| index as usize).filter(|index| *index < hosts.len()) else {
         return;
     };
+    if patience == PATIENCE && hosts.len() > 1 {
+        let seconds = PATIENCE.as_secs();
+        exit::say(&format!(
+            "the other processes are told of it, for {seconds} s at most: an interrupt ends that at once"
+        ));
+    }
     nystream_cluster::decline(&hosts, index, &secret, code as u8, message, patience);
 }
 

@@ -232,7 +232,7 @@ pub struct ResourceArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub metrics_addr: Option<MetricsAddr>,
     /// Where the data of --hosts is: shared (every process sees all files), or local (each host has files of its own under --data, named relative to its own root; a name is one file, and one
-    /// that several have is read once). The model is the same
+    /// that several have is read once; of predict each writes the rows that it reads). The model is the same
     #[arg(long, value_name = "LAYOUT", default_value = "shared")]
     pub data_layout: DataLayout,
     /// Whether the processes of --hosts share the centers of eigenpro (fit) and of a model (predict, evaluate), so that each holds some of them, packed, and what belongs to them: auto does

@@ -129,7 +129,8 @@ fn job(
         times: Times::default(),
     };
     let again = if resumable(options) { vec!["--resume".into()] } else { Vec::new() };
-    Ok(Job { launch, places, restarts: args.restarts, again })
+    let spread = options.iter().any(|option| option.name == "data-layout" && option.values == ["local"]);
+    Ok(Job { launch, places, restarts: args.restarts, spread, again })
 }
 
 /// Whether a further attempt can go on from a checkpoint: the command can, names where checkpoints are, and does not resume by itself.

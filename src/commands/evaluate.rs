@@ -60,6 +60,7 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<ExitCode, Failure> {
         .with("--data-layout", &args.resources.data_layout)
         .with("what the files of --data hold", &data.fingerprint())
         .with("--product-tolerance or --product-mode", &(limit.tolerance, args.products.product_mode.as_str()))
+        .with("--simd, or the SIMD path of the machine", &function.simd)
         .with("--share-centers, or --memory, by which auto decides", &room.shard.is_some());
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let process = Arc::clone(&workers.process);

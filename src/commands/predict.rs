@@ -84,6 +84,7 @@ pub fn run(args: PredictArgs, context: &Context) -> Result<ExitCode, Failure> {
         .with("--data-layout", &args.resources.data_layout)
         .with("what the files of --data hold", &data.fingerprint())
         .with("--keep, --variance, --product-tolerance, --product-mode, --max-bad-rows or --out", &told)
+        .with("--simd, or the SIMD path of the machine", &function.simd)
         .with("--share-centers, or --memory, by which auto decides", &shard.is_some());
     let workers = Workers::start(&args.resources, &context.progress, &identity)?;
     let process = Arc::clone(&workers.process);

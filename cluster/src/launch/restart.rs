@@ -1,7 +1,8 @@
 //! Attempts at a job, as long as what ends them is the loss of a process or of its host.
 //!
 //! A failure that another attempt would meet again (codes 1, 2, 4, 101), an interrupt and a join that failed without a lost process (6) are final. Behind ssh the hosts are asked first, and
-//! the attempt is made on those that answer, with fewer processes where some do not: the model does not depend on their number.
+//! the attempt is made on those that answer, with fewer processes where some do not: the model does not depend on their number. Where data is spread over the hosts it does depend on who is there,
+//! and an attempt needs all of them.
 
 use super::end::{Verdict, verdict};
 use super::hosts::{HostLine, loopback};
@@ -41,6 +42,8 @@ pub struct Job {
     pub places: Places,
     /// Attempts beyond the first.
     pub restarts: u32,
+    /// Whether data is spread over the hosts: without one of them the job would be another.
+    pub spread: bool,
     /// What is appended to the command of every attempt but the first (`--resume`, where the job has checkpoints).
     pub again: Vec<OsString>,
 }
@@ -60,7 +63,7 @@ pub struct Job {
 ///     log: Log::new(std::io::sink()),
 ///     times: Times::default(),
 /// };
-/// let mut job = Job { launch, places: Places::Loopback(2), restarts: 3, again: vec![] };
+/// let mut job = Job { launch, places: Places::Loopback(2), restarts: 3, spread: false, again: vec![] };
 /// let verdict = supervise(&mut job, &AtomicUsize::new(0), &|_| {})?;
 /// assert_eq!(verdict.code, 4);
 /// assert!(verdict.message.starts_with("process 1 (127.0.0.1:"));
@@ -95,14 +98,13 @@ pub fn supervise(job: &mut Job, interrupts: &AtomicUsize, say: &dyn Fn(&str)) ->
             let (here, away): (Vec<_>, Vec<_>) = all.iter().cloned().zip(answers).partition(|(_, answers)| *answers);
             if !away.is_empty() {
                 let names: Vec<String> = away.iter().map(|(line, _)| line.to_string()).collect();
-                say(&format!(
-                    "no answer from {}: {} of {} processes are left",
-                    names.join(", "),
-                    here.len(),
-                    all.len()
-                ));
+                let left = match job.spread {
+                    true => "with --data-layout local all hosts are needed, for their files".to_owned(),
+                    false => format!("{} of {} processes are left", here.len(), all.len()),
+                };
+                say(&format!("no answer from {}: {left}", names.join(", ")));
             }
-            if here.is_empty() {
+            if here.is_empty() || (job.spread && !away.is_empty()) {
                 continue;
             }
             *lines = here.into_iter().map(|(line, _)| line).collect();

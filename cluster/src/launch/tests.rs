@@ -72,7 +72,7 @@ impl Place {
                 backoff: Duration::from_millis(10),
             },
         };
-        Job { launch, places, restarts: 0, again: vec!["--resume".into()] }
+        Job { launch, places, restarts: 0, spread: false, again: vec!["--resume".into()] }
     }
 
     fn supervise(&self, job: &mut Job) -> Verdict {
@@ -358,6 +358,25 @@ fn a_restart_goes_on_with_the_hosts_that_answer() {
     assert_eq!(seen[&1], [0, 1].map(|process| format!("{process} beta:2 gamma:3")));
     assert_eq!(seen[&2], seen[&0]);
     assert!(place.said().contains("no answer from alpha:1: 2 of 3 processes are left"), "{}", place.said());
+}
+
+/// A model of the files of those that are left would be another one.
+#[test]
+fn data_that_is_spread_needs_all_hosts() {
+    let place = Place::new();
+    let (launcher, _) = place.fake_ssh();
+    let program = r#"echo $process >>seen; if [ "$process" = 0 ]; then echo alpha >away; kill -9 $$; fi; exit 5"#;
+    let mut job = place.job(launcher, place.hosts(&["alpha:1", "beta:2"]), program);
+    (job.restarts, job.spread) = (2, true);
+    let verdict = place.supervise(&mut job);
+    assert!(verdict.code == 5 && verdict.message.contains("process 0 (alpha:1)"), "{verdict:?}");
+    assert_eq!(place.lines("seen").len(), 2, "it was started without its first host");
+    let said = place.said();
+    assert_eq!(
+        said.matches("no answer from alpha:1: with --data-layout local all hosts are needed").count(),
+        2,
+        "{said}"
+    );
 }
 
 #[test]
