@@ -303,7 +303,7 @@ pub(super) fn save<T: Entry + Into<f64> + Default>(
         dirty,
         centers: Arc::clone(centers),
         order: Arc::clone(order),
-        gram: Arc::clone(&gram),
+        gram: Some(Arc::clone(&gram)),
     };
     session.try_once(|| sums::write(folder, &kept())).map(|reference| Some(*reference))
 }
@@ -320,8 +320,9 @@ pub(super) fn restore<T: Entry + Into<f64> + Default>(
     kept: &Kept,
 ) -> Result<(), StageError> {
     let job = panels::<T>(session, fixed, &kept.centers, &kept.order)?;
-    // Those of other processes have read for themselves what they were told.
-    let shared = session.once(|| Arc::clone(&kept.gram));
+    // Other processes begin with nothing: the stored integers are the first one's, whoever has the rows.
+    let nothing = || Arc::new(ExactGram::new(fixed.gram_shape(kept.centers.ids.len())));
+    let shared = session.once(|| kept.gram.clone().unwrap_or_else(nothing));
     keep.borrow_mut().dirty = kept.dirty;
     gram.borrow_mut().current = Some(Current {
         asked: kept.asked,

@@ -64,7 +64,8 @@ pub(super) struct Kept {
     pub centers: Arc<Centers>,
     /// The place of each center of the Gram among those.
     pub order: Arc<Vec<usize>>,
-    pub gram: Arc<ExactGram>,
+    /// The integers; none where they are another process's.
+    pub gram: Option<Arc<ExactGram>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -109,8 +110,9 @@ pub(super) fn write(folder: &Path, kept: &Kept) -> Result<Reference, StageError>
     for frame in frames {
         put(&frame.bytes).map_err(|error| failed(&error))?;
     }
-    for piece in 0..kept.gram.pieces() {
-        let bytes = kept.gram.export(piece).map_err(|error| failed(&error))?;
+    let gram = kept.gram.as_ref().ok_or_else(|| failed(&"they are another process's"))?;
+    for piece in 0..gram.pieces() {
+        let bytes = gram.export(piece).map_err(|error| failed(&error))?;
         put(&bytes).map_err(|error| failed(&error))?;
     }
     let digest = *hasher.finalize().as_bytes();
@@ -124,7 +126,7 @@ pub(super) fn write(folder: &Path, kept: &Kept) -> Result<Reference, StageError>
     Ok(Reference { number, digest })
 }
 
-/// What the other processes of a job need of `kept`: all but the integers, of which theirs are 0.
+/// What the other processes of a job need of `kept`: all but the integers.
 pub(super) fn told(kept: &Kept) -> Vec<u8> {
     let frames = stored::frames(&kept.centers);
     let mut out = Writer::default();
@@ -137,7 +139,7 @@ pub(super) fn told(kept: &Kept) -> Vec<u8> {
 ///
 /// # Errors
 /// [`StageError::Internal`] for anything else.
-pub(super) fn heard(bytes: &[u8], shape: &dyn Fn(usize) -> GramShape) -> Result<Kept, StageError> {
+pub(super) fn heard(bytes: &[u8]) -> Result<Kept, StageError> {
     let damaged = |what: &str| StageError::Internal(format!("stored sums arrived damaged: {what}"));
     let mut from = Reader(bytes);
     let head: Head = serde_json::from_slice(from.bytes()?).map_err(|error| damaged(&error.to_string()))?;
@@ -146,9 +148,8 @@ pub(super) fn heard(bytes: &[u8], shape: &dyn Fn(usize) -> GramShape) -> Result<
         frames.push(Outgoing { key: frames.len() as u64, bytes: from.bytes()?.to_vec() });
     }
     let centers = stored::read(&frames).ok_or_else(|| damaged("the centers"))?;
-    let gram = ExactGram::new(shape(centers.ids.len()));
     let Head { asked, dirty, order, .. } = head;
-    Ok(Kept { asked, dirty, centers: Arc::new(centers), order: Arc::new(order), gram: Arc::new(gram) })
+    Ok(Kept { asked, dirty, centers: Arc::new(centers), order: Arc::new(order), gram: None })
 }
 
 fn head(kept: &Kept, frames: usize) -> Result<Vec<u8>, serde_json::Error> {
@@ -203,7 +204,7 @@ pub(super) fn read(folder: &Path, reference: &Reference, shape: impl Fn(usize) -
         return Err("it is not the one that the snapshot was written with".into());
     }
     let Head { asked, dirty, order, .. } = head;
-    Ok(Kept { asked, dirty, centers: Arc::new(centers), order: Arc::new(order), gram: Arc::new(gram) })
+    Ok(Kept { asked, dirty, centers: Arc::new(centers), order: Arc::new(order), gram: Some(Arc::new(gram)) })
 }
 
 #[cfg(test)]
@@ -229,7 +230,7 @@ mod tests {
         gram.subtract(&mut GramScratch::default(), &k[..m], m, 1, None, &[1.0]).unwrap();
         let centers = Centers { rows, ids, notes: vec!["a note".into()], ..Centers::default() };
         let order = Arc::new(vec![3, 1, 4, 0, 2]);
-        Kept { asked: 6, dirty: seed % 2 == 1, centers: Arc::new(centers), order, gram: Arc::new(gram) }
+        Kept { asked: 6, dirty: seed % 2 == 1, centers: Arc::new(centers), order, gram: Some(Arc::new(gram)) }
     }
 
     #[test]
@@ -242,8 +243,11 @@ mod tests {
             let (back, was) = (read(folder.path(), reference, shape).unwrap(), kept(seed));
             assert_eq!((back.asked, back.dirty, &back.order), (was.asked, was.dirty, &was.order));
             assert_eq!(format!("{:?}", back.centers), format!("{:?}", was.centers));
-            assert_eq!(back.gram.finish(), was.gram.finish());
+            assert_eq!(back.gram.unwrap().finish(), was.gram.unwrap().finish());
         }
+        let (heard, was) = (heard(&told(&kept(3))).unwrap(), kept(3));
+        assert_eq!((heard.asked, heard.dirty, heard.order), (was.asked, was.dirty, was.order));
+        assert!(heard.gram.is_none() && format!("{:?}", heard.centers) == format!("{:?}", was.centers));
         // Another one's name, another shape, every kind of damage.
         let other = Reference { number: 3, ..references[4] };
         assert!(read(folder.path(), &other, shape).is_err_and(|e| e.contains("snapshot")));

@@ -9,7 +9,6 @@ use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
 use crate::engine::session::Session;
 use crate::error::StageError;
 use nystream_datasets::Chunk;
-use nystream_kernels::gram::GramShape;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::any::Any;
@@ -71,11 +70,7 @@ pub(super) fn of_first(
 ///
 /// # Errors
 /// As [`everyone`].
-pub(super) fn next(
-    session: &mut Session<'_>,
-    orders: Option<&Receiver<Order>>,
-    shape: &dyn Fn(usize) -> GramShape,
-) -> Result<Option<Order>, StageError> {
+pub(super) fn next(session: &mut Session<'_>, orders: Option<&Receiver<Order>>) -> Result<Option<Order>, StageError> {
     let order = orders.and_then(|orders| orders.recv().ok());
     if session.process.processes() == 1 || matches!(order, Some(Order::Missed(_))) {
         return Ok(order);
@@ -93,7 +88,7 @@ pub(super) fn next(
         Call::Verify => Some(Order::Verify),
         // The first process alone writes.
         Call::Save => Some(Order::Save(PathBuf::new())),
-        Call::Restore(bytes) => Some(Order::Restore(Arc::new(sums::heard(&bytes, shape)?))),
+        Call::Restore(bytes) => Some(Order::Restore(Arc::new(sums::heard(&bytes)?))),
         Call::End => None,
     })
 }

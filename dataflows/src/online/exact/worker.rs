@@ -164,8 +164,8 @@ pub(super) fn serve<T: Entry + Into<f64> + Default>(
     });
 
     let mut time = 0;
-    let (orders, shape) = (ordered.as_ref().map(|ordered| &ordered.0), |m| fixed.gram_shape(m));
-    while let Some(order) = together::next(session, orders, &shape)? {
+    let orders = ordered.as_ref().map(|ordered| &ordered.0);
+    while let Some(order) = together::next(session, orders)? {
         let reply = match order {
             Order::Learn(lot) => {
                 let loading = lot.loading;
