@@ -100,7 +100,7 @@ pub struct Process {
     pub progress: Box<dyn Progress>,
     checkpoints: OnceLock<Checkpoints>,
     /// Where files are spread over hosts.
-    here: OnceLock<Here>,
+    here: Mutex<Option<Here>>,
     /// What the process shows of itself.
     pub watch: Watch,
     started: Instant,
@@ -128,7 +128,7 @@ impl Process {
             waited: AtomicU64::new(0),
             progress,
             checkpoints: OnceLock::new(),
-            here: OnceLock::new(),
+            here: Mutex::new(None),
             watch: Watch::default(),
             started: Instant::now(),
         })
@@ -149,14 +149,18 @@ impl Process {
         self.index
     }
 
-    /// Files are spread over hosts, and this process has those of `here`.
+    /// Files are spread over hosts, and this process has those of `here`, beside those that it was told of before: of these it has the same share of rows, or about.
     pub(super) fn has(&self, here: Here) {
-        let _ = self.here.set(here);
+        match &mut *self.here.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(known) => known.paths.extend(here.paths),
+            unknown => *unknown = Some(here),
+        }
     }
 
     /// Of `rows` rows of all processes, about those that this one handles. Display only.
     pub fn own_rows(&self, rows: u64) -> u64 {
-        match self.here.get().and_then(|here| here.share) {
+        let here = self.here.lock().unwrap_or_else(PoisonError::into_inner);
+        match here.as_ref().and_then(|here| here.share) {
             Some((own, all)) => (u128::from(rows) * u128::from(own)).div_ceil(u128::from(all.max(1))) as u64,
             None => rows.div_ceil(self.processes as u64),
         }
@@ -164,7 +168,7 @@ impl Process {
 
     /// `error` with the host that it is of, where its message names a file that other hosts may have under the same path.
     pub(super) fn located(&self, error: StageError) -> StageError {
-        match (error, self.here.get()) {
+        match (error, &*self.here.lock().unwrap_or_else(PoisonError::into_inner)) {
             (StageError::Data(text), Some(here)) if here.names_a_file(&text) => {
                 StageError::Data(format!("{}: {text}", here.host))
             }
@@ -214,6 +218,12 @@ impl Process {
         if early > 0 {
             self.progress.advance(early);
         }
+    }
+
+    /// Rows were handled outside of a pass, in a stage that all workers are in.
+    pub(crate) fn handled(&self, rows: u64) {
+        self.watch.count_rows(rows);
+        self.progress.advance(rows);
     }
 
     /// Shows rows done in `stage`, now or when the first worker gets there. Rows of a stage that is over are not shown.

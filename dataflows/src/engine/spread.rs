@@ -36,12 +36,15 @@ pub fn unite(session: &mut Session<'_>, own: &HostFiles, hosts: &[String]) -> Re
     }
     let united = session.try_once(|| Ok(own.unite(&parts, hosts, me)?));
     let catalog = Catalog::clone(&*agree(session, united)?);
-    let rows = catalog.placed_runs(session.peers(), session.index()).map_or(0, |(runs, _)| catalog.rows_of(&runs));
-    session.process.has(Here {
-        host: catalog.host(me),
-        paths: own.paths().map(|path| path.display().to_string()).collect(),
-        share: (processes > 1).then_some((rows, catalog.total_rows)),
-    });
+    if session.is_leader() {
+        let runs = catalog.placed_runs(session.peers(), session.index());
+        let rows = runs.map_or(0, |(runs, _)| catalog.rows_of(&runs));
+        session.process.has(Here {
+            host: catalog.host(me),
+            paths: own.paths().map(|path| path.display().to_string()).collect(),
+            share: (processes > 1).then_some((rows, catalog.total_rows)),
+        });
+    }
     Ok(catalog)
 }
 

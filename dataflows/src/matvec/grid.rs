@@ -375,7 +375,7 @@ pub(crate) fn deal_rows<T: Entry, D: Dealt>(
         let sums: Vec<f64> = own.map(|parcel| numbers(&parcel.bytes).collect()).unwrap_or_default();
         met = match mine {
             true => {
-                session.process.progress.advance(cut.rows(session.index()).len() as u64);
+                session.process.handled(cut.rows(session.index()).len() as u64);
                 dealt.take(sums)
             }
             false => Ok(()),

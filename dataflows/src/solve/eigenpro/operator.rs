@@ -312,7 +312,7 @@ impl<'a, 's, 'w, T: Entry> RowOperator<'a, 's, 'w, T> {
             });
             let entries = range.len() * entries_of_row;
             process.count(entries as u64, (entries * 2 * t) as u64);
-            process.progress.advance(range.len() as u64);
+            process.handled(range.len() as u64);
             out
         })?;
         let u = sums.split_off((m + sample) * s);
@@ -347,7 +347,7 @@ impl<'a, 's, 'w, T: Entry> RowOperator<'a, 's, 'w, T> {
             let entries = range.len() * entries_of_row;
             process.count(entries as u64, (entries * 2 * t) as u64);
             // Every process sees all rows, and is shown its part of them.
-            process.progress.advance((range.len() / processes) as u64);
+            process.handled((range.len() / processes) as u64);
             Ok(())
         })?;
         let u = session.once(|| {
