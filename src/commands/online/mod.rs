@@ -119,7 +119,8 @@ fn learn(
     }
     let before = session.tally().clone();
     let changes = before.changes;
-    let kept = Kept::open(&state, args.stream.keep_published.map(|count| count.0), changes)?;
+    let unlearns = session.traits().unlearns;
+    let kept = Kept::open(&state, args.stream.keep_published.map(|count| count.0), changes, unlearns)?;
     let mut hooks = Told {
         model: &model,
         settings: &told.settings,
