@@ -17,6 +17,9 @@ use nystream_dataflows::online::state::State;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
+/// What deleting a row does not take back in the exact mode: it was decided before. Every model that is published says so.
+pub const NOT_UNLEARNED: &str = "encoder, target centre, scale and range, bound on weights, kernel, bandwidth, ridge, number of centers and the rule that chooses them: of the rows of --config-from, --init-rows or the last --refit-encoder";
+
 /// Names in the folder of a state.
 const NEWEST: &str = "model.nys";
 const FOLDER: &str = "published";
@@ -27,6 +30,8 @@ const KEEP: &str = "keep";
 pub struct Kept {
     folder: PathBuf,
     keep: u64,
+    /// Whether rows can be deleted.
+    unlearns: bool,
 }
 
 impl Kept {
@@ -34,7 +39,7 @@ impl Kept {
     ///
     /// # Errors
     /// A folder that cannot be read or written (1).
-    pub fn open(state: &State, given: Option<u64>, changes: u64) -> Result<Self, Failure> {
+    pub fn open(state: &State, given: Option<u64>, changes: u64, unlearns: bool) -> Result<Self, Failure> {
         let own = state.path(FOLDER);
         let failed = |error: std::io::Error| Failure::data(format!("--keep-published: '{}': {error}", own.display()));
         let keep = match given {
@@ -47,7 +52,7 @@ impl Kept {
             }
             None => std::fs::read_to_string(own.join(KEEP)).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1),
         };
-        let kept = Kept { folder: state.folder().to_path_buf(), keep: keep.max(1) };
+        let kept = Kept { folder: state.folder().to_path_buf(), keep: keep.max(1), unlearns };
         for (point, path) in listed(&kept.folder) {
             if point > changes {
                 std::fs::remove_file(path).map_err(failed)?;
@@ -63,6 +68,9 @@ impl Kept {
     /// A file that cannot be written: those before are as they were.
     pub fn publish(&self, mut model: Model, changes: u64) -> Result<String, ModelError> {
         model.info.report = json!({ "published": { "changes": changes } });
+        if self.unlearns {
+            model.info.report["not_unlearned"] = NOT_UNLEARNED.into();
+        }
         if self.keep > 1 {
             model.save(&self.folder.join(FOLDER).join(format!("{changes:020}.nys")))?;
         }

@@ -135,7 +135,8 @@ fn learn(
     }
     let before = session.tally().clone();
     let changes = before.changes;
-    let kept = Kept::open(&state, args.stream.keep_published.map(|count| count.0), changes)?;
+    let unlearns = session.traits().unlearns;
+    let kept = Kept::open(&state, args.stream.keep_published.map(|count| count.0), changes, unlearns)?;
     let served = run.is_some();
     let run = run.unwrap_or_else(|| Run::new(told.settings.mode.name()));
     if let Some(newest) = newest.as_ref().filter(|_| !served) {

@@ -30,18 +30,23 @@ pub fn inspect(folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
 
 pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
     // Rows that the state rests on are in the log, which another process holds: what it published is what can be told.
-    let digest = match (opened.looked && opened.told.settings.mode == Mode::Exact)
-        .then(|| kept::newest(opened.state.folder()))
-    {
-        Some(newest) => newest?.map(|(_, model)| model.digest()).transpose()?,
-        None if opened.told.shards.is_some() => {
-            told::digest_of_shards(&mut opened.session, &opened.model, &opened.told.settings)?
+    let exact = opened.told.settings.mode == Mode::Exact;
+    let model = match (opened.looked && exact).then(|| kept::newest(opened.state.folder())) {
+        Some(newest) => newest?.map(|(_, model)| model),
+        None => {
+            let published = opened.session.model().ok();
+            published.map(|published| told::model_of(&opened.model, &opened.told.settings, published))
         }
-        None => match opened.session.model() {
-            Ok(published) => Some(told::model_of(&opened.model, &opened.told.settings, published).digest()?),
-            Err(_) => None,
-        },
     };
+    let digest = match opened.told.shards.is_some() {
+        true => told::digest_of_shards(&mut opened.session, &opened.model, &opened.told.settings)?,
+        false => model.as_ref().map(Model::digest).transpose()?,
+    };
+    let centers = model.map_or(0, |model| model.centers.len() as u64);
+    let mut notes = opened.notes.clone();
+    if exact {
+        notes.push(format!("not unlearned with deleted rows: {}", kept::NOT_UNLEARNED));
+    }
     let tally = opened.session.tally().clone();
     let info = opened.session.info();
     let sources = tally.sources.iter().map(|(name, (position, skip))| {
@@ -67,7 +72,7 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
         rows_surviving: tally.inserted.saturating_sub(tally.deleted + tally.expired),
         changes: tally.changes,
         rows_waiting: opened.session.waiting(),
-        dictionary: info.dictionary,
+        dictionary: if exact { centers } else { info.dictionary },
         prequential: Prequential { rows: info.rows, mean_loss: info.mean_loss, window_loss: info.window_loss },
         shards: told::shards_report(&opened.session),
         sources: sources.collect(),
@@ -75,7 +80,7 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
         model_digest: digest,
         published: kept::told(opened.state.folder())?,
         verified: None,
-        notes: opened.notes.clone(),
+        notes,
     })
 }
 
