@@ -205,6 +205,7 @@ pub fn settings(
         },
         alpha,
         gamma,
+        spread: learner.gamma.given().is_none(),
         beta: learner.beta.0,
         cap: usize::try_from(learner.cap.0).unwrap_or(usize::MAX),
         clip,
