@@ -36,6 +36,7 @@ fn direct(place: &Place, rows: usize) -> (Vec<f64>, f64, usize) {
     let dictionary = DictionaryParams {
         beta: settings.beta,
         seed: settings.seed,
+        spread: settings.spread,
         ..DictionaryParams::new(settings.gamma, settings.cap)
     };
     let params = ProjectedParams {

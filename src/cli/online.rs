@@ -173,7 +173,7 @@ pub struct LearnerArgs {
     /// Ridge of the comparator, alpha / 2 |u|^2 [default: auto, by the ridge of the configuration over its rows]
     #[arg(long, value_name = "NUMBER", default_value = "auto")]
     pub alpha: AutoOr<Positive>,
-    /// Matrix ridge of the dictionary's leverage scores [default: auto, alpha / 2]
+    /// Matrix ridge of the dictionary's leverage scores [default: auto, alpha / 2 at first, rising as the dictionary fills so that its atoms are spread over the stream]
     #[arg(long, value_name = "NUMBER", default_value = "auto")]
     pub gamma: AutoOr<Positive>,
     /// Oversampling of the dictionary

@@ -108,6 +108,7 @@ impl SecondOrder {
                 let dictionary = DictionaryParams {
                     beta: settings.beta,
                     seed: settings.seed,
+                    spread: settings.spread,
                     ..DictionaryParams::new(settings.gamma, settings.cap)
                 };
                 let params = ProjectedParams {

@@ -49,6 +49,8 @@ pub struct Settings {
     pub alpha: f64,
     /// Matrix ridge of the dictionary's scores.
     pub gamma: f64,
+    /// Whether gamma rises as the dictionary fills.
+    pub spread: bool,
     /// Oversampling of the dictionary.
     pub beta: f64,
     /// Most atoms.

@@ -5,6 +5,11 @@
 //! keeps p forever. The weight of an atom is 1/p: S = 1/sqrt(p). (Trap: two public implementations put 1/p into S, weights 1/p^2, and get half of the atoms.)
 //! Same decisions as [`Kors`](crate::sampling::comparators::Kors), with a cap beyond which no row is accepted. Weights of rows do not enter.
 //!
+//! *Spread* over the stream: a small gamma takes every row until the cap is reached, and a stream that moves on finds no room (hourly air quality in order, 5,000 rows, 2,048
+//! atoms: 2.3 times the loss of exact ridge regression). With [`DictionaryParams::spread`] gamma rises as room r = 1 - atoms / cap falls, as gamma r^-4, at the ends of blocks and in
+//! steps of 3/4 of the room. A dictionary that is accurate at one gamma is so at every larger one, so that gamma may rise and never fall. With rows of like novelty room falls as
+//! the inverse cube root of their number: there is some whatever the length of the stream.
+//!
 //! **Invariants.** Decisions are a function of the rows, their ids and their order. `basis` is the factor of K_II itself: features phi~(x) = L^-1 k_I(x) are coordinates in the span of the
 //! atoms, equal to those of an SVD but for a rotation; a new atom appends one coordinate and changes no other. An atom whose pivot is rounding (1e-12 m k(x, x); 2^-20 k(x, x) with f32
 //! entries) counts for the scores and stays out of the basis, which spans it: no pivot is ever clamped and no jitter added.
@@ -23,7 +28,7 @@ use serde::{Deserialize, Serialize};
 /// How rows are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DictionaryParams {
-    /// Matrix ridge of the scores.
+    /// Matrix ridge of the scores; where they are spread, that of an empty dictionary.
     pub gamma: f64,
     /// Accuracy, in [0, 1): scores are raised by 1 + eps.
     pub eps: f64,
@@ -33,12 +38,17 @@ pub struct DictionaryParams {
     pub cap: usize,
     /// Seed of the hashed thresholds.
     pub seed: u64,
+    /// Whether gamma rises as the dictionary fills (module docs).
+    pub spread: bool,
 }
 
+/// Share of the room that is left at each step of gamma, and the power of the room.
+const STEP: (f64, i32) = (0.75, -4);
+
 impl DictionaryParams {
-    /// eps = 0.5, beta = 1, seed 0.
+    /// eps = 0.5, beta = 1, seed 0, one gamma throughout.
     pub fn new(gamma: f64, cap: usize) -> Self {
-        DictionaryParams { gamma, eps: 0.5, beta: 1.0, cap, seed: 0 }
+        DictionaryParams { gamma, eps: 0.5, beta: 1.0, cap, seed: 0, spread: false }
     }
 
     pub(super) fn check(&self) -> Result<(), OnlineError> {
@@ -70,6 +80,8 @@ pub(super) struct Dictionary {
     pub ridge: Lower,
     /// Rows that would have been accepted but for the cap.
     pub refused: u64,
+    /// Times that gamma has risen.
+    steps: i32,
     /// Times that the dictionary was emptied: later draws are independent of earlier ones.
     generation: u64,
 }
@@ -107,8 +119,33 @@ impl Dictionary {
             basis: Lower::default(),
             ridge: Lower::default(),
             refused: 0,
+            steps: 0,
             generation: 0,
         }
+    }
+
+    /// Matrix ridge of the scores as of now.
+    pub fn gamma(&self) -> f64 {
+        self.params.gamma * STEP.0.powi(STEP.1 * self.steps)
+    }
+
+    /// At the end of a block: gamma is what the room asks for.
+    pub fn spread(&mut self) -> Result<(), OnlineError> {
+        if !self.params.spread {
+            return Ok(());
+        }
+        let before = self.gamma();
+        let room = (self.params.cap - self.len().min(self.params.cap)) as f64;
+        // The last atom has no step of its own: there would be none to tell it from a full dictionary.
+        while room >= 1.0 && room <= self.params.cap as f64 * STEP.0.powi(self.steps + 1) {
+            self.steps += 1;
+        }
+        let rise = self.gamma() - before;
+        if rise > 0.0 {
+            let add: Vec<f64> = self.p.iter().map(|p| rise * p).collect();
+            self.ridge.raise(&add)?;
+        }
+        Ok(())
     }
 
     /// Takes `atoms` with probability 1 into an empty dictionary.
@@ -175,7 +212,8 @@ impl Dictionary {
 
     /// Scores row `i` of `rows` and takes it or not; `rounding`: the share of k(x, x) that is rounding of its entries.
     pub fn offer(&mut self, key: StreamKey, row: (Rows<'_>, usize), id: RowId, seen: Seen<'_>, rounding: f64) -> Offer {
-        let DictionaryParams { gamma, eps, beta, .. } = self.params;
+        let DictionaryParams { eps, beta, .. } = self.params;
+        let gamma = self.gamma();
         let x = (seen.diagonal - dot(seen.scored, seen.scored)).max(0.0) / gamma;
         let score = x / (1.0 + x);
         let p = (beta * (1.0 + eps) * score).min(1.0);
@@ -192,7 +230,7 @@ impl Dictionary {
     /// Takes a row with probability `p`. One that all factors span to rounding, which needs a ridge below rounding, is not taken.
     fn take(&mut self, (rows, i): (Rows<'_>, usize), id: RowId, p: f64, seen: Seen<'_>, rounding: f64) -> Offer {
         let Seen { diagonal, outside, phi, scored } = seen;
-        let pivot = diagonal - dot(scored, scored) + self.params.gamma * p;
+        let pivot = diagonal - dot(scored, scored) + self.gamma() * p;
         let least = DEPENDENT * (self.len() + 1) as f64 * diagonal;
         if pivot <= least || pivot.is_nan() {
             return Offer::default();

@@ -159,6 +159,18 @@ impl Lower {
         Ok(dense::cholesky(self.view_mut(), SEQUENTIAL)?)
     }
 
+    /// The factor of L L^T becomes that of L L^T + diag(`add`), `add` not negative.
+    pub fn raise(&mut self, add: &[f64]) -> Result<(), OnlineError> {
+        let n = self.order;
+        let l = Mat::from_fn(n, n, |i, j| if j <= i { self.columns[(i, j)] } else { 0.0 });
+        let mut a = Mat::zeros(n, n);
+        dense::gemm_lower(a.as_mut(), false, 1.0, l.as_ref(), l.transpose(), SEQUENTIAL);
+        add.iter().enumerate().for_each(|(i, x)| a[(i, i)] += x);
+        dense::cholesky(a.as_mut(), SEQUENTIAL)?;
+        self.view_mut().copy_from(a.as_ref());
+        Ok(())
+    }
+
     /// `by` times every entry, and `add` on the diagonal.
     pub fn scale_and_add(&mut self, by: f64, add: f64) {
         for j in 0..self.order {

@@ -12,7 +12,7 @@
 //! **Cost** a row after t rows, s of them in A: t entries, 2 s^2 flops bound by memory (the packed factor is read twice), t numbers a row stored. For references and short
 //! streams: 5,000 rows hold 100 MB of factor.
 
-use super::comparator::OwnFunction;
+use super::comparator::{OwnFunction, Told};
 use super::entries::{Batch, EntryParams, check_rows};
 use super::factor::DEPENDENT;
 use super::loss::overshoot;
@@ -171,13 +171,13 @@ impl Kons {
         let Some(sample) = &self.hindsight else { return Ok(None) };
         let KonsParams { loss, alpha, clip, ref entries, .. } = self.params;
         let sample = sample.settled();
-        let value = |i| Ok(dot(&self.b, &self.entries(sample.rows(), i)?));
-        let values = (0..sample.rows().len()).map(value).collect::<Result<_, OnlineError>>()?;
+        let value = |i| Ok(dot(&self.b, &self.entries(sample.drawn(), i)?));
+        let values = (0..sample.drawn().len()).map(value).collect::<Result<_, OnlineError>>()?;
         let mut norm2 = 0.0;
         for i in 0..self.ids.len() {
             norm2 += self.b[i] * dot(&self.b, &self.entries(self.rows.view(), i)?);
         }
-        sample.measure(entries, loss, alpha, clip, Some(&OwnFunction { values, norm2 }))
+        sample.measure(entries, loss, alpha, clip, self.ledger.loss, Some(&OwnFunction { values, norm2 }))
     }
 
     /// Figures.
@@ -299,7 +299,8 @@ impl Kons {
         let dimension = c * q / (1.0 + c * q);
         self.ledger.add(Entry { weight, loss: value, newton, excess, outside: 0.0, dimension, grown: false });
         if let Some(sample) = &mut self.hindsight {
-            sample.add((batch.rows, i), id, y, weight, value);
+            let slope = loss.slope(prediction, y);
+            sample.add((batch.rows, i), id, y, weight, Told { loss: value, slope, leverage: q });
         }
         Ok(Outcome {
             id,

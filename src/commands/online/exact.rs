@@ -91,6 +91,7 @@ fn settings(model: &Model) -> Settings {
         curvature: Curvature::Adaptive,
         alpha: 0.0,
         gamma: 0.0,
+        spread: false,
         beta: 0.0,
         cap: 0,
         clip: None,

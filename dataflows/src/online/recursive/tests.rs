@@ -19,6 +19,7 @@ pub(in crate::online) fn settings(alpha: f64, block: usize) -> Settings {
         curvature: Curvature::Adaptive,
         alpha,
         gamma: 0.0,
+        spread: false,
         beta: 0.0,
         cap: 0,
         clip: None,

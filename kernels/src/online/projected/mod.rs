@@ -41,7 +41,7 @@ mod params;
 
 pub use params::{Expansion, Growth, Operation, Outcome, ProjectedInfo, ProjectedParams};
 
-use super::comparator::OwnFunction;
+use super::comparator::{OwnFunction, Told};
 use super::dictionary::{Dictionary, Offer, Seen};
 use super::drift::{Alarm, DriftAction, Watch};
 use super::entries::{Batch, Packed, check_rows};
@@ -78,7 +78,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ProjectedKons {
     params: ProjectedParams,
-    dictionary: Dictionary,
+    pub(super) dictionary: Dictionary,
     folded: Folded,
     pending: Pending,
     /// Rows that wait for their block.
@@ -195,17 +195,17 @@ impl ProjectedKons {
         let ProjectedParams { loss, alpha, clip, ref entries, .. } = self.params;
         let sample = sample.settled();
         let w = self.pending.weights(&self.folded, self.dictionary.width());
-        let mut values = Vec::with_capacity(sample.rows().len());
+        let mut values = Vec::with_capacity(sample.drawn().len());
         // In pieces: entries of all rows with all atoms need not be in memory at once.
-        for from in (0..sample.rows().len()).step_by(128) {
-            let rows = sample.rows().slice(from, (from + 128).min(sample.rows().len()));
+        for from in (0..sample.drawn().len()).step_by(128) {
+            let rows = sample.drawn().slice(from, (from + 128).min(sample.drawn().len()));
             let mut k = Mat::zeros(self.dictionary.len(), rows.len());
             entries.columns(self.dictionary.rows.view(), rows, k.as_mut())?;
             let phi = self.dictionary.features(&k);
             values.extend((0..rows.len()).map(|i| dot(phi.col_as_slice(i), &w)));
         }
         let own = OwnFunction { values, norm2: dot(&w, &w) };
-        sample.measure(entries, loss, alpha, clip, Some(&own))
+        sample.measure(entries, loss, alpha, clip, self.ledger.loss, Some(&own))
     }
 
     /// Figures.
@@ -447,7 +447,8 @@ impl ProjectedKons {
             grown: offer.grown,
         });
         if let Some(sample) = &mut self.hindsight {
-            sample.add((rows, i), id, y, weight, value);
+            let slope = loss.slope(prediction, y);
+            sample.add((rows, i), id, y, weight, Told { loss: value, slope, leverage: q });
         }
         let alarm = self.watch.as_mut().and_then(|watch| watch.observe(share, value));
         let Offer { accepted, grown } = offer;
@@ -458,6 +459,7 @@ impl ProjectedKons {
     fn fold(&mut self) -> Result<(), OnlineError> {
         let order = self.dictionary.width();
         self.pending.fold(&mut self.folded, order, self.params.forgetting)?;
+        self.dictionary.spread()?;
         if self.folded.w.iter().any(|w| !w.is_finite()) {
             return Err(OnlineError::Diverged { what: "the weight vector", rows: self.ledger.rows });
         }

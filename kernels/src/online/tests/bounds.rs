@@ -3,6 +3,7 @@
 use super::references::batch_ridge;
 use super::*;
 use crate::checks::larger;
+use crate::online::comparator::{OwnFunction, Told};
 use crate::solve::oracle::spd_solve;
 
 /// Oracle 4: regret of the three learners, all losses, IID and sign-flipping streams, is below the empirical bound against the best ridge comparator of all rows.
@@ -229,11 +230,12 @@ fn comparators_minimise_their_objective() {
     let k = stream.kernel_matrix(&entries.kernel);
     let sample = |stream: &Stream, size| {
         let mut sample = HindsightSample::new(size, 0, 2, 0);
-        (0..stream.len()).for_each(|i| sample.add((stream.rows.view(), i), stream.ids[i], stream.y[i], 1.0, 0.5));
+        let told = Told { loss: 0.5, slope: 1.0, leverage: 0.1 };
+        (0..stream.len()).for_each(|i| sample.add((stream.rows.view(), i), stream.ids[i], stream.y[i], 1.0, told));
         sample
     };
     let measure = |sample: &HindsightSample, loss, alpha| {
-        sample.settled().measure(&entries, loss, alpha, None, None).unwrap().unwrap()
+        sample.settled().measure(&entries, loss, alpha, None, 40.0, None).unwrap().unwrap()
     };
     let found = measure(&sample(&stream, 100), Loss::Squared, 0.6);
     let (loss, norm2) = batch_ridge(&k, &stream.y, 0.3);
@@ -263,23 +265,30 @@ fn the_sample_has_no_order() {
     let build = |order: &[usize], seed| {
         let mut sample = HindsightSample::new(50, seed, 2, 0);
         for &i in order {
-            sample.add((stream.rows.view(), i), stream.ids[i], stream.y[i], 1.0, stream.y[i].abs());
+            // A leverage that falls as it does in a stream, and with it how probable a row is.
+            let told = Told { loss: stream.y[i].abs(), slope: 1.0, leverage: 1.0 / (1.0 + i as f64) };
+            sample.add((stream.rows.view(), i), stream.ids[i], stream.y[i], 1.0, told);
         }
-        sample.settled().measure(&gaussian(1.0), Loss::Squared, 1.0, Some(1.0), None).unwrap().unwrap()
+        let own = OwnFunction { values: vec![0.3; 50], norm2: 0.0 };
+        let settled = sample.settled();
+        let draws = settled.own(&own, Loss::Squared, Some(1.0), 0.0);
+        (settled.measure(&gaussian(1.0), Loss::Squared, 1.0, Some(1.0), 500.0, None).unwrap().unwrap(), draws)
     };
     let forward: Vec<usize> = (0..500).collect();
     let backward: Vec<usize> = (0..500).rev().collect();
-    let (a, b) = (build(&forward, 0), build(&backward, 0));
+    let ((a, draws), (b, _)) = (build(&forward, 0), build(&backward, 0));
     assert_eq!((a.rows, a.comparator_loss, a.norm2), (50, b.comparator_loss, b.norm2));
     assert!((a.regret - b.regret).abs() < 1e-9 && a.infeasible == b.infeasible);
-    assert!(build(&forward, 1).regret != a.regret);
-    // Regret plus the comparator's loss is the learner's loss, scaled: its mean over seeds is the true sum within 4 standard errors.
-    let totals: Vec<f64> = (0..100).map(|seed| build(&forward, seed)).map(|h| h.regret + h.comparator_loss).collect();
-    let (mean, error) = crate::checks::mean_and_error(&totals);
-    let truth: f64 = stream.y.iter().map(|y| y.abs()).sum();
+    assert!(build(&forward, 1).0.regret != a.regret && draws.rows == 50 && draws.error > 0.0);
+    // Sums over the rows drawn are unbiased: their mean over seeds is the true sum within 4 standard errors, and their spread is the error that each states.
+    let own: Vec<Hindsight> = (0..200).map(|seed| build(&forward, seed).1).collect();
+    let (mean, error) = crate::checks::mean_and_error(&own.iter().map(|h| h.regret).collect::<Vec<_>>());
+    let truth: f64 = stream.y.iter().map(|y| y.abs() - (y - 0.3) * (y - 0.3)).sum();
     assert!((mean - truth).abs() < 4.0 * error, "{mean} +- {error}, {truth}");
+    let stated = (own.iter().map(|h| h.error * h.error).sum::<f64>() / 200.0 / 200.0).sqrt();
+    assert!((stated / error - 1.0).abs() < 0.3, "{stated} {error}");
     let nothing = HindsightSample::new(10, 0, 2, 0).settled();
-    assert!(nothing.measure(&gaussian(1.0), Loss::Squared, 1.0, None, None).unwrap().is_none());
+    assert!(nothing.measure(&gaussian(1.0), Loss::Squared, 1.0, None, 0.0, None).unwrap().is_none());
 }
 
 /// Window and mean losses are those of the outcomes.

@@ -227,3 +227,27 @@ fn drift_parameters_are_checked() {
     assert!(new(DriftParams { loss_scale: Some(1.0), ..DriftParams::new(DriftAction::Report) }, None).is_ok());
     assert!(new(DriftParams { loss_scale: Some(-1.0), ..DriftParams::new(DriftAction::Report) }, None).is_err());
 }
+
+/// A function that turns with the rows: forgetting follows it to within 1.5 times the loss of one that stands still, all rows in memory do not.
+#[test]
+fn a_rotating_function_is_followed() {
+    let loss = |period: f64, forgetting| {
+        let mut stream = Stream::smooth(330, 8000, 2, 0.0);
+        let noise = normals(1330, 8000, 1);
+        for i in 0..8000 {
+            let (sin, cos) = (std::f64::consts::TAU * i as f64 / period).sin_cos();
+            let x = stream.rows.view().numeric(i);
+            let (a, b) = (f64::from(x[0]), f64::from(x[1]));
+            let signal = (cos * a - sin * b).sin() + (sin * a + cos * b + 1.0).sin();
+            stream.y[i] = (0.8 * signal / 2f64.sqrt() + 0.1 * noise[(i, 0)]).clamp(-0.99, 0.99);
+        }
+        let base = ProjectedParams::new(gaussian(1.5), dictionary(0.05, 80, 3), 0.1);
+        let params = ProjectedParams { clip: Some(1.0), block: 32, forgetting, window: 4000, ..base };
+        let mut learner = ProjectedKons::new(params, 2, 0).unwrap();
+        learner.learn(&stream.batch()).unwrap();
+        learner.info().window_loss.unwrap()
+    };
+    let still = loss(f64::INFINITY, 1.0);
+    let (forgetting, keeping) = (loss(40_000.0, 0.998) / still, loss(40_000.0, 1.0) / still);
+    assert!(forgetting < 1.5 && keeping > 2.0, "{forgetting} {keeping}");
+}

@@ -240,6 +240,46 @@ fn the_dictionary_is_kors_with_a_cap() {
     }
 }
 
+/// A spread dictionary: gamma rises with its atoms as stated, its ridge factor is that of K + gamma diag(p) at the present gamma, both operations decide alike, and a stream that
+/// moves on finds room where one gamma throughout had taken every row.
+#[test]
+fn a_spread_dictionary_keeps_room() {
+    let mut stream = Stream::smooth(67, 600, 2, 0.0);
+    for i in 300..600 {
+        stream.rows.numeric[2 * i] += 6.0;
+    }
+    let cap = 64;
+    let later = |spread, operation| {
+        let dictionary = DictionaryParams { spread, ..dictionary(0.05, cap, 2) };
+        let (learner, outcomes) = run(ProjectedParams { operation, dictionary, ..params(0) }, &stream, None);
+        let accepted: Vec<usize> = (0..600).filter(|&i| outcomes[i].accepted).collect();
+        (accepted, learner)
+    };
+    let (fixed, _) = later(false, Operation::Blocks);
+    let (spread, learner) = later(true, Operation::Blocks);
+    assert_eq!(spread, later(true, Operation::Rows).0);
+    let moved = |atoms: &[usize]| atoms.iter().filter(|&&i| i >= 300).count();
+    assert!(fixed.len() == cap && moved(&fixed) == 0 && spread.len() < cap && moved(&spread) >= 3, "{spread:?}");
+    let room = 1.0 - spread.len() as f64 / cap as f64;
+    let (gamma, exact) = (learner.dictionary.gamma(), 0.05 * room.powi(-4));
+    assert!(gamma <= exact * (1.0 + 1e-9) && gamma > exact * 0.75f64.powi(4), "{gamma} {exact}");
+    let l =
+        Mat::from_fn(
+            spread.len(),
+            spread.len(),
+            |i, j| if j <= i { learner.dictionary.ridge.view()[(i, j)] } else { 0.0 },
+        );
+    let k = stream.kernel_matrix(&Kernel::new(Family::Gaussian, 1.2));
+    let product = &l * l.transpose();
+    for (i, &a) in spread.iter().enumerate() {
+        for (j, &b) in spread.iter().enumerate() {
+            let off = product[(i, j)] - k[(a, b)];
+            // On the diagonal gamma p, 0 < p <= 1.
+            assert!(if i == j { off > 0.0 && off <= gamma * (1.0 + 1e-9) } else { off.abs() < 1e-9 * (1.0 + gamma) });
+        }
+    }
+}
+
 /// d_onl: exact where beta keeps every row, within 30 % from a dictionary, and the dictionary is at most 3 beta (1 + eps) of it. A cap only lowers it.
 #[test]
 fn the_online_dimension_is_estimated() {
