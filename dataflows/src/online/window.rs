@@ -3,7 +3,7 @@
 //! A window is a rule by which the events themselves take rows away, as deletes would: after each event that was accepted, rows leave while the rule says so, the one that arrived or happened first before the
 //! others. No clock is asked, so that which rows are there is a function of the events in their order. What leaves is logged as such: a replay does not decide again.
 //!
-//! One event may move a window past any number of rows (an instant far ahead). They leave in lots of [`LOT`], each with a commit of its own behind the event and its place in the source, so that memory does
+//! One event may move a window past any number of rows (an instant far ahead). They leave in lots of `LOT`, each with a commit of its own behind the event and its place in the source, so that memory does
 //! not grow with them. A process that ends in between finds by the rows and the latest time that more are to go, and nothing else is taken before they have.
 
 use super::session::TakeError;
