@@ -94,6 +94,24 @@ fn con_kons_is_the_library() {
     assert_eq!(digest(&report).len(), 64);
 }
 
+/// What a run does not write stays as it is, and a later one goes on behind it.
+#[test]
+fn files_wait_for_runs_that_write_them() {
+    let place = Place::new();
+    place.model("m.nys");
+    for (name, from) in [("a", 0), ("b", 300), ("c", 600)] {
+        place.lines(&format!("{name}.jsonl"), &(from..from + 300).map(insert).collect::<Vec<_>>());
+    }
+    place.online(&format!("{BEGIN} --input jsonl:a.jsonl"));
+    let first = place.read_lines("out.jsonl");
+    place.online("--state s --input jsonl:b.jsonl");
+    assert_eq!(place.read_lines("out.jsonl"), first);
+    place.online("--state s --input jsonl:c.jsonl --output jsonl:out.jsonl");
+    let all = place.read_lines("out.jsonl");
+    assert_eq!((all.len(), &all[..300]), (600, &first[..]));
+    assert_eq!((all[300]["seq"].as_u64(), all[599]["seq"].as_u64()), (Some(600), Some(899)));
+}
+
 /// The same events by a file, in one piece and in many through standard input, and in two runs of which the first is cut short: one state, one digest, one file of answers.
 #[test]
 fn how_a_stream_is_cut_does_not_matter() {

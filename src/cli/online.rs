@@ -231,6 +231,7 @@ impl Check for OnlineArgs {
             return usage("online serves no metrics: leave out --metrics-addr (--listen has GET /metrics)");
         }
         self.recursive()?;
+        self.exact()?;
         if self.learner.shard_by.is_some() {
             if self.learner.mode == Mode::Exact {
                 return usage("--shard-by is for learners that keep no rows: --mode exact has one model");
@@ -282,6 +283,28 @@ impl Check for OnlineArgs {
 }
 
 impl OnlineArgs {
+    /// Options of other learners mean nothing to the exact mode, whose configuration is a model's.
+    fn exact(&self) -> Result<(), Failure> {
+        let other = [
+            "loss",
+            "curvature",
+            "alpha",
+            "gamma",
+            "beta",
+            "cap",
+            "clip",
+            "forgetting",
+            "hindsight",
+            "drift",
+            "sketch-share",
+        ];
+        let flag = self.given.iter().find(|flag| other.contains(&flag.as_str()));
+        match flag.filter(|_| self.learner.mode == Mode::Exact) {
+            Some(flag) => Err(Failure::usage(format!("--{flag} means nothing to --mode exact: leave it out"))),
+            None => Ok(()),
+        }
+    }
+
     /// Options of other learners mean nothing to least squares on centers that stay.
     fn recursive(&self) -> Result<(), Failure> {
         if self.learner.mode != Mode::Recursive {

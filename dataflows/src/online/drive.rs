@@ -129,6 +129,8 @@ pub struct Drive<'a> {
     pub snapshot: (u64, Instant),
     /// Whether somebody was told that the disk is full.
     pub held_up: bool,
+    /// Bytes of files that earlier runs wrote; those that this one does not write stay as they are, for a later one.
+    pub files: BTreeMap<String, u64>,
 }
 
 enum Read {
@@ -409,7 +411,7 @@ impl Drive<'_> {
                 Err(error) => return Err(TakeError::from(error).into()),
             }
         };
-        let mut files = BTreeMap::new();
+        let mut files = self.files.clone();
         // What the snapshot says is there must be there after a loss of power.
         if let Some(name) = self.output.as_ref().map(|answers| answers.name().to_owned()) {
             let bytes = loop {

@@ -501,6 +501,10 @@ impl Session {
         let mut info = self.core.learner.info();
         info.mean_loss = info.mean_loss.or(self.core.meter.mean());
         info.window_loss = info.window_loss.or(self.core.meter.window());
+        if !self.core.traits.answers {
+            // The rows behind these losses, not those that the learner rests on.
+            info.rows = self.core.meter.rows();
+        }
         info
     }
 

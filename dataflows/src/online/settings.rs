@@ -50,6 +50,7 @@ pub struct Settings {
     /// Matrix ridge of the dictionary's scores.
     pub gamma: f64,
     /// Whether gamma rises as the dictionary fills.
+    #[serde(default)]
     pub spread: bool,
     /// Oversampling of the dictionary.
     pub beta: f64,

@@ -133,6 +133,12 @@ fn learn(
     if dead.as_ref().is_some_and(|(name, _)| !files.contains_key(name)) {
         session.rejections();
     }
+    let now = [output.as_ref().map(Answers::name), dead.as_ref().map(|(name, _)| name.as_str())];
+    for name in files.keys().filter(|name| !now.contains(&Some(name.as_str()))) {
+        tracing::warn!(
+            "this run writes nothing to {name}, which earlier ones wrote; what it would have had is not added later"
+        );
+    }
     let before = session.tally().clone();
     let changes = before.changes;
     let unlearns = session.traits().unlearns;
@@ -178,6 +184,7 @@ fn learn(
         latency: Latency::default(),
         snapshot: (changes, Instant::now()),
         held_up: false,
+        files: files.clone(),
     };
     drive.begin(&mut hooks).map_err(failed)?;
     if refit {
@@ -203,10 +210,12 @@ fn learn(
             tally.rejected - before.rejected
         );
     }
+    let mut centers = None;
     let digest = match drive.session.model() {
         _ if told.shards.is_some() => told::digest_of_shards(&mut drive.session, &model, &told.settings)?,
         Ok(published) => {
             let present = told::model_of(&model, &told.settings, published);
+            centers = Some(present.centers.len() as u64);
             let digest = kept.publish(present, tally.changes)?;
             // With the sums that this model was made of.
             drive.save_again(&mut hooks).map_err(failed)?;
@@ -237,7 +246,8 @@ fn learn(
         rows_expired: tally.expired,
         rows_surviving: tally.inserted.saturating_sub(tally.deleted + tally.expired),
         rows_waiting: drive.session.waiting(),
-        dictionary: info.dictionary,
+        // Of the model that was just made, where the learner is not one all the time.
+        dictionary: centers.filter(|_| !drive.session.traits().answers).unwrap_or(info.dictionary),
         online_dimension: info.online_dimension,
         prequential: Prequential { rows: info.rows, mean_loss: info.mean_loss, window_loss: info.window_loss },
         regret: regret.map(told::regret),

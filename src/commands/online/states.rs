@@ -130,11 +130,16 @@ pub fn export(args: &OnlineExportArgs, context: &Context) -> Result<ExitCode, Fa
                 }
                 other => other.into(),
             })?;
-            told::model_of(&opened.model, &opened.told.settings, published)
+            let model = told::model_of(&opened.model, &opened.told.settings, published);
+            report.model_digest = Some(model.digest()?);
+            model
         }
     };
     report.notes.push(format!("written to {}", out.display()));
     model.info.report = serde_json::to_value(&report).unwrap_or_default();
+    if opened.told.settings.mode == Mode::Exact {
+        model.info.report["not_unlearned"] = kept::NOT_UNLEARNED.into();
+    }
     model.save_into(file)?;
     context.output.report(&report)?;
     Ok(ExitCode::Done)
