@@ -216,6 +216,9 @@ impl Check for OnlineArgs {
     fn check(&self) -> Result<(), Failure> {
         let usage = |text: &str| Err(Failure::usage(text));
         self.resources.check()?;
+        if self.resources.hosts.is_some() && self.learner.init_rows.is_some() {
+            return usage("--init-rows fits in one process: begin without --hosts, then go on in several");
+        }
         if self.resources.hosts.is_some() && self.stream.refit_encoder {
             return usage("--refit-encoder fits in one process: run it without --hosts, then go on in several");
         }

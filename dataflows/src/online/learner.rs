@@ -178,14 +178,6 @@ pub trait Learner: Send {
         self.learn(batch).map(drop)
     }
 
-    /// Is told the changes of the log after the snapshot, in order, after it was given the rows that they left ([`Learner::load`]): what the snapshot has and the rows alone do not tell can be brought up to date.
-    ///
-    /// # Errors
-    /// As [`Learner::learn`].
-    fn missed(&mut self, _batch: &Batch<'_>) -> Result<(), StageError> {
-        Ok(())
-    }
-
     /// The stream has ended, or pauses where it says so itself: rows that wait are learned and answered. It may change later bits, so the runtime logs it as an event of its own.
     ///
     /// # Errors

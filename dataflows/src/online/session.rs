@@ -252,21 +252,7 @@ impl Session {
         }
         let run = Run::none(&encoding);
         let (outputs, rejections) = (Vec::new(), Vec::new());
-        let core = Core {
-            encoding,
-            code,
-            learner,
-            traits,
-            rules,
-            tally,
-            meter,
-            queue,
-            run,
-            outputs,
-            rejections,
-            learns: true,
-            mark,
-        };
+        let core = Core { encoding, code, learner, traits, rules, tally, meter, queue, run, outputs, rejections, mark };
         Ok(Session { store, core, configuration })
     }
 
@@ -277,8 +263,7 @@ impl Session {
     pub fn replay(&mut self, after: u64) -> Result<u64, StageError> {
         let core = &mut self.core;
         if core.traits.recovery == Recovery::Rows {
-            core.rebuild(self.store.as_mut())?;
-            core.learns = false;
+            core.rebuild(self.store.as_mut(), after)?;
         }
         let (mut changes, mut records) = (Vec::new(), 0);
         self.store.replay(after, &mut |_, logged| {
@@ -297,7 +282,6 @@ impl Session {
             }
         })?;
         core.again(&mut changes)?;
-        core.learns = true;
         // A torn write: the log has events, and not how far their source was read with them.
         let tally = &mut core.tally;
         if let Some((_, taken)) = tally.source.as_ref().and_then(|source| tally.sources.get_mut(source)) {

@@ -4,7 +4,7 @@ use super::encoding::{Encoded, Encoding, append, rows_of};
 use super::learner::{Answer, Batch, Learner, Prediction, Traits};
 use super::meter::{Meter, loss_of};
 use super::session::{Note, Output, Queued, Rules, TakeError, Tally};
-use super::store::Store;
+use super::store::{Logged, Store};
 use crate::error::StageError;
 use crate::targets::TargetCode;
 use nystream_datasets::Chunk;
@@ -31,8 +31,6 @@ pub(super) struct Core {
     pub(super) run: Run,
     pub(super) outputs: Vec<Output>,
     pub(super) rejections: Vec<Rejected>,
-    /// Whether what is settled is learned; not where the learner has it already.
-    pub(super) learns: bool,
     /// The function that was published last, as the learner marks it ([`Learner::mark`]).
     pub(super) mark: Vec<f64>,
 }
@@ -60,13 +58,32 @@ impl Run {
 }
 
 impl Core {
-    /// Gives the learner every row that is there.
-    pub(super) fn rebuild(&mut self, store: &mut dyn Store) -> Result<(), StageError> {
+    /// Gives the learner every row that was there after record `after`: the store has those of the log's end, and what each later change took away. So a replay of those changes, publications among them, is
+    /// what the run did.
+    pub(super) fn rebuild(&mut self, store: &mut dyn Store, after: u64) -> Result<(), StageError> {
+        let mut before: BTreeMap<String, Option<Arc<StoredRow>>> = BTreeMap::new();
+        store.replay(after, &mut |_, logged| {
+            if let Logged::Applied(applied) = logged
+                && let Some(row) = applied.removed.as_ref().or(applied.added.as_ref())
+            {
+                before.entry(row.event.key.clone()).or_insert(applied.removed);
+            }
+            Ok(())
+        })?;
         let mut rows: Vec<StoredRow> = Vec::new();
         store.for_each(&mut |row| {
+            if before.contains_key(&row.event.key) {
+                return Ok(());
+            }
             rows.push(row);
             if rows.len() >= REPLAY_ROWS { self.give_rows(&mut rows) } else { Ok(()) }
         })?;
+        for row in before.into_values().flatten() {
+            rows.push(Arc::unwrap_or_clone(row));
+            if rows.len() >= REPLAY_ROWS {
+                self.give_rows(&mut rows)?;
+            }
+        }
         self.give_rows(&mut rows)
     }
 
@@ -287,11 +304,7 @@ impl Core {
                 append(&mut removed, &encoded, i, at as u64);
             }
         }
-        let batch = Batch { changes: &run.changes, removed: &removed, added: &run.added };
-        if !self.learns {
-            return self.learner.missed(&batch);
-        }
-        let answers = self.learner.learn(&batch)?;
+        let answers = self.learner.learn(&Batch { changes: &run.changes, removed: &removed, added: &run.added })?;
         self.answered(answers)
     }
 

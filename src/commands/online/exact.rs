@@ -286,6 +286,9 @@ pub fn verify(mut opened: Opened, context: &Context) -> Result<ExitCode, Failure
         (Some(made), Some((Some(point), _))) if *point != changes => format!(
             "the published model is as of change {point} of {changes}: there is none to compare with the one that the rows of the log give, {made}"
         ),
+        (Some(made), Some(_)) if opened.session.publication_is_due() => {
+            format!("a publication is due, by drift or by another configuration than the published model's: the next run makes it; the rows of the log give {made}")
+        }
         (Some(_), Some(_)) => {
             verified = false;
             "the rows of the log give another model than the published one, though none has come or gone since: one of them is damaged".into()

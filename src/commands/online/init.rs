@@ -22,6 +22,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+/// The first rows, in the folder of the state, while they are fitted.
+pub const FIRST_ROWS: &str = "init.parquet";
 /// Rows of which nothing can be tuned.
 const LEAST: usize = 50;
 
@@ -42,7 +44,7 @@ pub fn tuned(
         [_, _, ..] if args.learner.mode == Mode::Recursive => {}
         _ => return Err(Failure::usage("--init-rows needs --target COLUMN: name the column to predict")),
     }
-    let path = folder.join("init.parquet");
+    let path = folder.join(FIRST_ROWS);
     let data = match input {
         Endpoint::Lines(file) if file != "-" => {
             let most = usize::try_from(rows).unwrap_or(usize::MAX);

@@ -109,6 +109,10 @@ fn learn(
     refit: bool,
 ) -> Result<ExitCode, Failure> {
     let Opened { state, told, identity, model, template, encoding, mut session, files, replayed, .. } = opened;
+    // Rows that a killed fit has left, deleted ones among them.
+    for name in [init::FIRST_ROWS, refit::ROWS_LEFT] {
+        let _ = std::fs::remove_file(state.path(name));
+    }
     let Some(input) = &args.stream.input else { return Err(Failure::usage("--input SOURCE is missing")) };
     let source = source_of(input, encoding.schema().clone(), &context.progress).map_err(failed_source)?;
     let output = args.stream.output.as_ref().map(|sink| {

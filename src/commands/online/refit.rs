@@ -28,6 +28,9 @@ use nystream_datasets::sink::PredictionWriter;
 use nystream_datasets::{ColumnKind, Encoder};
 use std::path::Path;
 
+/// The rows that are left, in the folder of the state, while they are fitted.
+pub const ROWS_LEFT: &str = "refit.parquet";
+
 /// Rows with a target without which nothing is fitted.
 const LEAST: u64 = 50;
 /// Rows written at a time.
@@ -45,7 +48,7 @@ pub fn refitted(
     folder: &Path,
     context: &Context,
 ) -> Result<Model, Failure> {
-    let path = folder.join("refit.parquet");
+    let path = folder.join(ROWS_LEFT);
     let written = write(session, encoding.schema(), &path);
     let made = written.and_then(|()| fit(args, encoding, model, &path, context));
     let _ = std::fs::remove_file(&path);

@@ -6,7 +6,7 @@ use super::snapshot;
 use super::sums::{self, Reference};
 use super::threads::{Joined, Threads, check, memory, serve_as, slots};
 use super::together;
-use super::worker::{Lot, Missed, Order, Reply, Task};
+use super::worker::{Lot, Order, Reply, Task};
 use crate::engine::agree;
 use crate::engine::run;
 use crate::engine::session::{Process, Progress, Session};
@@ -109,11 +109,27 @@ impl ExactEngine {
         };
         let workers = process.workers();
         let processes = process.processes();
-        let fixed = check(config, frozen, (workers, processes))?;
+        let made = check(config, frozen, (workers, processes));
+        let made = made.and_then(|fixed| Ok((slots(&fixed, workers)?, fixed)));
+        let (slots, fixed) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                if processes > 1 {
+                    // The others wait for the configuration: they end with the same error.
+                    let refused = error.clone();
+                    let job = move |session: &mut Session<'_>| {
+                        together::of_first(session, || Ok(told.clone()))?;
+                        agree(session, Err(refused.clone()))
+                    };
+                    let _ = run(&process, communication, job);
+                }
+                return Err(error);
+            }
+        };
         let memory = memory(&fixed, workers, processes);
         let (send_reply, replies) = channel();
         let (mut orders, mut tasks) = (Vec::new(), Vec::new());
-        for slots in slots(&fixed, workers)? {
+        for slots in slots {
             let (send, receive) = channel();
             orders.push(send);
             tasks.push(Some(Task { slots, ordered: Some((receive, send_reply.clone())) }));
@@ -404,15 +420,6 @@ impl Learner for ExactEngine {
 
     fn load(&mut self, batch: &Batch<'_>) -> Result<(), StageError> {
         self.apply(batch, true)
-    }
-
-    fn missed(&mut self, batch: &Batch<'_>) -> Result<(), StageError> {
-        let (removed, which) = net(batch.removed, batch.added);
-        if removed.is_empty() && which.is_empty() {
-            return Ok(());
-        }
-        self.changed += (removed.len() + which.len()) as u64;
-        self.summed(&Order::Missed(Arc::new(Missed { removed: batch.removed.clone(), added: batch.added.clone() })))
     }
 
     fn predict(&mut self, rows: Rows<'_>) -> Result<Vec<Prediction>, StageError> {

@@ -10,7 +10,6 @@ use crate::nystrom::gram::{Change, Panels};
 use nystream_datasets::{Chunk, RowSlots};
 use nystream_kernels::gram::{ExactGram, PANEL_ROWS};
 use nystream_kernels::tile::Entry;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// The centers, in the order in which the Gram has them, and the sums.
@@ -65,21 +64,6 @@ impl<T: Entry + Into<f64> + Default> GramState<T> {
             self.slots.sort_unstable();
             slots.read(&self.slots, &mut self.read)?;
             (0..self.read.rows()).filter(|i| complete(&self.read, *i)).for_each(|i| waiting.push(&self.read, i));
-        }
-        self.flush(PANEL_ROWS)
-    }
-
-    /// Takes in rows that came and went, which have no slots of their own: the rows `of` each chunk.
-    pub(super) fn missed(
-        &mut self,
-        (removed, added): (&Chunk, &Chunk),
-        of: &dyn Fn(usize) -> Range<usize>,
-    ) -> Result<(), StageError> {
-        if self.current.is_none() {
-            return Ok(());
-        }
-        for (waiting, rows) in [(&mut self.removed, removed), (&mut self.added, added)] {
-            of(rows.rows()).filter(|i| complete(rows, *i)).for_each(|i| waiting.push(rows, i));
         }
         self.flush(PANEL_ROWS)
     }

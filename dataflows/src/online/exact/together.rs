@@ -1,7 +1,7 @@
 //! Several processes: all workers of all of them serve the same orders in step, and tell each other what they have.
 //!
 //! The first process is told (by the runtime: it alone has the source, the log and the state) and passes its orders on; the others hold their share of the rows, by the hash of their ids, and what these add to
-//! the Gram. A publication is then the fit's own stages, over all workers. Changes that a restart has missed concern the sums alone, which are the first process's: the others do not hear of them.
+//! the Gram. A publication is then the fit's own stages, over all workers.
 
 use super::sums;
 use super::worker::{Lot, Order};
@@ -72,7 +72,7 @@ pub(super) fn of_first(
 /// As [`everyone`].
 pub(super) fn next(session: &mut Session<'_>, orders: Option<&Receiver<Order>>) -> Result<Option<Order>, StageError> {
     let order = orders.and_then(|orders| orders.recv().ok());
-    if session.process.processes() == 1 || matches!(order, Some(Order::Missed(_))) {
+    if session.process.processes() == 1 {
         return Ok(order);
     }
     let heard = of_first(session, || bytes_of(&call(order.as_ref())))?;
@@ -100,6 +100,6 @@ fn call(order: Option<&Order>) -> Call {
         Some(Order::Verify) => Call::Verify,
         Some(Order::Save(_)) => Call::Save,
         Some(Order::Restore(kept)) => Call::Restore(serde_bytes::ByteBuf::from(sums::told(kept))),
-        Some(Order::Missed(_)) | None => Call::End,
+        None => Call::End,
     }
 }

@@ -42,12 +42,6 @@ pub(super) struct Lot {
     pub loading: bool,
 }
 
-/// Changes that the sums do not have, though the rows do.
-pub(super) struct Missed {
-    pub removed: Chunk,
-    pub added: Chunk,
-}
-
 /// What a worker is told; all workers are told the same, in one order.
 #[derive(Clone)]
 pub(super) enum Order {
@@ -59,7 +53,6 @@ pub(super) enum Order {
     Save(PathBuf),
     /// Go on from these sums.
     Restore(Arc<Kept>),
-    Missed(Arc<Missed>),
 }
 
 /// What it answers.
@@ -190,14 +183,6 @@ pub(super) fn serve<T: Entry + Into<f64> + Default>(
             Order::Verify => Reply::Published(verify(session, fixed, &keep, &gram)),
             Order::Save(folder) => Reply::Saved(save(session, &keep, &gram, &folder)),
             Order::Restore(kept) => Reply::Summed(restore(session, fixed, &keep, &gram, &kept)),
-            Order::Missed(missed) => {
-                // The sums are this process's, whoever has the rows.
-                let share = share(session);
-                let Missed { removed, added } = &*missed;
-                let mut keep = keep.borrow_mut();
-                [removed, added].into_iter().for_each(|rows| keep.touch(&rows.ids[share(rows.rows())]));
-                Reply::Summed(gram.borrow_mut().missed((removed, added), &share))
-            }
         };
         if let Some((_, replies)) = &ordered {
             // Where nobody listens any more there is no further order either.
