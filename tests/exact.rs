@@ -404,9 +404,9 @@ fn what_cannot_be_kept_is_refused() {
 /// The row that a key had, and the one that it has.
 type Change = (Option<(usize, usize)>, Option<(usize, usize)>);
 
-/// A snapshot, changes after it, and a restart: the rows that are left, and the changes again, by which the stored sums go on.
+/// A snapshot, changes after it, and a restart: the rows of then, and the changes again, by which the stored sums go on.
 #[test]
-fn restarts_sum_what_they_missed_and_no_more() {
+fn restarts_sum_what_came_since_and_no_more() {
     // A quarter of the rows are in the pool.
     let pool = format!("{NUMBERS} {SMALL} --select rpcholesky --centers 30 --dictionary-rows 300");
     let weighted = format!("--target y --target z --drop k --weight w {SMALL} --select squeak --centers 10");
@@ -426,7 +426,8 @@ fn restarts_sum_what_they_missed_and_no_more() {
             history.change(40, 3000, 6);
             let snapshot = history.engine.snapshot().unwrap();
             assert_eq!(history.engine.snapshot().unwrap(), snapshot, "nothing has happened in between");
-            // What the log has after the snapshot; in the end it is all again.
+            let then: Vec<_> = history.held.iter().map(|(key, version)| (*key, *version)).collect();
+            // What the log has after the snapshot.
             let mut tail: Vec<Change> = Vec::new();
             for _ in 0..60 {
                 let (key, brings) = (history.below(3000), history.below(10) < 6);
@@ -449,7 +450,7 @@ fn restarts_sum_what_they_missed_and_no_more() {
             assert_eq!(told.contains("cannot be used"), round % 3 == 2, "{told}");
             let encoder = Arc::clone(again.encoder());
             let nothing = Chunk::new();
-            let rows: Vec<_> = history.held.iter().rev().enumerate().map(|(at, (k, v))| (at, (*k, *v))).collect();
+            let rows: Vec<_> = then.into_iter().rev().enumerate().collect();
             for part in rows.chunks(700) {
                 let added = encoded(&encoder, part);
                 again.load(&Batch { changes: &[], removed: &nothing, added: &added }).unwrap();
@@ -460,7 +461,7 @@ fn restarts_sum_what_they_missed_and_no_more() {
                     encoded(&encoder, &rows.collect::<Vec<_>>())
                 };
                 let (removed, added) = (side(&|change| change.0), side(&|change| change.1));
-                again.missed(&Batch { changes: &[], removed: &removed, added: &added }).unwrap();
+                again.learn(&Batch { changes: &[], removed: &removed, added: &added }).unwrap();
             }
             assert_eq!(again.info().rows, history.engine.info().rows);
             history.engine = again;

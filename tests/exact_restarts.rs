@@ -133,6 +133,49 @@ fn sums_go_on_from_their_file_and_damage_of_it_is_told_and_costs_time_alone() {
     assert!(place.run("online export s --out e.nys").status.success());
 }
 
+/// The newest snapshot is gone, and behind the one before it there are changes, a publication, and more changes.
+#[test]
+fn an_older_snapshot_goes_on_past_publications() {
+    for (turn, select) in [POOL, TRIE].into_iter().enumerate() {
+        let place = begun(select);
+        let mut held = BTreeMap::new();
+        let first = stream(0, 1100, 700, &mut held);
+        std::fs::write(place.path("first.jsonl"), &first).unwrap();
+        online(&place, "--state u --input jsonl:first.jsonl --publish every:200 --output jsonl:u.jsonl");
+        let run = "online --mode exact --config-from m.nys --state s --input jsonl:- --publish every:200 --output jsonl:s.jsonl";
+        let mut command = place.command(run);
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null());
+        let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(first.as_bytes()).unwrap();
+        stdin.flush().unwrap();
+        let length = |name: &str| std::fs::metadata(place.path(name)).map_or(0, |found| found.len());
+        let since = Instant::now();
+        while length("s.jsonl") < length("u.jsonl") && since.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(length("s.jsonl"), length("u.jsonl"));
+        let newest = files(&place, "s", "snapshot-").pop().unwrap();
+        if turn == 0 {
+            flip(&newest)
+        } else {
+            std::fs::remove_file(&newest).unwrap()
+        }
+        std::fs::write(place.path("rest.jsonl"), stream(1100, 300, 700, &mut held)).unwrap();
+        let (report, said) =
+            online(&place, "--state s --input jsonl:rest.jsonl --output jsonl:s.jsonl --publish every:200");
+        assert!(number(&report, "/records_replayed") > 200.0, "{report}");
+        assert_eq!(digest(&report), digest(&fitted(&place, &held)), "{said}");
+        let verified = place.run("online verify s --format json");
+        assert_eq!(verified.status.code(), Some(0), "{}", text(&verified.stderr));
+        // The answers that a run of the same events gives.
+        online(&place, "--state u --input jsonl:rest.jsonl --output jsonl:u.jsonl --publish every:200");
+        assert!(std::fs::read(place.path("s.jsonl")).unwrap() == std::fs::read(place.path("u.jsonl")).unwrap());
+    }
+}
+
 /// Killed with `kill -9` again and again under load, with publications on the way, by one and two workers: in the end the fit's digest, and the answers of an undisturbed run.
 #[test]
 fn killed_runs_end_as_the_fit_does() {

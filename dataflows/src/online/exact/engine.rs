@@ -119,7 +119,7 @@ impl ExactEngine {
                     let refused = error.clone();
                     let job = move |session: &mut Session<'_>| {
                         together::of_first(session, || Ok(told.clone()))?;
-                        agree(session, Err(refused.clone()))
+                        agree::<()>(session, Err(refused.clone()))
                     };
                     let _ = run(&process, communication, job);
                 }
