@@ -112,6 +112,22 @@ fn files_wait_for_runs_that_write_them() {
     assert_eq!((all[300]["seq"].as_u64(), all[599]["seq"].as_u64()), (Some(600), Some(899)));
 }
 
+/// One weight beside which all other rows are lost in rounding is refused, and stops nothing.
+#[test]
+fn weights_are_bounded() {
+    let place = Place::new();
+    place.model("m.nys");
+    let weighted = |i: usize, weight: f64| insert(i).replacen('{', &format!("{{\"weight\": {weight:e}, "), 1);
+    let mut lines: Vec<String> = (0..600).map(insert).collect();
+    lines[300] = weighted(300, 1e18);
+    lines[301] = weighted(301, 1e9);
+    place.lines("in.jsonl", &lines);
+    let report = place.online(&format!("{BEGIN} --input jsonl:in.jsonl --dead-letter dead.jsonl"));
+    assert_eq!((number(&report, "/rows_inserted"), number(&report, "/rows_rejected")), (599.0, 1.0));
+    let dead = place.read_lines("dead.jsonl");
+    assert!(dead[0]["key"] == "k300" && dead[0]["reason"].as_str().unwrap().contains("weight"), "{dead:?}");
+}
+
 /// The same events by a file, in one piece and in many through standard input, and in two runs of which the first is cut short: one state, one digest, one file of answers.
 #[test]
 fn how_a_stream_is_cut_does_not_matter() {

@@ -4,6 +4,9 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use thiserror::Error;
 
+/// Processes of a job at most: each is connected with every other.
+pub const MAX_PROCESSES: usize = 1024;
+
 /// Why a host file was refused.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -98,6 +101,12 @@ pub enum HostsError {
     /// No addresses at all.
     #[error("the host file names no process: write one `host:port` a line")]
     Empty,
+    /// Too many.
+    #[error("the host file names {processes} processes, and a job has {MAX_PROCESSES} at most")]
+    Many {
+        /// How many.
+        processes: usize,
+    },
     /// `--process` does not fit the host file.
     #[error("--process {index} does not exist: the host file names {processes} processes, numbered from 0")]
     NoSuchProcess {
@@ -188,6 +197,9 @@ impl Hosts {
         }
         if hosts.addresses.is_empty() {
             return Err(HostsError::Empty);
+        }
+        if hosts.addresses.len() > MAX_PROCESSES {
+            return Err(HostsError::Many { processes: hosts.addresses.len() });
         }
         Ok(hosts)
     }
@@ -355,6 +367,14 @@ mod tests {
             assert_eq!(message.is_some(), wanted.is_some(), "{text}: {message:?}");
             assert!(message.is_none_or(|message| message.contains(wanted.unwrap())), "{text}");
         }
+    }
+
+    #[test]
+    fn there_is_a_largest_job() {
+        let lines = |count: usize| (0..count).map(|i| format!("h{i}:9000\n")).collect::<String>();
+        assert!(Hosts::parse(&lines(MAX_PROCESSES)).is_ok());
+        let error = Hosts::parse(&lines(MAX_PROCESSES + 1)).unwrap_err();
+        assert!(matches!(error, HostsError::Many { processes: 1025 }), "{error}");
     }
 
     #[test]

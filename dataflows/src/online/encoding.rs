@@ -20,9 +20,14 @@ pub struct Encoding {
     file: FileId,
     /// Whether an event's weight counts although the model has no column of weights; if neither, it may be nothing but 1.
     own_weights: bool,
+    /// Whether weights are bounded by [`MAX_WEIGHT`].
+    bounded: bool,
     /// Whether a row has all targets or none.
     all_targets: bool,
 }
+
+/// The largest weight of a row that learners of sums in floating point take: their matrices keep 16 digits.
+pub const MAX_WEIGHT: f64 = 1e9;
 
 /// Why a row cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,15 +113,22 @@ pub fn append(to: &mut Chunk, from: &Chunk, i: usize, ordinal: u64) {
 }
 
 impl Encoding {
-    /// By `encoder`, which must have a column of keys. `own_weights`: an event's weight counts where the encoder has no column of weights.
+    /// By `encoder`, which must have a column of keys. `own_weights`: an event's weight counts where the encoder has no column of weights, and none may be above [`MAX_WEIGHT`].
     ///
     /// # Errors
     /// [`StageError::Data`] for an encoder that reads one column in two ways.
     pub fn new(encoder: Encoder, own_weights: bool) -> Result<Self, StageError> {
         let schema = StreamSchema::of(&encoder)?;
-        let own_weights = own_weights && encoder.weight.is_none();
+        let (bounded, own_weights) = (own_weights, own_weights && encoder.weight.is_none());
         let file = FileId::from_relative_path("stream");
-        Ok(Encoding { encoder: Arc::new(encoder), schema: Arc::new(schema), file, own_weights, all_targets: false })
+        Ok(Encoding {
+            encoder: Arc::new(encoder),
+            schema: Arc::new(schema),
+            file,
+            own_weights,
+            bounded,
+            all_targets: false,
+        })
     }
 
     /// The same, but a row with some of its targets and not all is a bad one: for learners that take them together.
@@ -166,6 +178,16 @@ impl Encoding {
                     }
                 }
                 take_bad(&chunk, first, &mut bad);
+                let of_batch = encoded.training.weights.len() - chunk.rows();
+                for (i, weight) in encoded.training.weights[of_batch..].iter().enumerate() {
+                    if self.bounded && *weight > MAX_WEIGHT {
+                        let column = self.encoder.weight.clone().unwrap_or_else(|| "weight".into());
+                        let reason = format!(
+                            "is {weight:e}, more than {MAX_WEIGHT:e}: beside it all other rows would be lost in rounding"
+                        );
+                        bad.push((first + chunk.ordinals[i] as usize, BadValue { column, reason }));
+                    }
+                }
                 if self.all_targets {
                     self.incomplete(&chunk, first, &mut bad);
                 }

@@ -85,7 +85,10 @@ impl Folder {
     /// Opens the next file that is whole.
     fn look(&mut self, items: &mut Vec<Item>) -> Result<(), SourceError> {
         let names = self.names()?;
-        self.taken.retain(|name, _| names.contains_key(name));
+        // What was taken and is gone is forgotten; an empty folder may be one that is not mounted.
+        if !names.is_empty() {
+            self.taken.retain(|name, _| names.contains_key(name));
+        }
         self.partial.retain(|name, _| names.contains_key(name));
         for (name, bytes) in names {
             let before = self.taken.get(&name).copied();
