@@ -9,7 +9,7 @@
 //!   calls to [`Learner::predict`], [`Learner::info`] and [`Learner::snapshot`] in between, of threads or of clocks.
 //! * A call that ends in an error has changed nothing, unless the error is [`StageError::Internal`] or [`StageError::Numeric`]: then the runtime ends, and a restart goes on from the last
 //!   snapshot.
-//! * [`Learner::snapshot`] and [`Learner::restore`] lose no bit. Learners that [recover from rows](Recovery::Rows) are given every row that is there instead, in any order.
+//! * [`Learner::snapshot`] and [`Learner::restore`] lose no bit. Learners that [recover from rows](Recovery::Rows) are given every row that was there at the snapshot beside it, in any order.
 
 use super::sharded::Router;
 use crate::error::StageError;
@@ -53,8 +53,7 @@ pub struct Traits {
 pub enum Recovery {
     /// Its snapshot, and the changes after it again, in order.
     Changes,
-    /// Its snapshot (which may hold as little as the last publication), and every row that is there at the end of the log, in batches of rows that are added: its state is a function of the set
-    /// of rows. The changes after the snapshot are then predicted again, not learned.
+    /// Its snapshot (which may hold as little as the last publication), every row that was there then, in batches of rows that are added ([`Learner::load`]), and the changes after it again, in order.
     Rows,
 }
 
@@ -170,7 +169,7 @@ pub trait Learner: Send {
     /// [`StageError`]; see the module docs.
     fn learn(&mut self, batch: &Batch<'_>) -> Result<Vec<Answer>, StageError>;
 
-    /// Takes rows that are there, after a restart of a learner that [recovers from rows](Recovery::Rows): once each, before anything else but [`Learner::restore`].
+    /// Takes rows that were there at the snapshot, after a restart of a learner that [recovers from rows](Recovery::Rows): once each, before anything else but [`Learner::restore`].
     ///
     /// # Errors
     /// As [`Learner::learn`].

@@ -18,8 +18,8 @@
 //! * A publication asks whether a row that came or went could have changed the centers (its hash is in the pool that they are chosen from). If not, they are what they were, and so is the
 //!   Gram: what is left is the solve. If so they are chosen again, from the rows as a fit does; rows are read again for those pairs of centers alone of which one is new, and the sums of
 //!   all others are carried over ([`ExactGram::carry`](nystream_kernels::gram::ExactGram::carry)).
-//! * A snapshot stores the integers with their centers in a file beside the state (`sums`). A restart is given the rows that are there, which go into their slots alone, and the changes after the snapshot, which
-//!   go into the sums alone ([`Learner::load`](super::learner::Learner::load), [`Learner::missed`](super::learner::Learner::missed)): kernel entries are evaluated for these, not for the rows.
+//! * A snapshot stores the integers with their centers in a file beside the state (`sums`). A restart is given the rows that were there then, which go into their slots alone
+//!   ([`Learner::load`](super::learner::Learner::load)), and the changes after it, which are learned as ever: kernel entries are evaluated for these, not for the rows.
 //!
 //! * Of several processes the first has the runtime, and passes its orders on ([`follow`]); each keeps the rows whose ids hash to its workers, and their part of the integers (`together`).
 //!
