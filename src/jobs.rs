@@ -8,8 +8,8 @@ use crate::exit::{self, ExitCode, Failure, lock, peer_lost};
 use crate::joining;
 use crate::metrics::Metrics;
 use crate::model::metric_file::{MetricError, MetricFile};
-use crate::progress::{Pass, Progress};
-use crate::report::text::count;
+use crate::progress::Progress;
+use crate::watcher::Watcher;
 use nystream_cluster::checkpoint::JobKey;
 use nystream_cluster::{
     Communication, Hosts, JobIdentity, JoinError, JoinOptions, JoinStop, Network, PeerLost, Transport, join,
@@ -28,7 +28,7 @@ use nystream_kernels::gram::Precision;
 use nystream_kernels::tile::SimdPath;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Opens the data set that `paths` name.
@@ -395,64 +395,6 @@ pub fn identity(
         .with("--memory or --disk-limit", &budgets)
         .with("--share-centers", &resources.share_centers);
     Ok(parts.iter().fold(identity, |identity, (name, told)| identity.with(name, told)))
-}
-
-/// Shows the passes of the workers.
-struct Watcher {
-    progress: Progress,
-    /// Whether other processes share the rows of a pass; each shows its own.
-    shares: bool,
-    pass: Mutex<Option<Pass>>,
-}
-
-impl Watcher {
-    fn new(progress: &Progress, processes: usize) -> Box<Self> {
-        Box::new(Watcher { progress: progress.clone(), shares: processes > 1, pass: Mutex::new(None) })
-    }
-
-    fn pass(&self) -> MutexGuard<'_, Option<Pass>> {
-        self.pass.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl engine::Progress for Watcher {
-    fn begin(&self, name: &str, rows: u64) {
-        let total = (rows > 0).then_some(rows);
-        let unit = if self.shares { "rows of this process" } else { "rows" };
-        let mut pass = self.pass();
-        // What was shown before ends first, since a new pass names the stage.
-        drop(pass.take());
-        *pass = Some(self.progress.pass(name, total, unit));
-    }
-
-    fn advance(&self, rows: u64) {
-        if let Some(pass) = &*self.pass() {
-            pass.add(rows);
-        }
-    }
-
-    fn step(&self, what: &str, order: usize) {
-        let order = count(order as u64);
-        let what = format!("{what}, {order} x {order}");
-        let mut pass = self.pass();
-        match &*pass {
-            Some(pass) if pass.counts() => pass.step(&what),
-            _ => {
-                drop(pass.take());
-                *pass = Some(self.progress.step(&what));
-            }
-        }
-    }
-
-    fn say(&self, line: &str) {
-        self.progress.say(line);
-    }
-
-    fn end(&self) {
-        if let Some(pass) = self.pass().take() {
-            pass.finish();
-        }
-    }
 }
 
 /// The workers of a job, ready to run.

@@ -31,3 +31,4 @@ pub mod repeat;
 pub mod report;
 pub mod resources;
 pub mod serve;
+pub mod watcher;

@@ -5,6 +5,7 @@
 mod common;
 
 use arrow_array::RecordBatch;
+use common::changes::{changes, left};
 use common::*;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -37,27 +38,10 @@ fn rows(list: &[(usize, usize)]) -> RecordBatch {
 
 /// Events `from` and on, and what is left of them in `held`.
 fn stream(from: usize, count: usize, keys: usize, held: &mut BTreeMap<usize, usize>) -> String {
-    let mut lines = String::new();
-    for event in from..from + count {
-        let key = (uniform("key", event) * keys as f64) as usize;
-        let line = match held.get(&key).copied() {
-            Some(_) if uniform("op", event) < 0.4 => {
-                held.remove(&key);
-                format!(r#"{{"op": "delete", "key": "k{key}"}}"#)
-            }
-            before => {
-                let (op, version) = if before.is_some() { ("update", event) } else { ("insert", event) };
-                held.insert(key, version);
-                let (a, c, y, w) = values(key, version);
-                format!(
-                    r#"{{"op": "{op}", "key": "k{key}", "weight": {w:?}, "row": {{"a": {a:?}, "c": "{c}", "y": {y:?}}}}}"#
-                )
-            }
-        };
-        lines.push_str(&line);
-        lines.push('\n');
-    }
-    lines
+    changes(from, count, keys, held, |key, version| {
+        let (a, c, y, w) = values(key, version);
+        format!(r#""weight": {w:?}, "row": {{"a": {a:?}, "c": "{c}", "y": {y:?}}}"#)
+    })
 }
 
 fn begun(select: &str) -> Place {
@@ -69,7 +53,7 @@ fn begun(select: &str) -> Place {
 
 /// The digest of the fit of the rows that are left.
 fn fitted(place: &Place, held: &BTreeMap<usize, usize>) -> String {
-    write(&place.path("left.parquet"), &rows(&held.iter().rev().map(|(k, v)| (*k, *v)).collect::<Vec<_>>()));
+    write(&place.path("left.parquet"), &rows(&left(held)));
     digest(&place.solved("fit --data left.parquet --config-from m.nys --id-column key --out again.nys"))
 }
 

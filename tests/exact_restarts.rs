@@ -4,8 +4,8 @@
 
 mod common;
 
-use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
+use common::changes::*;
 use common::killed::draw;
 use common::*;
 use serde_json::Value;
@@ -20,48 +20,6 @@ const MODEL: &str =
 const POOL: &str = "--centers 40 --select rpcholesky --dictionary-rows 200";
 const TRIE: &str = "--centers 8 --select squeak";
 
-fn values(key: usize, version: usize) -> (f64, f64, String, f64) {
-    let at = 1000 * key + version;
-    let (a, b, c) = (uniform("a", at), uniform("b", at), uniform("c", at));
-    (a, b, format!("level {}", (c * 5.0) as u32), (6.0 * a).sin() + b + 0.1 * uniform("noise", at))
-}
-
-fn rows(list: &[(usize, usize)]) -> RecordBatch {
-    let all: Vec<_> = list.iter().map(|(key, version)| values(*key, *version)).collect();
-    batch(vec![
-        ("a", numbers(all.iter().map(|row| row.0))),
-        ("b", numbers(all.iter().map(|row| row.1))),
-        ("c", texts(all.iter().map(|row| row.2.clone()))),
-        ("y", numbers(all.iter().map(|row| row.3))),
-        ("key", texts(list.iter().map(|(key, _)| format!("k{key}")))),
-    ])
-}
-
-/// Events `from` and on, and what is left of them in `held`.
-fn stream(from: usize, count: usize, keys: usize, held: &mut BTreeMap<usize, usize>) -> String {
-    let mut lines = String::new();
-    for event in from..from + count {
-        let key = (uniform("key", event) * keys as f64) as usize;
-        let line = match held.get(&key).copied() {
-            Some(_) if uniform("op", event) < 0.4 => {
-                held.remove(&key);
-                format!(r#"{{"op": "delete", "key": "k{key}"}}"#)
-            }
-            before => {
-                let (op, version) = if before.is_some() { ("update", event) } else { ("insert", event) };
-                held.insert(key, version);
-                let (a, b, c, y) = values(key, version);
-                format!(
-                    r#"{{"op": "{op}", "key": "k{key}", "row": {{"a": {a:?}, "b": {b:?}, "c": "{c}", "y": {y:?}}}}}"#
-                )
-            }
-        };
-        lines.push_str(&line);
-        lines.push('\n');
-    }
-    lines
-}
-
 fn begun(select: &str) -> Place {
     let place = Place::new();
     write(&place.path("d.parquet"), &rows(&(0..3000).map(|i| (i, 1)).collect::<Vec<_>>()));
@@ -71,7 +29,7 @@ fn begun(select: &str) -> Place {
 
 /// The fit of the rows that are left.
 fn fitted(place: &Place, held: &BTreeMap<usize, usize>) -> Value {
-    write(&place.path("left.parquet"), &rows(&held.iter().rev().map(|(k, v)| (*k, *v)).collect::<Vec<_>>()));
+    write(&place.path("left.parquet"), &rows(&left(held)));
     place.solved("fit --data left.parquet --config-from m.nys --id-column key --out again.nys")
 }
 

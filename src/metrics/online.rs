@@ -113,8 +113,11 @@ pub fn page(run: &Run, requests: &Figures, served: Option<u64>) -> String {
     for (kind, alarms) in [("mass", own.info.mass_alarms), ("loss", own.info.loss_alarms)] {
         page.sample("online_drift_alarms_total", &[("kind", kind)], alarms as f64);
     }
-    let help = "Mean loss of rows that were predicted before they were learned, standardised.";
-    for (name, loss) in [("online_mean_loss", own.info.mean_loss), ("online_window_loss", own.info.window_loss)] {
+    let mean = "Mean loss of rows that were predicted before they were learned, standardised.";
+    let window = "The same of the last rows, --loss-window of them.";
+    for (name, help, loss) in
+        [("online_mean_loss", mean, own.info.mean_loss), ("online_window_loss", window, own.info.window_loss)]
+    {
         if let Some(loss) = loss.filter(|loss| loss.is_finite()) {
             page.one(name, "gauge", help, &[], loss);
         }

@@ -1,6 +1,7 @@
 //! Helpers of the end-to-end tests: a folder with the built binary, clusters on loopback, small Parquet files.
 #![allow(dead_code)] // Each test binary uses its own part.
 
+pub mod changes;
 pub mod killed;
 pub mod stream;
 

@@ -10,6 +10,7 @@
 
 use super::learner::{Answer, Batch, Info, Learner, Prediction, Published, Recovery, Traits};
 use super::meter::Meter;
+use super::packed;
 use super::settings::{Mode, Settings};
 use crate::error::StageError;
 use crate::job::Loss as FitLoss;
@@ -194,19 +195,14 @@ impl Learner for Recursive {
     }
 
     fn snapshot(&mut self) -> Result<Vec<u8>, StageError> {
-        let mut bytes = Vec::new();
-        let stored = StoredRef { inner: &self.inner, meter: &self.meter, begun: self.begun };
-        ciborium::into_writer(&stored, &mut bytes)
-            .map_err(|error| StageError::Internal(format!("the learner cannot be stored: {error}")))?;
-        Ok(bytes)
+        packed::bytes_of(&StoredRef { inner: &self.inner, meter: &self.meter, begun: self.begun })
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), StageError> {
-        let damaged = |what: String| StageError::Data(format!("the stored learner cannot be used: {what}"));
-        let stored: Stored = ciborium::from_reader(bytes).map_err(|error| damaged(error.to_string()))?;
+        let stored: Stored = packed::read(bytes)?;
         stored.inner.check()?;
         if stored.inner.params() != self.inner.params() || stored.inner.atoms() != self.inner.atoms() {
-            return Err(damaged("it is that of another configuration".into()));
+            return Err(packed::damaged("it is that of another configuration"));
         }
         (self.inner, self.meter, self.begun) = (stored.inner, stored.meter, stored.begun);
         Ok(())

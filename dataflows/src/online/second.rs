@@ -7,6 +7,7 @@
 //! *Bits.* Answers are those of the library's learner driven directly; predictions of rows without a target are formed row by row, so that they do not depend on what came with them.
 
 use super::learner::{Answer, Batch, Info, Learner, Prediction, Published, Recovery, Regret, Traits};
+use super::packed;
 use super::settings::{Mode, Settings};
 use super::units::Units;
 use crate::error::StageError;
@@ -273,16 +274,11 @@ impl Learner for SecondOrder {
     }
 
     fn snapshot(&mut self) -> Result<Vec<u8>, StageError> {
-        let mut bytes = Vec::new();
-        let stored = StoredRef { inner: &self.inner, noise: &self.noise, weight: self.weight };
-        ciborium::into_writer(&stored, &mut bytes)
-            .map_err(|error| StageError::Internal(format!("the learner cannot be stored: {error}")))?;
-        Ok(bytes)
+        packed::bytes_of(&StoredRef { inner: &self.inner, noise: &self.noise, weight: self.weight })
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), StageError> {
-        let damaged = |what: String| StageError::Data(format!("the stored learner cannot be used: {what}"));
-        let stored: Stored = ciborium::from_reader(bytes).map_err(|error| damaged(error.to_string()))?;
+        let stored: Stored = packed::read(bytes)?;
         let fits = match (&stored.inner, &self.inner) {
             (Inner::Projected(stored), Inner::Projected(own)) => {
                 stored.check()?;
@@ -295,7 +291,7 @@ impl Learner for SecondOrder {
             _ => false,
         };
         if !fits {
-            return Err(damaged("it is that of another configuration".into()));
+            return Err(packed::damaged("it is that of another configuration"));
         }
         (self.inner, self.noise, self.weight) = (stored.inner, stored.noise, stored.weight);
         Ok(())

@@ -73,3 +73,33 @@ pub struct Settings {
     /// Seed.
     pub seed: u64,
 }
+
+impl Settings {
+    /// Those of `mode` with squared loss, nothing forgotten, blocks of one row, and neither dictionary, clip range, sample nor watch: what modes without such things have of them.
+    ///
+    /// ```
+    /// use nystream_dataflows::online::settings::{Mode, Settings};
+    /// let settings = Settings { alpha: 0.1, ..Settings::bare(Mode::Recursive, 7) };
+    /// assert_eq!((settings.block, settings.cap, settings.forgetting), (1, 0, 1.0));
+    /// ```
+    pub fn bare(mode: Mode, seed: u64) -> Self {
+        Settings {
+            mode,
+            loss: Loss::Squared,
+            curvature: Curvature::Adaptive,
+            alpha: 0.0,
+            gamma: 0.0,
+            spread: false,
+            beta: 0.0,
+            cap: 0,
+            clip: None,
+            forgetting: 1.0,
+            block: 1,
+            window: 0,
+            hindsight: 0,
+            drift: None,
+            least: 0.0,
+            seed,
+        }
+    }
+}

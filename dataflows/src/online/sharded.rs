@@ -7,6 +7,7 @@
 
 use super::learner::{Answer, Batch, Info, Learner, Prediction, Published, Recovery, Regret, Shards, Traits};
 use super::meter::Meter;
+use super::packed;
 use crate::error::StageError;
 use nystream_datasets::events::{Cell, Event, StreamSchema};
 use nystream_kernels::rows::Rows;
@@ -246,15 +247,11 @@ impl Learner for Sharded {
             Ok((name.to_string(), serde_bytes::ByteBuf::from(learner.snapshot()?)))
         };
         let shards = self.shards.iter_mut().map(stored).collect::<Result<_, StageError>>()?;
-        let mut bytes = Vec::new();
-        ciborium::into_writer(&Stored { shards, meter: self.meter.clone() }, &mut bytes)
-            .map_err(|error| StageError::Internal(format!("the learners cannot be stored: {error}")))?;
-        Ok(bytes)
+        packed::bytes_of(&Stored { shards, meter: self.meter.clone() })
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), StageError> {
-        let damaged = |what: String| StageError::Data(format!("the stored learners cannot be used: {what}"));
-        let stored: Stored = ciborium::from_reader(bytes).map_err(|error| damaged(error.to_string()))?;
+        let stored: Stored = packed::read(bytes)?;
         let mut numbers = BTreeMap::new();
         let mut shards: Vec<(Arc<str>, Box<dyn Learner>)> = Vec::with_capacity(stored.shards.len());
         for (number, (name, bytes)) in stored.shards.into_iter().enumerate() {
@@ -262,7 +259,7 @@ impl Learner for Sharded {
             let mut learner = (self.make)()?;
             learner.restore(&bytes)?;
             if numbers.insert(Arc::clone(&name), number as u32).is_some() {
-                return Err(damaged(format!("shard '{name}' is there twice")));
+                return Err(packed::damaged(format!("shard '{name}' is there twice")));
             }
             shards.push((name, learner));
         }

@@ -25,7 +25,6 @@ use nystream_dataflows::online::state::State;
 use nystream_dataflows::predict::Function;
 use nystream_datasets::EncoderOptions;
 use nystream_kernels::gram::Precision;
-use nystream_kernels::online::{Curvature, Loss};
 use nystream_kernels::rows::RowBuf;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -83,28 +82,6 @@ impl Machine {
     }
 }
 
-/// What is stored of the learner's options: there are none but the model's.
-fn settings(model: &Model) -> Settings {
-    Settings {
-        mode: Mode::Exact,
-        loss: Loss::Squared,
-        curvature: Curvature::Adaptive,
-        alpha: 0.0,
-        gamma: 0.0,
-        spread: false,
-        beta: 0.0,
-        cap: 0,
-        clip: None,
-        forgetting: 1.0,
-        block: 1,
-        window: 0,
-        hindsight: 0,
-        drift: None,
-        least: 0.0,
-        seed: model.config.seed,
-    }
-}
-
 /// The configuration of `source` for rows with keys: all else, its split too, stays.
 pub fn keyed(source: &Model) -> Result<Model, Failure> {
     let (mut encoder, _) = function_of(source, None)?;
@@ -131,7 +108,7 @@ pub fn begin(
         ));
     }
     let model = keyed(source)?;
-    let mut told = told(settings(&model));
+    let mut told = told(Settings::bare(Mode::Exact, model.config.seed));
     told.source = source.digest()?;
     // What the engine refuses leaves no state behind.
     let (config, frozen) = taken(&model, machine)?;

@@ -270,22 +270,11 @@ fn shares(learner: &LearnerArgs) -> Result<(), Failure> {
 pub fn recursive_settings(learner: &LearnerArgs, model: &Model, seed: u64) -> Result<Settings, Failure> {
     shares(learner)?;
     Ok(Settings {
-        mode: Mode::Recursive,
-        loss: Loss::Squared,
-        curvature: Curvature::Adaptive,
         alpha: alpha(learner, model)?,
-        gamma: 0.0,
-        spread: false,
-        beta: 0.0,
-        cap: 0,
-        clip: None,
         forgetting: learner.forgetting.0,
         block: usize::try_from(learner.block.0).unwrap_or(usize::MAX),
         window: usize::try_from(learner.loss_window.0).unwrap_or(usize::MAX),
-        hindsight: 0,
-        drift: None,
-        least: 0.0,
-        seed,
+        ..Settings::bare(Mode::Recursive, seed)
     })
 }
 

@@ -5,7 +5,6 @@ use nystream_datasets::Chunk;
 use nystream_hashing::StreamKey;
 use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::{Family, Kernel};
-use nystream_kernels::online::{Curvature, Loss};
 use nystream_kernels::tile::SimdPath;
 
 fn uniform(name: &str, i: usize) -> f64 {
@@ -13,24 +12,7 @@ fn uniform(name: &str, i: usize) -> f64 {
 }
 
 pub(in crate::online) fn settings(alpha: f64, block: usize) -> Settings {
-    Settings {
-        mode: Mode::Recursive,
-        loss: Loss::Squared,
-        curvature: Curvature::Adaptive,
-        alpha,
-        gamma: 0.0,
-        spread: false,
-        beta: 0.0,
-        cap: 0,
-        clip: None,
-        forgetting: 1.0,
-        block,
-        window: 100,
-        hindsight: 0,
-        drift: None,
-        least: 0.0,
-        seed: 0,
-    }
+    Settings { alpha, block, window: 100, ..Settings::bare(Mode::Recursive, 0) }
 }
 
 /// A function of `t` targets, or of these classes, on 12 centers in the plane.
