@@ -13,7 +13,8 @@
 //!   BLAKE3, keyed with the identity of the log) covers number and payload, so that bytes of another log, another place or another time are no record.
 //! * What [`Journal::commit`] has acknowledged is on disk. What it has not may be there or not after a crash, always a prefix of what was appended.
 //! * A commit that fails acknowledges nothing and forgets nothing: its records stay in memory and the next commit writes them to a *new* segment, since
-//!   after a failed `fsync` nobody knows what the old one holds. Where two segments hold a record of one number, the later one counts.
+//!   after a failed `fsync` nobody knows what the old one holds. Where two segments hold a record of one number, the later one counts, and none goes before
+//!   the one in front of it has lost what it held beyond it.
 //! * What cannot be read ends the log there: the rest is cut off, kept aside under another name unless it is empty space, and told ([`Damage`]).
 //!
 //! Cost: 12 bytes a record, one hash of each record (about 1 GB/s) when it is appended and when it is read; memory is what was appended since the last commit.
@@ -431,7 +432,12 @@ impl Journal {
             }
             let name = segment_name(first);
             let path = self.storage.path(&name);
-            self.storage.remove(&name).map_err(|source| JournalError::Io { action: "remove", path, source })?;
+            // In this order on the disk, too: without the next segment, what was never acknowledged at the end of one would count.
+            let removed = self.storage.remove(&name).and_then(|()| match self.options.sync {
+                SyncPolicy::Disk => self.storage.sync_folder(),
+                SyncPolicy::System => Ok(()),
+            });
+            removed.map_err(|source| JournalError::Io { action: "remove", path, source })?;
             self.segments.remove(&first);
             freed += segment.bytes;
         }

@@ -67,6 +67,10 @@ pub(super) fn recover(
         };
         let good = read_segment(storage, &name, identity, first, following, &mut take)?;
         recovered.last = recovered.last.max(good.last);
+        if good.last < first {
+            // It goes, and no longer says where the one before it ends.
+            shorten(storage, identity, &mut segments, first)?;
+        }
         if let Some(reason) = good.broken {
             let gone = Gone { name: &name, good: good.end, bytes: good.bytes, reason };
             recovered.damage = cut(storage, gone, recovered.last + 1, &firsts[position + 1..])?;
@@ -99,6 +103,27 @@ pub(super) fn scan(
     }
     let reason = good.broken.unwrap_or_else(|| "its segment ends before it".into());
     Err(JournalError::Unreadable { folder: storage.path(""), number: good.last + 1, reason })
+}
+
+/// Takes what was never acknowledged off the end of the last of `segments`: what follows record `next - 1` there. While the segment that begins with `next`
+/// is there, it is passed over; without it, records that a recovery did not count would count at the next one.
+fn shorten(
+    storage: &mut dyn Storage,
+    identity: &[u8; 16],
+    segments: &mut BTreeMap<u64, Segment>,
+    next: u64,
+) -> Result<(), JournalError> {
+    let Some(segment) = segments.last_entry().map(|entry| entry.into_mut()) else { return Ok(()) };
+    let name = segment_name(segment.first);
+    let good = read_segment(storage, &name, identity, segment.first, Some(next), &mut |_| Ok(()))?;
+    // One that cannot be read so far has nothing after it that could be, either.
+    if good.broken.is_none() && good.last + 1 == next && good.end < good.bytes {
+        let mut tape = open(storage, &name)?;
+        let done = tape.set_len(good.end).and_then(|()| tape.sync());
+        done.map_err(|source| io_error(storage, "write to", &name, source))?;
+        segment.bytes = good.end;
+    }
+    Ok(())
 }
 
 /// What is cut off: all of `name` after `good`.

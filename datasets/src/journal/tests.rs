@@ -19,6 +19,8 @@ struct State {
     files: BTreeMap<String, File>,
     /// Names as of the last sync of the folder.
     durable_names: Vec<String>,
+    /// What was removed since.
+    removed: BTreeMap<String, File>,
     /// The operation from now that fails, if any.
     fail_in: Option<u32>,
     /// Bytes that all files may have.
@@ -55,7 +57,13 @@ impl Forgetful {
         let mut state = self.state();
         let durable_names = std::mem::take(&mut state.durable_names);
         let mut files = BTreeMap::new();
-        for (name, file) in std::mem::take(&mut state.files) {
+        let mut before = std::mem::take(&mut state.files);
+        for (name, file) in std::mem::take(&mut state.removed) {
+            if pick(2) == 0 {
+                before.entry(name).or_insert(file);
+            }
+        }
+        for (name, file) in before {
             if !durable_names.contains(&name) && pick(2) == 0 {
                 continue;
             }
@@ -102,12 +110,15 @@ impl Storage for Forgetful {
         Ok(())
     }
     fn remove(&mut self, name: &str) -> io::Result<()> {
-        self.operation()?.files.remove(name);
+        let mut state = self.operation()?;
+        let file = state.files.remove(name);
+        state.removed.extend(file.map(|file| (name.to_string(), file)));
         Ok(())
     }
     fn sync_folder(&mut self) -> io::Result<()> {
         let mut state = self.operation()?;
         state.durable_names = state.files.keys().cloned().collect();
+        state.removed.clear();
         Ok(())
     }
     fn path(&self, name: &str) -> PathBuf {
@@ -428,4 +439,43 @@ fn a_segment_without_records_does_not_take_the_next_one_along() {
     assert_eq!(journal.commit().unwrap().last, 1);
     assert_eq!(journal.compact(0).unwrap(), 0);
     assert_eq!(open(&disk, 0).unwrap().2, [(1, b"durable".to_vec())]);
+}
+
+/// A disk that filled up leaves the beginning of the records that it refused behind the last good one, and then the empty file of the segment that was to
+/// have them. Recovery removed the second alone, and the next one counted records that the first had not.
+#[test]
+fn what_one_recovery_does_not_count_no_later_one_does() {
+    let refused: Records = (2..=4).map(|i| (i, vec![i as u8; 40])).collect();
+    // With a snapshot of the first record, its segment is not read at all.
+    for (applied, then) in [(0, 0), (1, 1), (1, 0)] {
+        let disk = Forgetful::default();
+        let (mut journal, ..) = open(&disk, 0).unwrap();
+        journal.append(b"1").unwrap();
+        journal.commit().unwrap();
+        refused.iter().for_each(|(_, payload)| {
+            journal.append(payload).unwrap();
+        });
+        {
+            // Room for two of them, and none to take them back.
+            let mut state = disk.state();
+            state.room = Some(state.files.values().map(|file| file.now.len()).sum::<usize>() + 120);
+            state.fail_in = Some(1);
+        }
+        assert!(journal.commit().is_err() && journal.commit().is_err());
+        drop(journal);
+        let mut seed = 0;
+        // All that was written is there after the crash.
+        disk.crash(&mut |below| {
+            seed += 1;
+            if below == 2 { 1 } else { below - 1 }
+        });
+        assert!(seed > 0 && disk.state().files.len() == 2);
+        assert!(disk.state().files[&segment_name(1)].now.len() > 53 + 100);
+        let (journal, recovered, _) = open(&disk, applied).unwrap();
+        assert_eq!((recovered.last, journal.bytes()), (1, 53));
+        drop(journal);
+        let (_, recovered, seen) = open(&disk, then).unwrap();
+        assert_eq!((recovered.last, recovered.damage), (1, None));
+        assert_eq!(seen.len(), 1 - then as usize);
+    }
 }
