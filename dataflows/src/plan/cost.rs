@@ -1,6 +1,7 @@
 //! Flop counts of the stages.
 
 use crate::dictionary::LEAF_ROWS;
+use crate::solve::eigenpro::{EXACT_PROJECTION_CENTERS, PROJECTION_EPOCHS, projection_sample};
 use crate::solve::gram::GRID_RIDGES;
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +74,15 @@ pub fn preconditioner_rows(preconditioning: Preconditioning, rows: f64, m: f64) 
         Preconditioning::Auto if rows < m * m / 400.0 - 6.0 * m => 0.0,
         _ => (1.0 + (80.0 * rows / (m * m)).floor()).min(MOST_PRECONDITIONER_ROWS),
     }
+}
+
+/// Kernel entries of an inexact projection on m centers; none where K_mm is factored.
+fn inexact_projection(m: f64) -> f64 {
+    if m <= EXACT_PROJECTION_CENTERS as f64 {
+        return 0.0;
+    }
+    let epochs = PROJECTION_EPOCHS as f64;
+    epochs * m * (m + projection_sample(m as usize) as f64) + m * m
 }
 
 /// The size of a problem.
@@ -159,18 +169,23 @@ impl Shape {
 
     /// `epochs` of EigenPro with delayed projection and a subsample of s rows: n (m + s) entries an epoch and n m / 2 for the batches since the last
     /// projection; before it the worst row's diagonal, n s entries with s / 20 directions, and after it one pass for the residual. `judges` rows judge
-    /// every epoch.
+    /// every epoch. An inexact projection (above 20,000 centers) is four epochs of m rows on m centers, and one pass over them for what it leaves.
     pub fn eigenpro(&self, m: f64, s: f64, judges: f64, epochs: f64) -> SolverCost {
         let n = self.rows;
-        let entries = epochs * (n * (1.5 * m + s) + judges * m) + n * (s + m);
-        let flops = entries * (self.entry() + 2.0 * self.targets) + n * s * s / 10.0;
         // Projections come about every m rows.
-        let flops = flops + self.eigenpro_algebra(m, s, judges, epochs * n / m);
+        let projections = (epochs * n / m).ceil();
+        let entries = epochs * (n * (1.5 * m + s) + judges * m) + n * (s + m) + projections * inexact_projection(m);
+        let flops = entries * (self.entry() + 2.0 * self.targets) + n * s * s / 10.0;
+        let flops = flops + self.eigenpro_algebra(m, s, judges, projections);
         SolverCost { passes: epochs + EIGENPRO_PASSES, entries, flops }
     }
 
-    /// Its algebra: K_mm's factor, the subsample's eigensystem, the projections, and the degrees of freedom from `rows` rows.
+    /// Its algebra: K_mm's factor, the subsample's eigensystem, the projections, and the degrees of freedom from `rows` rows. Above 20,000 centers there is no
+    /// matrix of them: two eigensystems of subsamples, of rows and of centers.
     pub fn eigenpro_algebra(&self, m: f64, s: f64, rows: f64, projections: f64) -> f64 {
+        if m > EXACT_PROJECTION_CENTERS as f64 {
+            return EIGEN_ALGEBRA * (s.powi(3) + (projection_sample(m as usize) as f64).powi(3));
+        }
         let rows = rows.min(3000.0);
         let factors = m.powi(3) / 3.0 + EIGEN_ALGEBRA * s.powi(3);
         factors + projections * 4.0 * m * m * self.targets + rows * m * m + rows * m * rows.min(m) + rows.min(m).powi(3)
@@ -225,5 +240,43 @@ impl Shape {
     /// Flops of randomly pivoted Cholesky to m centers on a pool of `rows`.
     pub fn rpcholesky(&self, rows: f64, m: f64) -> f64 {
         rows * self.pivots(m)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Above 20,000 centers nothing cubic in them is done: the walk and its projections, batch by batch.
+    #[test]
+    fn inexact_projections_are_counted_by_their_entries() {
+        let (n, m, s) = (220_000usize, 200_000usize, 3000usize);
+        let shape = Shape { rows: n as f64, numeric: 30.0, codes: 0.0, targets: 1.0 };
+        let (batch, every) = (500, 400);
+        let (mut entries, mut since, mut projections) = (0usize, 0usize, 0usize);
+        let project = |entries: &mut usize| {
+            for _ in 0..PROJECTION_EPOCHS {
+                (0..m).step_by(1000).for_each(|_| *entries += 1000 * (m + s));
+            }
+            *entries += m * m;
+        };
+        for b in 0..n / batch {
+            // Centers and subsample, and the rows since the last projection: half of a stretch on average.
+            entries += batch * (m + s) + batch * since;
+            since += batch;
+            if (b + 1) % every == 0 {
+                project(&mut entries);
+                (since, projections) = (0, projections + 1);
+            }
+        }
+        project(&mut entries);
+        let planned = shape.eigenpro(m as f64, s as f64, 0.0, 1.0);
+        assert_eq!(projections + 1, 2);
+        let ratio = planned.entries / (entries + n * (s + m)) as f64;
+        assert!((0.95..1.05).contains(&ratio), "{ratio}");
+        let algebra = shape.eigenpro_algebra(m as f64, s as f64, 3000.0, 2.0);
+        assert_eq!(algebra, 2.0 * EIGEN_ALGEBRA * (s as f64).powi(3));
+        // Exact ones: the factor outweighs all else.
+        assert!(shape.eigenpro_algebra(20_000.0, s as f64, 3000.0, 2.0) > 20_000f64.powi(3) / 3.0);
     }
 }

@@ -8,6 +8,16 @@ use crate::certify::{HELD_OUT_ROWS, TRACE_ROWS};
 use crate::error::StageError;
 use crate::job::Solver;
 use crate::job::fit::DIMENSION_ROWS;
+use crate::solve::eigenpro::EXACT_PROJECTION_CENTERS;
+
+/// Whether a fit by `solver` with `m` centers measures its centers: not where every row is one, and not where K_mm is too large for a factor.
+pub(crate) fn certified(solver: Solver, m: usize) -> bool {
+    match solver {
+        Solver::BlockCd => false,
+        Solver::EigenPro => m <= EXACT_PROJECTION_CENTERS,
+        _ => true,
+    }
+}
 
 /// Centers per effective dimension where their number is left open.
 const CENTERS_PER_DIMENSION: f64 = 4.0;
@@ -72,9 +82,9 @@ impl PlanRequest {
         if solver == Solver::Gram { self.shape.leave_one_out(judges as f64, m) } else { 0.0 }
     }
 
-    /// Flops of the certificate, which is not made where every row is a center.
+    /// Flops of the certificate, where one is made.
     fn certifying(&self, solver: Solver, m: f64) -> f64 {
-        if solver == Solver::BlockCd {
+        if !certified(solver, m as usize) {
             return 0.0;
         }
         let rows = (TRACE_ROWS as f64).min(self.sample_rows as f64);

@@ -4,6 +4,7 @@
 
 use super::cost::PRECONDITIONER_ROWS;
 use super::fit::PlanRequest;
+use super::flops::certified;
 use super::memory::MemoryPlan;
 use crate::certify::{HELD_OUT_ROWS, TRACE_ROWS};
 use crate::evaluate::{RANK_BYTES, RANK_PARCEL_BYTES};
@@ -75,12 +76,9 @@ impl PlanRequest {
         if solver != Solver::EigenPro {
             plan.add("packed centers", (m as u64) * (8 * (s.numeric + s.codes) as u64 + 64));
         }
-        // The certificate's kernel block, twice while it is copied (there is none where every row is a center or K_mm is not factored), and the effective
-        // dimension's matrix, its factor and inverse.
-        let certified =
-            solver != Solver::BlockCd && (solver != Solver::EigenPro || m <= eigenpro::EXACT_PROJECTION_CENTERS);
+        // The certificate's kernel block, twice while it is copied, and the effective dimension's matrix, its factor and inverse.
         let certificate = 16 * (TRACE_ROWS * m) as u64 + 24 * (HELD_OUT_ROWS * HELD_OUT_ROWS) as u64;
-        let certificate = if certified { certificate } else { 0 };
+        let certificate = if certified(solver, m) { certificate } else { 0 };
         let few = if self.solver == Solver::Auto && self.ridge_given { CONVERGENCE_ROWS } else { 0 };
         let few = if self.centers.is_some() { few } else { DIMENSION_ROWS };
         let dimension = 24 * (few * few) as u64;

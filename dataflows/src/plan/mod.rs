@@ -28,6 +28,7 @@ pub use decoding::Decoding;
 pub(crate) use decoding::{ProfilePlan, profiled_bytes};
 pub use dictionary::DictionaryWork;
 pub use fit::{Considered, EXPECTED_ITERATIONS, FitPlan, PlanRequest, SELECT_SHARE};
+pub(crate) use flops::certified;
 pub(crate) use memory::program_bytes;
 pub use memory::{Consumer, MemoryPlan, human, plural};
 pub use predict::ApplyPlan;

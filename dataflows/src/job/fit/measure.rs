@@ -11,8 +11,8 @@ use crate::evaluate::{Evaluation, evaluate};
 use crate::job::evaluate::{left_out, nothing_to_measure};
 use crate::job::{FitConfig, Solver};
 use crate::matvec::grid::Shard;
+use crate::plan::certified;
 use crate::predict::{Applied, Function};
-use crate::solve::eigenpro::EXACT_PROJECTION_CENTERS;
 use nystream_datasets::Role;
 use nystream_kernels::tile::Entry;
 use std::sync::{Arc, PoisonError};
@@ -31,8 +31,7 @@ pub(super) fn certificate(
         // Every row is a center.
         return Ok(Arc::new(Certificate { epsilon: Some(0.0), sampled_trace_error: Some(0.0), pencil: None }));
     }
-    if centers.ids.len() > EXACT_PROJECTION_CENTERS && matches!(outcome.plan.solver, Solver::EigenPro) {
-        // K_mm is not factored anywhere in such a fit.
+    if !certified(outcome.plan.solver, centers.ids.len()) {
         return Ok(Arc::new(Certificate::default()));
     }
     let gamma = if centers.gamma > 0.0 { centers.gamma } else { ridge_matrix };

@@ -14,7 +14,7 @@ use crate::job::{FitConfig, Loss, Solver};
 use crate::matvec::products::{Products, product_terms};
 use crate::nystrom::range::{largest_of, least_log2};
 use crate::nystrom::{GramJob, exact_gram, weight_scale};
-use crate::plan::{GRAM_ALGEBRA, Preconditioning, human};
+use crate::plan::{GRAM_ALGEBRA, Preconditioning, certified, human};
 use crate::predict::{Function, VarianceFactor};
 use crate::solve::blockcd::BlockJob;
 use crate::solve::eigenpro::{EXACT_PROJECTION_CENTERS, EigenProJob};
@@ -183,13 +183,13 @@ pub(super) fn rest<T: Entry + Into<f64> + Default>(
         solved.notes.extend(variances.scales.iter().enumerate().map(|(k, scales)| variance_note(code, k, scales)));
     }
     let measured = certificate(session, config, sample, solved_ridge, exact.is_none(), outcome)?;
-    if session.is_first() && outcome.plan.solver != Solver::BlockCd {
+    let measurable = certified(outcome.plan.solver, centers.ids.len());
+    if session.is_first() && measurable {
         let sampled = sample.len().min(TRACE_ROWS) as f64;
         let few = sampled.min(crate::certify::HELD_OUT_ROWS as f64);
         session.process.count_algebra(outcome.shape.certificate(centers.ids.len() as f64, sampled, few));
     }
-    let measurable = solved_ridge > 0.0 && centers.ids.len() <= EXACT_PROJECTION_CENTERS;
-    if measurable && measured.epsilon.is_none() {
+    if measurable && solved_ridge > 0.0 && measured.epsilon.is_none() {
         solved.notes.push(
             "no dictionary epsilon: at this ridge the kernel matrix of sampled rows is singular to working precision"
                 .into(),

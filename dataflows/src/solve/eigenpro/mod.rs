@@ -96,7 +96,7 @@ const EPOCHS: usize = 60;
 const BATCHES: usize = 4000;
 const EPOCHS_OF_FEW_ROWS: usize = 400;
 /// Epochs of an inexact projection.
-const PROJECTION_EPOCHS: usize = 4;
+pub(crate) const PROJECTION_EPOCHS: usize = 4;
 
 /// What a solve by stochastic gradients is given.
 pub struct EigenProJob<'a, T: Entry> {
@@ -161,6 +161,11 @@ struct Setup<T: Entry> {
 fn matrix(kernel: &Kernel, a: Rows<'_>, b: Rows<'_>, simd: SimdPath) -> Result<Mat<f64>, StageError> {
     let k = kernel_matrix::<f64>(kernel, a, b, &[], simd).map_err(numeric)?;
     Ok(from_row_major(&k, a.len(), b.len()))
+}
+
+/// Centers of an inexact projection's subsample.
+pub(crate) fn projection_sample(centers: usize) -> usize {
+    SUBSAMPLE.min(centers.div_ceil(2))
 }
 
 /// Sample rows taken for the subsample S and for the probes outside it.

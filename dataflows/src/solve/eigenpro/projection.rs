@@ -1,7 +1,7 @@
 //! From values at the centers to coefficients, over the workers: by the factor of K_mm, or by epochs of EigenPro 2 over the centers, on their shards.
 
 use super::operator::{Packed, values_at};
-use super::{EigenProJob, PROBES, PROJECTION_EPOCHS, SUBSAMPLE, matrix};
+use super::{EigenProJob, PROBES, PROJECTION_EPOCHS, matrix, projection_sample};
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::matvec::blocks::block_sums;
@@ -73,7 +73,7 @@ pub(super) fn inner_projector<'a, 's, 'w, T: Entry>(
     let mut order: Vec<(u128, usize)> = (0..m).map(|i| (key.u128(nystream_hashing::RowId(i as u128)), i)).collect();
     order.sort_unstable();
     let chosen: Vec<usize> = order.into_iter().map(|(_, i)| i).collect();
-    let s = SUBSAMPLE.min(m.div_ceil(2));
+    let s = projection_sample(m);
     let probes = (m - s).min(PROBES);
     let (sample, probe) = (chosen[..s].to_vec(), if probes > 0 { &chosen[s..s + probes] } else { &chosen[..s] });
     let built = shared.borrow_mut().try_once(|| {
