@@ -33,13 +33,14 @@ use nystream_datasets::{BlockReader, Catalog, Chunk, Encoder, ReadOptions, Role}
 use nystream_hashing::{RowId, StreamKey};
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::rows::RowBuf;
+use nystream_kernels::sampling::rpcholesky::{KnownPivots, rp_cholesky_again};
 use nystream_kernels::sampling::{
     Dictionary, DictionaryMode, DictionaryParams, FactorStorage, KernelOracle, PivotParams, ScoreSample, TrieShape,
     rp_cholesky,
 };
 use nystream_kernels::tile::SimdPath;
 use pool::{Columns, Pool, PoolRule, expected_bits, gather_pool, pool_bits};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use trie::{TrieJob, squeak_trie};
 
 /// Rows of the sample whose leverage scores set gamma.
@@ -197,10 +198,19 @@ pub fn select(
     sample: &Pool,
     job: &SelectJob,
 ) -> Result<Arc<Centers>, StageError> {
-    select_again(session, store, sample, job, None)
+    select_again(session, store, sample, job, Known::default())
 }
 
-/// [`select`], where nodes of the dictionary's trie may be known from earlier rows ([`KnownNodes`]): the same centers, sooner.
+/// What is known of an earlier choice from much the same rows.
+#[derive(Default)]
+pub(crate) struct Known<'a> {
+    /// Nodes of the dictionary's trie, of this worker.
+    pub nodes: Option<&'a mut KnownNodes>,
+    /// Pivots on a pool, of this process.
+    pub pivots: Option<&'a Mutex<KnownPivots>>,
+}
+
+/// [`select`], where something may be known of an earlier choice: the same centers, sooner.
 ///
 /// # Errors
 /// As there.
@@ -209,7 +219,7 @@ pub(crate) fn select_again(
     store: &RowStore,
     sample: &Pool,
     job: &SelectJob,
-    known: Option<&mut KnownNodes>,
+    known: Known<'_>,
 ) -> Result<Arc<Centers>, StageError> {
     match job.selection {
         Selection::File => {
@@ -229,11 +239,14 @@ pub(crate) fn select_again(
             let pool = named_pool(session, store, job, "pool", bits, most)?;
             let tempered = job.tempered();
             let rule = SelectionRule { method: Method::RpCholesky { full: false, tempered, most }, pool_bits: bits };
-            let known = Centers { rows_scored: pool.len() as u64, rule, ..Centers::default() };
+            let scored = Centers { rows_scored: pool.len() as u64, rule, ..Centers::default() };
             session.step("pivoted Cholesky", job.centers);
-            session.try_once(|| refine(job, &pool, None, known.clone()))
+            session.try_once(|| {
+                let mut before = known.pivots.map(|pivots| pivots.lock().unwrap_or_else(PoisonError::into_inner));
+                refine(job, &pool, None, (scored, before.as_deref_mut()))
+            })
         }
-        Selection::Squeak { rows, atoms } => squeak(session, store, sample, job, (rows, atoms), known),
+        Selection::Squeak { rows, atoms } => squeak(session, store, sample, job, (rows, atoms), known.nodes),
     }
 }
 
@@ -324,15 +337,25 @@ fn uniform(session: &mut Session<'_>, store: &RowStore, job: &SelectJob) -> Resu
     })
 }
 
-/// Picks m centers among `pool` by randomly pivoted Cholesky, with `weights`.
-fn refine(job: &SelectJob, pool: &Pool, weights: Option<&[f64]>, mut known: Centers) -> Result<Centers, StageError> {
+/// Picks m centers among `pool` by randomly pivoted Cholesky, with `weights`: the rest of what is `known` of them, and of an earlier choice.
+fn refine(
+    job: &SelectJob,
+    pool: &Pool,
+    weights: Option<&[f64]>,
+    (mut known, before): (Centers, Option<&mut KnownPivots>),
+) -> Result<Centers, StageError> {
     let oracle = TileOracle::new(&job.kernel, job.simd);
     let base = PivotParams::new(job.centers.min(pool.len()), job.seed);
     let mut params = PivotParams { exponent: job.exponent(), ..base };
     if !job.work.keep_factor {
         params.storage = FactorStorage::Recomputed;
     }
-    let pivots = rp_cholesky(&oracle, pool.rows.view(), &pool.ids, weights, params).map_err(numeric)?;
+    let (view, ids) = (pool.rows.view(), &pool.ids);
+    let pivots = match before {
+        Some(before) => rp_cholesky_again(&oracle, view, ids, weights, params, before),
+        None => rp_cholesky(&oracle, view, ids, weights, params),
+    };
+    let pivots = pivots.map_err(numeric)?;
     if pivots.indices.len() < job.centers {
         known.notes.push(format!(
             "{} centers: they span the {} candidates to working precision",
@@ -427,7 +450,7 @@ fn squeak(
             ..Centers::default()
         };
         let (pool, weights) = survivors(dictionary, 4 * job.centers);
-        refine(job, &pool, Some(&weights), known)
+        refine(job, &pool, Some(&weights), (known, None))
     })
 }
 

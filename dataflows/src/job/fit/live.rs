@@ -12,7 +12,7 @@ use super::{Clock, FitOutcome, Frozen};
 use crate::certify::Certificate;
 use crate::dictionary::known::KnownNodes;
 use crate::dictionary::pool::{Columns, PoolRule, gather_pool, pool_bits, pool_rows};
-use crate::dictionary::{Centers, Method, SelectJob, SelectionRule, select_again};
+use crate::dictionary::{Centers, Known, Method, SelectJob, SelectionRule, select_again};
 use crate::engine::Counters;
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
@@ -25,6 +25,7 @@ use nystream_datasets::{Encoder, Role};
 use nystream_hashing::StreamKey;
 use nystream_kernels::gram::{GramShape, GramSums};
 use nystream_kernels::kernel::Kernel;
+use nystream_kernels::sampling::rpcholesky::KnownPivots;
 use nystream_kernels::tile::Entry;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ use std::sync::atomic::Ordering;
 
 /// Rows of the trie are in hand together up to this share of the memory.
 pub(crate) const HELD_SHARE: u64 = 8;
+/// Rounds of pivots whose residuals are kept for the next choice: they are 6 to 20.
+const KNOWN_ROUNDS: u64 = 64;
 
 /// What is fixed, whatever the rows: made once.
 #[derive(Clone)]
@@ -143,6 +146,21 @@ impl Fixed {
         self.rule.filter(|rule| matches!(rule.method, Method::Squeak { .. })).map(|_| KnownNodes::new(limit))
     }
 
+    /// Bytes that a process may keep of a choice of pivots for the next one.
+    pub(crate) fn known_bytes(&self) -> u64 {
+        match self.rule.map(|rule| rule.method) {
+            Some(Method::RpCholesky { most, .. }) => {
+                8 * KNOWN_ROUNDS * most.unwrap_or(4 * self.centers(u64::MAX) as u64)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Pivots on the pool that are kept for the next choice: none yet.
+    pub(crate) fn pivots(&self) -> KnownPivots {
+        KnownPivots::new(self.known_bytes())
+    }
+
     fn selection(&self, rows: u64) -> Selection {
         let Some(rule) = self.rule else { return Selection::File };
         let pool = pool_rows(rows, rule.pool_bits);
@@ -175,7 +193,7 @@ pub(crate) struct Stores<'a> {
     pub pool: &'a RowStore,
 }
 
-/// The model of the rows in `stores`, as `fit --config-from` makes it of the same set; every worker calls this in step. `known` are centers that are still right, and nodes of the dictionary's trie; `sums` gives the Gram
+/// The model of the rows in `stores`, as `fit --config-from` makes it of the same set; every worker calls this in step. `known` are centers that are still right, and what is known of the choice before; `sums` gives the Gram
 /// of the rows over the centers it is told.
 ///
 /// # Errors
@@ -185,7 +203,7 @@ pub(crate) fn refit<T: Entry + Into<f64> + Default>(
     fixed: &Fixed,
     stores: Stores<'_>,
     held: Held,
-    (known, nodes): (Option<Arc<Centers>>, Option<&mut KnownNodes>),
+    (known, before): (Option<Arc<Centers>>, Known<'_>),
     sums: impl FnOnce(&mut Session<'_>, &Arc<Centers>) -> Result<Arc<GramSums>, StageError>,
 ) -> Result<FitOutcome, StageError> {
     let (config, code, rows) = (&fixed.config, &fixed.frozen.code, held.rows);
@@ -262,7 +280,7 @@ pub(crate) fn refit<T: Entry + Into<f64> + Default>(
                 rows,
                 work,
             };
-            select_again(session, stores.pool, &sample, &job, nodes)?
+            select_again(session, stores.pool, &sample, &job, before)?
         }
     };
     if outcome.centers.ids.is_empty() {

@@ -14,6 +14,8 @@ use differential_dataflow::trace::implementations::ValSpine;
 use nystream_datasets::{Chunk, RowSlots, SlotReader};
 use nystream_hashing::{RowId, StreamKey};
 use nystream_kernels::exact_sum::ExactSum;
+use nystream_kernels::sampling::rpcholesky::KnownPivots;
+use std::sync::{Arc, Mutex};
 use timely::progress::frontier::{Antichain, AntichainRef};
 
 /// Where each id's row lies.
@@ -56,6 +58,8 @@ pub(super) struct Keep {
     pub error: Option<StageError>,
     /// Nodes of the trie, where centers are chosen by one. Taken out while it is at work.
     pub nodes: Option<KnownNodes>,
+    /// Pivots on the pool as they were chosen last, of this process.
+    pub pivots: Arc<Mutex<KnownPivots>>,
     pool: Option<PoolRule>,
     /// The key that the sample is drawn by.
     sample: StreamKey,
@@ -81,7 +85,7 @@ fn read_letter(bytes: &[u8]) -> Result<(Vec<RowId>, Pool), StageError> {
 }
 
 impl Keep {
-    pub(super) fn new(slots: RowSlots, fixed: &Fixed, workers: usize) -> Self {
+    pub(super) fn new(slots: RowSlots, fixed: &Fixed, workers: usize, pivots: Arc<Mutex<KnownPivots>>) -> Self {
         Keep {
             slots,
             tally: Tally::default(),
@@ -89,6 +93,7 @@ impl Keep {
             loading: false,
             error: None,
             nodes: fixed.nodes(workers),
+            pivots,
             pool: fixed.pool(),
             sample: fixed.sample_key(),
             zeros: Vec::new(),

@@ -4,7 +4,7 @@ use super::gram::{Current, GramState};
 use super::keep::{Keep, Tally};
 use super::sums::{self, Kept, Reference};
 use super::together;
-use crate::dictionary::Centers;
+use crate::dictionary::{Centers, Known};
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
@@ -21,8 +21,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 /// What a publication did again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct Work {
     pub rows_read: u64,
     /// Pairs of centers whose sums over these rows were made again, of m (m + 1) / 2.
     pub pairs: u64,
-    /// Leaves of the dictionary's trie with rows, or subtrees that are computed as one; 0 where there is no dictionary, or it was not asked.
+    /// Leaves of the dictionary's trie with rows, or subtrees that are computed as one; those of the pool of pivots; 0 where there is neither, or it was not asked.
     pub leaves: u64,
     /// Those of them that were computed again, since their rows are others.
     pub leaves_made: u64,
@@ -90,6 +90,7 @@ pub(super) fn publish<T: Entry + Into<f64> + Default>(
     let mut work = Work { chosen: known.is_none(), ..Work::default() };
     let (own, told) = (Rc::clone(gram), &mut work);
     let mut nodes = keep.borrow_mut().nodes.take();
+    let pivots = Arc::clone(&keep.borrow().pivots);
     // Of most rows neither sample nor choice asks: they are not read.
     let (sample, pool) = {
         let keep = keep.borrow();
@@ -99,7 +100,8 @@ pub(super) fn publish<T: Entry + Into<f64> + Default>(
         (of(sampled), pooled.map(of))
     };
     let stores = Stores { sample: &sample, pool: pool.as_ref().unwrap_or(&store) };
-    let found = refit::<T>(session, fixed, stores, held, (known, nodes.as_mut()), |session, centers| {
+    let choice = Known { nodes: nodes.as_mut(), pivots: Some(&*pivots) };
+    let found = refit::<T>(session, fixed, stores, held, (known, choice), |session, centers| {
         let sums = sums(session, fixed, &store, &own, centers, told)?;
         if let Some(current) = &mut own.borrow_mut().current {
             current.asked = fixed.centers(held.rows);
@@ -108,8 +110,9 @@ pub(super) fn publish<T: Entry + Into<f64> + Default>(
         keep.borrow_mut().dirty = false;
         Ok(sums)
     });
-    if let Some(nodes) = nodes.as_ref().filter(|_| work.chosen) {
-        (work.leaves, work.leaves_made) = nodes.units;
+    if work.chosen {
+        let of_pivots = || pivots.lock().unwrap_or_else(PoisonError::into_inner).units;
+        (work.leaves, work.leaves_made) = nodes.as_ref().map_or_else(of_pivots, |nodes| nodes.units);
     }
     keep.borrow_mut().nodes = nodes;
     let found = found?;
@@ -191,7 +194,7 @@ pub(super) fn verify<T: Entry + Into<f64> + Default>(
     let (fresh, mut work) = (Rc::new(RefCell::new(GramState::<T>::new())), Work { chosen: true, ..Work::default() });
     let told = &mut work;
     let stores = Stores { sample: &store, pool: &store };
-    let found = refit::<T>(session, fixed, stores, held, (None, None), |session, centers| {
+    let found = refit::<T>(session, fixed, stores, held, (None, Known::default()), |session, centers| {
         sums(session, fixed, &store, &fresh, centers, told)
     })?;
     work.rows_read = held.rows;

@@ -128,7 +128,7 @@ pub(super) fn memory(fixed: &Fixed, workers: usize, processes: usize) -> MemoryP
         }
         _ => 4 * m as u64 * (layout.bytes() as u64 + 80),
     });
-    plan.add("choosing centers", pool);
+    plan.add("choosing centers", pool + fixed.known_bytes());
     plan.add("the sample", 2 * SAMPLE_ROWS * layout.bytes() as u64 * 2);
     plan
 }

@@ -22,8 +22,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::operator::Operator;
@@ -87,7 +87,8 @@ pub(super) fn serve<T: Entry + Into<f64> + Default>(
     task: Task,
 ) -> Result<(), StageError> {
     let Task { slots, ordered } = task;
-    let keep = Rc::new(RefCell::new(Keep::new(slots, fixed, session.process.workers())));
+    let pivots = session.once(|| Mutex::new(fixed.pivots()));
+    let keep = Rc::new(RefCell::new(Keep::new(slots, fixed, session.process.workers(), pivots)));
     let gram = Rc::new(RefCell::new(GramState::<T>::new()));
     let probe = ProbeHandle::new();
     let (rows, sums) = (Rc::clone(&keep), (Rc::clone(&keep), Rc::clone(&gram)));

@@ -66,7 +66,7 @@ impl Proposal {
     }
 }
 
-/// Consecutive rows of the pool, in the order of their ids, with their residual diagonal.
+/// Consecutive rows of the pool with their residual diagonal.
 #[derive(Clone, Debug)]
 pub struct PoolBlock {
     first: u64,
@@ -75,6 +75,8 @@ pub struct PoolBlock {
     weights: Vec<f64>,
     diagonal: Vec<f64>,
     residual: Vec<f64>,
+    /// Rates of the rows as Poisson processes, of this residual.
+    rates: Vec<f64>,
     /// F, one column per pivot, when stored; allocated by the first update.
     factor: Option<Mat<f64>>,
     exponent: f64,
@@ -83,8 +85,6 @@ pub struct PoolBlock {
 
 impl PoolBlock {
     /// A block that starts at position `first` of the pool; `weights` are finite and not negative, one per row, like `ids`.
-    ///
-    /// All blocks but the last hold [`POOL_BLOCK_ROWS`] rows.
     ///
     /// # Panics
     /// If the lengths differ.
@@ -102,17 +102,20 @@ impl PoolBlock {
             FactorStorage::Stored => Some(Mat::new()),
             FactorStorage::Recomputed => None,
         };
-        PoolBlock {
+        let mut block = PoolBlock {
             first,
             rows,
             ids,
             weights,
             residual: diagonal.clone(),
+            rates: Vec::new(),
             diagonal,
             factor,
             exponent: params.exponent,
             rounds: 0,
-        }
+        };
+        block.find_rates();
+        block
     }
 
     /// Residual diagonal of the block's rows.
@@ -120,19 +123,42 @@ impl PoolBlock {
         &self.residual
     }
 
-    /// Rate of row `i` as a Poisson process: w d^exponent, or 0 when its residual is rounding noise.
-    fn rate(&self, i: usize) -> f64 {
-        if self.residual[i] > RESIDUAL_FLOOR * self.diagonal[i] {
-            self.weights[i] * tempered(self.residual[i], self.exponent)
-        } else {
-            0.0
+    /// Rates as Poisson processes: w d^exponent, or 0 when the residual is rounding noise.
+    fn find_rates(&mut self) {
+        let rate = |((d, k), w): ((&f64, &f64), &f64)| {
+            if *d > RESIDUAL_FLOOR * k { w * tempered(*d, self.exponent) } else { 0.0 }
+        };
+        self.rates = self.residual.iter().zip(&self.diagonal).zip(&self.weights).map(rate).collect();
+    }
+
+    /// What tells a block from any other: a hash of its ids, weights and rows.
+    pub(super) fn fingerprint(&self) -> [u8; 32] {
+        let mut bytes = Vec::new();
+        for (id, weight) in self.ids.iter().zip(&self.weights) {
+            bytes.extend(id.0.to_le_bytes());
+            bytes.extend(weight.to_le_bytes());
         }
+        extend_bytes(&mut bytes, self.rows.view());
+        *blake3::hash(&bytes).as_bytes()
+    }
+
+    /// The residuals of a block of the same rows after the same pivots, as it told them.
+    pub(super) fn show(&mut self, residual: &[f64]) -> Mass {
+        self.residual.copy_from_slice(residual);
+        self.find_rates();
+        self.mass()
+    }
+
+    /// Forgets what was shown: the next update begins with the first pivot.
+    pub(super) fn forget(&mut self) {
+        self.residual.copy_from_slice(&self.diagonal);
+        self.rounds = 0;
     }
 
     /// The block's sums.
     pub fn mass(&self) -> Mass {
         Mass::sum((0..self.ids.len()).map(|i| Mass {
-            live: self.rate(i),
+            live: self.rates[i],
             residual: self.weights[i] * self.residual[i],
             total: self.weights[i] * self.diagonal[i],
         }))
@@ -141,9 +167,9 @@ impl PoolBlock {
     /// The arrivals of this block's rows within `window`, in order of time.
     pub fn propose(&self, window: Window) -> Vec<Proposal> {
         let first_key = window.arrival_key(0);
-        let gap = |key: StreamKey, i: usize| -key.uniform(self.ids[i]).ln() / self.rate(i);
+        let gap = |key: StreamKey, i: usize| -key.uniform(self.ids[i]).ln() / self.rates[i];
         let mut queue: BinaryHeap<Reverse<Arrival>> = (0..self.ids.len())
-            .filter(|i| self.rate(*i) > 0.0)
+            .filter(|i| self.rates[*i] > 0.0)
             .map(|i| Arrival { time: gap(first_key, i), row: i, count: 0 })
             .filter(|arrival| arrival.time < window.until)
             .map(Reverse)
@@ -199,6 +225,7 @@ impl PoolBlock {
                 // Rounding can leave -1e-16 where the residual is zero.
                 self.residual.iter_mut().for_each(|d| *d = d.max(0.0));
             }
+            self.find_rates();
         }
         self.rounds = rounds;
         self.mass()
@@ -229,6 +256,14 @@ pub(super) fn extend<O: KernelOracle + ?Sized>(
         let known = l.submatrix(k, 0, a, k);
         dense::gemm(new.as_mut(), true, -1.0, done.as_ref(), known.transpose(), dense::SEQUENTIAL);
         dense::solve_lower(l.submatrix(k, k, a, a), new.transpose_mut(), dense::SEQUENTIAL);
+    }
+}
+
+/// Adds what `rows` are to what is hashed.
+pub(super) fn extend_bytes(bytes: &mut Vec<u8>, rows: Rows<'_>) {
+    for i in 0..rows.len() {
+        bytes.extend(rows.numeric(i).iter().flat_map(|x| x.to_le_bytes()));
+        bytes.extend(rows.codes(i).iter().flat_map(|code| code.to_le_bytes()));
     }
 }
 

@@ -15,8 +15,7 @@
 //! arrivals depend on that row alone: nothing is drawn in common, and there is no "with or without replacement"
 //! to get wrong. After a round, one blocked update serves all accepted pivots.
 //!
-//! **In pieces**: the pool is cut into blocks of [`POOL_BLOCK_ROWS`] rows ([`PoolBlock`]), which propose and update
-//! independently; [`Pivoting`] is the small state (pivots and L) that every worker replicates. A round is
+//! **In pieces**: the pool is cut into blocks ([`PoolBlock`]), which propose and update independently; [`Pivoting`] is the small state (pivots and L) that every worker replicates. A round is
 //!
 //! ```text
 //! window = pivoting.window()                        // None: finished
@@ -26,23 +25,26 @@
 //! pivoting.observe(mass)
 //! ```
 //!
-//! A block's bits depend on the block alone, so they do not depend on how blocks are spread.
+//! A block's bits depend on the block alone, so they do not depend on how blocks are spread. [`rp_cholesky`] puts rows into blocks by a hash of their ids, so
+//! that one that comes or goes changes one block, and [`KnownPivots`] of an earlier run save most of the next one's work where its pivots are the same.
 //!
 //! Cost for n rows and m pivots: n m kernel values and n m^2 flops when F is stored (8 n m bytes); recomputed, the flops grow by
 //! about a third of the number of rounds (6 to 12) and the memory shrinks to one block. Plus about 3 m^3 replicated.
 
 mod block;
+mod known;
 mod pivoting;
 mod sequential;
 
 pub use block::{Mass, POOL_BLOCK_ROWS, PoolBlock, Proposal};
+pub use known::{KnownPivots, rp_cholesky_again};
 pub use pivoting::{Pivoting, Window};
 pub use sequential::sequential;
 
 use super::{KernelOracle, SamplingError};
 use crate::rows::Rows;
 use faer::Mat;
-use nystream_hashing::RowId;
+use nystream_hashing::{RowId, StreamKey};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +53,9 @@ pub const RESIDUAL_FLOOR: f64 = 1e-12;
 
 /// Pivoting stops when the weighted residual trace is at most this times the weighted trace.
 pub const TRACE_FLOOR: f64 = 1e-13;
+
+/// *Shape.* Rows of a block of [`rp_cholesky`]'s pool, on average, at least; at most twice as many.
+const LEAST_LEAF_ROWS: usize = 64;
 
 /// What becomes of the factor F between rounds. The bits of the result are the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,7 +146,7 @@ impl Pivots {
 
 /// Accelerated randomly pivoted Cholesky over `rows` with `ids` (unique) and `weights` (not negative; `None` = 1).
 ///
-/// The rows are taken in the order of their ids, so the pivots do not depend on the order they are given in. Fewer than
+/// The rows are taken in an order that their ids give, so the pivots do not depend on the order they are given in. Fewer than
 /// `params.centers` pivots come back when the kernel matrix has a lower rank ([`Pivots::stop`]).
 ///
 /// # Errors
@@ -167,28 +172,28 @@ pub fn rp_cholesky<O: KernelOracle + ?Sized>(
     weights: Option<&[f64]>,
     params: PivotParams,
 ) -> Result<Pivots, SamplingError> {
-    let (order, mut blocks) = pool(oracle, rows, ids, weights, params)?;
-    let mut pivoting = Pivoting::new(
-        params,
-        rows.len() as u64,
-        rows.numeric_width(),
-        rows.code_width(),
-        Mass::sum(blocks.iter().map(PoolBlock::mass)),
-    );
-    while let Some(window) = pivoting.window() {
-        let proposals: Vec<Proposal> = blocks.par_iter().flat_map_iter(|block| block.propose(window)).collect();
-        pivoting.reject(oracle, proposals);
-        let masses: Vec<Mass> = blocks.par_iter_mut().map(|block| block.update(oracle, &pivoting)).collect();
-        pivoting.observe(Mass::sum(masses));
-    }
-    let mut pivots = pivoting.finish();
-    for index in &mut pivots.indices {
-        *index = order[*index];
-    }
-    Ok(pivots)
+    // What is known afterwards is not kept.
+    rp_cholesky_again(oracle, rows, ids, weights, params, &mut KnownPivots::new(0))
 }
 
-/// The pool in the order of the ids, cut into blocks.
+/// Bits of the hash by which `rows` are put into blocks: as many as leave [`LEAST_LEAF_ROWS`] to twice as many on average.
+fn leaf_bits(rows: usize) -> u32 {
+    (rows / LEAST_LEAF_ROWS).max(1).ilog2()
+}
+
+/// Positions of the rows by leaf of their ids' hashes, those of a leaf in the order of their ids.
+pub(super) fn leaves(rows: usize, ids: &[RowId]) -> Result<Vec<Vec<usize>>, SamplingError> {
+    let bits = leaf_bits(rows);
+    let key = StreamKey::new(0, "rpcholesky leaves", 0);
+    let leaf = |i: usize| if bits == 0 { 0 } else { (key.u128(ids[i]) >> (128 - bits)) as usize };
+    let mut leaves = vec![Vec::new(); 1 << bits];
+    for i in super::dictionary::id_order(rows, ids)? {
+        leaves[leaf(i)].push(i);
+    }
+    Ok(leaves)
+}
+
+/// The pool in the order of its leaves, a block of each.
 fn pool<O: KernelOracle + ?Sized>(
     oracle: &O,
     rows: Rows<'_>,
@@ -204,15 +209,21 @@ fn pool<O: KernelOracle + ?Sized>(
             return Err(SamplingError::BadWeight { row, weight: weights[row] });
         }
     }
-    let order = super::dictionary::id_order(rows.len(), ids)?;
-    let blocks: Vec<PoolBlock> = order
-        .par_chunks(POOL_BLOCK_ROWS)
-        .enumerate()
-        .map(|(b, chunk)| {
-            let rows = crate::rows::RowBuf::gather(rows, chunk);
-            let ids = chunk.iter().map(|i| ids[*i]).collect();
-            let weights = chunk.iter().map(|i| weights.map_or(1.0, |w| w[*i])).collect();
-            PoolBlock::new(oracle, (b * POOL_BLOCK_ROWS) as u64, rows, ids, weights, params)
+    let leaves = leaves(rows.len(), ids)?;
+    let order = leaves.concat();
+    let mut first = 0;
+    let placed = leaves.into_iter().map(|leaf| {
+        first += leaf.len();
+        (first - leaf.len(), leaf)
+    });
+    let blocks: Vec<PoolBlock> = placed
+        .collect::<Vec<_>>()
+        .into_par_iter()
+        .map(|(first, leaf)| {
+            let rows = crate::rows::RowBuf::gather(rows, &leaf);
+            let block_weights = leaf.iter().map(|i| weights.map_or(1.0, |w| w[*i])).collect();
+            let block_ids = leaf.iter().map(|i| ids[*i]).collect();
+            PoolBlock::new(oracle, first as u64, rows, block_ids, block_weights, params)
         })
         .collect();
     let total = Mass::sum(blocks.iter().map(PoolBlock::mass)).total;

@@ -1,6 +1,6 @@
 //! The replicated state of accelerated RPCholesky: pivots, their Cholesky factor, and the rejection step.
 
-use super::block::{Mass, POOL_BLOCK_ROWS, Proposal, extend, tempered};
+use super::block::{Mass, POOL_BLOCK_ROWS, Proposal, extend, extend_bytes, tempered};
 use super::{Batch, PivotParams, Pivots, RESIDUAL_FLOOR, Stop, TRACE_FLOOR, TraceStep};
 use crate::dense;
 use crate::rows::{RowBuf, Rows};
@@ -119,6 +119,18 @@ impl Pivoting {
     /// Pivots accepted in such a round.
     pub(super) fn span(&self, round: usize) -> Range<usize> {
         self.spans[round]..self.spans[round + 1]
+    }
+
+    /// What tells the pivots of such a round from any others: a hash of the rows, their ids and their part of L.
+    pub(super) fn fingerprint(&self, round: usize) -> [u8; 32] {
+        let span = self.span(round);
+        let mut bytes = span.start.to_le_bytes().to_vec();
+        bytes.extend(self.ids[span.clone()].iter().flat_map(|id| id.0.to_le_bytes()));
+        extend_bytes(&mut bytes, self.rows.view().slice(span.start, span.end));
+        for column in 0..span.end {
+            bytes.extend(span.clone().flat_map(|row| self.l[(row, column)].to_le_bytes()));
+        }
+        *blake3::hash(&bytes).as_bytes()
     }
 
     pub(super) fn factor(&self) -> MatRef<'_, f64> {

@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::sampling::rpcholesky::{
-    Batch, FactorStorage, Mass, PivotParams, Pivoting, Pivots, PoolBlock, Stop, Window, sequential,
+    Batch, FactorStorage, KnownPivots, Mass, PivotParams, Pivoting, Pivots, PoolBlock, Stop, Window, leaves,
+    rp_cholesky_again, sequential,
 };
 use crate::sampling::{SamplingError, rp_cholesky};
+use std::collections::BTreeMap;
 
 fn accelerated(table: &Table, weights: Option<&[f64]>, params: PivotParams) -> Pivots {
     rp_cholesky(table, table.rows(), &table.ids, weights, params).unwrap()
@@ -234,14 +236,16 @@ fn one_answer_however_it_is_cut() {
     assert!(pivots.indices.iter().zip(&reference.indices).all(|(a, b)| order[*a] == *b));
 
     // By hand, the way a dataflow does it: every round from fresh blocks, in reverse order, proposals in reverse order.
+    let leaves = leaves(900, &table.ids).unwrap();
+    assert_eq!((leaves.len(), leaves.concat().len()), (8, 900));
     let block = |b: usize| {
-        let range = b * 256..(b * 256 + 256).min(900);
-        let (rows, ids) = table.gather(&range.clone().collect::<Vec<_>>());
+        let (rows, ids) = table.gather(&leaves[b]);
         let params = PivotParams { storage: FactorStorage::Recomputed, ..params };
-        PoolBlock::new(&table, range.start as u64, rows, ids, weights[range].to_vec(), params)
+        let weights = leaves[b].iter().map(|i| weights[*i]).collect();
+        PoolBlock::new(&table, leaves[..b].concat().len() as u64, rows, ids, weights, params)
     };
     let masses = |state: Option<&Pivoting>| {
-        let mut masses: Vec<Mass> = (0..4)
+        let mut masses: Vec<Mass> = (0..8)
             .rev()
             .map(|b| state.map_or_else(|| block(b).mass(), |state| block(b).update(&table, state)))
             .collect();
@@ -251,7 +255,7 @@ fn one_answer_however_it_is_cut() {
     let mut state = Pivoting::new(params, 900, 1, 0, masses(None));
     while let Some(window) = state.window() {
         let mut proposals = Vec::new();
-        for b in [2, 0, 3, 1] {
+        for b in [2, 0, 3, 1, 7, 5, 6, 4] {
             let mut fresh = block(b);
             fresh.update(&table, &state);
             proposals.extend(fresh.propose(window));
@@ -262,6 +266,61 @@ fn one_answer_however_it_is_cut() {
         state.observe(mass);
     }
     same(&state.finish(), "by hand");
+}
+
+/// 300 pools after one another, each with a few rows come, gone or changed, or with all of them others, against runs that know nothing: the same bits. Most
+/// blocks are taken over where few rows change.
+#[test]
+fn what_is_known_changes_no_bit() {
+    let kernel = Kernel::new(Family::Gaussian, 1.0);
+    let key = |step: u64, what: &str| StreamKey::new(step, what, 0);
+    let (mut taken_over, mut all_updated) = (0, 0);
+    for (storage, exponent, batch) in [
+        (FactorStorage::Stored, 1.0, Batch::Adaptive),
+        (FactorStorage::Recomputed, 0.25, Batch::Adaptive),
+        (FactorStorage::Stored, 0.25, Batch::Fixed(5)),
+    ] {
+        let params = PivotParams { storage, exponent, batch, ..PivotParams::new(24, 5) };
+        // The last of these keeps a part of the rounds, which is nothing.
+        for limit in [1 << 20, 3000 * 8] {
+            let mut known = KnownPivots::new(limit);
+            let mut pool: BTreeMap<u128, [f32; 2]> = BTreeMap::new();
+            let row = |step: u64, id: u128| {
+                let at = |what| key(step, what).uniform(RowId(id)) as f32 * 4.0;
+                [at("x"), at("y")]
+            };
+            pool.extend((0..1500).map(|id| (id, row(0, id))));
+            for step in 1..50u64 {
+                let draw = |what: &str, below: u128| key(step, what).u128(RowId(0)) % below;
+                if step % 17 == 0 {
+                    pool.values_mut().zip(0..).for_each(|(x, id)| *x = row(step, id));
+                }
+                for id in (0..draw("changes", 4)).map(|i| key(step, "which").u128(RowId(i)) % 2000) {
+                    match draw("what", 3) {
+                        0 => drop(pool.remove(&id)),
+                        1 => drop(pool.insert(id, row(step, id))),
+                        // One in the midst of others is seldom a pivot.
+                        _ => drop(pool.insert(id, [2.0, 2.0])),
+                    }
+                }
+                let values: Vec<f32> = pool.values().flatten().copied().collect();
+                let ids: Vec<RowId> = pool.keys().map(|id| RowId(*id)).collect();
+                let weights: Vec<f64> = ids.iter().map(|id| 1.0 + (id.0 % 3) as f64).collect();
+                // Weights come and go.
+                let (rows, weights) = (Rows::new(&values, 2, &[], 0), (step / 8 % 2 == 1).then_some(&weights[..]));
+                let found = rp_cholesky_again(&kernel, rows, &ids, weights, params, &mut known).unwrap();
+                let fresh = rp_cholesky(&kernel, rows, &ids, weights, params).unwrap();
+                assert_eq!((&found.indices, &found.ids, found.stop), (&fresh.indices, &fresh.ids, fresh.stop));
+                assert!(found.factor == fresh.factor && found.trace == fresh.trace, "step {step}");
+                assert_eq!(found.proposals, fresh.proposals);
+                let (blocks, updated) = known.units;
+                assert!(blocks == 16 && (step > 1 || updated == 16) && (limit > 24_000 || updated == 16));
+                taken_over += u32::from(updated <= 4);
+                all_updated += u32::from(updated == 16);
+            }
+        }
+    }
+    assert!(taken_over > 30 && all_updated > 30, "{taken_over} {all_updated}");
 }
 
 #[test]
