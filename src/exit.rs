@@ -302,19 +302,19 @@ pub fn set_checkpoint(
     let _ = CHECKPOINT.set(AtCheckpoint { ask, last, alone });
 }
 
-static TAKEN: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
+static TAKEN: OnceLock<Box<dyn Fn() -> bool + Send + Sync>> = OnceLock::new();
 
-/// From now on an interrupt or a termination signal runs `instead` and does not end the process: a command that has others to end first does that itself. The first
+/// From now on an interrupt or a termination signal runs `instead` and does not end the process, unless that gives false: a command that has others to end first does that itself. The first
 /// such command of a process has the say.
-pub fn take_interrupts(instead: impl Fn() + Send + Sync + 'static) {
+pub fn take_interrupts(instead: impl Fn() -> bool + Send + Sync + 'static) {
     let _ = TAKEN.set(Box::new(instead));
 }
 
 /// Ends the process with code 130 on the first interrupt or termination signal, without partial output; says which outputs are whole.
 pub fn install_interrupt_handler() -> Result<(), Failure> {
     ctrlc::set_handler(|| {
-        if let Some(instead) = TAKEN.get() {
-            return instead();
+        if TAKEN.get().is_some_and(|instead| instead()) {
+            return;
         }
         if let Some(code) = REPORTED.get() {
             let _first = lock(&ENDING);

@@ -42,6 +42,11 @@ pub fn before(resources: &ResourceArgs) {
     }
 }
 
+/// Whether others are still waited for.
+pub(crate) fn waits() -> bool {
+    matches!(*lock(&PHASE), Phase::Before(_) | Phase::Joining(_))
+}
+
 /// The join begins, which `stop` ends.
 pub(crate) fn joining(stop: JoinStop) {
     enter(Phase::Joining(stop));

@@ -182,12 +182,108 @@ fn interrupted_processes_end_together_and_go_on() {
     for child in children.iter().rev() {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::SIGINT).unwrap();
     }
+    let mut codes = Vec::new();
     for (index, child) in children.into_iter().enumerate() {
         let output = finish(child, run);
         let said = text(&output.stderr);
-        // It may have come to its end before.
+        // It may have come to its end before; all end alike.
         assert!(matches!(output.status.code(), Some(0 | 130)), "process {index}: {said}");
         assert!(!said.contains("lost"), "process {index}: {said}");
+        codes.push(output.status.code());
     }
+    assert_eq!(codes[0], codes[1]);
     assert_eq!(digest(&online(&place, run, 2)), fitted(&place, &held));
+}
+
+/// Who takes part ends as the run does: a failure of the first process after the join is no success of the others, a signal to one of them no end of the run.
+#[test]
+fn who_takes_part_ends_as_the_run_does() {
+    let place = begun(POOL);
+    let mut held = BTreeMap::new();
+    std::fs::write(place.path("in.jsonl"), stream(0, 20_000, 9000, &mut held)).unwrap();
+    std::fs::write(place.path("bad.jsonl"), stream(0, 3000, 900, &mut BTreeMap::new()) + "no event\n").unwrap();
+    let run = "--state f --input jsonl:bad.jsonl --strict --workers 1";
+    let outputs: Vec<Output> = started(&place, run, 3).into_iter().map(|child| finish(child, run)).collect();
+    let said: Vec<String> = outputs.iter().map(|output| text(&output.stderr)).collect();
+    assert_eq!(outputs[0].status.code(), Some(1), "{}", said[0]);
+    for index in 1..3 {
+        assert_eq!(outputs[index].status.code(), Some(5), "process {index}: {}", said[index]);
+        assert!(said[index].contains("error: process 0 was lost: "), "process {index}: {}", said[index]);
+    }
+    let run = "--state s --input jsonl:in.jsonl --output jsonl:out.jsonl --publish every:2000 --workers 1";
+    let children = started(&place, run, 2);
+    let since = Instant::now();
+    while std::fs::metadata(place.path("out.jsonl")).map_or(0, |found| found.len()) < 20_000 {
+        assert!(since.elapsed() < Duration::from_secs(60), "nothing was answered");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(children[1].id() as i32), nix::sys::signal::SIGTERM).unwrap();
+    let outputs: Vec<Output> = children.into_iter().map(|child| finish(child, run)).collect();
+    for (index, output) in outputs.iter().enumerate() {
+        assert_eq!(output.status.code(), Some(0), "process {index}: {}", text(&output.stderr));
+    }
+    assert!(text(&outputs[1].stderr).contains("this process ends with the run"), "{}", text(&outputs[1].stderr));
+    assert_eq!(digest(&online(&place, run, 1)), fitted(&place, &held));
+}
+
+/// What can be known to fail is not found out when the processes have met: the first one ends before it joins, says so to the others, and leaves nothing.
+#[test]
+fn what_is_wrong_with_outputs_and_addresses_shows_before_the_join() {
+    let place = begun(POOL);
+    let mut held = BTreeMap::new();
+    std::fs::write(place.path("in.jsonl"), stream(0, 500, 400, &mut held)).unwrap();
+    std::fs::write(place.path("other.jsonl"), "not ours\n").unwrap();
+    std::fs::create_dir(place.path("full")).unwrap();
+    std::fs::write(place.path("full/other"), "not ours\n").unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let line = |state: &str, more: &str| {
+        format!("{LINE} --state {state} --input jsonl:in.jsonl --workers 1 --join-timeout 10m {more}")
+    };
+    let refused = |state: &str, more: &str, code: i32, part: &str| {
+        let outputs = place.processes(&[line(state, more), line(state, "")]);
+        let [first, second] = [0, 1].map(|index| text(&outputs[index].stderr));
+        assert_eq!(outputs[0].status.code(), Some(code), "{first}");
+        assert!(first.lines().any(|line| line.starts_with("error: ") && line.contains(part)), "{more}: {first}");
+        assert_eq!(outputs[1].status.code(), Some(6), "{more}: {second}");
+        assert!(second.contains("process 0 failed before it joined: "), "{more}: {second}");
+    };
+    for (more, code, part) in [
+        ("--output jsonl:other.jsonl", 1, "--output jsonl: other.jsonl: it has something in it"),
+        ("--output ipc:absent/out.ipc", 1, "absent/out.ipc: cannot be written"),
+        ("--output parquet:full", 1, "--output parquet:full: it has something in it"),
+        ("--dead-letter other.jsonl --output jsonl:fine.jsonl", 1, "--dead-letter other.jsonl: it has something in it"),
+        (&format!("--listen {}", taken.local_addr().unwrap()), 2, "--listen"),
+        ("--listen 127.0.0.1:0 --token-file absent", 2, "--token-file absent"),
+    ] {
+        refused("s", more, code, part);
+        assert!(!place.path("s").exists() && !place.path("fine.jsonl").exists(), "{more}: {:?}", place.names());
+    }
+    // One that has begun: options that cannot change, and a file that is not as it was left.
+    let report =
+        online(&place, "--state t --input jsonl:in.jsonl --output jsonl:out.jsonl --publish every:100 --workers 1", 2);
+    assert_eq!(digest(&report), fitted(&place, &held));
+    refused("t", "--output jsonl:out.jsonl --publish every:100 --window rows:10", 2, "--window");
+    std::fs::write(place.path("out.jsonl"), "").unwrap();
+    refused("t", "--output jsonl:out.jsonl --publish every:100", 1, "the state has written");
+}
+
+/// An interrupt while the others are waited for ends the process: nothing has been learned.
+#[test]
+fn an_interrupt_before_the_join_ends_the_first_process() {
+    let place = begun(POOL);
+    std::fs::write(place.path("in.jsonl"), stream(0, 500, 400, &mut BTreeMap::new())).unwrap();
+    let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let addresses = ports.map(|port| port.local_addr().unwrap().to_string());
+    std::fs::write(place.path("hosts"), addresses.join("\n")).unwrap();
+    let line = "--state u --input jsonl:in.jsonl --workers 1 --join-timeout 10m --hosts hosts --process 0";
+    let child = place.command(&format!("{LINE} {line}")).spawn().unwrap();
+    let since = Instant::now();
+    while std::net::TcpStream::connect(&addresses[0]).is_err() {
+        assert!(since.elapsed() < Duration::from_secs(60), "nobody listens");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::SIGTERM).unwrap();
+    let output = finish(child, line);
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(130) && said.contains("interrupted: "), "{said}");
 }

@@ -126,6 +126,38 @@ fn eigenpro_goes_on_from_its_state() {
     }
 }
 
+/// What is dear before its first batch is read, and made again where it is damaged.
+#[test]
+fn the_preconditioner_of_eigenpro_is_not_made_again() {
+    let line = eager(60_000, "--centers 200 --select uniform --solver eigenpro --iterations 5");
+    let whole = undisturbed(&line);
+    let own = blake3_of("eigenpro preconditioner");
+    for (damaged, then) in [(false, TWO), (true, TWO), (false, ONE)] {
+        let place = Place::new();
+        killed_with(&place, &line, ONE, "eigenpro", 1);
+        let stored: Vec<PathBuf> = place
+            .entries()
+            .into_iter()
+            .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&own))
+            .collect();
+        assert_eq!(stored.len(), 1);
+        if damaged {
+            let mut bytes = std::fs::read(&stored[0]).unwrap();
+            let at = bytes.len() / 2;
+            bytes[at] ^= 1;
+            std::fs::write(&stored[0], bytes).unwrap();
+        }
+        let output = place.start(&format!("{line} --resume"), then).ends().remove(0);
+        let error = text(&output.stderr);
+        let taken =
+            |what: &str| error.lines().any(|line| line.ends_with(&format!("taken from the checkpoint: {what}")));
+        assert_eq!(taken("eigenpro preconditioner"), !damaged, "{error}");
+        assert!(taken("eigenpro diagonals") && taken("eigenpro"), "{error}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(digest(&report), digest(&whole), "damaged: {damaged}, {then:?}");
+    }
+}
+
 /// Shared centers, two blocks: of three processes one has none. Each stores its blocks, of which any number of processes makes the state, one that has all centers too; and the other way round.
 #[test]
 fn a_walk_of_shared_centers_goes_on_in_any_number() {
@@ -317,6 +349,34 @@ fn data_that_is_refused_leaves_no_checkpoint() {
         assert!(good || error.contains("1 bad rows"), "{error}");
         assert_eq!(std::fs::read_dir(place.path("c")).unwrap().count(), 0);
     }
+}
+
+/// A job that the plan refuses is mended by what makes another job of it: nothing of the refused one keeps that from the folder.
+#[test]
+fn a_job_that_is_refused_leaves_no_checkpoint() {
+    let place = Place::new();
+    // 400 classes, of which the footers do not tell.
+    let mut rows = table(0, 20_000);
+    rows[3].1 = texts((0..20_000).map(|i| format!("class {}", i % 400)));
+    write(&place.path("d.parquet"), &batch(rows));
+    let line = |more: &str| {
+        format!(
+            "fit --data d.parquet --target y --out m.nys --kernel gaussian --bandwidth 1x --ridge 1e-4 --centers 600 --select uniform \
+             --split none --workers 1 --checkpoint c --checkpoint-every 0 --max-flops 1e18 {more}"
+        )
+    };
+    let refused = |more: &str, code: i32, part: &str| {
+        let output = place.run(&line(more));
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{error}");
+        assert!(error.contains("profile: ") && error.contains(part), "after the profile: {error}");
+        assert_eq!(std::fs::read_dir(place.path("c")).unwrap().count(), 0, "{error}");
+    };
+    refused("--solver pcg --memory 150MiB", 4, "--memory allows 150.0 MiB");
+    refused("--solver gram --variance", 2, "have no predictive variance");
+    let output = place.run(&line("--solver pcg --iterations 1"));
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{}", text(&output.stderr));
+    assert_eq!(std::fs::read_dir(place.path("c")).unwrap().count(), 0);
 }
 
 /// Processes that see different folders are told so.

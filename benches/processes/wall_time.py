@@ -3,10 +3,10 @@
 
     python3 benches/processes/wall_time.py transport [repetitions]
     python3 benches/processes/wall_time.py hostile [repetitions]
-    python3 benches/processes/wall_time.py resume [repetitions]
+    python3 benches/processes/wall_time.py resume [repetitions] [job]
 
 `transport`: one process of two workers beside two of one, plain and encrypted. `hostile`: two processes with and without 10,000 hostile connections.
-`resume`: `kill -9` of a fit at a random moment, and how long the resumed one takes. Each checks that all end with one digest.
+`resume`: `kill -9` of a fit at a random moment, and how long the resumed one takes, of the jobs whose names begin with `job`. Each checks that all end with one digest.
 """
 
 import json
@@ -135,9 +135,9 @@ def hostile(repetitions):
             print(f"{count} hostile connections {counted}: {took:.2f} s, {digest[:12]}", flush=True)
 
 
-def resume(repetitions):
+def resume(repetitions, beginning=""):
     every, moments = 5.0, random.Random(7)
-    for job in ("gram", "pcg", "eigenpro, 8 epochs", "squeak"):
+    for job in (job for job in ("gram", "pcg", "eigenpro, 8 epochs", "squeak") if job.startswith(beginning)):
         own = [*line(job), "--workers", "2", "--checkpoint", "checkpoint", "--checkpoint-every", f"{every}s"]
         whole, digest = timed(lambda: report(start(own, True)))
         for _ in range(repetitions):
@@ -164,7 +164,7 @@ def main():
         os.chdir(folder)
         with open("secret", "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write("0123456789abcdef" * 4)
-        kinds[sys.argv[1]](int(sys.argv[2]) if len(sys.argv) > 2 else 1)
+        kinds[sys.argv[1]](int(sys.argv[2]) if len(sys.argv) > 2 else 1, *sys.argv[3:])
         os.chdir("/")
 
 

@@ -2,7 +2,7 @@
 #![no_main]
 use nystream_kernels::archive::{decode, encode};
 use nystream_kernels::solve::blockcd::BlockState;
-use nystream_kernels::solve::eigenpro::EigenProState;
+use nystream_kernels::solve::eigenpro::{EigenProState, StoredPreconditioner};
 use nystream_kernels::solve::logistic::LogisticState;
 use nystream_kernels::solve::pcg::PcgSnapshot;
 
@@ -16,5 +16,5 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             }
         )*};
     }
-    check!(BlockState, EigenProState, LogisticState, PcgSnapshot);
+    check!(BlockState, EigenProState, LogisticState, PcgSnapshot, StoredPreconditioner);
 });

@@ -51,6 +51,7 @@ mod tests {
             let _ = decode::<LogisticState>(&bytes);
             let _ = decode::<BlockState>(&bytes);
             let _ = decode::<crate::solve::eigenpro::EigenProState>(&bytes);
+            let _ = decode::<crate::solve::eigenpro::StoredPreconditioner>(&bytes);
         }
     }
 }

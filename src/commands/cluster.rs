@@ -37,6 +37,7 @@ pub fn run(args: ClusterArgs, global: &GlobalArgs, context: &Context) -> Result<
     let count = Arc::clone(&interrupts);
     exit::take_interrupts(move || {
         count.fetch_add(1, Ordering::SeqCst);
+        true
     });
     let quiet = global.quiet;
     let say = |line: &str| {

@@ -65,25 +65,36 @@ pub fn token(path: &Path) -> Result<String, Failure> {
     Ok(token)
 }
 
+fn failed(address: &str) -> impl Fn(std::io::Error) -> Failure + '_ {
+    move |error| Failure::usage(format!("--listen {address}: {error}; port 0 takes any free one"))
+}
+
+/// Listens at `address`, guarded by a token or not.
+///
+/// # Errors
+/// As [`serve`].
+pub fn bound(address: &str, guarded: bool) -> Result<TcpListener, Failure> {
+    let failed = failed(address);
+    let all: Vec<SocketAddr> = address.to_socket_addrs().map_err(&failed)?.collect();
+    let loopback = |address: &SocketAddr| match address.ip() {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_loopback(),
+    };
+    if !guarded && !all.iter().all(loopback) {
+        return Err(Failure::usage(format!(
+            "--listen {address} can be reached from other machines: guard it by --token-file"
+        )));
+    }
+    TcpListener::bind(&all[..]).map_err(failed)
+}
+
 /// Serves the newest model, and the figures of `run`, at `address` until the process ends; gives where.
 ///
 /// # Errors
 /// An address that cannot be listened at, or that others reach without a token (2).
 pub fn serve(address: &str, token: Option<String>, newest: &Newest, run: &Run) -> Result<SocketAddr, Failure> {
-    let failed =
-        |error: std::io::Error| Failure::usage(format!("--listen {address}: {error}; port 0 takes any free one"));
-    let all: Vec<SocketAddr> = address.to_socket_addrs().map_err(failed)?.collect();
-    let loopback = |address: &SocketAddr| match address.ip() {
-        IpAddr::V4(ip) => ip.is_loopback(),
-        IpAddr::V6(ip) => ip.is_loopback(),
-    };
-    if token.is_none() && !all.iter().all(loopback) {
-        return Err(Failure::usage(format!(
-            "--listen {address} can be reached from other machines: guard it by --token-file"
-        )));
-    }
-    let listener = TcpListener::bind(&all[..]).map_err(failed)?;
-    let own = listener.local_addr().map_err(failed)?;
+    let listener = bound(address, token.is_some())?;
+    let own = listener.local_addr().map_err(failed(address))?;
     let served = Arc::new(Served::default());
     let (newest, run, counted) = (newest.clone(), run.clone(), Arc::clone(&served));
     let answer = move |request: &Request| {

@@ -308,7 +308,7 @@ impl Store {
         Ok(entry)
     }
 
-    /// Names of the groups and members that are there, by their headers.
+    /// Names of the groups and members that are there, by their headers; the entry that says whose they are is none of them.
     pub fn names(&self) -> Vec<(String, String)> {
         let mut names: Vec<(String, String)> = Vec::new();
         for file in self.files().unwrap_or_default() {
@@ -317,7 +317,9 @@ impl Store {
                 .map_err(Damage::from)
                 .and_then(|(file, length)| Entry::open(BufReader::new(file), length).map(|entry| entry.header));
             match header {
-                Ok(header) if header.job == self.digest => names.push((header.group, header.member)),
+                Ok(header) if header.job == self.digest && header.group != JOB.0 => {
+                    names.push((header.group, header.member))
+                }
                 Ok(_) => {}
                 Err(damage) => self.report(&file.path, &damage),
             }

@@ -43,6 +43,20 @@ enum Target {
     Parquet { folder: PathBuf, held: Vec<Output>, rows: u64 },
 }
 
+fn refused_folder(folder: &Path, reason: &str) -> StageError {
+    StageError::Data(format!("--output parquet:{}: {reason}", folder.display()))
+}
+
+/// Refuses a folder with something in it that the state has not written.
+fn own_folder(folder: &Path, bytes: Option<u64>) -> Result<(), StageError> {
+    let mut entries = std::fs::read_dir(folder).map_err(|error| refused_folder(folder, &error.to_string()))?;
+    if bytes.is_none() && entries.next().is_some() {
+        let reason = "it has something in it that this state did not write: name an empty folder";
+        return Err(refused_folder(folder, reason));
+    }
+    Ok(())
+}
+
 impl Answers {
     /// Opens what the user calls `name` to go on after `bytes`; `None` begins anew.
     ///
@@ -53,21 +67,25 @@ impl Answers {
             Form::Lines(path) => Target::Lines(LineFile::open(path, bytes, "--output jsonl:")?),
             Form::Ipc(path) => Target::Ipc(LineFile::open(path, bytes, "--output ipc:")?),
             Form::Parquet(folder) => {
-                let refused =
-                    |reason: String| StageError::Data(format!("--output parquet:{}: {reason}", folder.display()));
-                std::fs::create_dir_all(folder).map_err(|error| refused(error.to_string()))?;
-                if bytes.is_none() {
-                    let mut entries = std::fs::read_dir(folder).map_err(|error| refused(error.to_string()))?;
-                    if entries.next().is_some() {
-                        return Err(refused(
-                            "it has something in it that this state did not write: name an empty folder".into(),
-                        ));
-                    }
-                }
+                std::fs::create_dir_all(folder).map_err(|error| refused_folder(folder, &error.to_string()))?;
+                own_folder(folder, bytes)?;
                 Target::Parquet { folder: folder.clone(), held: Vec::new(), rows: bytes.unwrap_or(0) }
             }
         };
         Ok(Answers { name: name.into(), shape, target })
+    }
+
+    /// What [`Answers::open`] would refuse, found without opening anything for good: what is not there is not there afterwards.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(form: &Form, bytes: Option<u64>) -> Result<(), StageError> {
+        match form {
+            Form::Lines(path) => LineFile::check(path, bytes, "--output jsonl:"),
+            Form::Ipc(path) => LineFile::check(path, bytes, "--output ipc:"),
+            Form::Parquet(folder) if folder.exists() => own_folder(folder, bytes),
+            Form::Parquet(_) => Ok(()),
+        }
     }
 
     /// What the user calls it.

@@ -57,6 +57,17 @@ pub enum Recovery {
     Rows,
 }
 
+/// How a run ends, for those who take part in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunEnd {
+    /// With its source.
+    Done,
+    /// By a signal, after a last snapshot.
+    Interrupted,
+    /// Otherwise.
+    Failed,
+}
+
 /// A value for each output of a row.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Prediction {
@@ -257,6 +268,9 @@ pub trait Learner: Send {
     /// # Errors
     /// [`StageError::Data`] for bytes that are no state of this learner.
     fn restore(&mut self, bytes: &[u8]) -> Result<(), StageError>;
+
+    /// The run has come to its end, and nothing else is asked of this learner but figures: those who take part in it hear so. A learner that is dropped without it has failed.
+    fn end(&mut self, _how: RunEnd) {}
 
     /// Figures.
     fn info(&self) -> Info;

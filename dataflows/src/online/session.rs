@@ -7,7 +7,7 @@
 //! learner, in runs of consecutive ones, and answered when the learner says so (second-order learners: when its block is complete), or predicted before (learners that do not answer).
 
 use super::encoding::Encoding;
-use super::learner::{Info, Learner, Prediction, Published, Recovery, Regret, Shards, Traits};
+use super::learner::{Info, Learner, Prediction, Published, Recovery, Regret, RunEnd, Shards, Traits};
 use super::meter::Meter;
 use super::settle::{Core, REPLAY_ROWS, Run};
 use super::store::{Logged, Store};
@@ -498,6 +498,11 @@ impl Session {
     /// [`StageError::Numeric`].
     pub fn regret(&self) -> Result<Option<Regret>, StageError> {
         self.core.learner.regret()
+    }
+
+    /// The run has come to its end: who takes part in it hears so.
+    pub fn end(&mut self, how: RunEnd) {
+        self.core.learner.end(how);
     }
 
     /// What kind of learner there is.

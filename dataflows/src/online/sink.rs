@@ -134,6 +134,24 @@ impl LineFile {
         Ok(LineFile { path: path.into(), target: Target::File(file), bytes: bytes.unwrap_or(0), pending: Vec::new() })
     }
 
+    /// What [`LineFile::open`] would refuse, found without opening anything for good: a file that is absent is so afterwards, pipes and devices are not touched.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(path: &str, bytes: Option<u64>, option: &str) -> Result<(), StageError> {
+        match std::fs::metadata(path) {
+            _ if path == "-" => Ok(()),
+            Ok(found) if !found.is_file() && !found.is_dir() => Ok(()),
+            Ok(_) => Self::open(path, bytes, option).map(drop),
+            Err(_) => {
+                let opened = Self::open(path, bytes, option).map(drop);
+                // It is empty: what made it was this.
+                let _ = std::fs::remove_file(path);
+                opened
+            }
+        }
+    }
+
     /// Bytes that are there, or will be after [`LineFile::write`].
     pub fn bytes(&self) -> u64 {
         self.bytes + self.pending.len() as u64

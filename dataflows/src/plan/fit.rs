@@ -1,5 +1,6 @@
 //! The plan of one fit: solver, selection and their costs.
 
+use super::chosen::ChosenRows;
 use super::cost::{Preconditioning, Shape, SolverCost, preconditioner_rows};
 use super::decoding::Decoding;
 use super::dictionary::{Crew, DictionaryWork};
@@ -130,6 +131,8 @@ pub struct PlanRequest {
     pub text: Decoding,
     /// Bytes of text in the labels of the classes.
     pub label_bytes: u64,
+    /// The rows that are written at the end with all columns of the data, where they are (`dictionary`).
+    pub chosen: Option<ChosenRows>,
     /// Memory of the largest stage before the plan: it has been taken, and refuses nothing.
     pub before: MemoryPlan,
     /// Problem size.
@@ -274,6 +277,10 @@ impl PlanRequest {
         let crew = Crew { workers: self.workers, processes: self.processes };
         let (dictionary, choosing) = self.dictionary(&selection, m, &keeping(self.resident(self.workers)), crew);
         let memory = keeping(self.memory(solver, m, self.workers)).larger(choosing);
+        let memory = match &self.chosen {
+            Some(chosen) => memory.larger(chosen.memory(m, self.workers)),
+            None => memory,
+        };
         memory.check(self.memory)?;
         let memory = memory.larger(self.before.clone());
         let flops = self.flops(solver, m, select_flops);

@@ -182,7 +182,7 @@ impl PlanRequest {
     }
 
     /// What checkpoints have in memory a second time: the state of the iteration, encoded and as a frame; what a product's workers have of the sum that is
-    /// under way; what passes of a Newton step found. A Gram goes piece by piece.
+    /// under way; what passes of a Newton step found. A Gram goes piece by piece, and the preconditioner of eigenpro when its eigensystem, which is more, is free again.
     fn checkpointed(&self, solver: Solver, m: u64, workers: u64) -> u64 {
         let t = self.shape.targets.max(1.0) as u64;
         let vectors = 8 * m * t;

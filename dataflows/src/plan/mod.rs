@@ -8,6 +8,7 @@
 //! Flop counts: a kernel entry costs `2 d + e` with e = [`ENTRY_FLOPS`] for the
 //! exponential, a categorical column [`CODE_FLOPS`].
 
+mod chosen;
 mod cost;
 mod decoding;
 mod dictionary;
@@ -20,6 +21,7 @@ mod preflight;
 mod selection;
 mod size;
 
+pub use chosen::ChosenRows;
 pub use cost::{
     CODE_FLOPS, EIGEN_ALGEBRA, EIGENPRO_PASSES, ENTRY_FLOPS, GRAM_ALGEBRA, PRECONDITIONER_ROWS, Preconditioning,
     SHRINK_ALGEBRA, Shape, SolverCost, block_algebra, preconditioner_rows,

@@ -115,6 +115,7 @@ pub fn preflight(catalog: &Catalog, config: &FitConfig, workers: usize, processe
     let request = PlanRequest {
         text: Decoding::default(),
         before: MemoryPlan::default(),
+        chosen: None,
         label_bytes: 0,
         shape: Shape {
             rows: rows as f64 * ROWS_LEFT,

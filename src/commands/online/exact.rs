@@ -18,7 +18,7 @@ use nystream_dataflows::job::{
 };
 use nystream_dataflows::online::encoding::Encoding;
 use nystream_dataflows::online::exact::{ExactEngine, ExactSetup, Joined, Threads};
-use nystream_dataflows::online::learner::{Learner, Published};
+use nystream_dataflows::online::learner::{Learner, Published, RunEnd};
 use nystream_dataflows::online::session::Stored;
 use nystream_dataflows::online::settings::{Mode, Settings};
 use nystream_dataflows::online::state::State;
@@ -27,7 +27,6 @@ use nystream_datasets::EncoderOptions;
 use nystream_kernels::gram::Precision;
 use nystream_kernels::rows::RowBuf;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The column of keys where a model has none.
@@ -159,10 +158,10 @@ fn taken(model: &Model, machine: &Machine) -> Result<(FitConfig, Frozen), Failur
     Ok((config, frozen))
 }
 
-/// Takes part in a run whose first process is another, until it ends.
+/// Takes part in a run whose first process is another, until it ends; what this process was asked meanwhile changes nothing about how it does.
 ///
 /// # Errors
-/// Processes that do not come together (6), what this one cannot keep of the configuration (2, 4).
+/// Processes that do not come together (6), what this one cannot keep of the configuration (2, 4), a run that ended before its end (5).
 pub fn follow(args: &OnlineArgs, context: &Context) -> Result<ExitCode, Failure> {
     let machine = Machine::of(&args.resources, &context.progress);
     let (process, communication) = joined(&args.resources, &context.progress)?.into_parts();
@@ -174,16 +173,26 @@ pub fn follow(args: &OnlineArgs, context: &Context) -> Result<ExitCode, Failure>
         made.map_err(stage_error)
     };
     // The first process ends the run, after a last snapshot. Who asks again does not want to wait for it.
-    let asked = Arc::new(AtomicBool::new(false));
-    let interrupted = Arc::clone(&asked);
+    let asked = AtomicBool::new(false);
     exit::take_interrupts(move || {
-        if interrupted.swap(true, Ordering::Relaxed) {
+        if asked.swap(true, Ordering::Relaxed) {
             std::process::exit(i32::from(ExitCode::Interrupted as u8));
         }
         exit::say("interrupted: this process ends with the run, which the same signal to its first process ends");
+        true
     });
-    nystream_dataflows::online::exact::follow(&process, communication, make)?;
-    Ok(if asked.load(Ordering::Relaxed) { ExitCode::Interrupted } else { ExitCode::Done })
+    match nystream_dataflows::online::exact::follow(&process, communication, make)? {
+        RunEnd::Done => Ok(ExitCode::Done),
+        // All are to be started again.
+        RunEnd::Interrupted => {
+            exit::say("interrupted: a signal to process 0 ended the run; the same command in all processes goes on");
+            Ok(ExitCode::Interrupted)
+        }
+        RunEnd::Failed => Err(Failure::new(
+            ExitCode::PeerLost,
+            "process 0 was lost: it failed, and its own message says why. Start all processes again: the run goes on where its state is",
+        )),
+    }
 }
 
 /// The workers of the processes of `resources`. The first alone has the state: what it is told, the others hear.

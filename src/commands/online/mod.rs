@@ -15,6 +15,7 @@ use crate::cli::values::Format;
 use crate::cli::values::online::{Endpoint, Publish, Sink};
 use crate::cli::{OnlineArgs, OnlineCommand};
 use crate::exit::{self, ExitCode, Failure};
+use crate::joining;
 use crate::metrics::online::Run;
 use crate::model::Model;
 use crate::progress::Progress;
@@ -25,7 +26,7 @@ use nystream_dataflows::online::answers::{Answers, Form};
 use nystream_dataflows::online::drive::{Drive, DriveError, Ended, Hooks, Pace};
 use nystream_dataflows::online::encoding::Encoding;
 use nystream_dataflows::online::latency::Latency;
-use nystream_dataflows::online::learner::{Published, Shards};
+use nystream_dataflows::online::learner::{Published, RunEnd, Shards};
 use nystream_dataflows::online::serving::{Newest, Packed, Serving};
 use nystream_dataflows::online::session::Session;
 use nystream_dataflows::online::settings::Mode;
@@ -63,7 +64,12 @@ pub fn run(args: OnlineArgs, context: &Context) -> Result<ExitCode, Failure> {
     }
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
-    exit::take_interrupts(move || asked.store(true, Ordering::Relaxed));
+    exit::take_interrupts(move || {
+        // Nothing has been learned while the others are waited for: the process ends, and tells them.
+        let learns = !joining::waits();
+        asked.fetch_or(learns, Ordering::Relaxed);
+        learns
+    });
     let begun = Instant::now();
     let newest = args.stream.listen.as_ref().map(|_| Newest::default());
     // What was published last is answered by while the rows are read again.
@@ -73,6 +79,8 @@ pub fn run(args: OnlineArgs, context: &Context) -> Result<ExitCode, Failure> {
     if let (Some((newest, last)), Some(run)) = (early, &run) {
         newest.set(last);
         served::listen(&args, context, newest, run)?;
+    } else if args.resources.hosts.is_some() {
+        served::check(&args)?;
     }
     let opened = open::open(&args, context)?;
     opened.notes.iter().for_each(|note| tracing::warn!("{note}"));
@@ -99,6 +107,34 @@ fn source_of(input: &Endpoint, schema: StreamSchema, progress: &Progress) -> Res
     })
 }
 
+/// How the answers to `sink` are written.
+fn form_of(sink: &Sink) -> Form {
+    match sink {
+        Sink::Lines(path) => Form::Lines(path.clone()),
+        Sink::Ipc(path) => Form::Ipc(path.clone()),
+        Sink::Parquet(folder) => Form::Parquet(folder.into()),
+    }
+}
+
+/// What snapshots call the file of what was refused.
+fn dead_letter(path: &Path) -> String {
+    format!("dead-letter {}", path.display())
+}
+
+/// Whether the files of `args` can be written on, of which the last snapshot has `files`: what is wrong with them shows before other processes are waited for.
+///
+/// # Errors
+/// As they are opened (1).
+fn check_files(args: &OnlineArgs, files: &BTreeMap<String, u64>) -> Result<(), Failure> {
+    if let Some(sink) = &args.stream.output {
+        Answers::check(&form_of(sink), files.get(&sink.to_string()).copied())?;
+    }
+    if let Some(path) = &args.stream.dead_letter {
+        LineFile::check(&path.to_string_lossy(), files.get(&dead_letter(path)).copied(), "--dead-letter")?;
+    }
+    Ok(())
+}
+
 fn learn(
     args: &OnlineArgs,
     context: &Context,
@@ -116,16 +152,11 @@ fn learn(
     let Some(input) = &args.stream.input else { return Err(Failure::usage("--input SOURCE is missing")) };
     let source = source_of(input, encoding.schema().clone(), &context.progress).map_err(failed_source)?;
     let output = args.stream.output.as_ref().map(|sink| {
-        let form = match sink {
-            Sink::Lines(path) => Form::Lines(path.clone()),
-            Sink::Ipc(path) => Form::Ipc(path.clone()),
-            Sink::Parquet(folder) => Form::Parquet(folder.into()),
-        };
         let name = sink.to_string();
-        Answers::open(&name, &form, Shape::new(&template), files.get(&name).copied())
+        Answers::open(&name, &form_of(sink), Shape::new(&template), files.get(&name).copied())
     });
     let dead = args.stream.dead_letter.as_ref().map(|path| {
-        let name = format!("dead-letter {}", path.display());
+        let name = dead_letter(path);
         let file = LineFile::open(&path.to_string_lossy(), files.get(&name).copied(), "--dead-letter")?;
         Ok::<_, StageError>((name, file))
     });
@@ -190,7 +221,7 @@ fn learn(
         held_up: false,
         files: files.clone(),
     };
-    drive.begin(&mut hooks).map_err(failed)?;
+    drive.begin(&mut hooks).map_err(|error| ended_by(error, &mut drive.session))?;
     if refit {
         let fresh = refit::refitted(args, &mut drive.session, &encoding, &model, state.folder(), context)?;
         drop((drive, source));
@@ -202,10 +233,10 @@ fn learn(
         return learn(args, context, opened, (newest, Some(run)), stop, begun, false);
     }
     if drive.session.publication_is_due() {
-        drive.publish(&mut hooks).map_err(failed)?;
+        drive.publish(&mut hooks).map_err(|error| ended_by(error, &mut drive.session))?;
     }
     let learning = Instant::now();
-    let ended = drive.run(source, &mut hooks).map_err(failed)?;
+    let ended = drive.run(source, &mut hooks).map_err(|error| ended_by(error, &mut drive.session))?;
     let seconds = learning.elapsed().as_secs_f64();
     let tally = drive.session.tally().clone();
     if tally.rejected > before.rejected && args.stream.dead_letter.is_none() {
@@ -238,6 +269,11 @@ fn learn(
         context.progress.aside(|| exit::say(&format!("warning: the regret cannot be told: {error}")));
         None
     });
+    let how = match ended {
+        Ended::Source => RunEnd::Done,
+        Ended::Asked => RunEnd::Interrupted,
+    };
+    drive.session.end(how);
     let info = drive.session.info();
     let events = (tally.changes + tally.rejected) - (before.changes + before.rejected);
     let report = OnlineReport {
@@ -301,6 +337,15 @@ fn failed(error: DriveError) -> Failure {
         DriveError::Take(TakeError::Stage(error)) => error.into(),
         other => Failure::data(other.to_string()),
     }
+}
+
+/// The same, told to those who take part: a reader that went away has what it wants, which is no failure.
+fn ended_by(error: DriveError, session: &mut Session) -> Failure {
+    let failure = failed(error);
+    if failure.code == ExitCode::Done {
+        session.end(RunEnd::Done);
+    }
+    failure
 }
 
 /// What the loop tells the command.

@@ -70,6 +70,13 @@ pub fn open(args: &OnlineArgs, context: &Context) -> Result<Opened, Failure> {
     let Some(folder) = &args.stream.state else { return Err(Failure::usage("--state FOLDER is missing")) };
     let state = State::hold(folder)?;
     let machine = Machine::of(&args.resources, &context.progress);
+    if args.resources.hosts.is_some()
+        && let Err(failure) = check_before_join(args, &state)
+    {
+        drop(state);
+        State::abandon(folder);
+        return Err(failure);
+    }
     if state.told()?.is_some() {
         let opened = reopen(state, &machine)?;
         told::refuse_changes(&opened.told, args)?;
@@ -96,6 +103,19 @@ pub fn open(args: &OnlineArgs, context: &Context) -> Result<Opened, Failure> {
         State::abandon(folder);
     }
     begun
+}
+
+/// What would otherwise show only when the processes have met, and end them all.
+fn check_before_join(args: &OnlineArgs, state: &State) -> Result<(), Failure> {
+    let mut files = BTreeMap::new();
+    if state.told()?.is_some() {
+        let (told, identity, _) = read(state)?;
+        told::refuse_changes(&told, args)?;
+        if let (Some(Snapshot { stored, .. }), _) = state.newest(&identity)? {
+            files = stored.files;
+        }
+    }
+    super::check_files(args, &files)
 }
 
 /// Begins a run.

@@ -25,6 +25,16 @@ pub fn listen(args: &OnlineArgs, context: &Context, newest: &Newest, run: &Run) 
     Ok(())
 }
 
+/// Whether [`listen`] could be: what is wrong with the address or the token shows before other processes are waited for.
+///
+/// # Errors
+/// As there.
+pub fn check(args: &OnlineArgs) -> Result<(), Failure> {
+    let Some(address) = &args.stream.listen else { return Ok(()) };
+    let token = args.stream.token_file.as_deref().map(serve::token).transpose()?;
+    serve::bound(&address.0, token.is_some()).map(drop)
+}
+
 /// The model that an exact run has published last, where there is one: a restart serves it while it reads its rows again. Other learners have a model as soon as they are open.
 pub fn last_published(args: &OnlineArgs) -> Option<Serving> {
     let packed = kept::newest(args.stream.state.as_ref()?).and_then(|found| {

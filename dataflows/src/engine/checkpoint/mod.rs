@@ -36,7 +36,7 @@ const GENERATIONS: usize = 2;
 pub trait Keeper: Send + Sync {
     /// What all processes have in common that see one place.
     fn nonce(&self) -> [u8; 16];
-    /// Names of the entries that were there when the attempt began.
+    /// Names of the entries that are there.
     fn names(&self) -> Vec<(String, String)>;
     /// The sound files of an entry, the newest first, each of which was read and found right when it is asked for.
     fn sound<'a>(&'a self, name: (&str, &str)) -> Box<dyn Iterator<Item = String> + 'a>;
@@ -220,6 +220,17 @@ pub fn discard(session: &Session<'_>, group: &str) {
         }
         let over = std::mem::take(&mut *checkpoints.over.lock().unwrap_or_else(PoisonError::into_inner));
         over.iter().for_each(|group| checkpoints.keeper.forget(group));
+    }
+}
+
+/// Forgets all that an attempt has stored that found nothing to go on from: the job was refused, and what mends it makes another job of it, which could use nothing of this and would be refused beside it. What earlier attempts
+/// stored stays, since another number of processes or workers may go on from it. Every worker may call this.
+pub fn discard_all(session: &Session<'_>) {
+    let process = Arc::clone(&session.process);
+    let Some(checkpoints) = process.checkpoints().filter(|_| session.is_first()) else { return };
+    if checkpoints.names.get().is_some_and(BTreeSet::is_empty) {
+        let groups: BTreeSet<String> = checkpoints.keeper.names().into_iter().map(|(group, _)| group).collect();
+        groups.iter().for_each(|group| checkpoints.keeper.forget(group));
     }
 }
 

@@ -19,7 +19,7 @@ use crate::certify::Certificate;
 use crate::dictionary::pool::{Pool, PoolRule, pool_bits};
 use crate::dictionary::stored::{remembered_centers, remembered_pool};
 use crate::dictionary::{Centers, LEAF_ROWS, SelectJob, select};
-use crate::engine::checkpoint::remember_numbers;
+use crate::engine::checkpoint::{discard_all, remember_numbers};
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::engine::{Counters, agree, counters, same_everywhere};
@@ -27,7 +27,7 @@ use crate::error::StageError;
 use crate::evaluate::Evaluation;
 use crate::job::{DictionaryRule, FitConfig, Loss, Select, Solver};
 use crate::nystrom::range::{expressible, kernel_log2, largest_diagonal};
-use crate::plan::{FitPlan, PlanRequest, SHRINK_ALGEBRA, Selection, Shape, preflight};
+use crate::plan::{ChosenRows, FitPlan, PlanRequest, SHRINK_ALGEBRA, Selection, Shape, preflight};
 use crate::predict::Function;
 use crate::profile::{Profile, SAMPLE_ROWS};
 use crate::solve::Solved;
@@ -206,6 +206,17 @@ pub struct FitOutcome {
 ///
 /// A solver that ends at its limit of iterations or time is no error: see [`Solved::stopped`].
 pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, StageError> {
+    let mut planned = false;
+    let done = fitted(session, inputs, &mut planned);
+    if !planned && matches!(done, Err(StageError::Usage(_) | StageError::Budget(_))) {
+        // What mends it makes another job of it.
+        discard_all(session);
+    }
+    done
+}
+
+/// [`fit`], which says when nothing can be refused any more.
+fn fitted(session: &mut Session<'_>, inputs: &FitInputs, planned: &mut bool) -> Result<FitOutcome, StageError> {
     let config = &inputs.config;
     let mut clock = Clock::new(session);
     preflight(&inputs.catalog, config, session.process.workers(), session.process.processes())?;
@@ -295,6 +306,10 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     let request = PlanRequest {
         text,
         label_bytes: code.classes.iter().map(|label| label.len() as u64).sum(),
+        chosen: config.dictionary_only.then(|| {
+            let key = config.encoder.id_column.as_deref();
+            ChosenRows::new(&inputs.catalog, key, session.process.workers())
+        }),
         before: tuned.iter().fold(profile.memory.clone(), |before, tuned| before.larger(tuned.memory.clone())),
         shape,
         centers: given_centers(config),
@@ -383,6 +398,7 @@ pub fn fit(session: &mut Session<'_>, inputs: &FitInputs) -> Result<FitOutcome, 
     };
     session.process.watch.plan(outcome.plan.memory.total());
     keep_on_disk(session, config, &store, &mut outcome)?;
+    *planned = true;
     if session.is_first() {
         let workers = session.peers();
         session.process.progress.say(&outcome.plan.summary(config.memory, workers));

@@ -13,7 +13,7 @@ use crate::engine::session::{Process, Progress, Session};
 use crate::error::StageError;
 use crate::job::fit::live::Fixed;
 use crate::job::{FitConfig, FitOutcome, Frozen};
-use crate::online::learner::{Answer, Batch, Info, Learner, Prediction, Published, Recovery, Traits};
+use crate::online::learner::{Answer, Batch, Info, Learner, Prediction, Published, Recovery, RunEnd, Traits};
 use crate::plan::MemoryPlan;
 use crate::predict::{Function, RowPredictor};
 use nystream_datasets::{Chunk, Encoder};
@@ -39,7 +39,7 @@ pub struct ExactSetup {
 }
 
 /// How the workers ended, or why they did not begin.
-type Ends = Result<Vec<Result<(), StageError>>, String>;
+type Ends = Result<Vec<Result<RunEnd, StageError>>, String>;
 
 /// A learner whose model is that of `fit --config-from` on the rows that are there; see the [module](super).
 ///
@@ -480,6 +480,13 @@ impl Learner for ExactEngine {
         let predictor = RowPredictor::new(Arc::new(function))?;
         self.last = Some(Last { predictor, outcome: None, rows, sum_weights });
         Ok(())
+    }
+
+    fn end(&mut self, how: RunEnd) {
+        if self.processes > 1 {
+            // Workers that are gone have told why, with the order that met it.
+            let _ = self.tell(&Order::End(how));
+        }
     }
 
     fn info(&self) -> Info {

@@ -9,6 +9,7 @@ use crate::error::StageError;
 use crate::job::fit::live::{Fixed, HELD_SHARE};
 use crate::job::{FitConfig, Frozen};
 use crate::nystrom::gram::panel_rows;
+use crate::online::learner::RunEnd;
 use crate::plan::{MemoryPlan, program_bytes};
 use crate::profile::SAMPLE_ROWS;
 use nystream_datasets::{Encoder, RowSlots, SlotLayout};
@@ -42,7 +43,7 @@ pub struct Joined {
 }
 
 /// Serves the orders of a run whose first process is another: keeps the rows and sums that this one is dealt, and takes its part in publications. `make`: the configuration of what the first process
-/// tells ([`Joined::told`]). It returns when the run ends.
+/// tells ([`Joined::told`]). It returns when the run ends, and says how.
 ///
 /// # Errors
 /// What `make` says, [`StageError::Budget`] as [`ExactEngine::new`](super::ExactEngine::new), and what ends the run.
@@ -50,7 +51,7 @@ pub fn follow(
     process: &Arc<Process>,
     communication: Communication,
     make: impl Fn(&[u8]) -> Result<(FitConfig, Frozen), StageError> + Send + Sync + 'static,
-) -> Result<(), StageError> {
+) -> Result<RunEnd, StageError> {
     let job = move |session: &mut Session<'_>| {
         let told = together::of_first(session, || Ok(Vec::new()))?;
         let (workers, processes) = (session.process.workers(), session.process.processes());
@@ -66,11 +67,13 @@ pub fn follow(
         serve_as(session, &made.0, Task { slots, ordered: None })
     };
     let ends = run(process, communication, job).map_err(StageError::Internal)?;
-    ends.into_iter().collect()
+    let ends: Vec<RunEnd> = ends.into_iter().collect::<Result<_, _>>()?;
+    // All workers hear the same.
+    Ok(ends.first().copied().unwrap_or(RunEnd::Failed))
 }
 
 /// [`serve`] in the precision of the configuration.
-pub(super) fn serve_as(session: &mut Session<'_>, fixed: &Fixed, task: Task) -> Result<(), StageError> {
+pub(super) fn serve_as(session: &mut Session<'_>, fixed: &Fixed, task: Task) -> Result<RunEnd, StageError> {
     match fixed.config.precision {
         Precision::Single => serve::<f32>(session, fixed, task),
         Precision::Double => serve::<f64>(session, fixed, task),

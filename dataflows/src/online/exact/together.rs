@@ -8,6 +8,7 @@ use super::worker::{Lot, Order};
 use crate::engine::exchange::{Audience, Gather, Outgoing, pass};
 use crate::engine::session::Session;
 use crate::error::StageError;
+use crate::online::learner::RunEnd;
 use nystream_datasets::Chunk;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ enum Call {
     Verify,
     Save,
     Restore(serde_bytes::ByteBuf),
-    End,
+    End(RunEnd),
 }
 
 fn damaged(error: impl std::fmt::Display) -> StageError {
@@ -66,7 +67,7 @@ pub(super) fn of_first(
     parcels.into_iter().next().map(|parcel| parcel.bytes).ok_or_else(|| damaged("there is nothing"))
 }
 
-/// The next order, the same on every worker of all processes; `None` when there are no more. `orders` are those of this worker, in the first process.
+/// The next order, the same on every worker of all processes; `None` when there are no more, and nobody has said that the run has come to its end. `orders` are those of this worker, in the first process.
 ///
 /// # Errors
 /// As [`everyone`].
@@ -89,7 +90,7 @@ pub(super) fn next(session: &mut Session<'_>, orders: Option<&Receiver<Order>>) 
         // The first process alone writes.
         Call::Save => Some(Order::Save(PathBuf::new())),
         Call::Restore(bytes) => Some(Order::Restore(Arc::new(sums::heard(&bytes)?))),
-        Call::End => None,
+        Call::End(how) => Some(Order::End(how)),
     })
 }
 
@@ -100,6 +101,7 @@ fn call(order: Option<&Order>) -> Call {
         Some(Order::Verify) => Call::Verify,
         Some(Order::Save(_)) => Call::Save,
         Some(Order::Restore(kept)) => Call::Restore(serde_bytes::ByteBuf::from(sums::told(kept))),
-        None => Call::End,
+        Some(Order::End(how)) => Call::End(*how),
+        None => Call::End(RunEnd::Failed),
     }
 }

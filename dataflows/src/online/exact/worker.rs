@@ -10,6 +10,7 @@ use crate::engine::deal::Letter;
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::job::fit::live::Fixed;
+use crate::online::learner::RunEnd;
 use differential_dataflow::AsCollection;
 use differential_dataflow::Hashable;
 use differential_dataflow::operators::arrange::arrangement::arrange_core;
@@ -53,6 +54,8 @@ pub(super) enum Order {
     Save(PathBuf),
     /// Go on from these sums.
     Restore(Arc<Kept>),
+    /// There are no more orders.
+    End(RunEnd),
 }
 
 /// What it answers.
@@ -77,7 +80,7 @@ pub(super) struct Task {
 /// An update of the collection of rows.
 type Update = ((RowId, u64), u64, isize);
 
-/// Serves orders until their sender is gone. Every worker calls this in step.
+/// Serves orders to the end of the run, and gives that; a sender that goes away without a word has failed. Every worker calls this in step.
 ///
 /// # Errors
 /// What ends the run, such as a damaged exchange.
@@ -85,7 +88,7 @@ pub(super) fn serve<T: Entry + Into<f64> + Default>(
     session: &mut Session<'_>,
     fixed: &Fixed,
     task: Task,
-) -> Result<(), StageError> {
+) -> Result<RunEnd, StageError> {
     let Task { slots, ordered } = task;
     let pivots = session.once(|| Mutex::new(fixed.pivots()));
     let keep = Rc::new(RefCell::new(Keep::new(slots, fixed, session.process.workers(), pivots)));
@@ -158,6 +161,7 @@ pub(super) fn serve<T: Entry + Into<f64> + Default>(
     });
 
     let mut time = 0;
+    let mut ended = RunEnd::Failed;
     let orders = ordered.as_ref().map(|ordered| &ordered.0);
     while let Some(order) = together::next(session, orders)? {
         let reply = match order {
@@ -184,6 +188,10 @@ pub(super) fn serve<T: Entry + Into<f64> + Default>(
             Order::Verify => Reply::Published(verify(session, fixed, &keep, &gram)),
             Order::Save(folder) => Reply::Saved(save(session, &keep, &gram, &folder)),
             Order::Restore(kept) => Reply::Summed(restore(session, fixed, &keep, &gram, &kept)),
+            Order::End(how) => {
+                ended = how;
+                break;
+            }
         };
         if let Some((_, replies)) = &ordered {
             // Where nobody listens any more there is no further order either.
@@ -192,7 +200,7 @@ pub(super) fn serve<T: Entry + Into<f64> + Default>(
     }
     drop(input);
     keep.borrow_mut().close();
-    Ok(())
+    Ok(ended)
 }
 
 /// What the workers of all processes have learned, told by the first; of one process each tells its own.

@@ -17,6 +17,7 @@
 mod diagonals;
 mod dimension;
 mod judges;
+mod kept;
 mod operator;
 pub mod order;
 mod outcome;
@@ -30,7 +31,7 @@ pub use dimension::dimension_rows;
 use crate::dictionary::pool::Pool;
 use crate::engine::agree;
 use crate::engine::bytes::{Reader, Writer};
-use crate::engine::checkpoint::{Iterates, recall};
+use crate::engine::checkpoint::{Iterates, recall, remember_numbers};
 use crate::engine::exchange::{Audience, Outgoing};
 use crate::engine::feed::RowStore;
 use crate::engine::session::{Process, Session};
@@ -174,7 +175,8 @@ pub fn subsample_sizes(sample: usize, centers: usize) -> (usize, usize) {
     (s, (sample - s).min(PROBES))
 }
 
-fn setup<T: Entry>(job: &EigenProJob<'_, T>, shard: &Shard) -> Result<Setup<T>, StageError> {
+/// The preconditioner of the subsample of `job`, and what the probes say of it.
+fn preconditioner<T: Entry>(job: &EigenProJob<'_, T>) -> Result<(SubsamplePreconditioner, Measured), StageError> {
     let (s, probes) = subsample_sizes(job.sample.len(), job.centers.len());
     let all = job.sample.rows.view();
     let sample = all.slice(0, s);
@@ -191,6 +193,15 @@ fn setup<T: Entry>(job: &EigenProJob<'_, T>, shard: &Shard) -> Result<Setup<T>, 
     let mean_weight = job.weight_sum / job.rows as f64;
     let weights: Vec<f64> = job.sample.weights[probe].iter().map(|w| w / mean_weight).collect();
     let measured = preconditioner.measure(k_pp.as_ref(), k_ps.as_ref(), &weights);
+    Ok((preconditioner, measured))
+}
+
+fn setup<T: Entry>(
+    job: &EigenProJob<'_, T>,
+    shard: &Shard,
+    (preconditioner, measured): (SubsamplePreconditioner, Measured),
+) -> Result<Setup<T>, StageError> {
+    let sample = job.sample.rows.view().slice(0, preconditioner.sample());
     let own = shard.centers();
     let mut directions = Mat::zeros(own.len(), preconditioner.rank());
     for block in shard.own_blocks() {
@@ -282,16 +293,23 @@ pub fn solve<T: Entry>(
         true => Shard::of(job.centers.len(), processes, process),
         false => Shard::whole(job.centers.len()),
     };
+    let (s, _) = subsample_sizes(job.sample.len(), job.centers.len());
+    let made = kept::preconditioner(session, "eigenpro preconditioner", s, || preconditioner(job))?;
     // A shard's centers may fail alone.
-    let setup = session.try_once(|| setup(job, &shard));
+    let setup = session.try_once(|| setup(job, &shard, (*made).clone()));
     let setup = agree(session, setup)?;
     let judges = judges(session, store, job)?;
     let mean_weight = job.weight_sum / job.rows as f64;
     let feed = store.feed(Role::Training);
-    let largest = largest_diagonals(session, feed, Arc::clone(&setup.sample), setup.scaled.clone(), mean_weight)?;
+    let largest = remember_numbers(session, "eigenpro diagonals", |session| {
+        largest_diagonals(session, feed, Arc::clone(&setup.sample), setup.scaled.clone(), mean_weight).map(Vec::from)
+    })?;
+    let [diagonal, kernel_diagonal] = largest[..] else {
+        return Err(StageError::Internal("the stored diagonals are others".into()));
+    };
     let measured = Measured {
-        diagonal: setup.measured.diagonal.max(largest[0]),
-        kernel_diagonal: setup.measured.kernel_diagonal.max(largest[1]),
+        diagonal: setup.measured.diagonal.max(diagonal),
+        kernel_diagonal: setup.measured.kernel_diagonal.max(kernel_diagonal),
         ..setup.measured
     };
     let shared = RefCell::new(session);

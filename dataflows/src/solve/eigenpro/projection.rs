@@ -1,7 +1,7 @@
 //! From values at the centers to coefficients, over the workers: by the factor of K_mm, or by epochs of EigenPro 2 over the centers, on their shards.
 
 use super::operator::{Packed, values_at};
-use super::{EigenProJob, PROBES, PROJECTION_EPOCHS, matrix, projection_sample};
+use super::{EigenProJob, PROBES, PROJECTION_EPOCHS, kept, matrix, projection_sample};
 use crate::engine::session::Session;
 use crate::error::StageError;
 use crate::matvec::blocks::block_sums;
@@ -76,7 +76,7 @@ pub(super) fn inner_projector<'a, 's, 'w, T: Entry>(
     let s = projection_sample(m);
     let probes = (m - s).min(PROBES);
     let (sample, probe) = (chosen[..s].to_vec(), if probes > 0 { &chosen[s..s + probes] } else { &chosen[..s] });
-    let built = shared.borrow_mut().try_once(|| {
+    let make = || {
         let sample_rows = RowBuf::gather(job.centers.view(), &sample);
         let probe_rows = RowBuf::gather(job.centers.view(), probe);
         let k_ss = symmetric_kernel_matrix(job.kernel, sample_rows.view(), &[], job.simd).map_err(numeric)?;
@@ -85,13 +85,18 @@ pub(super) fn inner_projector<'a, 's, 'w, T: Entry>(
         let k_pp = symmetric_kernel_matrix(job.kernel, probe_rows.view(), &[], job.simd).map_err(numeric)?;
         let k_ps = matrix(job.kernel, probe_rows.view(), sample_rows.view(), job.simd)?;
         let measured = preconditioner.measure(k_pp.as_ref(), k_ps.as_ref(), &vec![1.0; probe_rows.len()]);
+        Ok((preconditioner, measured))
+    };
+    let made = kept::preconditioner(&mut shared.borrow_mut(), "eigenpro preconditioner of the centers", s, make)?;
+    let built = shared.borrow_mut().try_once(|| {
+        let sample_rows = RowBuf::gather(job.centers.view(), &sample);
         let packed = Packed::<f64>::new(job.kernel, job.centers.view(), None, shard.clone(), job.simd)?;
         let sample = Tiles::<f64>::new(job.kernel, sample_rows.view(), &[], job.simd).map_err(numeric)?;
-        Ok((preconditioner, measured, Arc::new(packed), Arc::new(sample)))
+        Ok((Arc::new(packed), Arc::new(sample)))
     })?;
-    let (packed, rows) = (Arc::clone(&built.2), job.centers);
-    let operator = CenterRows { session: shared, rows, packed, sample: Arc::clone(&built.3) };
-    InnerProjector::new(operator, built.0.clone(), sample, built.1, PROJECTION_EPOCHS).map_err(solve_error)
+    let (packed, rows) = (Arc::clone(&built.0), job.centers);
+    let operator = CenterRows { session: shared, rows, packed, sample: Arc::clone(&built.1) };
+    InnerProjector::new(operator, made.0.clone(), sample, made.1, PROJECTION_EPOCHS).map_err(solve_error)
 }
 
 /// Products with a K_ZZ that is too large to keep, for the inexact projection.

@@ -30,6 +30,7 @@ mod preconditioner;
 mod projection;
 mod settling;
 mod state;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -47,6 +48,7 @@ use settling::{Settled, settled};
 pub use state::EigenProState;
 use state::{flatten, unflatten};
 use std::ops::Range;
+pub use stored::StoredPreconditioner;
 use walk::Walk;
 
 /// *Shape.* Rows of a batch that are summed together before the fixed tree over sub-blocks.

@@ -76,6 +76,11 @@ impl SubsamplePreconditioner {
         Ok(SubsamplePreconditioner { vectors, values, tail, gains })
     }
 
+    /// Of E, mu, the diagonal of D and mu_{q+1}, which belong together.
+    pub(super) fn from_parts((vectors, values, gains, tail): (Mat<f64>, Vec<f64>, Vec<f64>, f64)) -> Self {
+        SubsamplePreconditioner { vectors, values, tail, gains }
+    }
+
     /// The largest q at which the subsample's own (q+1)-th value is not far too small for other rows: s / 20.
     pub fn recommended_rank(s: usize) -> usize {
         (s / 20).max(1).min(s.saturating_sub(1))
