@@ -188,7 +188,7 @@ fn requests_go_to_their_shard() {
             row["shop"] = format!("shop {of}").into();
             row
         })
-        .chain([json!({ "a": 0.5, "shop": "elsewhere" }), row(7000)])
+        .chain([json!({ "a": 0.5, "b": 0.5, "c": null, "shop": "elsewhere" }), row(7000)])
         .collect();
     let answer: Value =
         serde_json::from_str(&ask(&address, "POST /predict", &json!({ "rows": rows }).to_string())).unwrap();

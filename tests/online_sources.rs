@@ -195,9 +195,13 @@ fn bad_events_are_refused_and_told() {
         ("{\"row\": {}}".into(), Some((None, "no \"key\""))),
         ("neither json".into(), Some((None, "expected"))),
         (good("").to_string(), Some((None, "key"))),
-        // Columns that the model does not read, and ones that are missing, are none of this.
+        // Columns that the model does not read are none of this, nor are nulls; ones that are missing may be misspelt.
         (with("more", "extra", json!(1)), None),
-        (json!({ "key": "less", "row": { "a": 0.5, "y": 1.0 } }).to_string(), None),
+        (
+            json!({ "key": "less", "row": { "a": 0.5, "B": 1, "c": "level 1", "y": 1.0 } }).to_string(),
+            Some((Some("less"), "no column 'b' (there is 'B')")),
+        ),
+        (with("null", "c", Value::Null), None),
         (label("waits", json!(target(2))), None),
     ];
     place.lines("in.jsonl", &events.iter().map(|(line, _)| line.clone()).collect::<Vec<_>>());
@@ -309,6 +313,17 @@ fn predictions_are_served_while_learning() {
         assert_eq!(values.value(i), answer["predictions"][at]["prediction"].as_f64().unwrap());
         assert!((values.value(i) - target(7000 + i)).abs() < 0.5, "{} {}", values.value(i), target(7000 + i));
     }
+    // Whoever asks without a column that the model needs is told its name, and the one that may be meant.
+    let lacking = json!({ "rows": [row(1), { "a": 0.5, "B": 0.5, "c": "level 1" }] }).to_string();
+    let (status, body) = ask(&address, "POST /predict", lacking.as_bytes());
+    assert!(
+        status == 400 && text(&body).contains("row 1: the row has no column 'b' (there is 'B')"),
+        "{}",
+        text(&body)
+    );
+    let without = rows(7000, 2).project(&[0, 2]).unwrap();
+    let (status, body) = ask(&address, ARROW, &stream_of(&without).unwrap());
+    assert!(status == 400 && text(&body).contains("the row has no column '"), "{}", text(&body));
     for (head, body, status) in [
         ("POST /predict", &b"{"[..], 400),
         ("POST /predict", b"{\"rows\": 3}", 400),

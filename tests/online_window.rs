@@ -300,6 +300,23 @@ fn one_event_may_move_a_window_past_all_rows() {
     }
 }
 
+/// In a window that is full each row that comes takes one away: a drift of half of 100 rows is 25 rows, and the 25th is the one that publishes.
+#[test]
+fn drift_counts_what_leaves_with_what_comes() {
+    let place = begun();
+    let insert = |key: u64| {
+        let (a, b, c, y) = values(key, 1);
+        json!({"key": format!("k{key}"), "row": {"a": a, "b": b, "c": c, "y": y}}).to_string()
+    };
+    place.lines("in.jsonl", &(0..400).map(insert).collect::<Vec<_>>());
+    place.online("--mode exact --config-from m.nys --state s --input jsonl:in.jsonl --window rows:100 --publish drift:0.5 --keep-published 6");
+    let published = place.json("online inspect s")["published"].clone();
+    let points: Vec<u64> = published.as_array().unwrap().iter().map(|kept| kept["changes"].as_u64().unwrap()).collect();
+    // The last one is that of the end.
+    let between: Vec<u64> = points[..5].windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(between, [25; 4], "{points:?}");
+}
+
 #[test]
 fn disk_is_bounded_by_the_window() {
     let place = begun();

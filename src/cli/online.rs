@@ -2,7 +2,9 @@
 
 use super::checks::Check;
 use super::groups::{KernelArgs, ResourceArgs, SampleArgs};
-use super::values::online::{Clip, CurvatureName, DriftName, Endpoint, Mode, OnlineLoss, Publish, Sink, WindowSpec};
+use super::values::online::{
+    Absent, Clip, CurvatureName, DriftName, Endpoint, Mode, OnlineLoss, Publish, Sink, WindowSpec,
+};
 use super::values::{AutoOr, Count, DataLayout, MetricsAddr, Positive, Seconds};
 use crate::exit::Failure;
 use clap::{Args, Subcommand};
@@ -113,6 +115,9 @@ pub struct StreamArgs {
     /// End with code 1 at the first event that is refused; nothing of the piece (up to 1,024 events) that holds it is acknowledged
     #[arg(long)]
     pub strict: bool,
+    /// A row without a column that the model needs: reject (it may be misspelt; the nearest name that is there is told), or null, for producers that leave nulls out. A column that is there and null is null
+    #[arg(long, value_name = "MEANING", default_value = "reject")]
+    pub absent: Absent,
     /// Refuse rows whose time is further than this before the latest one [default: no limit]
     #[arg(long, value_name = "TIME")]
     pub lateness: Option<Seconds>,

@@ -16,8 +16,8 @@ pub use fit::{Certificate, DictionaryReport, FitReport, Flops, NetworkReport, Pe
 pub use inspect::{ColumnReport, DatasetReport, ModelReport};
 pub use metrics::{EvaluateReport, Metrics, PlannedMemory, PredictReport, Products};
 pub use online::{
-    BoundTerms, LatencyReport, OnlineReport, Prequential, PublishedReport, RegretReport, ShardReport, ShardsReport,
-    StateReport,
+    AlarmReport, BoundTerms, LatencyReport, OnlineReport, Prequential, PublishedReport, RegretReport, ShardReport,
+    ShardsReport, StateReport,
 };
 pub use processes::{ProcessReport, StageTime};
 pub use tables::{

@@ -58,6 +58,39 @@ pub struct BoundTerms {
     pub outside: f64,
 }
 
+/// An alarm of drift.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AlarmReport {
+    /// `mass` (what the dictionary does not span of the rows) or `loss`.
+    pub by: String,
+    /// Events that had been accepted with the row that raised it, as `export --as-of` counts.
+    pub changes: u64,
+    /// The row's key.
+    pub key: String,
+    /// When the row happened, where the stream says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+    /// The detector's value: of the mass a cumulative sum, of the loss by how much its mean has risen.
+    pub value: f64,
+    /// What that had to exceed.
+    pub threshold: f64,
+}
+
+impl AlarmReport {
+    /// As a sentence.
+    pub fn sentence(&self) -> String {
+        let (value, threshold) = (number(self.value), number(self.threshold));
+        let what = match self.by.as_str() {
+            "mass" => format!(
+                "rows come from elsewhere (the sum of what the dictionary does not span of them is {value}, more than {threshold})"
+            ),
+            _ => format!("the mean loss has risen by {value}, more than {threshold}"),
+        };
+        let time = self.time.as_ref().map(|time| format!(" of {time}")).unwrap_or_default();
+        format!("drift, at event {} (key '{}'{time}): {what}", count(self.changes), self.key)
+    }
+}
+
 /// The largest shard.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ShardReport {
@@ -143,6 +176,9 @@ pub struct OnlineReport {
     pub regret: Option<RegretReport>,
     /// Alarms of drift.
     pub drift_alarms: u64,
+    /// The last 100 of them, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<AlarmReport>,
     /// Times that the learner began anew.
     pub restarts: u64,
     /// Answers given.
@@ -208,6 +244,7 @@ impl Report for OnlineReport {
         }
         pairs
             .add("drift alarms", count(self.drift_alarms))
+            .maybe("last alarm", self.alarms.last().map(AlarmReport::sentence))
             .add("predictions", count(self.predictions))
             .add("rows/s", number(self.rows_per_second));
         if let (Some(p50), Some(p99)) = (self.latency_ms.p50, self.latency_ms.p99) {

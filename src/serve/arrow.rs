@@ -3,7 +3,7 @@
 use super::http::Response;
 use arrow_array::{Array, ArrayRef, Float64Array, RecordBatch, StringArray};
 use nystream_dataflows::online::serving::Serving;
-use nystream_datasets::events::{Event, arrow};
+use nystream_datasets::events::{Event, EventError, arrow};
 use nystream_datasets::stream::ipc::{batches, stream_of};
 use std::sync::Arc;
 
@@ -27,6 +27,9 @@ fn table(serving: &Serving, body: &[u8]) -> Result<RecordBatch, String> {
         }
         let keyed = keyed(&batch, serving.encoding().schema().key_column())?;
         let found = arrow::events(&keyed, serving.encoding().schema()).map_err(|error| error.to_string())?;
+        if let Some(Err(error @ EventError::Absent { .. })) = found.first() {
+            return Err(error.to_string());
+        }
         events.extend(found.into_iter().map(|event| event.ok().map(|event| super::without_targets(serving, event))));
     }
     let good: Vec<Event> = events.iter().flatten().cloned().collect();

@@ -24,7 +24,7 @@ use http::{Request, Response, Served, Server};
 use nystream_dataflows::online::serving::{Newest, Serving};
 use nystream_dataflows::online::session::Output;
 use nystream_dataflows::online::sink::Shape;
-use nystream_datasets::events::{Event, json};
+use nystream_datasets::events::{Event, EventError, json};
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::Path;
@@ -152,14 +152,16 @@ fn predict(serving: &Serving, body: &[u8]) -> Response {
         return Response::error(413, &format!("{} rows, and at most {most} are answered at once", rows.len()));
     }
     // As events, so that a row is read as the stream's are.
-    let events: Vec<Result<Event, String>> = rows
-        .iter()
-        .map(|row| {
-            let event = json!({ "key": "row", "row": row }).to_string();
-            let event = json::event(event.as_bytes(), serving.encoding().schema());
-            event.map(|event| without_targets(serving, event)).map_err(|error| error.to_string())
-        })
-        .collect();
+    let mut events: Vec<Result<Event, String>> = Vec::with_capacity(rows.len());
+    for (i, row) in rows.iter().enumerate() {
+        let event = json!({ "key": "row", "row": row }).to_string();
+        let event = json::event(event.as_bytes(), serving.encoding().schema());
+        // Whoever asks so does so for every row: it is the request that is wrong.
+        if let Err(error @ EventError::Absent { .. }) = &event {
+            return Response::error(400, &format!("row {i}: {error}"));
+        }
+        events.push(event.map(|event| without_targets(serving, event)).map_err(|error| error.to_string()));
+    }
     let good: Vec<Event> = events.iter().flatten().cloned().collect();
     let mut predicted = match serving.predict(&good) {
         Ok(predicted) => predicted.into_iter(),

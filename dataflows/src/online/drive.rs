@@ -8,7 +8,7 @@
 use super::answers::Answers;
 use super::latency::Latency;
 use super::learner::{Published, Recovery};
-use super::session::{Session, TakeError};
+use super::session::{DriftAlarm, Session, TakeError};
 use super::sink::LineFile;
 use super::state::State;
 use crate::error::StageError;
@@ -57,6 +57,9 @@ pub trait Hooks {
 
     /// A snapshot was written.
     fn saved(&mut self) {}
+
+    /// An alarm of drift was raised by a row that is durable now.
+    fn alarmed(&mut self, _alarm: &DriftAlarm) {}
 
     /// How long events took to be acknowledged, of this process.
     fn measured(&mut self, _latency: &Latency) {}
@@ -129,6 +132,8 @@ pub struct Drive<'a> {
     pub snapshot: (u64, Instant),
     /// Whether somebody was told that the disk is full.
     pub held_up: bool,
+    /// Why the first event that this run refused was.
+    pub refused: Option<String>,
     /// Bytes of files that earlier runs wrote; those that this one does not write stay as they are, for a later one.
     pub files: BTreeMap<String, u64>,
 }
@@ -178,6 +183,9 @@ impl Drive<'_> {
     /// [`DriveError`].
     pub fn begin(&mut self, hooks: &mut dyn Hooks) -> Result<(), DriveError> {
         self.answer(hooks)?;
+        // Those of a replay were told before.
+        self.session.alarms();
+        self.refused = None;
         let failed = |path: &Path| {
             let path = path.display().to_string();
             move |source| DriveError::Output { path, source }
@@ -342,6 +350,7 @@ impl Drive<'_> {
             }
         }
         self.answer(hooks)?;
+        self.session.alarms().iter().for_each(|alarm| hooks.alarmed(alarm));
         self.room_again(hooks);
         Ok(())
     }
@@ -351,6 +360,9 @@ impl Drive<'_> {
         let (outputs, rejections) = (self.session.outputs(), self.session.rejections());
         if let Some(answers) = &mut self.output {
             answers.push(outputs)?;
+        }
+        if self.refused.is_none() {
+            self.refused = rejections.first().map(|rejected| rejected.reason.clone());
         }
         if let Some((_, file)) = &mut self.dead {
             rejections.iter().for_each(|rejected| file.push_rejected(rejected));

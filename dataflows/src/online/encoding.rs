@@ -142,6 +142,12 @@ impl Encoding {
         Encoding { schema, ..self }
     }
 
+    /// The same, but a feature that a row does not have is null ([`StreamSchema::with_absent_null`]).
+    pub fn with_absent_null(self) -> Self {
+        let schema = Arc::new(StreamSchema::clone(&self.schema).with_absent_null());
+        Encoding { schema, ..self }
+    }
+
     /// The encoder.
     pub fn encoder(&self) -> &Encoder {
         &self.encoder

@@ -18,6 +18,7 @@ use nystream_datasets::Chunk;
 use nystream_datasets::events::Event;
 use nystream_datasets::rows::Applied;
 use nystream_hashing::RowId;
+use nystream_kernels::online::drift::Raised;
 use nystream_kernels::online::{Bound, Hindsight};
 use nystream_kernels::rows::Rows;
 use serde::{Deserialize, Serialize};
@@ -88,6 +89,8 @@ pub struct Answer {
     pub loss: f64,
     /// In which queue the row was ([`Learner::queue`]): answers come in order within one.
     pub queue: u32,
+    /// The alarm of drift that it raised.
+    pub alarm: Option<Raised>,
 }
 
 /// Independent learners behind one.

@@ -19,6 +19,7 @@ pub mod exact;
 pub mod latency;
 pub mod learner;
 pub mod meter;
+mod noise;
 mod packed;
 pub mod recursive;
 pub mod second;

@@ -4,12 +4,16 @@
 //! configuration's intercept and f_0 the function to begin with, or 0. One matrix serves all targets, so that a row's work is m^2 once and m for each target. Classes are targets of 0 and 1, as in a fit with
 //! squared loss. Centers that depend on others, by the precision of kernel entries, are left out: what they span stays.
 //!
+//! *Variances* of numbers: v (1 + q), q the row's leverage ([`Inner`]) and v the noise of its target, estimated as the stream goes by from its own errors; one leverage serves all targets. They are of answers and
+//! of rows without a target; a model that is published has none.
+//!
 //! *Bits.* Answers come by blocks, those of one-row updates in order; predictions of rows without a target are formed row by row.
 //!
 //! *Memory*: 2 m t + 4 m^2 + b (2 t + 2 m) numbers, t targets and b rows of a block ([`bytes`]).
 
 use super::learner::{Answer, Batch, Info, Learner, Prediction, Published, Recovery, Traits};
 use super::meter::Meter;
+use super::noise::Noise;
 use super::packed;
 use super::settings::{Mode, Settings};
 use crate::error::StageError;
@@ -29,6 +33,8 @@ pub struct Recursive {
     /// Standard deviation of each target, target units, where it is known.
     deviations: Vec<f64>,
     meter: Meter,
+    /// The noise of each target, scaled units; none of classes.
+    noise: Vec<Noise>,
     /// Whether it began with a function: then there is a model before there are rows.
     begun: bool,
 }
@@ -37,6 +43,9 @@ pub struct Recursive {
 struct Stored {
     inner: Inner,
     meter: Meter,
+    /// States of before have none.
+    #[serde(default)]
+    noise: Vec<Noise>,
     begun: bool,
 }
 
@@ -44,6 +53,7 @@ struct Stored {
 struct StoredRef<'a> {
     inner: &'a Inner,
     meter: &'a Meter,
+    noise: &'a [Noise],
     begun: bool,
 }
 
@@ -103,7 +113,21 @@ impl Recursive {
             variance: None,
             ..function.clone()
         };
-        Ok(Recursive { inner, template, deviations, meter: Meter::new(settings.window), begun: whole })
+        let noise = Self::no_noise(&template);
+        Ok(Recursive { inner, template, deviations, meter: Meter::new(settings.window), noise, begun: whole })
+    }
+
+    /// Nothing known of the noise.
+    fn no_noise(template: &Function) -> Vec<Noise> {
+        if template.code.is_classification() { Vec::new() } else { vec![Noise::default(); template.code.width()] }
+    }
+
+    /// Variances of a row of this leverage, target units squared.
+    fn variances(&self, leverage: f64) -> Option<Vec<f64>> {
+        let scaled = |(k, noise): (usize, &Noise)| {
+            Some(noise.variance(leverage)? * self.template.code.scale(k) * self.template.code.scale(k))
+        };
+        if self.noise.is_empty() { None } else { self.noise.iter().enumerate().map(scaled).collect() }
     }
 
     /// What is predicted where the sums are `sums`.
@@ -135,13 +159,17 @@ impl Recursive {
 
     fn answers(&mut self, found: Answers) -> Vec<Answer> {
         let t = self.template.code.width();
-        let rows = found.predictions.chunks_exact(t).zip(found.targets.chunks_exact(t));
+        let rows = found.predictions.chunks_exact(t).zip(found.targets.chunks_exact(t)).zip(&found.leverages);
         let mut answers = Vec::with_capacity(found.ids.len());
-        for (&id, (sums, targets)) in found.ids.iter().zip(rows) {
+        for (&id, ((sums, targets), &leverage)) in found.ids.iter().zip(rows) {
             let values = self.values(sums);
             let loss = self.loss(&values, sums, targets);
             self.meter.add(loss);
-            answers.push(Answer { id, prediction: Prediction { values, variances: None }, loss, queue: 0 });
+            let variances = self.variances(leverage);
+            for ((noise, f), y) in self.noise.iter_mut().zip(sums).zip(targets) {
+                noise.add((f - y) * (f - y), leverage);
+            }
+            answers.push(Answer { id, prediction: Prediction { values, variances }, loss, queue: 0, alarm: None });
         }
         answers
     }
@@ -175,8 +203,10 @@ impl Learner for Recursive {
     fn predict(&mut self, rows: Rows<'_>) -> Result<Vec<Prediction>, StageError> {
         (0..rows.len())
             .map(|i| {
-                let sums = self.inner.predict(rows.slice(i, i + 1))?;
-                Ok(Prediction { values: self.values(&sums), variances: None })
+                let row = rows.slice(i, i + 1);
+                let sums = self.inner.predict(row)?;
+                let leverage = self.inner.leverages(row)?[0];
+                Ok(Prediction { values: self.values(&sums), variances: self.variances(leverage) })
             })
             .collect()
     }
@@ -195,7 +225,8 @@ impl Learner for Recursive {
     }
 
     fn snapshot(&mut self) -> Result<Vec<u8>, StageError> {
-        packed::bytes_of(&StoredRef { inner: &self.inner, meter: &self.meter, begun: self.begun })
+        let (inner, meter, noise) = (&self.inner, &self.meter, &self.noise[..]);
+        packed::bytes_of(&StoredRef { inner, meter, noise, begun: self.begun })
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), StageError> {
@@ -204,6 +235,7 @@ impl Learner for Recursive {
         if stored.inner.params() != self.inner.params() || stored.inner.atoms() != self.inner.atoms() {
             return Err(packed::damaged("it is that of another configuration"));
         }
+        self.noise = if stored.noise.len() == self.noise.len() { stored.noise } else { Self::no_noise(&self.template) };
         (self.inner, self.meter, self.begun) = (stored.inner, stored.meter, stored.begun);
         Ok(())
     }

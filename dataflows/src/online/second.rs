@@ -1,12 +1,12 @@
 //! The second-order learners behind the runtime: KONS, Sketched-KONS, PROS-N-KONS and CON-KONS of `nystream_kernels::online`.
 //!
 //! *Variances* of squared and Huber losses: with A = alpha I + 2 sum phi phi^T the function's variance is 2 v q, q the leverage and v that of the noise, and a prediction's v (1 + 2 q): a Gaussian
-//! process whose noise over signal is alpha / 2. v is estimated as the stream goes by, as the mean of loss / (1 + 2 q) with weights that fall by 1 / 2,000 a row; what the dictionary or a wrong kernel
-//! cannot express counts as noise. Absent before 16 rows.
+//! process whose noise over signal is alpha / 2; v is estimated as the stream goes by (`noise.rs`).
 //!
 //! *Bits.* Answers are those of the library's learner driven directly; predictions of rows without a target are formed row by row, so that they do not depend on what came with them.
 
 use super::learner::{Answer, Batch, Info, Learner, Prediction, Published, Recovery, Regret, Traits};
+use super::noise::Noise;
 use super::packed;
 use super::settings::{Mode, Settings};
 use super::units::Units;
@@ -18,36 +18,10 @@ use nystream_kernels::online::{
 use nystream_kernels::rows::{RowBuf, Rows};
 use serde::{Deserialize, Serialize};
 
-/// What a row of the noise's estimate keeps each row.
-const KEEP: f64 = 1.0 - 1.0 / 2000.0;
-/// Rows before variances are given.
-const FIRST: u64 = 16;
-
 #[derive(Debug, Serialize, Deserialize)]
 enum Inner {
     Projected(Box<ProjectedKons>),
     Whole(Box<Kons>),
-}
-
-/// The estimate of the noise.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-struct Noise {
-    sum: f64,
-    weight: f64,
-    rows: u64,
-}
-
-impl Noise {
-    fn add(&mut self, loss: f64, leverage: f64) {
-        self.sum = KEEP * self.sum + loss / (1.0 + 2.0 * leverage);
-        self.weight = KEEP * self.weight + 1.0;
-        self.rows += 1;
-    }
-
-    /// The variance of a prediction, learner's units.
-    fn variance(&self, leverage: f64) -> Option<f64> {
-        (self.rows >= FIRST).then(|| self.sum / self.weight * (1.0 + 2.0 * leverage))
-    }
 }
 
 /// What is stored.
@@ -72,6 +46,9 @@ impl From<OnlineError> for StageError {
     fn from(error: OnlineError) -> Self {
         match error {
             OnlineError::Parameter { .. } => StageError::Usage(error.to_string()),
+            OnlineError::Breakdown { .. } => {
+                StageError::Numeric(format!("{error} (--alpha in another --state, or --mode con-kons)"))
+            }
             OnlineError::Diverged { .. } | OnlineError::Dense(_) | OnlineError::Tile(_) => {
                 StageError::Numeric(error.to_string())
             }
@@ -170,17 +147,17 @@ impl SecondOrder {
         let squares = matches!(self.settings.loss, Loss::Squared | Loss::Huber { .. })
             && self.settings.curvature == Curvature::Adaptive
             && self.units.is_number();
-        let variance = self.noise.variance(leverage).filter(|_| squares)?;
+        let variance = self.noise.variance(2.0 * leverage).filter(|_| squares)?;
         Some(vec![variance * self.units.scale() * self.units.scale()])
     }
 
     fn answers(&mut self, outcomes: &[Outcome]) -> Vec<Answer> {
         let mut answers = Vec::with_capacity(outcomes.len());
-        for &Outcome { id, prediction, loss, leverage, .. } in outcomes {
+        for &Outcome { id, prediction, loss, leverage, alarm, .. } in outcomes {
             let variances = self.variance(leverage);
-            self.noise.add(loss, leverage);
+            self.noise.add(loss, 2.0 * leverage);
             let prediction = Prediction { values: self.units.values(prediction), variances };
-            answers.push(Answer { id, prediction, loss, queue: 0 });
+            answers.push(Answer { id, prediction, loss, queue: 0, alarm });
         }
         answers
     }
@@ -351,6 +328,8 @@ impl Learner for SecondOrder {
                 sigma,
                 lipschitz: loss.lipschitz(clip),
                 clip,
+                // States of before did not look.
+                weight: if ledger.heaviest > 0.0 { ledger.heaviest } else { 1.0 },
                 rows: ledger.rows as f64,
                 effective_dimension: ledger.dimension,
                 starts: ledger.starts as f64,

@@ -17,6 +17,7 @@ use crate::targets::TargetCode;
 use nystream_datasets::events::{Event, Op};
 use nystream_datasets::rows::{RowsError, StoredRow};
 use nystream_datasets::stream::{Item, Position, Rejected};
+use nystream_kernels::online::drift::Raised;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -85,6 +86,9 @@ pub struct Tally {
     /// Whether drift asks for a publication.
     #[serde(default)]
     pub due: bool,
+    /// The last [`ALARMS`] alarms of drift, oldest first.
+    #[serde(default)]
+    pub alarms: Vec<DriftAlarm>,
     /// The source that events are of, and how many of its items the log has behind what it says of how far that is read: a write that a crash has torn.
     #[serde(default)]
     pub source: Option<String>,
@@ -93,6 +97,22 @@ pub struct Tally {
     pub ahead: u64,
     /// How far each source is read: to a position, and so many items after it.
     pub sources: BTreeMap<String, (Position, u64)>,
+}
+
+/// Alarms that are remembered.
+pub const ALARMS: usize = 100;
+
+/// An alarm of drift, and the row that raised it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DriftAlarm {
+    /// Events that had been accepted with it: the point of the stream.
+    pub changes: u64,
+    /// Its key.
+    pub key: String,
+    /// When it happened, microseconds since 1970, where the stream says so.
+    pub time: Option<i64>,
+    /// By what, and how far beyond what.
+    pub raised: Raised,
 }
 
 /// An answer on its way out.
@@ -116,6 +136,12 @@ pub(super) struct Queued {
     /// The learner's queue in which it is.
     #[serde(default)]
     pub(super) queue: u32,
+    /// Events accepted with it, and its time.
+    #[serde(default)]
+    pub(super) changes: u64,
+    /// See `changes`.
+    #[serde(default)]
+    pub(super) time: Option<i64>,
 }
 
 /// What a snapshot holds of a session.
@@ -251,8 +277,22 @@ impl Session {
             stored.queue.into_iter().for_each(|queued| queue.entry(queued.queue).or_default().push_back(queued));
         }
         let run = Run::none(&encoding);
-        let (outputs, rejections) = (Vec::new(), Vec::new());
-        let core = Core { encoding, code, learner, traits, rules, tally, meter, queue, run, outputs, rejections, mark };
+        let (outputs, rejections, alarms) = (Vec::new(), Vec::new(), Vec::new());
+        let core = Core {
+            encoding,
+            code,
+            learner,
+            traits,
+            rules,
+            tally,
+            meter,
+            queue,
+            run,
+            outputs,
+            rejections,
+            alarms,
+            mark,
+        };
         Ok(Session { store, core, configuration })
     }
 
@@ -453,6 +493,11 @@ impl Session {
     /// Answers since the last call.
     pub fn outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.core.outputs)
+    }
+
+    /// Alarms of drift since the last call.
+    pub fn alarms(&mut self) -> Vec<DriftAlarm> {
+        std::mem::take(&mut self.core.alarms)
     }
 
     /// What was refused since the last call.

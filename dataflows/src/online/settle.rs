@@ -3,7 +3,7 @@
 use super::encoding::{Encoded, Encoding, append, rows_of};
 use super::learner::{Answer, Batch, Learner, Prediction, Traits};
 use super::meter::{Meter, loss_of};
-use super::session::{Note, Output, Queued, Rules, TakeError, Tally};
+use super::session::{ALARMS, DriftAlarm, Note, Output, Queued, Rules, TakeError, Tally};
 use super::store::{Logged, Store};
 use crate::error::StageError;
 use crate::targets::TargetCode;
@@ -31,6 +31,7 @@ pub(super) struct Core {
     pub(super) run: Run,
     pub(super) outputs: Vec<Output>,
     pub(super) rejections: Vec<Rejected>,
+    pub(super) alarms: Vec<DriftAlarm>,
     /// The function that was published last, as the learner marks it ([`Learner::mark`]).
     pub(super) mark: Vec<f64>,
 }
@@ -274,7 +275,8 @@ impl Core {
                 if answers {
                     let id = encoded.training.ids[i].0;
                     let queue = self.learner.queue(event)?;
-                    let queued = Queued { key: event.key.clone(), id, out: op != Op::Label, queue };
+                    let (key, changes, time) = (event.key.clone(), self.tally.changes, event.time);
+                    let queued = Queued { key, id, out: op != Op::Label, queue, changes, time };
                     self.queue.entry(queue).or_default().push_back(queued);
                 }
             }
@@ -316,6 +318,13 @@ impl Core {
             let Some(queued) = queued else {
                 return Err(StageError::Internal("the learner answers a row that it was not given".into()));
             };
+            if let Some(raised) = answer.alarm {
+                let (changes, key, time) = (queued.changes, queued.key.clone(), queued.time);
+                self.tally.alarms.push(DriftAlarm { changes, key, time, raised });
+                let over = self.tally.alarms.len().saturating_sub(ALARMS);
+                self.tally.alarms.drain(..over);
+                self.alarms.extend(self.tally.alarms.last().cloned());
+            }
             if queued.out {
                 self.out(queued.key, answer.prediction);
             }

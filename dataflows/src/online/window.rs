@@ -71,6 +71,7 @@ impl Core {
     pub(super) fn left(&mut self, applied: Applied) -> Result<(), StageError> {
         self.tally.expired += 1;
         self.moved(&applied);
+        self.watch()?;
         if let Some(row) = &applied.removed {
             self.run.removed.push((self.run.changes.len(), row.event.clone()));
         }

@@ -1,7 +1,8 @@
 //! Events in Arrow batches, one a row.
 //!
 //! Columns: the key (the model's key column, or `key`), and where they are there `op` (text), `time` (an instant, or seconds since 1970) and the weight (the model's
-//! weight column, or `weight`); all others are those of the row. Where the model reads a column of one of these names, it is the model's. Absent columns are null.
+//! weight column, or `weight`); all others are those of the row. Where the model reads a column of one of these names, it is the model's. Rows without a column of a feature are none
+//! ([`EventError::Absent`]), unless the schema takes it for null; other absent columns are null.
 
 use super::{Cell, Event, EventError, MAX_KEY_BYTES, Op, Reads, StreamColumn, StreamSchema};
 use crate::{ColumnKind, NumericColumn, TextColumn};
@@ -34,6 +35,10 @@ pub fn events(batch: &RecordBatch, schema: &StreamSchema) -> Result<Vec<Result<E
         .iter()
         .map(|column| batch.column_by_name(&column.name).map(|array| cells(column, array)).transpose())
         .collect::<Result<_, _>>()?;
+    let lacking = schema.lacking(|place| columns[place].is_some()).map(|column| {
+        let there = batch.schema();
+        EventError::absent(None, column, there.fields().iter().map(|field| field.name().as_str()))
+    });
     let row = |i: usize| {
         let key = match keys.get(i) {
             Some(key) if !key.is_empty() && key.len() <= MAX_KEY_BYTES => key.to_owned(),
@@ -49,6 +54,9 @@ pub fn events(batch: &RecordBatch, schema: &StreamSchema) -> Result<Vec<Result<E
                 return Err(EventError::Malformed { key: Some(key), reason });
             }
         };
+        if let (Op::Insert | Op::Update, Some(EventError::Absent { column, near, .. })) = (op, &lacking) {
+            return Err(EventError::Absent { key: Some(key), column: column.clone(), near: near.clone() });
+        }
         let cell = |column: &Option<Vec<Cell>>| column.as_ref().map_or(Cell::Null, |cells| cells[i].clone());
         let cells: Vec<Cell> = if op == Op::Delete { Vec::new() } else { columns.iter().map(cell).collect() };
         if op == Op::Label && !schema.has_target(&cells) {

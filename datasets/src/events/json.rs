@@ -53,6 +53,17 @@ pub fn event(line: &[u8], schema: &StreamSchema) -> Result<Event, EventError> {
         (Op::Label, Some(cells)) if !schema.has_target(&cells) => {
             return malformed(Some(key), "a label needs a target that is not null in its \"row\"".into());
         }
+        (Op::Insert | Op::Update, Some(_)) if partial.lacking.is_some() => {
+            let column = partial.lacking.unwrap_or_default();
+            // Read once more, for the names that are there.
+            let names = serde_json::from_slice::<serde_json::Value>(line).ok();
+            let row = names.as_ref().and_then(|event| event.get("row")).and_then(serde_json::Value::as_object);
+            return Err(EventError::absent(
+                Some(key),
+                &column,
+                row.into_iter().flatten().map(|(name, _)| name.as_str()),
+            ));
+        }
         (_, Some(cells)) => cells,
     };
     Ok(Event { op, key, time: partial.time, weight: partial.weight, cells })
@@ -66,6 +77,8 @@ struct Partial {
     time: Option<i64>,
     weight: Option<f64>,
     cells: Option<Vec<Cell>>,
+    /// A column that an inserted row must have, and has not.
+    lacking: Option<String>,
     refused: Option<EventError>,
 }
 
@@ -84,7 +97,9 @@ pub fn text(event: &Event, schema: &StreamSchema) -> String {
     for (column, cell) in schema.columns().iter().zip(&event.cells) {
         let seconds = |ticks: i64, per: f64| json!(ticks as f64 / per);
         let value = match cell {
-            Cell::Null => continue,
+            // A target that is not there is null; of another column that would be another thing.
+            Cell::Null if column.target => continue,
+            Cell::Null => Value::Null,
             Cell::Number(value) if value.is_finite() => json!(value),
             Cell::Number(value) if value.is_nan() => json!("NaN"),
             Cell::Number(value) => json!(if *value > 0.0 { "Infinity" } else { "-Infinity" }),
@@ -259,6 +274,7 @@ impl<'de> Visitor<'de> for RowSeed<'_> {
                 None => partial.refuse(format!("column '{name}' holds a list or an object")),
             }
         }
+        partial.lacking = schema.lacking(|place| given[place]).map(str::to_owned);
         partial.cells = Some(cells);
         Ok(())
     }

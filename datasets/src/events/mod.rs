@@ -6,8 +6,8 @@
 //!
 //! Contract of JSON lines: `{"op": "insert"|"update"|"delete"|"label", "key": .., "time": .., "weight": .., "row": {column: value, ..}}`, in any order. `op` is
 //! `insert` where it is not given; `key` is text or an integer; `time` is seconds since 1970 or ISO 8601; `weight` is 1 where it is not given. A delete needs the key alone.
-//! Columns that the model does not read are ignored, missing ones are null; a field that is not one of these five is refused, for it would be a
-//! misspelt one.
+//! Columns that the model does not read are ignored. One that is a feature must be there: it may be null, but a row without it is refused, for it would be a misspelt one
+//! ([`StreamSchema::with_absent_null`] takes it for null); targets and weights may be absent. A field that is not one of these five is refused likewise.
 
 pub mod arrow;
 pub mod json;
@@ -16,7 +16,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
-pub use schema::{Reads, StreamColumn, StreamSchema};
+pub use schema::{Reads, StreamColumn, StreamSchema, instant_text};
 
 use rkyv::rancor;
 use rkyv::util::AlignedVec;
@@ -94,6 +94,16 @@ pub enum EventError {
         /// What the model reads there.
         expected: &'static str,
     },
+    /// A row without a column that the model needs.
+    #[error("the row has no column '{column}'{}; a value that is not known is null (--absent null takes absent columns for that)", hint(.near))]
+    Absent {
+        /// The key, where it was read before.
+        key: Option<String>,
+        /// The column.
+        column: String,
+        /// Names that the row has, near to it.
+        near: Vec<String>,
+    },
     /// A stored event that does not read back.
     #[error("a stored event is damaged: {reason}")]
     Damaged {
@@ -102,11 +112,30 @@ pub enum EventError {
     },
 }
 
+/// What a misspelt column may be.
+fn hint(near: &[String]) -> String {
+    match near.first() {
+        Some(name) => format!(" (there is '{}')", crate::shown(name)),
+        None => String::new(),
+    }
+}
+
 impl EventError {
+    /// [`EventError::Absent`] of a row that has the columns `names`.
+    fn absent<'a>(key: Option<String>, column: &str, names: impl IntoIterator<Item = &'a str>) -> Self {
+        let near = match crate::DataError::missing(column, "the model needs it", names) {
+            crate::DataError::MissingColumn { suggestions, .. } => suggestions,
+            _ => Vec::new(),
+        };
+        EventError::Absent { key, column: column.to_owned(), near }
+    }
+
     /// The key of the event, where it could be read.
     pub fn key(&self) -> Option<&str> {
         match self {
-            EventError::Malformed { key, .. } | EventError::Type { key, .. } => key.as_deref(),
+            EventError::Malformed { key, .. } | EventError::Type { key, .. } | EventError::Absent { key, .. } => {
+                key.as_deref()
+            }
             EventError::Damaged { .. } => None,
         }
     }

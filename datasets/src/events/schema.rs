@@ -58,6 +58,10 @@ pub struct StreamColumn {
 #[derive(Clone, Debug)]
 pub struct StreamSchema {
     columns: Vec<StreamColumn>,
+    /// Which of them a row must have: the features.
+    needed: Vec<bool>,
+    /// Whether one that is absent is null all the same.
+    absent_null: bool,
     places: HashMap<String, usize>,
     key: String,
     weight: Option<String>,
@@ -117,15 +121,32 @@ impl StreamSchema {
             StreamColumn { name: name.to_owned(), reads, target }
         };
         let columns: Vec<StreamColumn> = order.into_iter().map(column).collect();
+        let features = encoder.numeric.iter().map(|f| &f.column).chain(encoder.categorical.iter().map(|f| &f.column));
+        let needed = columns.iter().map(|column| features.clone().any(|name| *name == column.name)).collect();
         let places = columns.iter().enumerate().map(|(i, column)| (column.name.clone(), i)).collect();
         let key = encoder.id_column.clone().unwrap_or_else(|| KEY_COLUMN.to_owned());
-        Ok(StreamSchema { columns, places, key, weight: encoder.weight.clone() })
+        Ok(StreamSchema { columns, needed, absent_null: false, places, key, weight: encoder.weight.clone() })
+    }
+
+    /// The same, but a feature that a row does not have is null: for producers that leave nulls out. Otherwise such a row is none ([`EventError::Absent`]), since its column may be misspelt.
+    pub fn with_absent_null(self) -> Self {
+        StreamSchema { absent_null: true, ..self }
+    }
+
+    /// The first column that a row must have and that is not `given`.
+    pub(super) fn lacking(&self, given: impl Fn(usize) -> bool) -> Option<&str> {
+        if self.absent_null {
+            return None;
+        }
+        let place = (0..self.columns.len()).find(|place| self.needed[*place] && !given(*place))?;
+        Some(&self.columns[place].name)
     }
 
     /// With the column `name`, read as text, where there is none of that name: for those who run the stream, not for the model.
     pub fn with_text(mut self, name: &str) -> Self {
         if self.place(name).is_none() {
             self.places.insert(name.to_owned(), self.columns.len());
+            self.needed.push(false);
             self.columns.push(StreamColumn { name: name.to_owned(), reads: Reads::Text, target: false });
         }
         self
@@ -135,7 +156,8 @@ impl StreamSchema {
     #[cfg(test)]
     pub(crate) fn from_columns(columns: Vec<StreamColumn>) -> Self {
         let places = columns.iter().enumerate().map(|(i, column)| (column.name.clone(), i)).collect();
-        StreamSchema { columns, places, key: KEY_COLUMN.into(), weight: None }
+        let needed = vec![false; columns.len()];
+        StreamSchema { columns, needed, absent_null: false, places, key: KEY_COLUMN.into(), weight: None }
     }
 
     /// The columns, in the order of an event's cells.
@@ -382,6 +404,16 @@ pub(super) fn micros(seconds: f64) -> Option<i64> {
     let micros = (seconds * 1e6).round();
     // 2^63 is no i64, though -2^63 is.
     (micros >= i64::MIN as f64 && micros < i64::MAX as f64).then_some(micros as i64)
+}
+
+/// Microseconds since 1970 as an instant in ISO 8601, UTC; `None` beyond the calendar.
+///
+/// ```
+/// use nystream_datasets::events::instant_text;
+/// assert_eq!(instant_text(1_709_208_000_500_000).as_deref(), Some("2024-02-29T12:00:00.500Z"));
+/// ```
+pub fn instant_text(micros: i64) -> Option<String> {
+    chrono::DateTime::from_timestamp_micros(micros).map(|instant| format!("{:?}Z", instant.naive_utc()))
 }
 
 /// An instant in ISO 8601 in microseconds since 1970; without an offset it is UTC.

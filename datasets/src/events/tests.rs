@@ -54,8 +54,37 @@ fn encode(events: &[Event]) -> Chunk {
     chunk
 }
 
+/// What is not written is null.
 fn read(line: &str) -> Result<Event, EventError> {
-    json::event(line.as_bytes(), &StreamSchema::of(&encoder()).unwrap())
+    json::event(line.as_bytes(), &StreamSchema::of(&encoder()).unwrap().with_absent_null())
+}
+
+/// A row that lacks a feature is none, by the name that it lacks and the nearest that it has; a null is a value, and targets and what else is no feature may be absent.
+#[test]
+fn absent_features_are_refused_and_nulls_are_not() {
+    let schema = StreamSchema::of(&encoder()).unwrap();
+    let read = |line: &str| json::event(line.as_bytes(), &schema);
+    let most = r#""flag": true, "at": 0, "on": null, "clock": 60, "took": null, "color": "red""#;
+    let event = read(&format!(r#"{{"key": "a", "row": {{"number": null, {most}}}}}"#)).unwrap();
+    assert_eq!(event.cells[0], Cell::Null);
+    // What is written of it reads back.
+    assert_eq!(read(&json::text(&event, &schema)).unwrap(), event);
+    for (op, name) in [("insert", "Numbr"), ("update", "number "), ("insert", "NUMBER")] {
+        let line = format!(r#"{{"row": {{"{name}": 1, {most}}}, "op": "{op}", "key": "a"}}"#);
+        let error = read(&line).unwrap_err();
+        assert_eq!(error.key(), Some("a"));
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("the row has no column 'number' (there is '{name}');")), "{text}");
+        let found = json::event(line.as_bytes(), &schema.clone().with_absent_null()).unwrap();
+        assert_eq!(found.cells[0], Cell::Null);
+    }
+    let error = read(r#"{"key": "a", "row": {"y": "no"}}"#).unwrap_err().to_string();
+    assert!(error.starts_with("the row has no column 'number'; a value"), "{error}");
+    assert!(read(r#"{"op": "label", "key": "a", "row": {"y": "no"}}"#).is_ok());
+    assert!(read(r#"{"op": "delete", "key": "a", "row": {}}"#).is_ok());
+    // A column for whoever runs the stream is none of the model's.
+    let more = schema.clone().with_text("shop");
+    assert!(json::event(format!(r#"{{"key": "a", "row": {{"number": 1, {most}}}}}"#).as_bytes(), &more).is_ok());
 }
 
 #[test]
@@ -297,10 +326,16 @@ mod arrow_batches {
             batch.project(&keep).unwrap()
         };
         assert!(arrow::events(&without("id"), &schema).unwrap_err().to_string().contains("'id'"));
-        // Columns that are not there are null.
-        let events = arrow::events(&without("number"), &schema).unwrap();
+        // Rows without a feature are none, or it is null.
+        let named = |event: &Result<Event, EventError>| {
+            let error = event.as_ref().unwrap_err();
+            error.to_string().starts_with("the row has no column 'number'") && error.key().is_some()
+        };
+        assert!(arrow::events(&without("number"), &schema).unwrap().iter().all(named));
+        let events = arrow::events(&without("number"), &schema.clone().with_absent_null()).unwrap();
         let place = schema.place("number").unwrap();
         assert!(events.iter().all(|event| event.as_ref().unwrap().cells[place] == Cell::Null));
+        assert!(arrow::events(&without("y"), &schema).unwrap().iter().all(Result::is_ok));
         let bad = [
             ("number", column(StringArray::from(vec!["a", "b", "c"])), "a number"),
             ("flag", column(Float64Array::from(vec![1.0, 2.0, 3.0])), "true or false"),

@@ -4,7 +4,7 @@
 //! chosen by the rows it is measured on is estimated without bias by a uniform sample: T / S = total over sampled weight times the sum over it. (Trap: a u fitted to the 1,000 rows
 //! it is then measured on knows their noise; 200,000 rows of a target with noise 0.04 gave it a loss of 0.0175 a row, and a regret of 6,000 that was not there.)
 //! [`HindsightSample`] keeps the rows with the least hashes (a function of the set of rows and the seed), with the losses that the learner had on them. Comparators
-//! ([`Comparator`]), of which the one with the least objective counts:
+//! ([`Comparator`]), of which the one counts whose objective, and one standard error of that, is least; an estimate that says little is not the best for it:
 //! * *whole*: where the sample is the whole stream, *the* minimiser, by Newton steps on its kernel matrix (one for squared loss). Nothing is estimated.
 //! * *own*: the learner's last function, which all rows have taught: with adaptive squared loss and no clip in effect the minimiser in the span of the dictionary. A sample says
 //!   without bias what it loses on all of them, but a uniform one says it badly: losses differ by what the learner did not know yet, on few early rows by much (1,000,000 rows, 1,000
@@ -13,6 +13,9 @@
 //!   R the root mean square of l' so far. Any v is unbiased; a good one makes the error small.
 //! * *halves*: u fitted to either half of the sample and measured on the other, the mean of both; with the best of 5 ridges from alpha S / T (that of the problem, too little for
 //!   so few rows) up to alpha. It may leave the dictionary's span.
+//!
+//! *No loss is negative.* A difference of losses that is estimated can be more than all of the learner's loss, where few rows carry most of the weight: the comparator's loss counts as 0 then, which is nearer to
+//! the truth whatever that is.
 //!
 //! The sample's kernel matrix has f64 entries, whatever the learner's: rounding of f32 is as large as alpha S / T and would be fitted.
 //!
@@ -132,9 +135,9 @@ impl Hindsight {
         }
     }
 
-    /// What the best comparator has least of.
+    /// What the best comparator has least of: as much of its objective as there may be by one standard error.
     fn objective(&self, alpha: f64) -> f64 {
-        self.comparator_loss + 0.5 * alpha * self.norm2
+        self.comparator_loss + self.error + 0.5 * alpha * self.norm2
     }
 }
 
@@ -307,6 +310,7 @@ impl HindsightSample {
             regret += stands_for;
             variance += stands_for * stands_for * (1.0 - share);
         }
+        let regret = regret.min(learned);
         Hindsight {
             rows: self.draws.len(),
             comparator: Comparator::Own,
@@ -342,7 +346,7 @@ impl HindsightSample {
             _ => scale * (spread * n as f64 / (n as f64 - 1.0) * left_out).sqrt(),
         };
         let count = norms.len() as f64;
-        let regret = scale * apart.iter().sum::<f64>();
+        let regret = (scale * apart.iter().sum::<f64>()).min(learned);
         Hindsight {
             rows: n,
             comparator,

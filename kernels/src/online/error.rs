@@ -83,6 +83,27 @@ pub enum OnlineError {
         /// Rows learned.
         rows: u64,
     },
+    /// K + alpha D^-1 over the rows has lost its definiteness to rounding of its entries: what was in A can no longer be told. The learner must be restored, with a larger alpha.
+    #[error(
+        "after {rows} rows the pivot of row {:032x} is {pivot:e}, and alpha over its curvature alone is {least:e}: alpha = {alpha:e} is lost in the rounding of kernel entries of {bits} bits: \
+         a larger alpha{} would not be",
+        .id.0,
+        if *.bits < 64 { ", or entries of 64 bits," } else { "" }
+    )]
+    Breakdown {
+        /// Rows learned.
+        rows: u64,
+        /// The row.
+        id: RowId,
+        /// k(x, x) + alpha / c - k^T (K + alpha D^-1)^-1 k, as computed.
+        pivot: f64,
+        /// alpha / c, which it is at least.
+        least: f64,
+        /// alpha.
+        alpha: f64,
+        /// Of a kernel entry.
+        bits: u32,
+    },
     /// Kernel, offset, centers or dispatch path cannot be used.
     #[error(transparent)]
     Tile(#[from] TileError),

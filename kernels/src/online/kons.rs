@@ -9,6 +9,13 @@
 //!   term of the bound grows by what is left out. 1/p weights lose
 //!   the proof. tau~ are scores against the rows in A (S = 1/sqrt p). gamma_s = 1 takes every row and is exact KONS bit for bit: the same code.
 //!
+//! *Weights*: a row of weight w has loss w l, slope w l' and curvature w c, so that A gains w c phi phi^T and scores are those of sqrt(w) phi: x = w (k(x, x) - k^T (K + gamma diag(p / w))^-1 k) / gamma. (Scores of
+//! phi alone find a heavy row covered by light ones of its kind, which A hardly holds; skipped, it moves the function by w l' q, q = 1 / w_light.)
+//!
+//! **Precision.** A pivot is k(x, x) + alpha / c - k^T (K + alpha D^-1)^-1 k >= alpha / c: rounding of entries, some sqrt(t) 2e-8 with f32 and 5e8 times less with f64, has to be small beside alpha / c (alpha / 2 of
+//! squared loss and weight 1). Where a computed pivot is less than half of that it is not, and the step is refused ([`OnlineError::Breakdown`]); nothing is clamped or left out. `nystream online` gives f64 entries whatever
+//! the configuration: beside 2 s^2 flops they cost nothing.
+//!
 //! **Cost** a row after t rows, s of them in A: t entries, 2 s^2 flops bound by memory (the packed factor is read twice), t numbers a row stored. For references and short
 //! streams: 5,000 rows hold 100 MB of factor.
 
@@ -19,8 +26,9 @@ use super::loss::overshoot;
 use super::projected::{Expansion, Outcome};
 use super::regret::{Entry, Ledger};
 use super::{Curvature, Hindsight, HindsightSample, Loss, OnlineError};
+use crate::gram::Precision;
 use crate::rows::{RowBuf, Rows};
-use crate::sampling::leverage::{Append, GrowingCholesky, dot};
+use crate::sampling::leverage::{GrowingCholesky, dot};
 use faer::MatMut;
 use nystream_hashing::{RowId, StreamKey};
 use serde::{Deserialize, Serialize};
@@ -123,7 +131,7 @@ pub struct Kons {
     members: Vec<usize>,
     /// alpha D^-1 + K over the members.
     factor: GrowingCholesky,
-    /// K + gamma diag(p) over the members, where rows are drawn.
+    /// K + gamma diag(p / w) over the members, where rows are drawn.
     scores: GrowingCholesky,
     ledger: Ledger,
     hindsight: Option<HindsightSample>,
@@ -259,7 +267,8 @@ impl Kons {
         // z = (alpha D^-1 + K)^-1 k, so that A^-1 phi = (phi - Phi z) / alpha.
         let half = self.factor.solve(&inside);
         let z = self.factor.solve_transpose(&half);
-        let q = ((diagonal - dot(&half, &half)) / alpha).max(0.0);
+        let left = diagonal - dot(&half, &half);
+        let q = (left / alpha).max(0.0);
         let margin = dot(&self.b, &k);
         let over = overshoot(margin, clip);
         let prediction = margin - over;
@@ -270,17 +279,21 @@ impl Kons {
         let value = loss.value(prediction, y);
         let slope = weight * loss.slope(prediction, y);
         let (c, excess) = loss.step_curvature(curvature, prediction, y, clip);
-        let (drawn, p) = if weight > 0.0 { self.draw(id, &inside, diagonal) } else { (false, 1.0) };
-        let c = if drawn { weight * c } else { 0.0 };
-        let mut entered = false;
-        if c > 0.0 {
-            match self.factor.append(&inside, diagonal, alpha / c) {
-                Append::Grown { .. } => entered = true,
-                // alpha / c is rounding beside k(x, x): the row adds nothing to A that f64 could tell.
-                Append::Dependent { .. } => {}
+        let (drawn, p) = if weight > 0.0 { self.draw(id, &inside, diagonal, weight) } else { (false, 1.0) };
+        // What every row adds to the online dimension, in A or not.
+        let whole = weight * c;
+        let dimension = whole * q / (1.0 + whole * q);
+        let c = if drawn { whole } else { 0.0 };
+        let entered = c > 0.0;
+        if entered {
+            let least = alpha / c;
+            let pivot = left + least;
+            if pivot.is_nan() || pivot < 0.5 * least {
+                let bits = if self.params.entries.precision == Precision::Single { 32 } else { 64 };
+                return Err(OnlineError::Breakdown { rows: self.ledger.rows, id, pivot, least, alpha, bits });
             }
+            self.factor.push(&half, pivot);
         }
-        let c = if entered { c } else { 0.0 };
         let step = (projection + slope / (1.0 + c * q)) / alpha;
         self.members.iter().zip(&z).for_each(|(&s, z)| self.b[s] += step * z);
         if entered {
@@ -288,7 +301,7 @@ impl Kons {
                 && sketch.least < 1.0
             {
                 // Grown: `draw` has seen that the pivot is more than rounding.
-                self.scores.append(&inside, diagonal, sketch.gamma * p);
+                self.scores.append(&inside, diagonal, sketch.gamma * p / weight);
             }
             self.members.push(self.ids.len());
         }
@@ -296,7 +309,6 @@ impl Kons {
         self.ids.push(id);
         self.b.push(-step);
         let newton = slope * slope * q / (1.0 + c * q);
-        let dimension = c * q / (1.0 + c * q);
         self.ledger.add(Entry { weight, loss: value, newton, excess, outside: 0.0, dimension, grown: false });
         if let Some(sample) = &mut self.hindsight {
             let slope = loss.slope(prediction, y);
@@ -315,15 +327,16 @@ impl Kons {
     }
 
     /// Whether the row may enter A, and with what probability it was drawn.
-    fn draw(&self, id: RowId, inside: &[f64], diagonal: f64) -> (bool, f64) {
+    fn draw(&self, id: RowId, inside: &[f64], diagonal: f64, weight: f64) -> (bool, f64) {
         let Some(Sketch { least, gamma, eps, beta, seed }) = self.params.sketch else { return (true, 1.0) };
         if least >= 1.0 {
             return (true, 1.0);
         }
         let half = self.scores.solve(inside);
-        let x = ((diagonal - dot(&half, &half)) / gamma).max(0.0);
+        let x = weight * ((diagonal - dot(&half, &half)) / gamma).max(0.0);
         let p = (beta * (1.0 + eps) * x / (1.0 + x)).min(1.0).max(least);
-        let grows = diagonal + gamma * p - dot(&half, &half) > DEPENDENT * (half.len() + 1) as f64 * diagonal;
+        let ridge = gamma * p / weight;
+        let grows = diagonal + ridge - dot(&half, &half) > DEPENDENT * (half.len() + 1) as f64 * diagonal;
         (grows && StreamKey::new(seed, "sketched-kons", 0).uniform(id) < p, p)
     }
 }

@@ -22,6 +22,9 @@
 //!
 //! **A function to begin with**, f_0 with W_0: S begins as alpha W_0, so that the ridge is on f - f_0 and no row leaves f_0. What is forgotten falls to 0, f_0 too.
 //!
+//! **Leverages**: q = phi^T A^-1 phi + (k(x, x) - |phi|^2) / alpha before the row is taken. With noise of variance v and the function a Gaussian process of covariance v k / alpha, a prediction has variance v (1 + q), the
+//! second term for what the atoms do not span (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, section 8.3.4: the projected process).
+//!
 //! **Missing targets** are refused by row and column: one A serves all targets only if all see the same rows. Targets that are missing in different rows go to learners of their
 //! own, one a pattern of missing values.
 //!
@@ -93,6 +96,8 @@ pub struct Answers {
     pub predictions: Vec<f64>,
     /// Their targets, rows x targets, row-major.
     pub targets: Vec<f64>,
+    /// q of each row before it was taken (module docs).
+    pub leverages: Vec<f64>,
     /// Deletions that were left out, with their delta.
     pub rejected: Vec<(RowId, f64)>,
 }
@@ -413,6 +418,30 @@ impl Recursive {
         Ok(out)
     }
 
+    /// Leverages q of rows by what has been taken (module docs).
+    ///
+    /// # Errors
+    /// As [`Recursive::predict`].
+    pub fn leverages(&mut self, rows: Rows<'_>) -> Result<Vec<f64>, OnlineError> {
+        check_rows(rows, (self.atoms.numeric_width, self.atoms.code_width))?;
+        let phi = self.features(rows)?;
+        let outside = self.outside(rows, &phi);
+        let mut half = phi;
+        self.l.solve(half.as_mut());
+        let own = |(i, outside): (usize, f64)| dot(half.col_as_slice(i), half.col_as_slice(i)) + outside;
+        Ok(outside.into_iter().enumerate().map(own).collect())
+    }
+
+    /// (k(x, x) - |phi|^2) / alpha of rows with features `phi`.
+    fn outside(&self, rows: Rows<'_>, phi: &Mat<f64>) -> Vec<f64> {
+        let of_row = |i: usize| {
+            let diagonal = self.params.entries.kernel.diagonal(rows, i);
+            let phi = phi.col_as_slice(i);
+            (diagonal - dot(phi, phi)).max(0.0) / self.params.alpha
+        };
+        (0..rows.len()).map(of_row).collect()
+    }
+
     /// Coefficients of the present functions over the atoms, L^-T W: one row a target.
     pub fn coefficients(&self) -> Vec<f64> {
         let mut out = self.w.clone();
@@ -442,7 +471,14 @@ impl Recursive {
                 *weight /= kept;
             }
         }
+        let before = answers.leverages.len();
         let (unit, kappa) = eliminate(gram, &mut signed, &ids, &mut self.info, answers);
+        // What A has kept since the block's beginning.
+        let mut kept = 1.0;
+        for (leverage, outside) in answers.leverages[before..].iter_mut().zip(self.outside(rows.view(), &phi)) {
+            *leverage = *leverage / kept + outside;
+            kept *= rho;
+        }
         // E = M^-1 (Y - Phi^T W); predictions are Y - E.
         let mut errors = transposed(&targets, t).to_owned();
         dense::gemm(errors.as_mut(), true, -1.0, phi.transpose(), self.weights(), SEQUENTIAL);
@@ -522,6 +558,7 @@ fn eliminate(
             eliminated.push(n);
         }
         let leverage = gram[(t, t)] - dot(&eliminated[start..], &kn);
+        answers.leverages.push(leverage.max(0.0));
         let delta = 1.0 + signed[t] * leverage;
         if signed[t] < 0.0 {
             if delta > PIVOTS.0 {

@@ -24,8 +24,8 @@
 //!
 //! *The papers' bounds* ([`published_bound`]) are of the same shape, with d_eff for the sum and worst-case constants. They were recalled, the prints were not at hand: constants
 //! are as there stated and
-//! serve as an order of magnitude, not as a gate. Where they need d_eff(alpha / (sigma L^2)), the caller's estimate is used (d_onl of the dictionary at its own gamma; d_onl >=
-//! d_eff at the same ridge).
+//! serve as an order of magnitude, not as a gate. They are of losses without weights: w l has sigma / w and w L, so that the heaviest weight takes its place in both. Where they need d_eff(alpha / (sigma L^2)), the caller's estimate is used (d_onl of the dictionary at its own gamma; d_onl >=
+//! d_eff at the same ridge; of Sketched-KONS the sum is over all rows, each beside those in A, which is more still).
 
 use super::{Comparator, Hindsight, Loss, OnlineError};
 use serde::{Deserialize, Serialize};
@@ -50,6 +50,9 @@ pub struct Ledger {
     /// sum c q / (1 + c q): the online effective dimension of the projected rows, each by its curvature, at ridge alpha; with adaptive squared loss d_onl(alpha / 2). At most
     /// m log(1 + sum c k(x, x) / (m alpha)) of m coordinates and one start.
     pub dimension: f64,
+    /// The largest weight.
+    #[serde(default)]
+    pub heaviest: f64,
     /// J: times that A and w began anew, the first included.
     pub starts: u64,
     /// ||w_1|| of the function that the first start began with.
@@ -116,6 +119,7 @@ impl Ledger {
             outside: 0.0,
             spanned: 0.0,
             dimension: 0.0,
+            heaviest: 0.0,
             starts: 1,
             begun: 0.0,
             window: Vec::new(),
@@ -133,6 +137,7 @@ impl Ledger {
         self.excess += 0.5 * weight * excess;
         self.outside += weight * outside.max(0.0).sqrt();
         self.dimension += dimension;
+        self.heaviest = self.heaviest.max(weight);
         if grown {
             self.span_changed();
         }
@@ -194,6 +199,8 @@ pub struct PublishedTerms {
     pub lipschitz: f64,
     /// Clip range C.
     pub clip: f64,
+    /// The heaviest weight of a row.
+    pub weight: f64,
     /// Rows T.
     pub rows: f64,
     /// Estimate of d_eff(alpha / (sigma L^2)).
@@ -208,7 +215,7 @@ pub struct PublishedTerms {
     pub least_probability: f64,
 }
 
-/// The published regret bounds, as recalled (module docs): natural logarithms, sigma and L of [`Loss`].
+/// The published regret bounds, as recalled (module docs): natural logarithms, sigma and L of [`Loss`] with the heaviest weight.
 ///
 /// * [`PublishedBound::Kons`]: alpha ||u||^2 + 2 d_eff log(2 sigma L^2 T) / (sigma p), p the least probability (Calandriello, Lazaric and Valko, "Second-order kernel online
 ///   convex optimization
@@ -228,14 +235,15 @@ pub enum PublishedBound {
 ///
 /// ```
 /// use nystream_kernels::online::{PublishedBound, PublishedTerms, published_bound};
-/// let terms = PublishedTerms { alpha: 1.0, norm2: 4.0, sigma: 0.125, lipschitz: 4.0, clip: 1.0, rows: 1000.0, effective_dimension: 10.0,
+/// let terms = PublishedTerms { alpha: 1.0, norm2: 4.0, sigma: 0.125, lipschitz: 4.0, clip: 1.0, weight: 1.0, rows: 1000.0, effective_dimension: 10.0,
 ///     starts: 1.0, gamma: 0.001, eps: 0.5, least_probability: 1.0 };
 /// let kons = published_bound(PublishedBound::Kons, &terms);
 /// assert!((kons - (4.0 + 160.0 * 4000f64.ln())).abs() < 1e-9);
 /// assert!(published_bound(PublishedBound::Pros, &terms) > kons);
 /// ```
 pub fn published_bound(which: PublishedBound, terms: &PublishedTerms) -> f64 {
-    let &PublishedTerms { alpha, norm2, sigma, lipschitz, clip, rows, effective_dimension: d, .. } = terms;
+    let &PublishedTerms { alpha, norm2, clip, weight, rows, effective_dimension: d, .. } = terms;
+    let (sigma, lipschitz) = (terms.sigma / weight, terms.lipschitz * weight);
     let curve = sigma * lipschitz * lipschitz;
     match which {
         PublishedBound::Kons => {
@@ -244,7 +252,7 @@ pub fn published_bound(which: PublishedBound, terms: &PublishedTerms) -> f64 {
         PublishedBound::Pros => {
             let each = alpha * norm2 + 4.0 / sigma * d * (2.0 * curve * rows / alpha).ln().max(0.0);
             let dictionary = rows * terms.gamma * sigma * sigma / (4.0 * (1.0 - terms.eps)) + 1.0;
-            terms.starts * each + lipschitz * lipschitz / alpha * dictionary + 2.0 * terms.starts * clip
+            terms.starts * each + lipschitz * lipschitz / alpha * dictionary + 2.0 * terms.starts * clip * weight
         }
     }
 }

@@ -365,10 +365,15 @@ impl GrowingCholesky {
         if pivot.is_nan() || pivot <= 1e-12 * (self.len + 1) as f64 * diagonal {
             return Append::Dependent { pivot };
         }
-        self.packed.extend_from_slice(&l);
+        self.push(&l, pivot);
+        Append::Grown { pivot }
+    }
+
+    /// Appends a row that is known to have room: `l` = L^-1 k, and its positive pivot.
+    pub(crate) fn push(&mut self, l: &[f64], pivot: f64) {
+        self.packed.extend_from_slice(l);
         self.packed.push(pivot.sqrt());
         self.len += 1;
-        Append::Grown { pivot }
     }
 }
 

@@ -108,6 +108,35 @@ impl fmt::Display for Clip {
     }
 }
 
+/// What a column that a row does not have means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// The row is refused.
+    Reject,
+    /// It is null.
+    Null,
+}
+
+impl FromStr for Absent {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "reject" => Ok(Absent::Reject),
+            "null" => Ok(Absent::Null),
+            _ => Err("expected reject or null".into()),
+        }
+    }
+}
+
+impl fmt::Display for Absent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Absent::Reject => "reject",
+            Absent::Null => "null",
+        })
+    }
+}
+
 /// What an alarm of drift does.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum DriftName {

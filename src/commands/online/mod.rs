@@ -8,6 +8,7 @@ mod refit;
 mod served;
 mod states;
 mod told;
+mod worse;
 
 use super::Context;
 use crate::cli::checks::Check;
@@ -28,7 +29,7 @@ use nystream_dataflows::online::encoding::Encoding;
 use nystream_dataflows::online::latency::Latency;
 use nystream_dataflows::online::learner::{Published, RunEnd, Shards};
 use nystream_dataflows::online::serving::{Newest, Packed, Serving};
-use nystream_dataflows::online::session::Session;
+use nystream_dataflows::online::session::{DriftAlarm, Session};
 use nystream_dataflows::online::settings::Mode;
 use nystream_dataflows::online::sink::{LineFile, Shape};
 use nystream_dataflows::predict::Function;
@@ -40,6 +41,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use worse::Worse;
 
 /// Time between two snapshots at most.
 const SNAPSHOT_TIME: Duration = Duration::from_secs(60);
@@ -145,6 +147,7 @@ fn learn(
     refit: bool,
 ) -> Result<ExitCode, Failure> {
     let Opened { state, told, identity, model, template, encoding, mut session, files, replayed, .. } = opened;
+    let encoding = served::meaning(args, encoding);
     // Rows that a killed fit has left, deleted ones among them.
     for name in [init::FIRST_ROWS, refit::ROWS_LEFT] {
         let _ = std::fs::remove_file(state.path(name));
@@ -194,6 +197,7 @@ fn learn(
         run: run.clone(),
         packed: None,
         shards: BTreeMap::new(),
+        worse: Worse::new(&told.settings, !template.code.is_classification(), changes),
     };
     // What the snapshot has of the last publication, where its file is gone.
     if let (Some(newest), Some(published)) = (newest.as_ref().filter(|_| !served), session.last()) {
@@ -219,6 +223,7 @@ fn learn(
         latency: Latency::default(),
         snapshot: (changes, Instant::now()),
         held_up: false,
+        refused: None,
         files: files.clone(),
     };
     drive.begin(&mut hooks).map_err(|error| ended_by(error, &mut drive.session))?;
@@ -241,8 +246,9 @@ fn learn(
     let tally = drive.session.tally().clone();
     if tally.rejected > before.rejected && args.stream.dead_letter.is_none() {
         tracing::warn!(
-            "{} events were refused; --dead-letter FILE keeps them with their reasons",
-            tally.rejected - before.rejected
+            "{} events were refused{}; --dead-letter FILE keeps them with their reasons",
+            tally.rejected - before.rejected,
+            drive.refused.as_ref().map(|reason| format!(" (the first: {reason})")).unwrap_or_default()
         );
     }
     let mut centers = None;
@@ -275,6 +281,7 @@ fn learn(
     };
     drive.session.end(how);
     let info = drive.session.info();
+    hooks.worse.look(&info, None, &context.progress);
     let events = (tally.changes + tally.rejected) - (before.changes + before.rejected);
     let report = OnlineReport {
         mode: told.settings.mode.name().into(),
@@ -293,6 +300,7 @@ fn learn(
         regret: regret.map(told::regret),
         shards: told::shards_report(&drive.session),
         drift_alarms: info.mass_alarms + info.loss_alarms,
+        alarms: tally.alarms.iter().map(told::alarm).collect(),
         restarts: info.restarts,
         predictions: tally.answers,
         publications: tally.publications,
@@ -363,6 +371,8 @@ struct Told<'a> {
     packed: Option<(u64, Instant)>,
     /// Models of shards, and of how many rows.
     shards: BTreeMap<Arc<str>, (u64, Packed)>,
+    /// Whether it predicts worse than the mean.
+    worse: Worse,
 }
 
 impl Told<'_> {
@@ -395,6 +405,10 @@ impl Hooks for Told<'_> {
         self.run.saved();
     }
 
+    fn alarmed(&mut self, alarm: &DriftAlarm) {
+        self.progress.aside(|| exit::say(&told::alarm(alarm).sentence()));
+    }
+
     fn measured(&mut self, latency: &Latency) {
         self.run.measured(latency);
     }
@@ -413,9 +427,12 @@ impl Hooks for Told<'_> {
     }
 
     fn acknowledged(&mut self, session: &mut Session) -> Result<(), StageError> {
+        let changes = session.tally().changes;
+        if self.worse.is_due(changes) {
+            self.worse.look(&session.info(), Some(changes), self.progress);
+        }
         let Some(newest) = &self.newest else { return Ok(()) };
         self.run.seen(session);
-        let changes = session.tally().changes;
         let begun = Instant::now();
         let old = self.packed.is_none_or(|(packed, next)| packed != changes && begun >= next);
         // A learner that answers has a model at every moment; what others publish is served when they do.

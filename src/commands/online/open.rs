@@ -8,7 +8,7 @@ use crate::cli::values::online::Mode as ModeName;
 use crate::commands::Context;
 use crate::exit::Failure;
 use crate::fitted::function_of;
-use crate::model::Model;
+use crate::model::{Model, Precision};
 use crate::report::text::bytes;
 use nystream_dataflows::StageError;
 use nystream_dataflows::online::encoding::Encoding;
@@ -165,13 +165,37 @@ fn fresh(
         shards: None,
     };
     let (rules, whole) = (told::rules(args, &source), learner.from.is_some());
+    if learner.config_from.is_some() || whole {
+        refuse_fixed(args, &source)?;
+    }
     if learner.mode == ModeName::Exact {
         return exact::begin(state, &source, whole, |settings| told(settings, rules), machine);
     }
-    begin(state, &source, learner, args.sample.seed, whole, args.resources.memory.0, |settings| told(settings, rules))
+    let given = args.given.iter().any(|flag| flag == "precision");
+    let precision =
+        given.then(|| if args.sample.precision.as_str() == "f64" { Precision::F64 } else { Precision::F32 });
+    let sample = (args.sample.seed, precision);
+    begin(state, &source, learner, sample, whole, args.resources.memory.0, |settings| told(settings, rules))
 }
 
-/// Begins a run by the configuration of `source`, and with its function if `whole`.
+/// What a model fixes is not to be had otherwise beside it.
+fn refuse_fixed(args: &OnlineArgs, source: &Model) -> Result<(), Failure> {
+    let exact = args.learner.mode == ModeName::Exact;
+    let own = if source.config.precision == Precision::F64 { "f64" } else { "f32" };
+    let fixed = |flag: &str| match flag {
+        "kernel" | "bandwidth" | "ridge" | "metric" => true,
+        "precision" => exact && args.sample.precision.as_str() != own,
+        _ => false,
+    };
+    match args.given.iter().find(|flag| fixed(flag.as_str())) {
+        None => Ok(()),
+        Some(flag) => Err(Failure::usage(format!(
+            "--{flag} is what the model of --config-from or --from fixes: leave it out, or tune with --init-rows"
+        ))),
+    }
+}
+
+/// Begins a run by the configuration of `source`, and with its function if `whole`; with another precision of entries where one is given.
 ///
 /// # Errors
 /// As [`open`].
@@ -179,12 +203,13 @@ pub fn begin(
     state: State,
     source: &Model,
     learner: &LearnerArgs,
-    seed: u64,
+    (seed, precision): (u64, Option<Precision>),
     whole: bool,
     memory: u64,
     told: impl FnOnce(Settings) -> Told,
 ) -> Result<Opened, Failure> {
-    let model = for_stream(source)?;
+    let mut model = for_stream(source)?;
+    model.config.precision = told::precision(learner.mode, precision, &model)?;
     let (_, function) = function_of(&model, None)?;
     refuse_path(&model)?;
     let settings = if learner.mode == ModeName::Recursive {

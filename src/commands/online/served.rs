@@ -2,6 +2,7 @@
 
 use super::kept;
 use crate::cli::OnlineArgs;
+use crate::cli::values::online::Absent;
 use crate::commands::Context;
 use crate::exit::{self, Failure};
 use crate::fitted::function_of;
@@ -35,6 +36,14 @@ pub fn check(args: &OnlineArgs) -> Result<(), Failure> {
     serve::bound(&address.0, token.is_some()).map(drop)
 }
 
+/// What encodes rows, by what absent columns mean.
+pub fn meaning(args: &OnlineArgs, encoding: Encoding) -> Encoding {
+    match args.stream.absent {
+        Absent::Null => encoding.with_absent_null(),
+        Absent::Reject => encoding,
+    }
+}
+
 /// The model that an exact run has published last, where there is one: a restart serves it while it reads its rows again. Other learners have a model as soon as they are open.
 pub fn last_published(args: &OnlineArgs) -> Option<Serving> {
     let packed = kept::newest(args.stream.state.as_ref()?).and_then(|found| {
@@ -43,7 +52,7 @@ pub fn last_published(args: &OnlineArgs) -> Option<Serving> {
         let (rows, sum_weights) = (model.config.rows, model.config.sum_weights);
         let published = Published { function, rows, sum_weights, deviations: Vec::new(), notes: Vec::new() };
         let packed = Encoding::new(encoder, false)
-            .and_then(|encoding| Serving::new(&encoding, published, changes.unwrap_or(rows)));
+            .and_then(|encoding| Serving::new(&meaning(args, encoding), published, changes.unwrap_or(rows)));
         packed.map(Some).map_err(|error: StageError| error.into())
     });
     packed.unwrap_or_else(|failure| {

@@ -163,7 +163,7 @@ fn imported(args: &OnlineImportArgs, source: &Model, state: State, context: &Con
     if learner.config_from.is_some() || learner.init_rows.is_some() {
         return Err(Failure::usage("import begins with the model of --from: leave out --config-from and --init-rows"));
     }
-    let mut opened = open::begin(state, source, learner, source.config.seed, true, MEMORY, |settings| Told {
+    let mut opened = open::begin(state, source, learner, (source.config.seed, None), true, MEMORY, |settings| Told {
         version: 1,
         asked: told::of_learner(learner),
         settings,

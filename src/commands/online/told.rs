@@ -5,22 +5,22 @@ use crate::cli::online::LearnerArgs;
 use crate::cli::values::online::{Clip, CurvatureName, DriftName, Mode as ModeName, OnlineLoss, Publish, WindowSpec};
 use crate::exit::Failure;
 use crate::fitted::function_of;
-use crate::model::{Model, Selection};
+use crate::model::{Model, Precision, Selection};
 use crate::report::text::bytes;
-use crate::report::{BoundTerms, RegretReport, ShardReport, ShardsReport};
+use crate::report::{AlarmReport, BoundTerms, RegretReport, ShardReport, ShardsReport};
 use nystream_dataflows::StageError;
 use nystream_dataflows::online::learner::{Published, Regret};
 use nystream_dataflows::online::recursive;
-use nystream_dataflows::online::session::{Rules, Session};
+use nystream_dataflows::online::session::{DriftAlarm, Rules, Session};
 use nystream_dataflows::online::settings::{Mode, Settings};
 use nystream_dataflows::online::units::Units;
 use nystream_dataflows::online::window::Window;
 use nystream_dataflows::predict::Function;
 use nystream_datasets::{Bounds, Encoder, SplitRule, TargetRange};
-use nystream_kernels::online::drift::{DriftAction, DriftParams};
+use nystream_kernels::online::drift::{Alarm, DriftAction, DriftParams};
 use nystream_kernels::online::{Bound, Comparator, Curvature, Loss};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// The column of keys where a model has none.
@@ -358,6 +358,22 @@ pub fn deviations(model: &Model) -> Vec<f64> {
     model.config.targets.iter().map(|target| target.deviation.unwrap_or(0.0)).collect()
 }
 
+/// An alarm as it is reported.
+pub fn alarm(alarm: &DriftAlarm) -> AlarmReport {
+    AlarmReport {
+        by: match alarm.raised.by {
+            Alarm::Mass => "mass",
+            Alarm::Loss => "loss",
+        }
+        .into(),
+        changes: alarm.changes,
+        key: alarm.key.clone(),
+        time: alarm.time.and_then(nystream_datasets::events::instant_text),
+        value: alarm.raised.value,
+        threshold: alarm.raised.threshold,
+    }
+}
+
 /// Regret as it is reported.
 pub fn regret(regret: Regret) -> RegretReport {
     let Regret { found, bound, published_bound } = regret;
@@ -421,6 +437,47 @@ pub fn encoder_of(mut encoder: Encoder, settings: &Settings, units: &Units) -> E
     encoder
 }
 
+/// The settings that a function comes of: what is only looked at and reported is none of them.
+fn learned_by(settings: &Settings) -> Value {
+    let reported = |drift: &DriftParams| drift.action == DriftAction::Report;
+    let drift = settings.drift.filter(|drift| !reported(drift));
+    let mut own = json!(Settings { drift, ..settings.clone() });
+    if let Value::Object(fields) = &mut own {
+        for name in ["window", "hindsight"] {
+            fields.remove(name);
+        }
+    }
+    own
+}
+
+/// Precision of kernel entries: that of the configuration, or what was asked for. The inverse that KONS grows rests on alpha / 2 beside them, which f32 does not resolve: its entries are f64.
+///
+/// # Errors
+/// f32 where it cannot be (2).
+pub fn precision(mode: ModeName, asked: Option<Precision>, model: &Model) -> Result<Precision, Failure> {
+    match (mode, asked) {
+        (ModeName::Kons | ModeName::SketchedKons, Some(Precision::F32)) => Err(Failure::usage(format!(
+            "--mode {mode} has f64 entries, since the inverse that it grows rests on alpha / 2 beside them: leave out --precision f32"
+        ))),
+        (ModeName::Kons | ModeName::SketchedKons, _) => Ok(Precision::F64),
+        (_, asked) => Ok(asked.unwrap_or(model.config.precision)),
+    }
+}
+
+/// What predicting the mean of the targets loses, or of two classes neither, as the configuration knows them; `None` for losses of which that cannot be said.
+pub fn baseline(settings: &Settings, numbers: bool) -> Option<f64> {
+    if settings.mode == Mode::Exact {
+        return None;
+    }
+    match settings.loss {
+        Loss::Squared => numbers.then_some(1.0),
+        // At most: e^2 / 2.
+        Loss::Huber { .. } => Some(0.5),
+        Loss::Logistic => Some(std::f64::consts::LN_2),
+        Loss::SquaredHinge => Some(1.0),
+    }
+}
+
 /// The model of what was published.
 pub fn model_of(source: &Model, settings: &Settings, published: Published) -> Model {
     if settings.mode == Mode::Exact {
@@ -443,7 +500,7 @@ pub fn model_of(source: &Model, settings: &Settings, published: Published) -> Mo
         };
     }
     config.exact = None;
-    config.settings = BTreeMap::from([("online".to_owned(), json!(settings))]);
+    config.settings = BTreeMap::from([("online".to_owned(), learned_by(settings))]);
     let code = &function.code;
     let t = code.width();
     let coefficients = function.coefficients.iter().enumerate().map(|(i, c)| c * code.scale(i % t)).collect();

@@ -178,6 +178,31 @@ fn cuts_and_restarts_leave_no_trace() {
     assert!(begin().restore(b"nothing").is_err());
 }
 
+/// Errors are as large as their variances say, for each target in its own units; far from all rows a variance is that of the function besides; classes have none, nor has anything before 16 rows.
+#[test]
+fn variances_are_those_of_the_errors() {
+    let function = function(3, &[]);
+    let mut learner = Recursive::new(&settings(0.02, 16), &function, vec![], false).unwrap();
+    let mut answers = learn(&mut learner, &chunk(0..960, 3, smooth));
+    assert!(answers[..16].iter().all(|answer| answer.prediction.variances.is_none()));
+    let late = answers.split_off(480);
+    for k in 0..3 {
+        let share = |(i, answer): (usize, &Answer)| {
+            let variance = answer.prediction.variances.as_ref().unwrap()[k];
+            (answer.prediction.values[k] - smooth(480 + i, k)).powi(2) / variance
+        };
+        let mean = late.iter().enumerate().map(share).sum::<f64>() / 480.0;
+        assert!((0.7..1.4).contains(&mean), "target {k}: {mean}");
+    }
+    let at = [1.0, 2.0, 60.0, 60.0];
+    let predicted = learner.predict(Rows::new(&at, 2, &[], 0)).unwrap();
+    let [near, far] = [0, 1].map(|i: usize| predicted[i].variances.as_ref().unwrap()[0]);
+    assert!(far > 5.0 * near && near > 0.0, "{near} {far}");
+    let (of_classes, share) = (self::function(1, &["no", "yes"]), |i: usize, _| (i % 2) as f64);
+    let mut learner = Recursive::new(&settings(0.02, 16), &of_classes, vec![], false).unwrap();
+    assert!(learn(&mut learner, &chunk(0..64, 1, share)).iter().all(|answer| answer.prediction.variances.is_none()));
+}
+
 /// Classes are learned as their shares, and told apart.
 #[test]
 fn classes_are_learned() {

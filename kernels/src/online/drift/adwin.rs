@@ -110,17 +110,24 @@ impl Adwin {
 
     /// Takes a value, clamped to [0, 1]; true is an alarm: the window has shrunk and what is left has the larger mean.
     pub fn observe(&mut self, value: f64) -> bool {
+        self.exceeds(value).is_some()
+    }
+
+    /// The same; of an alarm, by how much the newer mean is above the older one at the cut that stands out most, and by how much it had to be.
+    pub fn exceeds(&mut self, value: f64) -> Option<(f64, f64)> {
         self.buckets.push_back(Bucket { count: 1, sum: value.clamp(0.0, 1.0), spread: 0.0 });
         self.merge();
         self.since += 1;
         if self.since < self.params.clock {
-            return false;
+            return None;
         }
         self.since = 0;
-        let mut alarm = false;
-        while let Some(rising) = self.cut() {
+        let mut alarm: Option<(f64, f64)> = None;
+        while let Some((rise, least)) = self.cut() {
             self.buckets.pop_front();
-            alarm |= rising;
+            if rise > 0.0 && alarm.is_none_or(|(before, _)| rise > before) {
+                alarm = Some((rise, least));
+            }
         }
         alarm
     }
@@ -155,8 +162,8 @@ impl Adwin {
         }
     }
 
-    /// The first cut whose parts differ, from the oldest on: whether the newer part has the larger mean.
-    fn cut(&self) -> Option<bool> {
+    /// The first cut whose parts differ, from the oldest on: the newer mean less the older one, and what that had to exceed.
+    fn cut(&self) -> Option<(f64, f64)> {
         let all = self.total();
         let n = all.count as f64;
         if all.count < 2 * self.params.least {
@@ -178,8 +185,9 @@ impl Adwin {
             let (n0, n1) = (old as f64, new as f64);
             let inverse = 1.0 / n0 + 1.0 / n1;
             let difference = (all.sum - sum) / n1 - sum / n0;
-            if difference.abs() > (2.0 * inverse * variance * log).sqrt() + 2.0 / 3.0 * inverse * log {
-                return Some(difference > 0.0);
+            let least = (2.0 * inverse * variance * log).sqrt() + 2.0 / 3.0 * inverse * log;
+            if difference.abs() > least {
+                return Some((difference, least));
             }
         }
         None

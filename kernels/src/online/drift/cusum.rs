@@ -72,12 +72,18 @@ impl Cusum {
 
     /// Takes the share of one row, clamped to [0, 1]; true is an alarm, after which everything begins anew.
     pub fn observe(&mut self, share: f64) -> bool {
+        self.exceeds(share).is_some()
+    }
+
+    /// The same; the sum of an alarm, which is above the threshold.
+    pub fn exceeds(&mut self, share: f64) -> Option<f64> {
         let x = share.clamp(0.0, 1.0);
         if let Some(mu) = self.reference {
             self.sum = (self.sum + x - mu - self.params.allowance).max(0.0);
             if self.sum > self.threshold() {
+                let sum = self.sum;
                 self.reset();
-                return true;
+                return Some(sum);
             }
         }
         let (n, sum, squares) = &mut self.window;
@@ -91,7 +97,7 @@ impl Cusum {
             self.reference = Some(self.reference.map_or(above, |mu| mu.min(above)));
             self.window = (0, 0.0, 0.0);
         }
-        false
+        None
     }
 
     /// Forgets all.

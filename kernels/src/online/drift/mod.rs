@@ -58,6 +58,17 @@ pub enum Alarm {
     Loss,
 }
 
+/// An alarm as a row raised it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Raised {
+    /// By what.
+    pub by: Alarm,
+    /// The detector's value: of the mass the cumulative sum, of the loss by how much its mean has risen.
+    pub value: f64,
+    /// What the value had to exceed.
+    pub threshold: f64,
+}
+
 /// Both detectors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Watch {
@@ -96,16 +107,24 @@ impl Watch {
     }
 
     /// A row with this share of its mass outside the dictionary, and this loss.
-    pub fn observe(&mut self, share: f64, loss: f64) -> Option<Alarm> {
-        let mass = self.mass.as_mut().is_some_and(|cusum| cusum.observe(share));
-        let loss = self.loss.as_mut().is_some_and(|adwin| adwin.observe(loss / self.scale));
-        self.alarms.0 += u64::from(mass);
-        self.alarms.1 += u64::from(loss);
-        let alarm = if mass { Some(Alarm::Mass) } else { loss.then_some(Alarm::Loss) };
-        if mass || self.due.is_none() {
-            self.due = alarm.or(self.due);
+    pub fn observe(&mut self, share: f64, loss: f64) -> Option<Raised> {
+        let mass = self.mass.as_mut().and_then(|cusum| {
+            let threshold = cusum.threshold();
+            cusum.exceeds(share).map(|value| Raised { by: Alarm::Mass, value, threshold })
+        });
+        let loss = self.loss.as_mut().and_then(|adwin| adwin.exceeds(loss / self.scale));
+        self.alarms.0 += u64::from(mass.is_some());
+        self.alarms.1 += u64::from(loss.is_some());
+        let loss = loss.map(|(value, threshold)| Raised {
+            by: Alarm::Loss,
+            value: value * self.scale,
+            threshold: threshold * self.scale,
+        });
+        let raised = mass.or(loss);
+        if mass.is_some() || self.due.is_none() {
+            self.due = raised.map(|raised| raised.by).or(self.due);
         }
-        alarm
+        raised
     }
 
     /// Both begin anew.

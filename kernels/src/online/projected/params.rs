@@ -1,6 +1,6 @@
 //! What the learners of the span of a dictionary are told, and what they tell.
 
-use super::super::drift::{Alarm, DriftParams};
+use super::super::drift::{DriftParams, Raised};
 use super::super::{Curvature, DictionaryParams, EntryParams, Loss, OnlineError};
 use crate::rows::RowBuf;
 use nystream_hashing::RowId;
@@ -110,8 +110,8 @@ pub struct Outcome {
     pub accepted: bool,
     /// Whether the embedding has a coordinate more for it: atoms that the others span to rounding bring none.
     pub grown: bool,
-    /// Whether it raised an alarm.
-    pub alarm: Option<Alarm>,
+    /// The alarm that it raised.
+    pub alarm: Option<Raised>,
 }
 
 /// A learner's state in figures.

@@ -66,6 +66,7 @@ fn regret_is_below_the_bound() {
                     sigma,
                     lipschitz,
                     clip,
+                    weight: 1.0,
                     rows: 250.0,
                     effective_dimension: scores.iter().sum(),
                     starts: 1.0,
@@ -271,7 +272,7 @@ fn the_sample_has_no_order() {
         }
         let own = OwnFunction { values: vec![0.3; 50], norm2: 0.0 };
         let settled = sample.settled();
-        let draws = settled.own(&own, Loss::Squared, Some(1.0), 0.0);
+        let draws = settled.own(&own, Loss::Squared, Some(1.0), 500.0);
         (settled.measure(&gaussian(1.0), Loss::Squared, 1.0, Some(1.0), 500.0, None).unwrap().unwrap(), draws)
     };
     let forward: Vec<usize> = (0..500).collect();

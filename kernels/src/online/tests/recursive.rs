@@ -67,6 +67,33 @@ impl Case {
     }
 }
 
+/// Leverages are phi^T A^-1 phi + (k(x, x) - |phi|^2) / alpha before each row, by the definition, wherever blocks end; and those of rows that are only asked for, after all of them.
+#[test]
+fn leverages_are_those_of_the_definition() {
+    let case = Case::new(70, 45, 12, 2);
+    let mut learner = case.learner();
+    let mut found = case.change(&mut learner, 0..45, true).leverages;
+    found.extend(learner.flush().unwrap().leverages);
+    let (phi, alpha) = (case.features(), case.params.alpha);
+    let m = phi.nrows();
+    let mut a = Mat::from_fn(m, m, |i, j| if i == j { alpha } else { 0.0 });
+    let own = |a: &Mat<f64>, r: usize| {
+        let row = phi.col(r).to_owned();
+        let row = Mat::from_fn(m, 1, |i, _| row[i]);
+        let square = |b: &Mat<f64>| (row.transpose() * b)[(0, 0)];
+        square(&spd_solve(a, &row)) + (1.0 - square(&row)) / alpha
+    };
+    for r in 0..45 {
+        let expected = own(&a, r);
+        assert!((found[r] - expected).abs() < 1e-10 * (1.0 + expected), "{r}: {} {expected}", found[r]);
+        a = Mat::from_fn(m, m, |i, j| a[(i, j)] + case.weights[r] * phi[(i, r)] * phi[(j, r)]);
+    }
+    let asked = learner.leverages(case.stream.rows.view()).unwrap();
+    for (r, asked) in asked.iter().enumerate() {
+        assert!((asked - own(&a, r)).abs() < 1e-10 * (1.0 + asked), "{r}: {asked}");
+    }
+}
+
 /// Each row's prediction is that of ridge regression on the rows before it; the state afterwards that of all; coefficients say the same.
 #[test]
 fn blocks_are_rows_in_order() {
@@ -178,6 +205,7 @@ fn calls_leave_no_trace() {
         answers.ids.extend(part.ids);
         answers.predictions.extend(part.predictions);
         answers.targets.extend(part.targets);
+        answers.leverages.extend(part.leverages);
     }
     assert_eq!((answers, serde_json::to_string(&learner).unwrap()), whole);
 }
