@@ -164,3 +164,22 @@ fn the_disk_is_shared() {
     let plan = place.run(&format!("{line} --explain").replace("--out m.nys", ""));
     assert!(text(&plan.stdout).contains(ordered), "{}", text(&plan.stdout));
 }
+
+/// The chosen rows are written with all columns of the data, those too that nothing is chosen by: the plan of `dictionary` counts them, that of a fit does not.
+#[test]
+fn chosen_rows_count_with_all_columns() {
+    let place = Place::new();
+    let mut rows = table(0, 3000);
+    rows.push(("note", texts((0..3000).map(|i| format!("{i:040000}")))));
+    write_grouped(&place.path("d.parquet"), &batch(rows), 1500);
+    let options = "--data d.parquet --target y --drop note --kernel gaussian --bandwidth 1x --ridge 1e-4 --centers 300 --select uniform --workers 1";
+    place.solved(&format!("fit {options} --split none --solver gram --out m.nys --memory 200MiB"));
+    let line = format!("dictionary {options} --out o.parquet");
+    place.fails(
+        &format!("{line} --memory 200MiB"),
+        4,
+        &["the 300 chosen rows, with all columns of the data", "'note'"],
+    );
+    let output = place.run(&format!("{line} --memory 400MiB"));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}

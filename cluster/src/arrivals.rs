@@ -12,7 +12,7 @@ use crate::listener::Visitor;
 use crate::peers::waits;
 use std::cell::Cell;
 use std::io;
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, PoisonError};
@@ -37,8 +37,10 @@ pub(crate) enum Event {
     Ready(usize, Opener),
     /// Its connection ended before that: how.
     Broke(usize, String),
-    /// What was heard from the address of a process, or from somebody.
-    Heard(Option<usize>, String),
+    /// What was heard from the address of a process.
+    Heard(usize, String),
+    /// A connection from there was refused, and why.
+    Refused(SocketAddr, String),
     /// It was told that this process has failed.
     Told(usize),
     /// The join has failed; who said so, unless it was found here.
@@ -168,7 +170,7 @@ pub(crate) fn connect(shared: &Shared, peer: usize) {
                 error.to_string()
             }
         };
-        shared.say(Event::Heard(Some(peer), told));
+        shared.say(Event::Heard(peer, told));
         std::thread::sleep(RETRY);
     }
 }
@@ -211,7 +213,7 @@ pub(crate) fn receive(shared: &Shared, visitor: Visitor) {
     };
     let strange = |reason: String| {
         card.refused(&reason);
-        shared.say(Event::Heard(None, format!("a connection from {from} was refused: {reason}")));
+        shared.say(Event::Refused(from, reason));
     };
     let accepted = shared.party.accept(socket, shared.until.min(until), &welcome);
     if let (Err(_), Some(peer)) = (&accepted, seat.get()) {

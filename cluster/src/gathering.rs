@@ -12,6 +12,7 @@ use crate::hosts::Hosts;
 use crate::join::JoinError;
 use crate::listener::Listener;
 use crate::secret::Secret;
+use crate::strangers::Strangers;
 use std::net::{Shutdown, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -77,9 +78,9 @@ pub(crate) struct Gathering<'a> {
     outgoing: Vec<Option<Outgoing>>,
     openers: Vec<Option<Opener>>,
     told: Vec<bool>,
-    /// What was last heard from each address, and from strangers.
+    /// What was last heard from each address, and who was refused.
     heard: Vec<Option<String>>,
-    strangers: Option<String>,
+    strangers: Strangers,
     /// Whether the others were told that all of them are connected to this process.
     ready: bool,
     /// Who is to be told when the last words were said.
@@ -153,7 +154,7 @@ impl<'a> Gathering<'a> {
             openers: (0..processes).map(|_| None).collect(),
             told,
             heard: vec![None; processes],
-            strangers: None,
+            strangers: Strangers::default(),
             ready: false,
             stopped: None,
         })
@@ -281,8 +282,8 @@ impl<'a> Gathering<'a> {
                 self.outgoing[peer] = None;
                 self.heard[peer] = Some(how);
             }
-            Event::Heard(Some(peer), what) => self.heard[peer] = Some(what),
-            Event::Heard(None, what) => self.strangers = Some(what),
+            Event::Heard(peer, what) => self.heard[peer] = Some(what),
+            Event::Refused(from, reason) => self.strangers.refused(from.ip(), reason),
             Event::Told(peer) => self.told[peer] = true,
             Event::Failed(error, sender) => {
                 let known =
@@ -315,7 +316,11 @@ impl<'a> Gathering<'a> {
 
     fn timeout(&self, missing: usize) -> JoinError {
         let connected = self.outgoing[missing].is_some().then(|| "it waits for another process itself".to_owned());
-        let detail = connected.or_else(|| self.heard[missing].clone()).or_else(|| self.strangers.clone());
+        let addresses = || {
+            let found = self.shared.hosts.resolve(missing).unwrap_or_default();
+            found.iter().map(std::net::SocketAddr::ip).collect()
+        };
+        let detail = connected.or_else(|| self.heard[missing].clone()).or_else(|| self.strangers.about(addresses));
         JoinError::Timeout {
             missing,
             address: self.shared.hosts.addresses()[missing].clone(),

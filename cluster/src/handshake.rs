@@ -25,6 +25,9 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
+/// What is wrong with whoever proves another secret, or none.
+pub(crate) const OTHER_SECRET: &str =
+    "it does not hold this job's secret: give all the same --secret-file or NYSTREAM_SECRET";
 const MAGIC: [u8; 8] = *b"NYSTREAM";
 const PROTOCOL: u32 = 4;
 const PREAMBLE: usize = 12;
@@ -229,7 +232,7 @@ impl Party {
         }
         if !read_message(&mut timed, &mut state)? {
             timed.write_all(&[&preamble()[..], &[0, 0]].concat())?;
-            return Err(Refusal::Stranger("it does not hold this job's secret".into()));
+            return Err(Refusal::Stranger(OTHER_SECRET.into()));
         }
         write_message(&mut timed, &preamble(), &mut state)?;
         let (mut sealer, mut opener, keys) = self.frames(state)?;

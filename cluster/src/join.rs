@@ -7,7 +7,7 @@
 //! Until the job begins connections carry signs of life, as they do in it: the seat of a machine that vanishes is free again after `peer_timeout`.
 //!
 //! Strangers cannot hold up a join: handshakes run side by side, each in its own time, and of too many at once the oldest is dropped ([`crate::listener`]); whoever belongs
-//! here tries again. They are logged, a few by name and the rest by number. What ends a join is the deadline, a process that holds the secret and another job, a
+//! here tries again. They are logged, a few by name and the rest by number, and the message of a join that ends for want of a process says who was refused from its host ([`crate::strangers`]). What ends a join is the deadline, a process that holds the secret and another job, a
 //! failure of one's own, or three seconds of being told, at the address of another process, that it holds another secret: whoever has taken that address can say so. The listener is closed when all processes are connected, before this one begins the job.
 //!
 //! Cost: two round trips a connection and one more for all, and a thread for each connection until the join is over.

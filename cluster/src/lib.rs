@@ -26,6 +26,7 @@ pub mod launch;
 mod listener;
 mod peers;
 mod secret;
+mod strangers;
 #[cfg(test)]
 mod tests;
 

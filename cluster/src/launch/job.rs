@@ -1,7 +1,8 @@
 //! One attempt at a job: all of its processes, from their start until all have ended.
 //!
 //! The first failure gives the others [`Times::settle`] to find out themselves and say what they know (they do, within 2 s of a lost connection); then they are stopped. So does an interrupt,
-//! at once; a second interrupt kills. What was stopped has [`Times::grace`] to end, then its shell kills it, and 2 s later the launcher kills the shell.
+//! at once; a second interrupt kills. Between two starts those that are under way are looked at as well: after a failure or an interrupt nothing more is started, and what was is stopped at once, since
+//! the job cannot come together any more. What was stopped has [`Times::grace`] to end, then its shell kills it, and 2 s later the launcher kills the shell.
 
 use super::HostLine;
 use super::end::Ended;
@@ -129,6 +130,74 @@ pub(super) struct Attempt {
     pub ends: Vec<Ended>,
     /// Whether an interrupt ended it.
     pub interrupted: bool,
+    /// Whether all processes were started.
+    pub whole: bool,
+}
+
+/// The processes of an attempt that are under way.
+struct Round<'a> {
+    times: Times,
+    lines: &'a [HostLine],
+    interrupts: &'a AtomicUsize,
+    say: &'a dyn Fn(&str),
+    live: Vec<(usize, Process)>,
+    attempt: Attempt,
+    stop_at: Option<Instant>,
+    kill_at: Option<Instant>,
+}
+
+impl Round<'_> {
+    /// Looks at all of them: notes those that have ended, and stops or kills the others where it is time.
+    fn look(&mut self) {
+        let Round { times, lines, interrupts, say, live, attempt, stop_at, kill_at } = self;
+        live.retain_mut(|(index, process)| {
+            let Some(end) = process.ended() else { return true };
+            let ended = Ended {
+                process: *index,
+                host: lines[*index].clone(),
+                end,
+                stopped: process.stopped(),
+                blames: process.blames().and_then(|at| Some((at, lines.get(at)?.clone()))),
+            };
+            if !end.is_success() && !ended.stopped {
+                say(&format!("process {index} ({}) {end}", ended.host));
+                stop_at.get_or_insert_with(|| Instant::now() + times.settle);
+            }
+            attempt.ends.push(ended);
+            false
+        });
+        let now = Instant::now();
+        let asked = interrupts.load(Ordering::SeqCst);
+        if asked > 0 && !attempt.interrupted {
+            attempt.interrupted = true;
+            *stop_at = Some(now);
+            if !live.is_empty() {
+                say(&format!("interrupted: stopping {} processes", live.len()));
+            }
+        }
+        if kill_at.is_none() && stop_at.is_some_and(|at| now >= at) && !live.is_empty() {
+            if !attempt.interrupted {
+                say(&format!("stopping the other processes ({})", live.len()));
+            }
+            live.iter_mut().for_each(|(_, process)| process.stop());
+            *kill_at = Some(now + times.grace + SHELLS_OWN);
+        }
+        if kill_at.is_some_and(|at| now >= at) || asked > 1 {
+            live.iter_mut().for_each(|(_, process)| process.kill());
+        }
+    }
+
+    /// Whether processes from `index` on are to be started: not after a failure or an interrupt.
+    fn goes_on(&mut self, index: usize) -> bool {
+        if self.stop_at.is_none() {
+            return true;
+        }
+        self.attempt.whole = false;
+        self.stop_at = Some(Instant::now());
+        let left = self.lines.len() - index;
+        (self.say)(&format!("{left} of {} processes are not started", self.lines.len()));
+        false
+    }
 }
 
 impl Launch {
@@ -143,54 +212,37 @@ impl Launch {
         interrupts: &AtomicUsize,
         say: &dyn Fn(&str),
     ) -> Result<Attempt, LaunchError> {
-        let mut live = Vec::new();
-        for index in 0..lines.len() {
-            live.push((index, self.start(lines, index, file)?));
-        }
-        let mut attempt = Attempt { ends: Vec::new(), interrupted: false };
-        let (mut stop_at, mut kill_at) = (None::<Instant>, None::<Instant>);
-        while !live.is_empty() {
-            live.retain_mut(|(index, process)| {
-                let Some(end) = process.ended() else { return true };
-                let ended = Ended {
-                    process: *index,
-                    host: lines[*index].clone(),
-                    end,
-                    stopped: process.stopped(),
-                    blames: process.blames().and_then(|at| Some((at, lines.get(at)?.clone()))),
-                };
-                if !end.is_success() && !ended.stopped {
-                    say(&format!("process {index} ({}) {end}", ended.host));
-                    stop_at.get_or_insert_with(|| Instant::now() + self.times.settle);
-                }
-                attempt.ends.push(ended);
-                false
-            });
-            let now = Instant::now();
-            let asked = interrupts.load(Ordering::SeqCst);
-            if asked > 0 && !attempt.interrupted {
-                attempt.interrupted = true;
-                stop_at = Some(now);
-                if !live.is_empty() {
-                    say(&format!("interrupted: stopping {} processes", live.len()));
-                }
-            }
-            if kill_at.is_none() && stop_at.is_some_and(|at| now >= at) && !live.is_empty() {
-                if !attempt.interrupted {
-                    say(&format!("stopping the other processes ({})", live.len()));
-                }
-                live.iter_mut().for_each(|(_, process)| process.stop());
-                kill_at = Some(now + self.times.grace + SHELLS_OWN);
-            }
-            if kill_at.is_some_and(|at| now >= at) || asked > 1 {
-                live.iter_mut().for_each(|(_, process)| process.kill());
-            }
-            std::thread::sleep(LOOK);
-        }
-        Ok(attempt)
+        self.attempt_by(lines, interrupts, say, |index| self.start(lines, index, file))
     }
 
-    fn start(&self, lines: &[HostLine], index: usize, file: Option<&Path>) -> Result<Process, LaunchError> {
+    /// [`Launch::attempt`], where `start` starts the process of an index.
+    pub(super) fn attempt_by(
+        &self,
+        lines: &[HostLine],
+        interrupts: &AtomicUsize,
+        say: &dyn Fn(&str),
+        mut start: impl FnMut(usize) -> Result<Process, LaunchError>,
+    ) -> Result<Attempt, LaunchError> {
+        let attempt = Attempt { ends: Vec::new(), interrupted: false, whole: true };
+        let (times, live) = (self.times, Vec::new());
+        let mut round = Round { times, lines, interrupts, say, live, attempt, stop_at: None, kill_at: None };
+        round.look();
+        for index in 0..lines.len() {
+            if !round.goes_on(index) {
+                break;
+            }
+            round.live.push((index, start(index)?));
+            round.look();
+        }
+        while !round.live.is_empty() {
+            round.look();
+            std::thread::sleep(LOOK);
+        }
+        Ok(round.attempt)
+    }
+
+    /// The process of `index`, under way.
+    pub(super) fn start(&self, lines: &[HostLine], index: usize, file: Option<&Path>) -> Result<Process, LaunchError> {
         let host = &lines[index];
         let others = if index == 0 { &[][..] } else { &self.others };
         let variables: Vec<&Variable> = self.variables.iter().chain(others).collect();

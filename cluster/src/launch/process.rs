@@ -75,6 +75,12 @@ impl Process {
         Ok(Process { child, hold: Some(hold), logged, blames, ssh })
     }
 
+    /// The shell's process id here.
+    #[cfg(test)]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks the process to end; the shell kills what does not.
     pub fn stop(&mut self) {
         self.hold = None;

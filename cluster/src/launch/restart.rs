@@ -124,7 +124,7 @@ fn attempt(job: &Job, interrupts: &AtomicUsize, say: &dyn Fn(&str)) -> Result<Ve
         }
     };
     // A job that was done before the interrupt reached it is done.
-    let done = attempt.ends.iter().all(|ended| ended.end.is_success());
+    let done = attempt.whole && attempt.ends.iter().all(|ended| ended.end.is_success());
     Ok(if attempt.interrupted && !done { interrupted() } else { verdict(&attempt.ends) })
 }
 

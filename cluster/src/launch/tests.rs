@@ -193,7 +193,9 @@ fn a_failure_stops_what_does_not_end_by_itself() {
 #[test]
 fn a_killed_process_is_the_cause_whoever_tells_first() {
     let place = Place::new();
-    let verdict = place.run(2, r#"if [ "$process" = 1 ]; then kill -9 $$; fi; exit 5"#);
+    let program =
+        r#"if [ "$process" = 1 ]; then touch there; kill -9 $$; fi; until [ -e there ]; do sleep 0.02; done; exit 5"#;
+    let verdict = place.run(2, program);
     assert_eq!((verdict.code, verdict.lost), (5, true));
     assert!(verdict.message.contains("process 1") && verdict.message.contains("SIGKILL"), "{verdict:?}");
 }
@@ -269,6 +271,50 @@ fn a_host_that_does_not_answer_is_a_lost_process() {
     assert!(place.log.text().contains("[1 beta:2] ssh: connect to host beta: No route"), "{}", place.log.text());
 }
 
+/// A host that fails while the others are being started ends the launch: what is under way is stopped, and what is not is not started.
+#[test]
+fn a_failure_while_launching_stops_everything() {
+    for interrupted in [false, true] {
+        let place = Place::new();
+        let (launcher, _) = place.fake_ssh();
+        if !interrupted {
+            std::fs::write(place.path("away"), "beta\n").unwrap();
+        }
+        let Places::File { lines, path } = place.hosts(&["alpha:1", "beta:2", "gamma:3", "delta:4"]) else { panic!() };
+        let program = "trap 'echo $process >>asked_to_end; exit 130' TERM; echo $$ >>pids; while :; do sleep 0.1; done";
+        let job = place.job(launcher, Places::Loopback(0), program);
+        let say = |line: &str| place.said.lock().unwrap().push(line.to_owned());
+        let lost = || place.log.text().contains("[1 beta:2] ssh: connect");
+        let ended = std::cell::RefCell::new(None);
+        let attempt = job.launch.attempt_by(&lines, &place.interrupts, &say, |index| {
+            if index == 2 {
+                // Both are started; the second has failed, if it does, before the third is there.
+                wait_for("the first two", || {
+                    place.lines("pids").len() == 1 && lost() || place.lines("pids").len() == 2
+                });
+                match interrupted {
+                    true => drop(place.interrupts.fetch_add(1, Ordering::SeqCst)),
+                    false => wait_for("its end", || !alive(ended.borrow().as_deref().unwrap())),
+                }
+            }
+            let process = job.launch.start(&lines, index, Some(&path))?;
+            *ended.borrow_mut() = Some(process.id().to_string());
+            Ok(process)
+        });
+        let attempt = attempt.unwrap();
+        assert_eq!((attempt.whole, attempt.interrupted), (false, interrupted));
+        let ends: Vec<usize> = attempt.ends.iter().map(|ended| ended.process).collect();
+        // The third may have been started before the end of the second was seen.
+        assert!(ends.contains(&0) && ends.contains(&1) && !ends.contains(&3), "{ends:?}");
+        assert_eq!(ends[0] == 1 && !attempt.ends[0].stopped, !interrupted, "{:?}", attempt.ends);
+        assert!(place.lines("asked_to_end").contains(&"0".to_owned()));
+        let said = place.said();
+        assert!(said.contains(" of 4 processes are not started"), "{said}");
+        let pids = place.lines("pids");
+        wait_for("orphans", || !pids.iter().any(|pid| alive(pid)));
+    }
+}
+
 /// The far end watches its input: nothing else tells it that the launcher's machine is gone.
 #[test]
 fn what_runs_behind_ssh_ends_with_the_connection() {
@@ -323,7 +369,8 @@ fn a_lost_process_restarts_the_job_from_its_checkpoint() {
 fn what_would_fail_again_is_not_tried_again() {
     for code in [0, 1, 2, 3, 4, 6, 101, 130] {
         let place = Place::new();
-        let mut job = place.job(Launcher::Local, Places::Loopback(2), &format!("echo $process >>seen; exit {code}"));
+        let both = r#"echo $process >>seen; while [ "$(wc -l <seen)" -lt 2 ]; do sleep 0.02; done"#;
+        let mut job = place.job(Launcher::Local, Places::Loopback(2), &format!("{both}; exit {code}"));
         job.restarts = 3;
         assert_eq!(place.supervise(&mut job).code, code);
         assert_eq!(place.lines("seen"), ["0", "1"], "code {code}");
@@ -365,7 +412,8 @@ fn a_restart_goes_on_with_the_hosts_that_answer() {
 fn data_that_is_spread_needs_all_hosts() {
     let place = Place::new();
     let (launcher, _) = place.fake_ssh();
-    let program = r#"echo $process >>seen; if [ "$process" = 0 ]; then echo alpha >away; kill -9 $$; fi; exit 5"#;
+    let program = r#"echo $process >>seen; while [ "$(wc -l <seen)" -lt 2 ]; do sleep 0.02; done
+        if [ "$process" = 0 ]; then echo alpha >away; kill -9 $$; fi; exit 5"#;
     let mut job = place.job(launcher, place.hosts(&["alpha:1", "beta:2"]), program);
     (job.restarts, job.spread) = (2, true);
     let verdict = place.supervise(&mut job);

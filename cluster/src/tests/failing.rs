@@ -253,6 +253,6 @@ fn a_death_between_greeting_and_welcome_frees_the_seat() {
         });
         receive(&shared, Visitor::alone(listening));
     });
-    assert!(matches!(heard.try_recv(), Ok(Event::Heard(None, what)) if what.contains("broke")), "it was refused");
+    assert!(matches!(heard.try_recv(), Ok(Event::Refused(_, what)) if what.contains("broke")), "it was refused");
     assert!(!shared.seats.is_taken(2), "its seat is still taken");
 }

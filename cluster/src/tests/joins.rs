@@ -147,7 +147,10 @@ fn a_wrong_secret_is_refused_and_named() {
         let [listening, connecting] = <[_; 2]>::try_from(ends).unwrap_or_else(|_| panic!()).map(error);
         // Who listens goes on waiting for the right one: anybody may come with a wrong secret.
         assert!(matches!(listening, JoinError::Timeout { missing: 1, .. }), "{listening}");
+        let refused = "a connection from its host (127.0.0.1) was refused, ";
+        assert!(listening.to_string().contains(refused), "{listening}");
         assert!(listening.to_string().contains("does not hold this job's secret"), "{listening}");
+        assert!(listening.to_string().ends_with("--secret-file or NYSTREAM_SECRET"), "{listening}");
         assert!(matches!(connecting, JoinError::Secret { process: 0, .. }), "{connecting}");
     }
 }
