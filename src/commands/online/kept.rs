@@ -17,7 +17,7 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// What deleting a row does not take back in the exact mode: it was decided before. Every model that is published says so.
-pub const NOT_UNLEARNED: &str = "encoder, target centre, scale and range, bound on weights, kernel, bandwidth, ridge, number of centers and the rule that chooses them: of the rows of --config-from, --init-rows or, where there was one, the last --refit-encoder";
+pub const NOT_UNLEARNED: &str = "encoder, target centre, scale and range, bound on weights, kernel, bandwidth and ridge: of the rows of --config-from, --init-rows or, where there was one, the last --refit-encoder; number of centers and the rule that chooses them: of the rows of --config-from or --init-rows";
 
 /// Names in the folder of a state.
 const NEWEST: &str = "model.nys";
