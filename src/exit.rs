@@ -310,6 +310,14 @@ pub fn take_interrupts(instead: impl Fn() -> bool + Send + Sync + 'static) {
     let _ = TAKEN.set(Box::new(instead));
 }
 
+/// Ends the process with code 130 and `message`, without partial output: for a command that takes its interrupts ([`take_interrupts`]) and has nothing to end first.
+pub fn interrupted(message: &str) -> ! {
+    let _first = lock(&ENDING);
+    let outputs = remove_pending();
+    say(message);
+    end(ExitCode::Interrupted, &Early::Interrupt, outputs)
+}
+
 /// Ends the process with code 130 on the first interrupt or termination signal, without partial output; says which outputs are whole.
 pub fn install_interrupt_handler() -> Result<(), Failure> {
     ctrlc::set_handler(|| {

@@ -130,7 +130,10 @@ fn solver_of(name: &str) -> Result<Solver, Failure> {
 }
 
 /// The rule that a model records.
-fn rule_of(selection: &Selection) -> Result<SelectionRule, Failure> {
+///
+/// # Errors
+/// A selection that lacks what its method needs (1).
+pub(crate) fn rule_of(selection: &Selection) -> Result<SelectionRule, Failure> {
     let lacks = |what: &str| unusable(format!("its selection `{}` lacks {what}", selection.method));
     let mode = || -> Result<DictionaryMode, Failure> {
         match selection.mode.as_deref() {

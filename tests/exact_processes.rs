@@ -162,7 +162,45 @@ fn the_launcher_starts_them_and_other_modes_refuse() {
     assert_eq!(digest(&last_line(&output)), fitted(&place, &held));
     std::fs::write(place.path("hosts"), "127.0.0.1:4001\n127.0.0.1:4002\n").unwrap();
     let others = "--state o --input jsonl:in.jsonl --hosts hosts --process 0 --config-from m.nys";
-    place.fails(&format!("online --mode con-kons {others}"), 2, &["--hosts", "--mode exact"]);
+    for mode in ["con-kons", "recursive"] {
+        place.fails(&format!("online --mode {mode} {others}"), 2, &["--hosts", "--mode exact"]);
+    }
+}
+
+/// Rows that leave a window leave it in every process: the model is that of the rows that are left, the answers those of one process.
+#[test]
+fn windows_slide_alike_in_any_processes() {
+    let place = begun(POOL);
+    let line = |i: usize| {
+        let (a, c, y, w) = values(i, 1);
+        format!(r#"{{"key": "k{i}", "time": {i}, "weight": {w:?}, "row": {{"a": {a:?}, "c": "{c}", "y": {y:?}}}}}"#)
+            + "\n"
+    };
+    for (name, window, from) in [("r", "rows:500", 1000), ("t", "time:400s", 1099)] {
+        for rows in [700, 1500] {
+            let lines: String = (0..rows).map(line).collect();
+            std::fs::write(place.path(&format!("{name}.jsonl")), lines).unwrap();
+            let mut reports = Vec::new();
+            for processes in [1, 2] {
+                let state = format!("{name}{processes}");
+                let run = format!(
+                    "--state {state} --input jsonl:{name}.jsonl --window {window} --publish every:300 --output jsonl:{state}.jsonl --workers 1"
+                );
+                reports.push(online(&place, &run, processes));
+            }
+            for what in ["model_digest", "rows_expired", "rows_surviving", "predictions", "publications", "prequential"]
+            {
+                assert_eq!(reports[0][what], reports[1][what], "{window}: {what}");
+            }
+            let answers = |processes: usize| std::fs::read(place.path(&format!("{name}{processes}.jsonl"))).unwrap();
+            assert!(answers(1) == answers(2), "{window}: the answers differ");
+            if rows == 1500 {
+                let held: BTreeMap<usize, usize> = (from..1500).map(|i| (i, 1)).collect();
+                assert_eq!(digest(&reports[1]), fitted(&place, &held), "{window}");
+                assert_eq!(number(&reports[1], "/rows_expired") as usize, from, "{window}");
+            }
+        }
+    }
 }
 
 /// A signal to all ends the run with a last snapshot, and the same line goes on.

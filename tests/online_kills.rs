@@ -18,29 +18,28 @@ fn length(place: &Place, name: &str) -> u64 {
     std::fs::metadata(place.path(name)).map_or(0, |found| found.len())
 }
 
-#[test]
-fn killed_learners_end_as_undisturbed_ones() {
-    let kills = if long_tests() { 200 } else { 20 };
-    let place = Place::new();
-    place.model("m.nys");
-    let lines = mixed(12_000);
-    place.lines("in.jsonl", &lines);
-    let undisturbed = place.online(&format!("{RUN} --state u --output jsonl:u.jsonl --dead-letter u.dead"));
-    let (answers, dead) = (std::fs::read(place.path("u.jsonl")).unwrap(), std::fs::read(place.path("u.dead")).unwrap());
+/// So many kills of runs of `run` on `in.jsonl`, in states of this name.
+fn killed(place: &Place, name: &str, run: &str, kills: usize) {
+    let undisturbed =
+        place.online(&format!("{run} --state {name}u --output jsonl:{name}u.jsonl --dead-letter {name}u.dead"));
+    let read = |file: &str| std::fs::read(place.path(file)).unwrap();
+    let (answers, dead) = (read(&format!("{name}u.jsonl")), read(&format!("{name}u.dead")));
+    assert!(!answers.is_empty() && !dead.is_empty());
     let whole = answers.len() as u64;
     let (mut done, mut stream) = (0, 0u64);
     while done < kills {
         // One stream is killed several times on its way.
-        let (state, out, letters) = (format!("s{stream}"), format!("s{stream}.jsonl"), format!("s{stream}.dead"));
-        let line = format!("{RUN} --state {state} --output jsonl:{out} --dead-letter {letters}");
+        let (state, out, letters) =
+            (format!("{name}{stream}"), format!("{name}{stream}.jsonl"), format!("{name}{stream}.dead"));
+        let line = format!("{run} --state {state} --output jsonl:{out} --dead-letter {letters}");
         let times = 1 + draw("times", stream, 5);
         for kill_number in 0..times {
-            let before = length(&place, &out);
+            let before = length(place, &out);
             let wanted = before + draw("bytes", stream * 10 + kill_number, (whole - before.min(whole)) / 2 + 1);
             let mut child = place.start_online(&line);
             let begun = Instant::now();
             // The end of the process, or of patience, is as good a moment as any.
-            while length(&place, &out) < wanted
+            while length(place, &out) < wanted
                 && begun.elapsed() < Duration::from_secs(60)
                 && child.try_wait().unwrap().is_none()
             {
@@ -51,17 +50,42 @@ fn killed_learners_end_as_undisturbed_ones() {
             done += 1;
         }
         let report = place.online(&line);
-        assert_eq!(digest(&report), digest(&undisturbed), "stream {stream}, {times} kills");
+        assert_eq!(digest(&report), digest(&undisturbed), "{run}: stream {stream}, {times} kills");
         for name in ["rows_inserted", "rows_deleted", "rows_updated", "rows_labelled", "rows_rejected", "predictions"] {
-            assert_eq!(report[name], undisturbed[name], "stream {stream}: {name}");
+            assert_eq!(report[name], undisturbed[name], "{run}: stream {stream}: {name}");
         }
-        assert_eq!(report["prequential"], undisturbed["prequential"], "stream {stream}");
-        assert!(std::fs::read(place.path(&out)).unwrap() == answers, "stream {stream}: the answers differ");
-        assert!(std::fs::read(place.path(&letters)).unwrap() == dead, "stream {stream}: the dead letters differ");
+        assert_eq!(report["prequential"], undisturbed["prequential"], "{run}: stream {stream}");
+        assert!(read(&out) == answers, "{run}: stream {stream}: the answers differ");
+        assert!(read(&letters) == dead, "{run}: stream {stream}: the dead letters differ");
         assert_eq!(place.online(&format!("verify {state}"))["verified"], true);
         stream += 1;
     }
-    eprintln!("{done} kills over {stream} streams of {} events: all ended as the undisturbed one", lines.len());
+    eprintln!("{run}: {done} kills over {stream} streams: all ended as the undisturbed one");
+}
+
+#[test]
+fn killed_learners_end_as_undisturbed_ones() {
+    let place = Place::new();
+    place.model("m.nys");
+    place.lines("in.jsonl", &mixed(12_000));
+    killed(&place, "s", RUN, if long_tests() { 200 } else { 20 });
+}
+
+/// Least squares on centers that stay, and independent learners by a column.
+#[test]
+fn killed_recursive_and_sharded_learners_end_as_undisturbed_ones() {
+    let place = Place::new();
+    place.model("m.nys");
+    place.lines("in.jsonl", &mixed(5000));
+    let kills = if long_tests() { 100 } else { 8 };
+    for (name, learner) in [
+        ("r", "--mode recursive --block 32"),
+        ("c", "--shard-by c --cap 40 --hindsight 50 --block 32"),
+        ("m", "--mode recursive --shard-by c --block 32"),
+    ] {
+        let run = format!("--config-from m.nys {learner} --input jsonl:in.jsonl --snapshot-every 700");
+        killed(&place, name, &run, kills);
+    }
 }
 
 /// A signal ends a run with what it has; the same command goes on.

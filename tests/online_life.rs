@@ -2,6 +2,7 @@
 
 mod common;
 
+use arrow_array::cast::AsArray;
 use common::killed::draw;
 use common::stream::*;
 use common::*;
@@ -11,11 +12,14 @@ use std::time::{Duration, Instant};
 
 const KERNEL: &str = "--kernel gaussian --bandwidth 1x --ridge 1e-5";
 
+/// Of any rows, so that the numbers of the choice are the same whatever they are made of.
+const CENTERS: &str = "--select rpcholesky --dictionary-rows 2000 --centers 24";
+
 /// A place with a model for the exact mode, `m.nys`.
 fn begun() -> Place {
     let place = Place::new();
     write(&place.path("d.parquet"), &batch(table(1_000_000, 1200)));
-    let rest = "--select rpcholesky --solver gram --centers 24 --split hash:0.1";
+    let rest = format!("{CENTERS} --solver gram --split hash:0.1");
     place.json(&format!("fit --data d.parquet --target y --out m.nys {KERNEL} {rest}"));
     place
 }
@@ -87,6 +91,77 @@ fn published_models_are_kept_by_the_change_of_which_they_are() {
     let first = place.online("export t --as-of 700 --out then.nys");
     assert_eq!(first["model_digest"], inspected["published"][0]["model_digest"]);
     assert_ne!(digest(&first), digest(&report));
+}
+
+/// With `--publish end`, which is the default, a run answers by what the one before has published, which counts.
+#[test]
+fn the_end_of_a_run_is_a_publication() {
+    let place = begun();
+    place.lines("in.jsonl", &inserts(0..300));
+    let line = "--mode exact --config-from m.nys --state s --input jsonl:in.jsonl --output jsonl:out.jsonl";
+    let first = place.online(line);
+    assert_eq!((number(&first, "/publications"), number(&first, "/predictions")), (1.0, 0.0), "{first}");
+    std::fs::copy(place.path("s/model.nys"), place.path("first.nys")).unwrap();
+    // Nothing has come since: it is the same one.
+    let same = place.online(line);
+    assert_eq!((number(&same, "/publications"), digest(&same)), (1.0, digest(&first)), "{same}");
+    place.lines("in.jsonl", &inserts(0..400));
+    let second = place.online(line);
+    assert_eq!((number(&second, "/publications"), number(&second, "/predictions")), (2.0, 100.0), "{second}");
+    assert_eq!(digest(&second), fitted(&place, "m.nys", 0..400));
+    left(&place, 300..400);
+    place.json("predict --model first.nys --data left.parquet --out p.parquet");
+    let file = std::fs::File::open(place.path("p.parquet")).unwrap();
+    let builder = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    let predicted = builder.build().unwrap().next().unwrap().unwrap();
+    let column = predicted.schema().fields().iter().position(|field| field.name().contains("prediction")).unwrap();
+    let column = predicted.column(column).as_primitive::<arrow_array::types::Float64Type>().clone();
+    let answers = place.read_lines("out.jsonl");
+    for (i, answer) in answers.iter().enumerate() {
+        assert_eq!(answer["prediction"].as_f64(), Some(column.value(i)), "row {i}");
+    }
+    // Learners that are models at every moment count theirs too.
+    let line = "--config-from m.nys --cap 60 --state t --input jsonl:in.jsonl";
+    assert_eq!(number(&place.online(line), "/publications"), 1.0);
+    assert_eq!(place.online("verify t")["verified"], true);
+    assert_eq!(place.online("verify s")["verified"], true);
+}
+
+/// One published model that is damaged is named, and stands in the way of nothing but itself.
+#[test]
+fn a_damaged_publication_is_named_and_passed_over() {
+    let place = begun();
+    place.lines("in.jsonl", &inserts(0..1000));
+    place.online(
+        "--mode exact --config-from m.nys --state s --input jsonl:in.jsonl --publish every:300 --keep-published 4",
+    );
+    let name = "00000000000000000600.nys";
+    let cut = |name: &str| {
+        let bytes = std::fs::read(place.path(name)).unwrap();
+        std::fs::write(place.path(name), &bytes[..bytes.len() / 2]).unwrap();
+    };
+    cut(&format!("s/published/{name}"));
+    for command in ["inspect", "verify"] {
+        let report = place.online(&format!("{command} s"));
+        assert_eq!(points(&report), [300, 900, 1000], "{command}");
+        assert!(report["notes"].to_string().contains(name), "{command}: {report}");
+    }
+    for (asked, there) in [(599, 300), (900, 900), (5000, 1000)] {
+        let report = place.online(&format!("export s --as-of {asked} --out then.nys"));
+        assert_eq!(digest(&report), fitted(&place, "m.nys", 0..there), "as of {asked}");
+    }
+    for asked in [600, 899] {
+        let output = place.run(&format!("online export s --as-of {asked} --out none.nys"));
+        assert!(output.status.code() == Some(1) && text(&output.stderr).contains(name), "{}", text(&output.stderr));
+        assert!(!place.path("none.nys").exists());
+    }
+    // The newest is what verify compares with.
+    cut("s/model.nys");
+    let report = place.online("inspect s");
+    assert!(report["notes"].to_string().contains("model.nys"), "{report}");
+    let output = place.run("online verify s");
+    assert!(output.status.code() == Some(1) && text(&output.stdout).contains("model.nys"), "{}", text(&output.stdout));
+    assert_eq!(digest(&place.online("export s --as-of 1000 --out then.nys")), fitted(&place, "m.nys", 0..1000));
 }
 
 /// Publications of a history are the same, however it is cut, and go by the drift.
@@ -164,7 +239,7 @@ fn a_configuration_is_made_anew_from_the_rows_that_are_left() {
         ("key", texts(list.iter().map(|i| format!("k{i}")))),
     ]);
     write(&place.path("left.parquet"), &batch);
-    let rest = "--select rpcholesky --solver gram --centers 24 --split hash:0.1 --id-column key";
+    let rest = format!("{CENTERS} --solver gram --split hash:0.1 --id-column key");
     let whole = digest(&place.solved(&format!("fit --data left.parquet --target y --out whole.nys {KERNEL} {rest}")));
     assert_ne!(digest(&before), whole);
     let refit = |state: &str| format!("--state {state} --input jsonl:in.jsonl --refit-encoder {KERNEL}");

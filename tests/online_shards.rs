@@ -139,6 +139,8 @@ fn further_shards_are_dead_letters() {
         ("--shard-by shop --mode exact", 2, "--mode exact"),
         ("--shard-by shop --publish every:10", 2, "--publish"),
         ("--max-shards 3", 2, "--shard-by"),
+        ("--shard-by=", 2, "names no column"),
+        ("--shard-by shop --keep-published 3", 2, "--keep-published"),
         ("--shard-by shop --max-shards 1000000 --memory 1GiB", 4, "--max-shards"),
     ] {
         let output = place.run(&format!("online {begin} --state n {options}"));
@@ -147,6 +149,11 @@ fn further_shards_are_dead_letters() {
         assert!(!place.path("n/online.json").exists());
     }
     place.fails("online --state c --input jsonl:in.jsonl --shard-by shop", 2, &["--shard-by shop (was c)"]);
+    place.fails("online --state s --input jsonl:in.jsonl --max-shards 3", 2, &["--max-shards 3 (was 2)"]);
+    place.fails("online --state s --input jsonl:in.jsonl --keep-published 3", 2, &["--keep-published"]);
+    // Where the source says what it has, a column that is absent is told before it is read.
+    let line = "online --config-from m.nys --state n --shard-by shops --input synth:friedman1?rows=100&d=5";
+    place.fails(line, 2, &["--shard-by shops", "no such column", "x0, x1, x2"]);
 }
 
 /// What a request is answered.

@@ -8,16 +8,12 @@
 use nystream_dataflows::StageError;
 use nystream_dataflows::engine::feed::RowStore;
 use nystream_dataflows::engine::{Process, SilentProgress, run};
-use nystream_dataflows::job::{
-    Bandwidth, DictionaryRule, FitConfig, FitInputs, FitOutcome, Frozen, Loss, MetricRequest, Select, Solver, fit,
-};
+use nystream_dataflows::job::{Bandwidth, FitConfig, FitInputs, FitOutcome, Frozen, Select, Solver, fit};
 use nystream_dataflows::online::exact::{ExactEngine, ExactSetup, Threads};
 use nystream_dataflows::online::learner::{Batch, Learner};
 use nystream_datasets::{Catalog, Chunk, EncoderOptions, Role, Sources, Split};
 use nystream_hashing::{RowId, StreamKey};
-use nystream_kernels::gram::Precision;
 use nystream_kernels::kernel::Family;
-use nystream_kernels::tile::SimdPath;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -225,36 +221,16 @@ fn fitted(
 }
 
 fn config(m: usize) -> FitConfig {
+    let encoder = EncoderOptions { targets: vec!["y".into()], split: Split::None, ..Default::default() };
     FitConfig {
-        encoder: EncoderOptions { targets: vec!["y".into()], split: Split::None, ..Default::default() },
-        task: None,
-        loss: Loss::Squared,
         family: Some(Family::Gaussian),
         bandwidth: Bandwidth::TimesMedian(1.0),
-        metric: MetricRequest::default(),
         ridges: Some(vec![1e-6]),
         centers: Some(m),
         select: Select::RpCholesky,
-        dictionary_rows: None,
-        dictionary_rule: DictionaryRule::default(),
         solver: Solver::Gram,
-        precision: Precision::Single,
-        seed: 0,
-        simd: SimdPath::detect(),
-        memory: 8 << 30,
         disk_limit: 8 << 30,
-        temp_dir: std::env::temp_dir(),
-        max_flops: 2e14,
-        tolerance: None,
-        products: Default::default(),
-        iterations: None,
-        preconditioning: Default::default(),
-        time_limit: None,
-        max_bad_rows: 0,
-        dictionary_only: false,
-        variance: false,
-        warm_start: None,
-        sharding: Default::default(),
+        ..FitConfig::of_columns(encoder)
     }
 }
 

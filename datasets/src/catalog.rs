@@ -484,7 +484,7 @@ const PIECE_BYTES: u64 = 4096;
 
 /// A digest of pieces of a file, evenly spread; of all of it where it is small. Files of fixed width may have one footer whatever they hold: what was rewritten shows here, what was
 /// changed in a few places may not.
-fn sampled(path: &Path, file: &RangeFile) -> Result<String, DataError> {
+pub(crate) fn sampled(path: &Path, file: &RangeFile) -> Result<String, DataError> {
     let size = file.size();
     let mut hasher = blake3::Hasher::new();
     let mut piece = vec![0; PIECE_BYTES.min(size) as usize];

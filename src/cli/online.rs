@@ -142,7 +142,7 @@ pub struct StreamArgs {
     /// End when nothing has come for so long [default: jsonl, ipc and synth end with the source, others never]
     #[arg(long, value_name = "TIME")]
     pub idle_exit: Option<Seconds>,
-    /// Changes between two snapshots of the state; one is written every minute too. A restart repeats what came after the last one
+    /// Changes between two snapshots of the state; one is written every minute too, or in 33 times what the last one took, if that is longer. A restart repeats what came after the last one
     #[arg(long, value_name = "N", default_value = "100000")]
     pub snapshot_every: Count,
     /// Answer predictions at http://HOST:PORT while learning (POST /predict, GET /health, GET /metrics), with a port alone on loopback; port 0 takes a free one, which stderr tells. Other addresses need --token-file [default: none]
@@ -229,7 +229,7 @@ impl Check for OnlineArgs {
         }
         if self.resources.hosts.is_some() && self.learner.mode != Mode::Exact {
             return usage(
-                "--hosts: a second-order learner takes rows one after the other, in one process: leave out --hosts, or use --mode exact, whose rows are dealt to all processes",
+                "--hosts: this learner takes rows one after the other, in one process: leave out --hosts, or use --mode exact, whose rows are dealt to all processes",
             );
         }
         if self.resources.data_layout == DataLayout::Local {
@@ -240,7 +240,13 @@ impl Check for OnlineArgs {
         }
         self.recursive()?;
         self.exact()?;
-        if self.learner.shard_by.is_some() {
+        if let Some(by) = &self.learner.shard_by {
+            if by.is_empty() {
+                return usage("--shard-by names no column: give one, or key");
+            }
+            if self.stream.keep_published.is_some() {
+                return usage("models of shards are not published: leave out --keep-published");
+            }
             if self.learner.mode == Mode::Exact {
                 return usage("--shard-by is for learners that keep no rows: --mode exact has one model");
             }
@@ -249,8 +255,6 @@ impl Check for OnlineArgs {
                     "models of shards are written on demand, by online export --shard VALUE: leave out --publish",
                 );
             }
-        } else if self.learner.max_shards.given().is_some() {
-            return usage("--max-shards bounds the shards of --shard-by: give both, or neither");
         }
         // Four matrices whose room doubles, and the entries among the rows of the hindsight sample.
         let room = self.learner.cap.0.checked_next_power_of_two().unwrap_or(u64::MAX);

@@ -154,7 +154,7 @@ pub struct OnlineReport {
     pub rows_labelled: u64,
     /// Events refused.
     pub rows_rejected: u64,
-    /// Rows that left the window of `--window`; they are not among the deleted ones.
+    /// Rows that left the window of `--window`, or that the encoder of `--refit-encoder` refused; they are not among the deleted ones.
     #[serde(default)]
     pub rows_expired: u64,
     /// Rows inserted, and neither deleted nor expired.

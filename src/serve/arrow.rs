@@ -1,27 +1,43 @@
 //! Predictions of Arrow IPC streams.
 
+use super::By;
 use super::http::Response;
 use arrow_array::{Array, ArrayRef, Float64Array, RecordBatch, StringArray};
 use nystream_dataflows::online::serving::Serving;
 use nystream_datasets::events::{Event, EventError, arrow};
 use nystream_datasets::stream::ipc::{batches, stream_of};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// How such bodies are called.
 pub const CONTENT_TYPE: &str = "application/vnd.apache.arrow.stream";
 
+/// In the metadata of a schema: as of which change the model is to be, or is.
+const AS_OF: &str = "as_of";
+const CHANGES: &str = "changes";
+
 /// Answers rows in one batch, in their order.
-pub fn predict(serving: &Serving, body: &[u8]) -> Response {
-    match table(serving, body).and_then(|table| stream_of(&table)) {
+pub fn predict(by: &By<'_>, body: &[u8]) -> Response {
+    let refused = |reason: String| Response::error(400, &reason);
+    let batches = match batches(body) {
+        Ok(batches) => batches,
+        Err(reason) => return refused(reason),
+    };
+    let as_of = batches.first().and_then(|batch| batch.schema_ref().metadata().get(AS_OF));
+    let as_of = match as_of.map(|text| text.trim().parse::<u64>()).transpose() {
+        Ok(as_of) => as_of,
+        Err(_) => return refused(format!("'{AS_OF}' in the metadata of the schema is no number of changes")),
+    };
+    by.answer(as_of, |serving| match table(serving, batches).and_then(|table| stream_of(&table)) {
         Ok(bytes) => Response::bytes(CONTENT_TYPE, bytes),
-        Err(reason) => Response::error(400, &reason),
-    }
+        Err(reason) => refused(reason),
+    })
 }
 
-fn table(serving: &Serving, body: &[u8]) -> Result<RecordBatch, String> {
+fn table(serving: &Serving, batches: Vec<RecordBatch>) -> Result<RecordBatch, String> {
     let mut events: Vec<Option<Event>> = Vec::new();
     let most = super::most_rows(serving);
-    for batch in batches(body)? {
+    for batch in batches {
         if events.len() + batch.num_rows() > most {
             return Err(format!("more than {most} rows: ask in parts"));
         }
@@ -48,7 +64,10 @@ fn table(serving: &Serving, body: &[u8]) -> Result<RecordBatch, String> {
         (false, names) => names.iter().map(|name| format!("prediction_{name}")).collect(),
     };
     let columns = names.iter().enumerate().map(|(k, name)| (name.as_str(), column(k), true));
-    RecordBatch::try_from_iter_with_nullable(columns).map_err(|error| error.to_string())
+    let found = RecordBatch::try_from_iter_with_nullable(columns).map_err(|error| error.to_string())?;
+    let told = HashMap::from([(CHANGES.to_owned(), serving.changes.to_string())]);
+    let schema = found.schema().as_ref().clone().with_metadata(told);
+    found.with_schema(Arc::new(schema)).map_err(|error| error.to_string())
 }
 
 /// With a column of keys, which predictions do not need and events have.

@@ -1,4 +1,4 @@
-//! HTTP/1.1 over the standard library, with `httparse` for what clients send: small requests with a length, answered in order, on connections that may be kept.
+//! HTTP/1.1 over the standard library, with `httparse` for what clients send: small requests with a length or in chunks (whose trailers are passed over), answered in order, on connections that may be kept.
 //!
 //! A request has [`MAX_HEAD`] bytes for its head and [`MAX_BODY`] for its body, and [`ASK`] from its first byte to its last; an answer has [`ANSWER`]. A connection that says nothing for [`ASK`] is closed. What
 //! is no request is answered with its status and closes the connection; what is still being sent then is read away for a while, since a socket that is closed with bytes in it takes the answer with it.
@@ -6,7 +6,7 @@
 //! [`CONNECTIONS`] have a thread each; of more, those that say nothing leave (`seats`). [`ANSWERING`] requests are answered at a time, in turn, and bodies and answers beyond [`SMALL`] bytes have [`LARGE`] bytes
 //! between them: so memory is bounded whatever is asked.
 
-use super::seats::{Permits, Seat, Seats};
+use super::seats::{Permit, Permits, Seat, Seats};
 use nystream_dataflows::online::latency::Latency;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -97,9 +97,9 @@ impl Response {
             404 => "Not Found",
             405 => "Method Not Allowed",
             408 => "Request Timeout",
-            411 => "Length Required",
             413 => "Content Too Large",
             431 => "Request Header Fields Too Large",
+            501 => "Not Implemented",
             503 => "Service Unavailable",
             _ => "Internal Server Error",
         };
@@ -193,13 +193,12 @@ impl Server {
                 Ok(Some(head)) => head,
                 Err(refused) => return self.refuse(socket, seat, refused),
             };
-            let whole = if head.length > SMALL { self.large.take(head.length, until) } else { None };
-            if head.length > SMALL && whole.is_none() {
-                let busy = Response::error(503, "too many large requests at once: ask again");
-                return self.refuse(socket, seat, Refused::Answer(busy));
-            }
-            let request = match read_body(socket, &mut held, head, until) {
-                Ok(request) => request,
+            let read = match head.chunked {
+                true => self.chunks(socket, &mut held, head, until),
+                false => self.body(socket, &mut held, head, until),
+            };
+            let (request, whole) = match read {
+                Ok(read) => read,
                 Err(refused) => return self.refuse(socket, seat, refused),
             };
             seat.waits(false);
@@ -236,6 +235,85 @@ impl Server {
                 return socket.shutdown(Shutdown::Write);
             }
         }
+    }
+
+    /// Room for so many bytes of a body.
+    fn room(&self, bytes: usize, until: Instant) -> Result<Permit<'_>, Refused> {
+        match self.large.take(bytes, until) {
+            Some(room) => Ok(room),
+            None => refuse(503, "too many large requests at once: ask again"),
+        }
+    }
+
+    /// The body of a request that says how long it is, and the room that it has.
+    fn body(
+        &self,
+        socket: &TcpStream,
+        held: &mut Vec<u8>,
+        head: Head,
+        until: Instant,
+    ) -> Result<(Request, Option<Permit<'_>>), Refused> {
+        let room = if head.length > SMALL { Some(self.room(head.length, until)?) } else { None };
+        Ok((read_body(socket, held, head, until)?, room))
+    }
+
+    /// The body of a request that comes in chunks (RFC 9112, section 7.1), and the room that it has: that of the largest, once it is no small one.
+    fn chunks(
+        &self,
+        socket: &TcpStream,
+        held: &mut Vec<u8>,
+        head: Head,
+        until: Instant,
+    ) -> Result<(Request, Option<Permit<'_>>), Refused> {
+        let Head { request, bytes, .. } = head;
+        held.drain(..bytes);
+        proceed(socket, &request, held.is_empty())?;
+        let (mut body, mut room) = (Vec::new(), None);
+        loop {
+            let (line, size) = loop {
+                match httparse::parse_chunk_size(held) {
+                    Ok(httparse::Status::Complete(found)) => break found,
+                    Ok(httparse::Status::Partial) if held.len() <= MAX_HEAD => rest(socket, held, until)?,
+                    _ => return refuse(400, "what should be the size of a chunk is none"),
+                }
+            };
+            held.drain(..line);
+            if size == 0 {
+                break;
+            }
+            if size > (MAX_BODY - body.len()) as u64 {
+                return refuse(413, &format!("the body has more than the {MAX_BODY} bytes that are read at most"));
+            }
+            let size = size as usize;
+            if room.is_none() && body.len() + size > SMALL {
+                room = Some(self.room(MAX_BODY, until)?);
+            }
+            while held.len() < size + 2 {
+                rest(socket, held, until)?;
+            }
+            if &held[size..size + 2] != b"\r\n" {
+                return refuse(400, "a chunk is longer than its size says");
+            }
+            body.extend_from_slice(&held[..size]);
+            held.drain(..size + 2);
+        }
+        let mut trailers = 0;
+        loop {
+            let Some(line) = held.windows(2).position(|two| two == b"\r\n") else {
+                if trailers + held.len() > MAX_HEAD {
+                    return refuse(431, "the trailers of the request are too long");
+                }
+                rest(socket, held, until)?;
+                continue;
+            };
+            held.drain(..line + 2);
+            trailers += line;
+            if line == 0 {
+                break;
+            }
+        }
+        held.shrink_to(SMALL);
+        Ok((Request { body, ..request }, room))
     }
 
     /// Answers what is no request, and hears the rest of it.
@@ -284,6 +362,8 @@ struct Head {
     /// Bytes of the head, and of the body.
     bytes: usize,
     length: usize,
+    /// It comes in chunks, and says no length.
+    chunked: bool,
 }
 
 fn refuse<T>(status: u16, reason: &str) -> Result<T, Refused> {
@@ -292,22 +372,30 @@ fn refuse<T>(status: u16, reason: &str) -> Result<T, Refused> {
 
 /// The body of a request.
 fn read_body(socket: &TcpStream, held: &mut Vec<u8>, head: Head, until: Instant) -> Result<Request, Refused> {
-    let Head { request, bytes, length } = head;
-    let asks = request.header("expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue"));
-    if asks && held.len() < bytes + length {
-        write(socket, b"HTTP/1.1 100 Continue\r\n\r\n", ANSWER)?;
-    }
+    let Head { request, bytes, length, .. } = head;
+    proceed(socket, &request, held.len() < bytes + length)?;
     while held.len() < bytes + length {
-        match more(socket, held, until)? {
-            More::Some => {}
-            More::End => return refuse(400, "the body is shorter than its length says"),
-            More::TooLate => return refuse(408, "the request took too long"),
-        }
+        rest(socket, held, until)?;
     }
     let body = held[bytes..bytes + length].to_vec();
     held.drain(..bytes + length);
     held.shrink_to(SMALL);
     Ok(Request { body, ..request })
+}
+
+/// Gives leave to a client that waits for it before it sends the body.
+fn proceed(socket: &TcpStream, request: &Request, waits: bool) -> io::Result<()> {
+    let asks = request.header("expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue"));
+    if asks && waits { write(socket, b"HTTP/1.1 100 Continue\r\n\r\n", ANSWER) } else { Ok(()) }
+}
+
+/// More of a body.
+fn rest(socket: &TcpStream, held: &mut Vec<u8>, until: Instant) -> Result<(), Refused> {
+    match more(socket, held, until)? {
+        More::Some => Ok(()),
+        More::End => refuse(400, "the body is shorter than its length says"),
+        More::TooLate => refuse(408, "the request took too long"),
+    }
 }
 
 /// The head of the next request; `None` where the connection ends before one. `held`: what has come of it, and of what is after it.
@@ -351,9 +439,14 @@ fn parse(held: &[u8]) -> Result<Option<Head>, Refused> {
     let request = Request { method, path, headers, body: Vec::new(), keep: false };
     let closes = request.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
     let request = Request { keep: version == Some(1) && !closes, ..request };
-    if request.header("transfer-encoding").is_some() {
-        return refuse(411, "send the body with its Content-Length");
-    }
+    let of = |name: &str| request.headers.iter().filter(|(own, _)| own == name).count();
+    let chunked = match (of("transfer-encoding"), of("content-length")) {
+        (0, _) => false,
+        (1, 0) if request.header("transfer-encoding").is_some_and(|kind| kind.eq_ignore_ascii_case("chunked")) => true,
+        // Whoever stands between might take the other for the end of the body.
+        (_, 1..) => return refuse(400, "the request has a Transfer-Encoding and a Content-Length: send one of them"),
+        _ => return refuse(501, "of transfer encodings chunked alone is read"),
+    };
     let lengths: Vec<&str> =
         request.headers.iter().filter(|(name, _)| name == "content-length").map(|(_, value)| value.as_str()).collect();
     let length = match lengths.as_slice() {
@@ -364,7 +457,7 @@ fn parse(held: &[u8]) -> Result<Option<Head>, Refused> {
     if length > MAX_BODY as u64 {
         return refuse(413, &format!("the body has {length} bytes, and at most {MAX_BODY} are read"));
     }
-    Ok(Some(Head { request, bytes: head, length: length as usize }))
+    Ok(Some(Head { request, bytes: head, length: length as usize, chunked }))
 }
 
 enum More {

@@ -2,18 +2,21 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `POST /predict`, JSON `{"row": {..}}` or `{"rows": [{..}, ..]}` | `{"changes": N, "predictions": [{"prediction": .., ..} or {"error": ".."}, ..]}` |
-//! | `POST /predict`, `Content-Type: application/vnd.apache.arrow.stream` | an Arrow IPC stream of as many rows: `prediction`, or one column a target or class, null for rows that cannot be used |
+//! | `POST /predict`, JSON `{"row": {..}}` or `{"rows": [{..}, ..]}`, and `"as_of": N` | `{"changes": N, "predictions": [{"prediction": .., ..} or {"error": ".."}, ..]}` |
+//! | `POST /predict`, `Content-Type: application/vnd.apache.arrow.stream`, and `as_of` in the metadata of its schema | an Arrow IPC stream of as many rows: `prediction`, or one column a target or class, null for rows that cannot be used; `changes` in the metadata of its schema |
 //! | `GET /health` | `{"changes": N, "centers": M}`, or 503 before there is a model |
 //! | `GET /metrics` | figures of the run and of the server, in Prometheus' text format |
 //!
-//! `changes` says as of which change of the stream the model is. Rows are those of events, with the columns of the stream.
+//! `changes` says as of which change of the stream the model is. With `as_of` it is the newest one that was published at that change or before, of those that are kept ([`past`]): 404 where none is. Rows are those of events,
+//! with the columns of the stream; one with a column twice is an error.
 //!
 //! *Who may ask*: on loopback everybody; elsewhere, and where a token is set, who sends `Authorization: Bearer TOKEN`. *Bounds*: [`http::MAX_HEAD`] and [`http::MAX_BODY`] bytes a request, a time for each,
 //! [`http::CONNECTIONS`] connections, of which those that say nothing leave for others, and `MAX_ROWS` rows or `MAX_VALUES` values a request. Nothing that is sent here reaches the learner or its state.
 
 mod arrow;
 pub mod http;
+mod json;
+pub mod past;
 mod seats;
 #[cfg(test)]
 mod tests;
@@ -22,10 +25,9 @@ use crate::exit::{ExitCode, Failure};
 use crate::metrics::online::{Run, page};
 use http::{Request, Response, Served, Server};
 use nystream_dataflows::online::serving::{Newest, Serving};
-use nystream_dataflows::online::session::Output;
-use nystream_dataflows::online::sink::Shape;
-use nystream_datasets::events::{Event, EventError, json};
-use serde_json::{Value, json};
+use nystream_datasets::events::Event;
+use past::Past;
+use serde_json::json;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
@@ -88,18 +90,24 @@ pub fn bound(address: &str, guarded: bool) -> Result<TcpListener, Failure> {
     TcpListener::bind(&all[..]).map_err(failed)
 }
 
-/// Serves the newest model, and the figures of `run`, at `address` until the process ends; gives where.
+/// Serves the newest model, those of `past`, and the figures of `run`, at `address` until the process ends; gives where.
 ///
 /// # Errors
 /// An address that cannot be listened at, or that others reach without a token (2).
-pub fn serve(address: &str, token: Option<String>, newest: &Newest, run: &Run) -> Result<SocketAddr, Failure> {
+pub fn serve(
+    address: &str,
+    token: Option<String>,
+    newest: &Newest,
+    past: Option<Arc<Past>>,
+    run: &Run,
+) -> Result<SocketAddr, Failure> {
     let listener = bound(address, token.is_some())?;
     let own = listener.local_addr().map_err(failed(address))?;
     let served = Arc::new(Served::default());
     let (newest, run, counted) = (newest.clone(), run.clone(), Arc::clone(&served));
     let answer = move |request: &Request| {
         let figures = || page(&run, &counted.figures(), newest.get().map(|serving| serving.changes));
-        answer(request, token.as_deref(), &newest, &figures)
+        answer(request, token.as_deref(), &newest, past.as_deref(), &figures)
     };
     let server = Server::new(Box::new(answer), served);
     let spawned = std::thread::Builder::new().name("listen".into()).spawn(move || server.run(&listener));
@@ -112,7 +120,13 @@ fn equal(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
-fn answer(request: &Request, token: Option<&str>, newest: &Newest, figures: &dyn Fn() -> String) -> Response {
+fn answer(
+    request: &Request,
+    token: Option<&str>,
+    newest: &Newest,
+    past: Option<&Past>,
+    figures: &dyn Fn() -> String,
+) -> Response {
     if let Some(token) = token {
         let given = request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
         if !given.is_some_and(|given| equal(given.trim().as_bytes(), token.as_bytes())) {
@@ -126,68 +140,37 @@ fn answer(request: &Request, token: Option<&str>, newest: &Newest, figures: &dyn
         ("GET", "/health", Some(serving)) => {
             Response::json(&json!({ "changes": serving.changes, "centers": serving.centers() }))
         }
-        ("POST", "/predict", Some(serving)) => {
+        ("POST", "/predict", serving) => {
             let arrow = request.header("content-type").is_some_and(|kind| kind.starts_with(arrow::CONTENT_TYPE));
-            if arrow { arrow::predict(&serving, &request.body) } else { predict(&serving, &request.body) }
+            let by = By { newest: serving.as_deref(), past };
+            if arrow { arrow::predict(&by, &request.body) } else { json::predict(&by, &request.body) }
         }
-        ("GET", "/health", None) | ("POST", "/predict", None) => Response::error(503, "no row has been learned yet"),
+        ("GET", "/health", None) => nothing_learned(),
         _ if known => Response::error(405, "POST /predict, GET /health, GET /metrics"),
         _ => Response::error(404, "there are /predict, /health and /metrics"),
     }
 }
 
-/// Answers rows in JSON.
-fn predict(serving: &Serving, body: &[u8]) -> Response {
-    let asked: Value = match serde_json::from_slice(body) {
-        Ok(asked) => asked,
-        Err(error) => return Response::error(400, &format!("the body is no JSON: {error}")),
-    };
-    let rows: Vec<&Value> = match (asked.get("row"), asked.get("rows").and_then(Value::as_array)) {
-        (Some(row), None) => vec![row],
-        (None, Some(rows)) => rows.iter().collect(),
-        _ => return Response::error(400, "give {\"row\": {..}} or {\"rows\": [{..}, ..]}"),
-    };
-    let most = most_rows(serving);
-    if rows.len() > most {
-        return Response::error(413, &format!("{} rows, and at most {most} are answered at once", rows.len()));
-    }
-    // As events, so that a row is read as the stream's are.
-    let mut events: Vec<Result<Event, String>> = Vec::with_capacity(rows.len());
-    for (i, row) in rows.iter().enumerate() {
-        let event = json!({ "key": "row", "row": row }).to_string();
-        let event = json::event(event.as_bytes(), serving.encoding().schema());
-        // Whoever asks so does so for every row: it is the request that is wrong.
-        if let Err(error @ EventError::Absent { .. }) = &event {
-            return Response::error(400, &format!("row {i}: {error}"));
+fn nothing_learned() -> Response {
+    Response::error(503, "no row has been learned yet")
+}
+
+/// The models that there are.
+struct By<'a> {
+    newest: Option<&'a Serving>,
+    past: Option<&'a Past>,
+}
+
+impl By<'_> {
+    /// What `answer` makes of the newest model, or of that of a point.
+    fn answer(&self, as_of: Option<u64>, answer: impl FnOnce(&Serving) -> Response) -> Response {
+        match (as_of, self.newest, self.past) {
+            (None, Some(serving), _) => answer(serving),
+            (None, None, _) => nothing_learned(),
+            (Some(changes), newest, Some(past)) => past.answer(changes, newest, answer),
+            (Some(_), _, None) => Response::error(404, "no models of before are kept here"),
         }
-        events.push(event.map(|event| without_targets(serving, event)).map_err(|error| error.to_string()));
     }
-    let good: Vec<Event> = events.iter().flatten().cloned().collect();
-    let mut predicted = match serving.predict(&good) {
-        Ok(predicted) => predicted.into_iter(),
-        Err(error) => return Response::error(500, &error.to_string()),
-    };
-    let shape = Shape::new(serving.function());
-    let line = |event: &Result<Event, String>| {
-        let found = match event {
-            Err(reason) => Err(reason.clone()),
-            Ok(_) => predicted
-                .next()
-                .map_or(Err("not predicted".to_owned()), |found| found.map_err(|fault| fault.to_string())),
-        };
-        match found {
-            Err(reason) => json!({ "error": reason }),
-            Ok(prediction) => {
-                let mut row = shape.json(&Output { seq: 0, key: String::new(), prediction });
-                if let Value::Object(fields) = &mut row {
-                    fields.retain(|name, _| name != "seq" && name != "key");
-                }
-                row
-            }
-        }
-    };
-    let lines: Vec<Value> = events.iter().map(line).collect();
-    Response::json(&json!({ "changes": serving.changes, "predictions": lines }))
 }
 
 /// A row's targets are no business of its prediction.

@@ -48,7 +48,27 @@ fn requests_have_their_answers() {
             "\"bytes\":4",
         ),
         (vec!["GET /health HTTP/1.0\r\n\r\n"], 200, "\"path\":\"/health\""),
-        (vec!["POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"], 411, "Content-Length"),
+        (
+            vec!["POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\n"],
+            200,
+            "\"bytes\":0",
+        ),
+        (
+            vec![
+                "POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n4;x=1\r\nab",
+                "cd\r\nA\r\n0123456789\r",
+                "\n0\r\nTrailer: x\r",
+                "\n\r\n",
+            ],
+            200,
+            "\"bytes\":14",
+        ),
+        (vec!["POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"], 400, "size of a chunk"),
+        (vec!["POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabc\r\n"], 400, "longer than its size"),
+        (vec!["POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\na"], 400, "shorter"),
+        (vec!["POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1000001\r\n"], 413, "at most"),
+        (vec!["POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n"], 400, "one of them"),
+        (vec!["POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"], 501, "chunked alone"),
         (vec!["POST / HTTP/1.1\r\nContent-Length: -4\r\n\r\nabcd"], 400, "no number"),
         (vec!["POST / HTTP/1.1\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd"], 400, "no number"),
         (vec!["POST / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n"], 413, "at most"),
@@ -72,6 +92,22 @@ fn a_connection_takes_several_requests() {
     let answer = ask(echo(), &[format!("{one}{one}GET /b HTTP/1.1\r\n\r\n").as_bytes()]);
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 3, "{answer}");
     assert_eq!(answer.matches("\"bytes\":2").count(), 2, "{answer}");
+}
+
+/// A body in chunks beyond what is small, and another request behind it.
+#[test]
+fn chunks_of_any_size_make_one_body() {
+    let mut request = b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    let mut bytes = 0;
+    for size in [1usize, 200_000, 17, 3, 70_000] {
+        request.extend(format!("{size:x}\r\n").into_bytes());
+        request.extend(vec![b'x'; size]);
+        request.extend(b"\r\n");
+        bytes += size;
+    }
+    request.extend(b"0\r\n\r\nGET /b HTTP/1.1\r\nConnection: close\r\n\r\n");
+    let answer = ask(echo(), &[&request]);
+    assert!(answer.contains(&format!("\"bytes\":{bytes}")) && answer.contains("\"path\":\"/b\""), "{answer}");
 }
 
 /// Whoever sends a body that is too large hears so, whether it waits for leave to send or not.
@@ -146,8 +182,8 @@ fn tokens_are_compared_whole() {
     assert!(super::equal(b"abc", b"abc"));
     assert!(!super::equal(b"abc", b"abd") && !super::equal(b"abc", b"ab") && !super::equal(b"", b"a"));
     let (newest, run) = (super::Newest::default(), Run::new("con-kons"));
-    assert!(super::serve("0.0.0.0:0", None, &newest, &run).is_err());
-    let address = super::serve("127.0.0.1:0", Some("0123456789abcdef".into()), &newest, &run).unwrap();
+    assert!(super::serve("0.0.0.0:0", None, &newest, None, &run).is_err());
+    let address = super::serve("127.0.0.1:0", Some("0123456789abcdef".into()), &newest, None, &run).unwrap();
     let metrics =
         format!("GET /metrics HTTP/1.1\r\nConnection: close\r\n{}\r\n", "Authorization: Bearer 0123456789abcdef\r\n");
     assert!(ask(address, &[metrics.as_bytes()]).contains("\nnystream_online_info{mode=\"con-kons\"} 1\n"));

@@ -241,6 +241,48 @@ pub struct FitConfig {
 }
 
 impl FitConfig {
+    /// A fit of which nothing is asked but its columns: all else is `auto`, a default or without a limit; 8 GiB of memory, 2e14 flops, the best SIMD path of this machine and its folder for temporary files.
+    ///
+    /// ```
+    /// use nystream_dataflows::job::{FitConfig, Solver};
+    /// let encoder = nystream_datasets::EncoderOptions { targets: vec!["y".into()], ..Default::default() };
+    /// let config = FitConfig { solver: Solver::Gram, ..FitConfig::of_columns(encoder) };
+    /// assert_eq!((config.memory, config.centers), (8 << 30, None));
+    /// ```
+    pub fn of_columns(encoder: EncoderOptions) -> Self {
+        FitConfig {
+            encoder,
+            task: None,
+            loss: Loss::Squared,
+            family: None,
+            bandwidth: Bandwidth::Auto,
+            metric: MetricRequest::default(),
+            ridges: None,
+            centers: None,
+            select: Select::Auto,
+            dictionary_rows: None,
+            dictionary_rule: DictionaryRule::default(),
+            solver: Solver::Auto,
+            precision: Precision::Single,
+            seed: 0,
+            simd: SimdPath::detect(),
+            memory: 8 << 30,
+            disk_limit: u64::MAX,
+            temp_dir: std::env::temp_dir(),
+            max_flops: 2e14,
+            tolerance: None,
+            products: ProductLimit::default(),
+            iterations: None,
+            preconditioning: Preconditioning::default(),
+            time_limit: None,
+            max_bad_rows: 0,
+            dictionary_only: false,
+            variance: false,
+            warm_start: None,
+            sharding: Sharding::default(),
+        }
+    }
+
     /// The bound on the residual of pcg, blockcd and logistic loss.
     pub fn tolerance(&self) -> f64 {
         self.tolerance.unwrap_or(DEFAULT_TOLERANCE)

@@ -3,7 +3,8 @@
 //! One thread reads and parses; this one takes pieces of what it gives. A piece is acknowledged when its records and how far the source is read are durable, by one commit; only then do its answers leave.
 //! What happens in between is repeated after a crash, to the same bits. A disk that is full holds the loop where it is: nothing is acknowledged, which is said once, and it goes on when there is room.
 //!
-//! *Snapshots* come after so many changes or so much time, at publications, and at the end. When they come changes nothing else.
+//! *Snapshots* come after so many changes, which is so much work; after so much time, but not before 33 times what the last one took, so that a stream that trickles into a large state does not spend its time on them; at
+//! publications, and at the end. When they come changes nothing else.
 
 use super::answers::Answers;
 use super::latency::Latency;
@@ -26,6 +27,8 @@ use std::time::{Duration, Instant};
 const AHEAD: usize = 1;
 /// How often the loop looks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(50);
+/// A snapshot by the clock waits for so many times what the last one took, as checkpoints do.
+const SHARE: u32 = 33;
 /// Time between two attempts to write to a full disk.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -40,6 +43,8 @@ pub struct Pace {
     pub idle: Option<Duration>,
     /// Time between two publications.
     pub publish_time: Option<Duration>,
+    /// Whether the end of the run is one, where anything has changed since the last.
+    pub publish_end: bool,
     /// Nothing may be refused.
     pub strict: bool,
 }
@@ -130,6 +135,8 @@ pub struct Drive<'a> {
     pub latency: Latency,
     /// Changes at the last snapshot, and when that was.
     pub snapshot: (u64, Instant),
+    /// How long it took.
+    pub took: Duration,
     /// Whether somebody was told that the disk is full.
     pub held_up: bool,
     /// Why the first event that this run refused was.
@@ -140,7 +147,8 @@ pub struct Drive<'a> {
 
 enum Read {
     Piece(Vec<Item>, Position, Position, Instant),
-    Nothing,
+    /// With what is to be said of that if it stays so.
+    Nothing(Option<String>),
     /// With what is to be said of it.
     End(Option<String>),
     Failed(SourceError),
@@ -166,7 +174,7 @@ fn read(mut source: Box<dyn EventSource>, mut skip: u64, to: &SyncSender<Read>) 
         }
         let (said, last) = match more {
             Ok(More::Yes) => continue,
-            Ok(More::NotNow) => (Read::Nothing, false),
+            Ok(More::NotNow) => (Read::Nothing(source.remark()), false),
             Ok(More::End) => (Read::End(source.remark()), true),
             Err(error) => (Read::Failed(error), true),
         };
@@ -224,6 +232,10 @@ impl Drive<'_> {
             self.session.flush()?;
             self.acknowledge(hooks)?;
         }
+        let tally = self.session.tally();
+        if self.pace.publish_end && tally.changes > tally.published {
+            self.publish(hooks)?;
+        }
         self.save(hooks)?;
         if let Some(answers) = &mut self.output {
             answers
@@ -244,8 +256,11 @@ impl Drive<'_> {
         let mut published = Instant::now();
         // Items of the first piece that were taken before.
         let mut taken_before = skip;
+        // What a source that says nothing had to say last.
+        let mut silent = None;
         loop {
             if self.stop.load(Ordering::Relaxed) {
+                silent.iter().for_each(|remark: &String| hooks.say(remark));
                 return Ok(Ended::Asked);
             }
             match from.recv_timeout(LOOK) {
@@ -263,8 +278,12 @@ impl Drive<'_> {
                     self.save(hooks)?;
                     return Err(error.into());
                 }
-                Ok(Read::Nothing) | Err(RecvTimeoutError::Timeout) => {
+                found @ (Ok(Read::Nothing(_)) | Err(RecvTimeoutError::Timeout)) => {
+                    if let Ok(Read::Nothing(remark)) = found {
+                        silent = remark;
+                    }
                     if self.pace.idle.is_some_and(|idle| heard.elapsed() >= idle) {
+                        silent.iter().for_each(|remark| hooks.say(remark));
                         return Ok(Ended::Source);
                     }
                 }
@@ -278,8 +297,9 @@ impl Drive<'_> {
                 published = Instant::now();
             }
             let since = self.session.tally().changes - self.snapshot.0;
-            if since >= self.pace.snapshot_changes || since > 0 && self.snapshot.1.elapsed() >= self.pace.snapshot_time
-            {
+            let age = self.snapshot.1.elapsed();
+            let pause = self.pace.snapshot_time.max(SHARE * self.took);
+            if since >= self.pace.snapshot_changes || since > 0 && age >= pause {
                 self.save(hooks)?;
             }
             hooks.measured(&self.latency);
@@ -444,14 +464,16 @@ impl Drive<'_> {
             file.sync().map_err(|source| DriveError::Output { path: file.path().display().to_string(), source })?;
             files.insert(name.clone(), file.bytes());
         }
+        let begun = Instant::now();
         let mut stored = self.session.stored()?;
         self.session.notes().iter().for_each(|note| hooks.say(note));
         stored.files = files;
         match self.state.save(&self.identity, record, &stored) {
             Ok(oldest) => {
                 self.snapshot = (self.session.tally().changes, Instant::now());
+                self.took = begun.elapsed();
                 hooks.saved();
-                if let Err(error) = self.session.clean(record, oldest) {
+                if let Err(error) = self.session.clean(oldest) {
                     hooks.say(&format!("what the snapshot makes needless stays for now: {error}"));
                 }
                 Ok(true)

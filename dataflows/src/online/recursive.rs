@@ -214,7 +214,7 @@ impl Learner for Recursive {
     fn publish(&mut self) -> Result<Published, StageError> {
         let rows = self.inner.info().inserted;
         if rows == 0 && !self.begun {
-            return Err(StageError::Data("no row has been learned yet: there is no model".into()));
+            return Err(StageError::Data("no row has been learned yet".into()));
         }
         let (m, t) = (self.inner.atoms().len(), self.template.code.width());
         let by_target = self.inner.coefficients();

@@ -221,7 +221,7 @@ impl Learner for SecondOrder {
             Inner::Whole(learner) => learner.expansion(),
         };
         if expansion.ids.is_empty() {
-            return Err(StageError::Data("no row has been learned yet: there is no model".into()));
+            return Err(StageError::Data("no row has been learned yet".into()));
         }
         let function = self.units.function(expansion);
         let (rows, sum_weights) = (self.ledger().rows, self.weight);

@@ -36,6 +36,8 @@ pub enum Note {
         /// Items of the piece that are taken.
         skip: u64,
     },
+    /// A row that another configuration refuses; that it is gone is a change of its own.
+    Unfit(Rejected),
     /// The source ended, and rows that wait are learned.
     Flush,
     /// A model is published.
@@ -65,7 +67,7 @@ pub struct Tally {
     pub publications: u64,
     /// The latest time of a row, microseconds since 1970.
     pub latest: Option<i64>,
-    /// Rows that left a window; they are none of the deleted ones, nor are they changes.
+    /// Rows that left a window, or that another configuration refused; they are none of the deleted ones, nor are they changes.
     #[serde(default)]
     pub expired: u64,
     /// Rows with a target that are there, in stores that keep rows.
@@ -175,13 +177,16 @@ impl Stored {
         self.rows.iter().map(|row| row.to_vec()).collect()
     }
 
-    /// The configuration is the one of this digest: where it was written by another, which exact learners allow, what the learner has published by that is left out, and a publication is due.
-    pub fn configured(&mut self, digest: &str) {
-        if self.configuration.as_ref().is_some_and(|own| own != digest) {
+    /// The configuration is the one of this digest. Where it was written by another, which exact learners allow, what the learner has published by that is left out, a publication is due, and the rows are to be looked
+    /// at again ([`Session::sift`]): whether it was.
+    pub fn configured(&mut self, digest: &str) -> bool {
+        let renewed = self.configuration.as_ref().is_some_and(|own| own != digest);
+        if renewed {
             self.learner.clear();
             self.tally.due = true;
         }
         self.configuration = Some(digest.to_owned());
+        renewed
     }
 
     /// Bytes of the learner's state.
@@ -340,11 +345,11 @@ impl Session {
         if !core.expire(self.store.as_mut())? {
             return Ok(0);
         }
-        let brings = |item: &Item| matches!(item, Item::Event(Event { op: Op::Insert | Op::Update, .. }));
+        let brings = |item: &Item| matches!(item, Item::Event(Event { op: Op::Insert | Op::Update, .. }, _));
         let events: Vec<Event> = items
             .iter()
             .filter(|item| brings(item))
-            .filter_map(|item| if let Item::Event(event) = item { Some(event.clone()) } else { None })
+            .filter_map(|item| if let Item::Event(event, _) = item { Some(event.clone()) } else { None })
             .collect();
         let encoded = core.encoding.encode(&events)?;
         let mut predicted = core.predict_all(&encoded)?;
@@ -356,7 +361,10 @@ impl Session {
             });
             let rejected = match item {
                 Item::Rejected(rejected) => Some(rejected.clone()),
-                Item::Event(event) => core.event(self.store.as_mut(), event, &encoded, own, &mut predicted)?,
+                Item::Event(event, place) => {
+                    let refused = core.event(self.store.as_mut(), event, &encoded, own, &mut predicted)?;
+                    refused.map(|refused| Rejected { place: Some(place.to_string()), ..refused })
+                }
             };
             if let Some(rejected) = rejected {
                 if strict {
@@ -385,6 +393,32 @@ impl Session {
             self.store.commit()?;
         }
         self.core.give()
+    }
+
+    /// Takes away the rows that the encoder refuses, as if they had left a window, after another configuration has taken the place of the one that they came in by; how many there were. They are refused ones from here on.
+    /// Repeated after a crash it takes away those that are left.
+    ///
+    /// # Errors
+    /// [`TakeError`].
+    pub fn sift(&mut self) -> Result<u64, TakeError> {
+        let mut gone = 0;
+        self.store.commit()?;
+        loop {
+            let unfit = self.core.unfit(self.store.as_mut())?;
+            for rejected in &unfit {
+                self.store.note(&bytes_of(&Note::Unfit(rejected.clone()))?)?;
+                self.core.noted(Note::Unfit(rejected.clone()))?;
+                if let Some(applied) = rejected.key.as_ref().map(|key| self.store.expire(key)).transpose()?.flatten() {
+                    self.core.left(applied)?;
+                }
+            }
+            self.core.give()?;
+            if unfit.is_empty() {
+                return Ok(gone);
+            }
+            self.store.commit()?;
+            gone += unfit.len() as u64;
+        }
     }
 
     /// Logs how far a source is read.
@@ -486,8 +520,8 @@ impl Session {
     ///
     /// # Errors
     /// [`RowsError`]; what was not freed is freed next time.
-    pub fn clean(&mut self, newest: u64, oldest: u64) -> Result<(), RowsError> {
-        self.store.clean(newest, oldest)
+    pub fn clean(&mut self, oldest: u64) -> Result<(), RowsError> {
+        self.store.clean(oldest)
     }
 
     /// Answers since the last call.

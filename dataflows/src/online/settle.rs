@@ -5,6 +5,7 @@ use super::learner::{Answer, Batch, Learner, Prediction, Traits};
 use super::meter::{Meter, loss_of};
 use super::session::{ALARMS, DriftAlarm, Note, Output, Queued, Rules, TakeError, Tally};
 use super::store::{Logged, Store};
+use super::window::LOT;
 use crate::error::StageError;
 use crate::targets::TargetCode;
 use nystream_datasets::Chunk;
@@ -123,12 +124,37 @@ impl Core {
         self.give()
     }
 
+    /// Rows of `store` that the encoder refuses, at most [`LOT`] of them.
+    pub(super) fn unfit(&mut self, store: &mut dyn Store) -> Result<Vec<Rejected>, StageError> {
+        let encoding = self.encoding.clone();
+        let (mut events, mut unfit): (Vec<Event>, Vec<Rejected>) = (Vec::new(), Vec::new());
+        let mut look = |events: &mut Vec<Event>| -> Result<(), StageError> {
+            let encoded = encoding.encode(events)?;
+            for (place, event) in events.drain(..).enumerate() {
+                if let Some(fault) = encoded.fault(place).filter(|_| unfit.len() < LOT) {
+                    unfit.push(refused(&encoding, &event, fault.to_string()));
+                }
+            }
+            Ok(())
+        };
+        store.for_each(&mut |row| {
+            events.push(row.event);
+            if events.len() >= REPLAY_ROWS { look(&mut events) } else { Ok(()) }
+        })?;
+        look(&mut events)?;
+        Ok(unfit)
+    }
+
     /// What a note says.
     pub(super) fn noted(&mut self, note: Note) -> Result<(), StageError> {
         match note {
             Note::Rejected(rejected) => {
                 self.tally.rejected += 1;
                 self.tally.ahead += 1;
+                self.rejections.push(rejected);
+            }
+            Note::Unfit(rejected) => {
+                self.tally.rejected += 1;
                 self.rejections.push(rejected);
             }
             Note::Progress { source, position, skip } => {
@@ -172,14 +198,7 @@ impl Core {
         predicted: &mut [Prediction],
     ) -> Result<Option<Rejected>, TakeError> {
         let encoding = self.encoding.clone();
-        let refused = |reason: String| {
-            let mut text = json::text(event, encoding.schema());
-            if text.len() > MAX_SHOWN {
-                let end = (0..=MAX_SHOWN).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-                text.truncate(end);
-            }
-            Ok(Some(Rejected { key: Some(event.key.clone()), reason, place: None, text: Some(text) }))
-        };
+        let refused = |reason: String| Ok(Some(refused(&encoding, event, reason)));
         if let (Some(lateness), Some(latest), Some(time)) = (self.rules.lateness, self.tally.latest, event.time)
             && time < latest.saturating_sub(lateness)
         {
@@ -331,4 +350,14 @@ impl Core {
         }
         Ok(())
     }
+}
+
+/// An event that is refused for what it means.
+fn refused(encoding: &Encoding, event: &Event, reason: String) -> Rejected {
+    let mut text = json::text(event, encoding.schema());
+    if text.len() > MAX_SHOWN {
+        let end = (0..=MAX_SHOWN).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+    }
+    Rejected { key: Some(event.key.clone()), reason, place: None, text: Some(text) }
 }

@@ -3,7 +3,8 @@
 //! ```text
 //!  STATE/lock                   held by the process that runs
 //!  STATE/online.json            what the run was told, written once
-//!  STATE/config.nys             the frozen configuration, written once
+//!  STATE/config.nys             the frozen configuration, written once, and anew by --refit-encoder
+//!  STATE/refitted.json          the last of these, while the run that was asked for it has not come to its end
 //!  STATE/snapshot-<record>      everything up to a record, two of them
 //!  STATE/model.nys              the last published model; STATE/published/ has the ones before it that are kept
 //!  STATE/log/, STATE/rows/      the write-ahead log, or the rows and their log
@@ -23,6 +24,8 @@ use std::path::{Path, PathBuf};
 /// First bytes of a snapshot: what it is, and the version of its format.
 const MAGIC: &[u8; 8] = b"NYSONL\0\x01";
 const HEADER: usize = 8 + 16 + 8 + 32;
+/// What a run was told, in its folder.
+const TOLD: &str = "online.json";
 
 /// The folder of a run, held by this process.
 #[derive(Debug)]
@@ -100,13 +103,26 @@ impl State {
 
     /// Takes back what [`State::hold`] has made of `folder`, where nothing has begun in it and nobody holds it; other files stay.
     pub fn abandon(folder: &Path) {
-        let Ok(state) = State::hold(folder) else { return };
-        if matches!(state.told(), Ok(None)) {
-            let _ = std::fs::remove_file(state.path("lock"));
-            drop(state);
+        if let Ok(_held) = State::hold(folder) {
+            State::leave(folder);
+        }
+    }
+
+    /// Whether this process holds `folder`.
+    pub fn is_held_here(folder: &Path) -> bool {
+        let holder = std::fs::read_to_string(folder.join("lock")).unwrap_or_default();
+        holder.trim().parse() == Ok(std::process::id())
+    }
+
+    /// The same, by the process that holds it, at its end; whether nothing had begun.
+    pub fn leave(folder: &Path) -> bool {
+        let nothing = !folder.join(TOLD).exists();
+        if nothing {
+            let _ = std::fs::remove_file(folder.join("lock"));
             // Not where there is anything else.
             let _ = std::fs::remove_dir(folder);
         }
+        nothing
     }
 
     /// The folder.
@@ -124,7 +140,7 @@ impl State {
     /// # Errors
     /// [`StageError::Data`] for a file that cannot be read.
     pub fn told(&self) -> Result<Option<Vec<u8>>, StageError> {
-        let path = self.path("online.json");
+        let path = self.path(TOLD);
         match std::fs::read(&path) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -137,7 +153,7 @@ impl State {
     /// # Errors
     /// [`StageError::Data`] for a file that cannot be written.
     pub fn tell(&self, told: &[u8]) -> Result<(), StageError> {
-        self.write("online.json", told)
+        self.write(TOLD, told)
     }
 
     /// Writes a file, whole or not at all.

@@ -89,11 +89,11 @@ pub trait Store: Send {
         take: &mut dyn FnMut(u64, Logged) -> Result<(), StageError>,
     ) -> Result<(), StageError>;
 
-    /// Frees what the durable snapshots make needless: `newest` of them, and `oldest` of those that are kept.
+    /// Frees what no restart from a durable snapshot needs; `oldest` of those that are kept.
     ///
     /// # Errors
     /// [`RowsError`]; what was not freed is freed next time.
-    fn clean(&mut self, newest: u64, oldest: u64) -> Result<(), RowsError>;
+    fn clean(&mut self, oldest: u64) -> Result<(), RowsError>;
 
     /// The rows as a snapshot holds them, where the log alone does not.
     ///
@@ -270,7 +270,7 @@ impl Store for Waiting {
         Ok(())
     }
 
-    fn clean(&mut self, _newest: u64, oldest: u64) -> Result<(), RowsError> {
+    fn clean(&mut self, oldest: u64) -> Result<(), RowsError> {
         self.journal.compact(oldest)?;
         Ok(())
     }
@@ -331,7 +331,7 @@ impl Store for Closed {
         Ok(Self::refuse()?)
     }
 
-    fn clean(&mut self, _: u64, _: u64) -> Result<(), RowsError> {
+    fn clean(&mut self, _: u64) -> Result<(), RowsError> {
         Self::refuse()
     }
 }
@@ -390,8 +390,8 @@ impl Store for Keyed {
         })
     }
 
-    fn clean(&mut self, newest: u64, _oldest: u64) -> Result<(), RowsError> {
-        self.0.clean(RECORDS_A_ROW, newest)?;
+    fn clean(&mut self, oldest: u64) -> Result<(), RowsError> {
+        self.0.clean(RECORDS_A_ROW, oldest)?;
         Ok(())
     }
 }

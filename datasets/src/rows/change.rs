@@ -57,6 +57,11 @@ impl Change {
         self.event.op != Op::Delete
     }
 
+    /// The record of the row that a replay of it reads; it passes over those that carry rows.
+    pub(super) fn takes(&self) -> Option<u64> {
+        self.old.filter(|_| !self.carried).map(Old::number)
+    }
+
     /// The row, of a change that is record `number`.
     pub(super) fn into_row(self, number: u64) -> StoredRow {
         StoredRow { arrival: self.arrival.unwrap_or(number), event: self.event }

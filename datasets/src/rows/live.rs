@@ -28,6 +28,20 @@ impl Live {
         }
     }
 
+    /// Whether any of records `first` to `last` is a row that is there.
+    pub(super) fn any(&self, first: u64, last: u64) -> bool {
+        let pages = self.0.range(first / PAGE..=last / PAGE);
+        pages.into_iter().any(|(page, words)| {
+            let begin = page * PAGE;
+            words.iter().enumerate().any(|(at, word)| {
+                let from = begin + 64 * at as u64;
+                // Bits of the word within the range.
+                let (low, high) = (first.max(from), last.min(from + 63));
+                low <= high && word >> (low - from) << (63 - (high - low)) != 0
+            })
+        })
+    }
+
     /// Forgets all pages of records `through` and before.
     pub(super) fn forget(&mut self, through: u64) {
         self.0 = self.0.split_off(&((through + 1) / PAGE));
@@ -36,5 +50,23 @@ impl Live {
     /// Rows that are there.
     pub(super) fn count(&self) -> u64 {
         self.0.values().flat_map(|page| page.iter()).map(|word| u64::from(word.count_ones())).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn ranges_are_looked_through(set in prop::collection::vec(0..3 * PAGE, 0..6), first in 0..3 * PAGE, length in 0..2 * PAGE) {
+            let mut live = Live::default();
+            set.iter().for_each(|number| live.set(*number, true));
+            for length in [length, length % 130, 0] {
+                let last = first + length;
+                prop_assert_eq!(live.any(first, last), set.iter().any(|number| (first..=last).contains(number)));
+            }
+        }
     }
 }

@@ -16,14 +16,17 @@
 //! * A row keeps its *arrival*, the number of the record that brought it, through labels and cleaning; a correction is another row. Windows go by it, or by the times of events
 //!   ([`KeyedRows::first`]); what left a window is logged as such.
 //! * The live rows in the order of their records are a function of what was applied and when it was cleaned; models do not depend on that order.
-//! * Cleaning takes the oldest segment, logs what lives in it again and removes it once nobody needs it ([`KeyedRows::clean`]): disk is bounded by a multiple of the live rows.
+//! * Cleaning logs what lives in the oldest segment again, and removes that once no replay of a snapshot that is kept reads it ([`KeyedRows::clean`]): disk is bounded by a multiple of the live rows, and by what came since
+//!   the oldest of these snapshots.
 //!
 //! Cost: a row is written once, and once more each time it is cleaned; a change of a key reads one record. Memory is the changes since the last commit, a bit a record
 //! in the log, and the cache of the index.
 
 mod change;
+mod clean;
 mod index;
 mod live;
+mod needed;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -33,6 +36,7 @@ use crate::journal::{Damage, Journal, JournalError, JournalOptions, JournalReade
 use change::{Change, Entry, Old};
 use index::{Edit, Index};
 use live::Live;
+use needed::Needed;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -169,6 +173,8 @@ pub struct KeyedRows {
     reader: JournalReader,
     index: Index,
     live: Live,
+    /// What changes take away.
+    needed: Needed,
     /// Keys whose change the index does not have yet.
     changed: BTreeMap<String, Changed>,
     /// What the index will learn: first what is durable in the log, then what is not.
@@ -204,11 +210,12 @@ impl KeyedRows {
             source,
         })?;
         let mut index = Index::open(&folder.join("index.redb"), identity, options.order, options.cache_bytes)?;
-        let (mut journal, mut live, damage) = Self::read_log(folder, identity, options.journal, &mut index)?;
+        let (mut journal, (mut live, mut needed), damage) =
+            Self::read_log(folder, identity, options.journal, &mut index)?;
         if index.applied()? > journal.durable() {
             // The log has lost its end: the index is ahead of it and is made anew.
             index.clear()?;
-            (journal, live, _) = Self::read_log(folder, identity, options.journal, &mut index)?;
+            (journal, (live, needed), _) = Self::read_log(folder, identity, options.journal, &mut index)?;
         }
         let targets = schema.columns().iter().enumerate().filter(|(_, column)| column.target).map(|(i, _)| i);
         let rows = KeyedRows {
@@ -218,6 +225,7 @@ impl KeyedRows {
             index,
             rows: live.count(),
             live,
+            needed,
             changed: BTreeMap::new(),
             edits: Vec::new(),
             durable_edits: 0,
@@ -228,18 +236,22 @@ impl KeyedRows {
         Ok((rows, damage))
     }
 
-    /// Reads the log, marks what lives, and gives the index what it does not have, unless that is ahead of the log.
+    /// Reads the log, marks what lives and what was taken away, and gives the index what it does not have, unless that is ahead of the log.
     fn read_log(
         folder: &Path,
         identity: [u8; 16],
         options: JournalOptions,
         index: &mut Index,
-    ) -> Result<(Journal, Live, Option<Damage>), RowsError> {
+    ) -> Result<(Journal, Marks, Option<Damage>), RowsError> {
         let applied = index.applied()?;
-        let (mut live, mut edits, mut failed) = (Live::default(), Vec::new(), None);
+        let (mut live, mut needed) = (Live::default(), Needed::default());
+        let (mut edits, mut failed) = (Vec::new(), None);
         let mut take = |record: Record<'_>| -> Result<(), RowsError> {
             let Entry::Change(change) = Entry::read(record.payload)? else { return Ok(()) };
             let edit = Edit::of(&change, Place { number: record.number, offset: record.offset });
+            if let Some(old) = change.takes() {
+                needed.add(record.number, old);
+            }
             edit.marks(|number, lives| live.set(number, lives));
             if record.number > applied {
                 edits.push(edit);
@@ -264,7 +276,7 @@ impl KeyedRows {
         if applied <= journal.durable() {
             index.apply(&edits, journal.durable())?;
         }
-        Ok((journal, live, recovered.damage))
+        Ok((journal, (live, needed), recovered.damage))
     }
 
     /// Rows that are there, those of the next commit included.
@@ -354,6 +366,9 @@ impl KeyedRows {
         let change = Change { event, old, arrival, carried: why == Why::Carried, expired: why == Why::Expired };
         let ticket = self.journal.append(&Entry::bytes_of_change(&change)?)?;
         self.edits.push(Edit::of(&change, Place { number: ticket.number, offset: ticket.within }));
+        if let Some(old) = change.takes() {
+            self.needed.add(ticket.number, old);
+        }
         let key = change.event.key.clone();
         let added = change.brings().then(|| Arc::new(change.into_row(ticket.number)));
         self.rows = self.rows + u64::from(added.is_some()) - u64::from(found.is_some());
@@ -507,51 +522,10 @@ impl KeyedRows {
         let event = Event { op: Op::Delete, key: key.to_owned(), time: None, weight: None, cells: Vec::new() };
         self.log(event, Some(found), Why::Expired)
     }
-
-    /// Logs the live rows of the oldest segments again and removes these segments, while the log holds more than `factor` records (at least 1) for each live row.
-    /// Returns the bytes freed.
-    ///
-    /// `held` is the record up to which the learner's own durable state reaches: nothing is removed unless that is the last one, since a change that would be replayed may
-    /// need the row that it took away. It commits and makes the index durable itself.
-    ///
-    /// # Errors
-    /// [`RowsError`]; what was not removed is removed next time.
-    pub fn clean(&mut self, factor: f64, held: u64) -> Result<u64, RowsError> {
-        // Below 1 it would carry rows for ever.
-        let (factor, mut freed) = (factor.max(1.0), 0);
-        if held < self.commit()? {
-            return Ok(freed);
-        }
-        loop {
-            let segments = self.journal.segments();
-            let records: u64 = segments.iter().map(|segment| segment.last - segment.first + 1).sum();
-            let oldest = match segments.as_slice() {
-                [oldest, _, ..] if records as f64 > factor * self.rows.max(1) as f64 => *oldest,
-                _ => return Ok(freed),
-            };
-            let mut rows = Vec::new();
-            let live = &self.live;
-            self.reader.scan(oldest, |record| {
-                if live.get(record.number) {
-                    rows.push((Place { number: record.number, offset: record.offset }, record.payload.to_vec()));
-                }
-                Ok(())
-            })?;
-            for (place, payload) in rows {
-                if let Entry::Change(change) = Entry::read(&payload)? {
-                    let row = Arc::new(change.into_row(place.number));
-                    self.log(row.event.clone(), Some((row, Whence::Durable(place))), Why::Carried)?;
-                }
-            }
-            self.commit()?;
-            // The index must not point into a segment that is gone.
-            self.flush()?;
-            freed += self.journal.compact(oldest.last)?;
-            self.reader.forget(oldest);
-            self.live.forget(oldest.last);
-        }
-    }
 }
+
+/// What the log says of its records: which are rows that are there, and which are taken away.
+type Marks = (Live, Needed);
 
 /// Why a change is logged.
 #[derive(Clone, Copy, PartialEq, Eq)]

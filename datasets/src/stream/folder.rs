@@ -1,39 +1,79 @@
 //! Parquet files that appear in a folder.
 //!
-//! Files are taken in the order of their names, each once: a name that was taken is not looked at again while it has the bytes that it had. A file is taken when its footer can be read, which a
-//! file that is still being written has not: it waits, and others go before it. Hidden files, and names that end in `.part`, `.tmp` or `.crdownload`, are none. A file that changes after it was taken,
-//! or whose pages are damaged, is a rejected item; its rows before that count.
+//! Files are taken in the order of their names, each once. A file is taken when its footer can be read, which a file that is still being written has not: it waits, and others go before it. Hidden files, and names
+//! that end in `.part`, `.tmp` or `.crdownload`, are none.
 //!
-//! *Position*: for each file that is still there, the rows taken of it; what is gone from the folder is forgotten.
+//! *Which file it is* is decided by its name and by what it holds: its bytes, its footer and 16 pieces of the rest, by which data files are told apart elsewhere too ([`crate::Catalog`]). One that was taken, goes away and
+//! comes back is not taken again, nor is one that is copied over with the same bytes; one that has taken the name of another that was taken, whatever its size and whenever that went, is a rejected item: names are not
+//! used twice. Of files that are gone the last `GONE` are known again. A file is looked at again only where the system says that it changed (its size, time or number).
+//!
+//! *What cannot be read* is a rejected item: at the second look where no more writing would make it a Parquet file (its first or last bytes are others, its footer is damaged), after `PATIENCE` without a change where it
+//! is cut short; it is taken when it is whole all the same. A run that ends before that says so ([`EventSource::remark`]). Of a file whose pages are damaged the rows before that count.
+//!
+//! *Position*: of each file the rows taken, its bytes and its digest.
 
-use super::{EventSource, Item, More, PIECE_EVENTS, Position, Rejected, SourceError};
+use super::{EventSource, Item, More, PIECE_EVENTS, Place, Position, Rejected, SourceError, Taken};
+use crate::DataError;
+use crate::catalog::sampled;
 use crate::events::{EventError, StreamSchema, arrow};
+use crate::footer::read_footer;
+use crate::ranged::RangeFile;
 use crate::scan::guarded;
 use arrow_array::RecordBatch;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 /// Time between two looks at the folder.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a file may be less than whole before that is told.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Files that are gone and known again when they come back.
+const GONE: usize = 1024;
 
 /// Stands for the rows of a file that was taken whole.
 const ALL: u64 = u64::MAX;
+
+/// What the system says of a file: as long as it is this, what the file holds is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    bytes: u64,
+    changed: Option<SystemTime>,
+    number: u64,
+}
+
+impl Stamp {
+    fn of(found: &Metadata) -> Self {
+        #[cfg(unix)]
+        let number = std::os::unix::fs::MetadataExt::ino(found);
+        #[cfg(not(unix))]
+        let number = 0;
+        Stamp { bytes: found.len(), changed: found.modified().ok(), number }
+    }
+}
+
+/// A file that is not whole.
+struct Partial {
+    stamp: Stamp,
+    since: Instant,
+    told: bool,
+    reason: String,
+}
 
 /// A source of files.
 pub struct Folder {
     name: String,
     folder: PathBuf,
     schema: StreamSchema,
-    /// Rows taken and bytes of each file by name.
-    taken: BTreeMap<String, (u64, u64)>,
+    /// What was taken, by name.
+    taken: BTreeMap<String, Taken>,
     open: Option<Open>,
-    /// Files that are not whole: bytes, since when, and whether that was told.
-    partial: BTreeMap<String, (u64, Instant, bool)>,
+    /// Files that are what was taken, as of this.
+    known: BTreeMap<String, Stamp>,
+    partial: BTreeMap<String, Partial>,
     looked: Option<Instant>,
 }
 
@@ -43,7 +83,37 @@ struct Open {
     /// Rows to pass over: taken before a restart.
     skip: u64,
     rows: u64,
-    bytes: u64,
+}
+
+/// Why a file cannot be taken.
+struct Unreadable {
+    reason: String,
+    /// Whether it may be one that is being written.
+    cut: bool,
+}
+
+/// What a file holds, in a digest.
+fn digest(path: &Path) -> Result<String, Unreadable> {
+    let read = || -> Result<String, DataError> {
+        let file = RangeFile::local(path, Default::default())?;
+        let footer = read_footer(path, &file)?.digest;
+        let hash = blake3::hash(&[&footer[..], sampled(path, &file)?.as_bytes()].concat());
+        Ok(hash.to_hex()[..32].to_owned())
+    };
+    read().map_err(|error| Unreadable {
+        cut: matches!(error, DataError::Truncated { .. } | DataError::EmptyFile { .. }),
+        reason: error.to_string(),
+    })
+}
+
+/// The rows of a file.
+fn reader(path: &Path) -> Result<ParquetRecordBatchReader, Unreadable> {
+    let read = || {
+        let file = File::open(path).map_err(|error| error.to_string())?;
+        let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new(file))?.map_err(|error| error.to_string())?;
+        builder.with_batch_size(PIECE_EVENTS).build().map_err(|error| error.to_string())
+    };
+    read().map_err(|reason| Unreadable { reason, cut: false })
 }
 
 impl Folder {
@@ -58,6 +128,7 @@ impl Folder {
             schema,
             taken: BTreeMap::new(),
             open: None,
+            known: BTreeMap::new(),
             partial: BTreeMap::new(),
             looked: None,
         };
@@ -65,8 +136,8 @@ impl Folder {
         Ok(source)
     }
 
-    /// Names and bytes of the files that may be taken.
-    fn names(&self) -> Result<BTreeMap<String, u64>, SourceError> {
+    /// The files that may be taken, by name.
+    fn names(&self) -> Result<BTreeMap<String, Stamp>, SourceError> {
         let io = |source| SourceError::Io { name: self.name.clone(), source };
         let mut names = BTreeMap::new();
         for entry in std::fs::read_dir(&self.folder).map_err(io)? {
@@ -76,7 +147,7 @@ impl Folder {
             // One that goes away meanwhile is none.
             let Ok(found) = std::fs::metadata(self.folder.join(&name)) else { continue };
             if found.is_file() && !unfinished && name.ends_with(".parquet") {
-                names.insert(name, found.len());
+                names.insert(name, Stamp::of(&found));
             }
         }
         Ok(names)
@@ -85,67 +156,114 @@ impl Folder {
     /// Opens the next file that is whole.
     fn look(&mut self, items: &mut Vec<Item>) -> Result<(), SourceError> {
         let names = self.names()?;
-        // What was taken and is gone is forgotten; an empty folder may be one that is not mounted.
-        if !names.is_empty() {
-            self.taken.retain(|name, _| names.contains_key(name));
-        }
+        self.mark_gone(&names);
+        self.known.retain(|name, _| names.contains_key(name));
         self.partial.retain(|name, _| names.contains_key(name));
-        for (name, bytes) in names {
-            let before = self.taken.get(&name).copied();
-            match before {
-                Some((rows, taken)) if rows > 0 && taken != bytes => {
-                    let reason = format!(
-                        "the file has {bytes} bytes and had {taken} when it was taken: it is not taken again; give it another name"
-                    );
-                    items.push(Item::Rejected(Rejected { key: None, reason, place: Some(name.clone()), text: None }));
-                    self.taken.insert(name, (ALL, bytes));
+        for (name, stamp) in names {
+            if self.known.get(&name) == Some(&stamp) {
+                continue;
+            }
+            let path = self.folder.join(&name);
+            let before = self.taken.get(&name).cloned().filter(|taken| taken.rows > 0);
+            let found = digest(&path).and_then(|digest| {
+                let same = before.as_ref().is_none_or(|taken| {
+                    taken.bytes == stamp.bytes && taken.digest.as_ref().is_none_or(|own| *own == digest)
+                });
+                let skip = before.as_ref().map_or(0, |taken| taken.rows);
+                // What was taken is not read again.
+                let rest = if same && skip < ALL { Some(reader(&path)?) } else { None };
+                Ok((digest, same, skip, rest))
+            });
+            let (digest, same, skip, rest) = match found {
+                Ok(found) => found,
+                Err(unreadable) => {
+                    items.extend(self.waits(name, stamp, unreadable));
                     continue;
                 }
-                Some((ALL, _)) => continue,
-                _ => {}
+            };
+            self.partial.remove(&name);
+            let rows = if same { skip } else { ALL };
+            self.taken.insert(name.clone(), Taken { rows, bytes: stamp.bytes, digest: Some(digest), gone: None });
+            self.known.insert(name.clone(), stamp);
+            if let Some(reader) = rest {
+                self.open = Some(Open { name, reader, skip, rows: 0 });
+                return Ok(());
             }
-            let file = File::open(self.folder.join(&name));
-            let reader = file.map_err(|error| error.to_string()).and_then(|file| {
-                let builder =
-                    guarded(|| ParquetRecordBatchReaderBuilder::try_new(file))?.map_err(|error| error.to_string())?;
-                builder.with_batch_size(PIECE_EVENTS).build().map_err(|error| error.to_string())
-            });
-            match reader {
-                Ok(reader) => {
-                    self.partial.remove(&name);
-                    let skip = before.map_or(0, |(rows, _)| rows);
-                    self.taken.insert(name.clone(), (skip, bytes));
-                    self.open = Some(Open { name, reader, skip, rows: 0, bytes });
-                    return Ok(());
-                }
-                Err(reason) => {
-                    let seen = self.partial.entry(name.clone()).or_insert((bytes, Instant::now(), false));
-                    if seen.0 != bytes {
-                        *seen = (bytes, Instant::now(), false);
-                    } else if seen.1.elapsed() > PATIENCE && !seen.2 {
-                        seen.2 = true;
-                        let reason =
-                            format!("the file is not whole, or no Parquet file ({reason}); it is taken when it is");
-                        items.push(Item::Rejected(Rejected { key: None, reason, place: Some(name), text: None }));
-                    }
-                }
+            if !same {
+                let had = before.map_or(0, |taken| taken.bytes);
+                let reason = format!(
+                    "the file is another than the one of {had} bytes that was taken by this name: it is not taken; give it another name"
+                );
+                items.push(Item::Rejected(Rejected { key: None, reason, place: Some(name), text: None }));
             }
         }
         Ok(())
     }
 
+    /// Remembers which of the files that were taken are gone, up to so many; an empty folder may be one that is not mounted.
+    fn mark_gone(&mut self, names: &BTreeMap<String, Stamp>) {
+        if names.is_empty() {
+            return;
+        }
+        let mut next = self.taken.values().filter_map(|taken| taken.gone).max().map_or(0, |last| last + 1);
+        for (name, taken) in &mut self.taken {
+            if names.contains_key(name) {
+                taken.gone = None;
+            } else if taken.gone.is_none() {
+                taken.gone = Some(next);
+                next += 1;
+            }
+        }
+        let mut gone: Vec<u64> = self.taken.values().filter_map(|taken| taken.gone).collect();
+        if gone.len() > GONE {
+            gone.sort_unstable();
+            let oldest = gone[gone.len() - GONE];
+            self.taken.retain(|_, taken| taken.gone.is_none_or(|gone| gone >= oldest));
+        }
+    }
+
+    /// A file that is not whole waits; what is to be told of it by now.
+    fn waits(&mut self, name: String, stamp: Stamp, Unreadable { reason, cut }: Unreadable) -> Option<Item> {
+        let now = Instant::now();
+        let seen = self.partial.entry(name.clone()).or_insert_with(|| Partial {
+            stamp,
+            since: now,
+            told: false,
+            reason: String::new(),
+        });
+        if seen.stamp != stamp {
+            *seen = Partial { stamp, since: now, told: false, reason: String::new() };
+        }
+        seen.reason.clone_from(&reason);
+        let patience = if cut { PATIENCE } else { LOOK };
+        if seen.told || seen.since.elapsed() < patience {
+            return None;
+        }
+        seen.told = true;
+        let reason = format!("the file is not whole, or no Parquet file ({reason}); it is taken when it is");
+        Some(Item::Rejected(Rejected { key: None, reason, place: Some(name), text: None }))
+    }
+
+    /// So many rows of a file are taken.
+    fn took(&mut self, name: &str, rows: u64) {
+        if let Some(taken) = self.taken.get_mut(name) {
+            taken.rows = rows;
+        }
+    }
+
     fn take(&self, batch: &RecordBatch, file: &str, first: u64, skip: u64, items: &mut Vec<Item>) {
         let skipped = (skip.saturating_sub(first)).min(batch.num_rows() as u64) as usize;
-        let place = |row: usize| format!("{file}, row {}", first + row as u64);
+        let part: Arc<str> = file.into();
+        let place = |row: usize| Place::row(first + row as u64).of(&part);
         let events = guarded(|| arrow::events(batch, &self.schema));
         let events = events.unwrap_or_else(|reason| Err(EventError::Malformed { key: None, reason }));
         for row in skipped..batch.num_rows() {
             items.push(match &events {
                 Ok(events) => match &events[row] {
-                    Ok(event) => Item::Event(event.clone()),
-                    Err(error) => Item::Rejected(Rejected::new(error, place(row), None)),
+                    Ok(event) => Item::Event(event.clone(), place(row)),
+                    Err(error) => Item::Rejected(Rejected::new(error, place(row).to_string(), None)),
                 },
-                Err(error) => Item::Rejected(Rejected::new(error, place(row), None)),
+                Err(error) => Item::Rejected(Rejected::new(error, place(row).to_string(), None)),
             });
         }
     }
@@ -157,8 +275,15 @@ impl EventSource for Folder {
     }
 
     fn resume(&mut self, position: &Position) -> Result<(), SourceError> {
-        if let Position::Files(files) = position {
-            self.taken.clone_from(files);
+        match position {
+            Position::Folder(files) => self.taken.clone_from(files),
+            Position::Files(files) => {
+                let taken = |(name, (rows, bytes)): (&String, &(u64, u64))| {
+                    (name.clone(), Taken { rows: *rows, bytes: *bytes, digest: None, gone: None })
+                };
+                self.taken = files.iter().map(taken).collect();
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -181,7 +306,7 @@ impl EventSource for Folder {
             Ok(Some(Ok(batch))) => {
                 self.take(&batch, &open.name, open.rows, open.skip, items);
                 open.rows += batch.num_rows() as u64;
-                self.taken.insert(open.name.clone(), (open.rows.max(open.skip), open.bytes));
+                self.took(&open.name, open.rows.max(open.skip));
                 self.open = Some(open);
                 return Ok(More::Yes);
             }
@@ -195,12 +320,18 @@ impl EventSource for Folder {
             items.push(Item::Rejected(Rejected { key: None, reason, place: Some(place), text: None }));
         }
         // All of it: never again.
-        self.taken.insert(open.name, (ALL, open.bytes));
+        self.took(&open.name, ALL);
         self.looked = None;
         Ok(More::Yes)
     }
 
+    fn remark(&self) -> Option<String> {
+        let untold = self.partial.iter().filter(|(_, partial)| !partial.told);
+        let all: Vec<String> = untold.map(|(name, partial)| format!("{name} ({})", partial.reason)).collect();
+        (!all.is_empty()).then(|| format!("{}: not taken, since not whole yet: {}", self.name, all.join(", ")))
+    }
+
     fn position(&self) -> Position {
-        Position::Files(self.taken.clone())
+        Position::Folder(self.taken.clone())
     }
 }

@@ -7,7 +7,7 @@
 //! *Connections* are taken one at a time, in the order in which they come; others wait in the system's queue. They are at least once: who sends again what was not acknowledged sends keys that are
 //! there, which are refused. A connection from which nothing comes for [`SILENCE`] is ended, so that the next has its turn.
 
-use super::{EventSource, Item, More, Position, Rejected, SourceError};
+use super::{EventSource, Item, More, Place, Position, Rejected, SourceError};
 use crate::events::{EventError, StreamSchema, arrow};
 use crate::scan::guarded;
 use arrow_array::RecordBatch;
@@ -21,6 +21,7 @@ use std::net::TcpListener;
 #[cfg(unix)]
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Bytes of a frame's metadata at most.
@@ -121,6 +122,11 @@ impl<R: Read> Frames<R> {
                     message.bodyLength()
                 )));
             };
+            if let Some(codec) = compression(&message) {
+                return Err(Broken::Bad(format!(
+                    "its batches are compressed ({codec}), which is not read: write the stream without compression"
+                )));
+            }
             if !self.fill(8 + metadata + body)? {
                 return Err(cut(&self.partial));
             }
@@ -133,6 +139,13 @@ impl<R: Read> Frames<R> {
             }
         }
     }
+}
+
+/// How the buffers of a message are compressed, where they are.
+fn compression(message: &arrow_ipc::Message<'_>) -> Option<&'static str> {
+    let batch = message.header_as_record_batch().or_else(|| message.header_as_dictionary_batch()?.data())?;
+    let codec = batch.compression()?.codec();
+    Some(codec.variant_name().unwrap_or("by an unknown codec"))
 }
 
 /// A connection of either kind, which waits a fraction of a second at most.
@@ -182,7 +195,7 @@ impl Drop for Listener {
 enum Input {
     /// One stream, which can be read again from its beginning or not.
     Once(Option<Frames<Connection>>),
-    Many(Listener, Option<(Frames<Connection>, String)>),
+    Many(Listener, Option<(Frames<Connection>, Arc<str>)>),
 }
 
 /// A source of Arrow IPC streams.
@@ -249,10 +262,13 @@ impl Ipc {
     }
 
     /// The events of a batch, but those that were taken before.
-    fn take(&mut self, batch: &RecordBatch, whence: &str, items: &mut Vec<Item>) {
+    fn take(&mut self, batch: &RecordBatch, whence: Option<&Arc<str>>, items: &mut Vec<Item>) {
         let first = self.rows;
         self.rows += batch.num_rows() as u64;
-        let place = |row: usize| format!("{whence}row {}", first + row as u64);
+        let place = |row: usize| {
+            let row = Place::row(first + row as u64);
+            whence.map_or(row.clone(), |connection| row.of(connection))
+        };
         let skipped = (self.skip.saturating_sub(first)).min(batch.num_rows() as u64) as usize;
         if skipped == batch.num_rows() {
             return;
@@ -263,11 +279,13 @@ impl Ipc {
         };
         match events {
             // One item a row: none is passed over in silence.
-            Err(error) => items
-                .extend((skipped..batch.num_rows()).map(|row| Item::Rejected(Rejected::new(&error, place(row), None)))),
+            Err(error) => items.extend(
+                (skipped..batch.num_rows())
+                    .map(|row| Item::Rejected(Rejected::new(&error, place(row).to_string(), None))),
+            ),
             Ok(events) => items.extend(events.into_iter().enumerate().skip(skipped).map(|(row, event)| match event {
-                Ok(event) => Item::Event(event),
-                Err(error) => Item::Rejected(Rejected::new(&error, place(row), None)),
+                Ok(event) => Item::Event(event, place(row)),
+                Err(error) => Item::Rejected(Rejected::new(&error, place(row).to_string(), None)),
             })),
         }
     }
@@ -295,7 +313,7 @@ impl EventSource for Ipc {
                 }
                 (self.skip, self.bytes) = (*rows, *bytes);
             }
-            Position::Lines { .. } | Position::Files(_) => {}
+            Position::Lines { .. } | Position::Files(_) | Position::Folder(_) => {}
         }
         Ok(())
     }
@@ -309,14 +327,15 @@ impl EventSource for Ipc {
                 }
                 Some((reader, from)) => {
                     self.connections += 1;
-                    *connection = Some((Frames::new(reader), format!("connection {} from {from}, ", self.connections)));
+                    let whence = format!("connection {} from {from}", self.connections);
+                    *connection = Some((Frames::new(reader), whence.into()));
                 }
             }
         }
         let many = matches!(self.input, Input::Many(..));
         let (read, whence) = match &mut self.input {
-            Input::Once(Some(frames)) => (frames.next(), String::new()),
-            Input::Many(_, Some((frames, whence))) => (frames.next(), whence.clone()),
+            Input::Once(Some(frames)) => (frames.next(), None),
+            Input::Many(_, Some((frames, whence))) => (frames.next(), Some(Arc::clone(whence))),
             Input::Once(None) | Input::Many(_, None) => return Ok(More::End),
         };
         match read {
@@ -324,7 +343,7 @@ impl EventSource for Ipc {
                 if let Input::Once(Some(frames)) = &self.input {
                     self.bytes = self.bytes.max(frames.bytes);
                 }
-                self.take(&batch, &whence, items);
+                self.take(&batch, whence.as_ref(), items);
                 return Ok(More::Yes);
             }
             Err(Broken::NotNow) => return Ok(More::NotNow),
@@ -335,6 +354,7 @@ impl EventSource for Ipc {
                     Broken::Io(error) => error.to_string(),
                     Broken::NotNow => String::new(),
                 };
+                let whence = whence.map_or_else(String::new, |connection| format!("{connection}, "));
                 let place = format!("{whence}after row {}", self.rows);
                 let reason = format!("the Arrow IPC stream cannot be read on: {reason}");
                 items.push(Item::Rejected(Rejected { key: None, reason, place: Some(place), text: None }));
@@ -355,6 +375,13 @@ impl EventSource for Ipc {
             Some(Err(_)) | None => Position::Rows(rows),
         }
     }
+}
+
+/// The columns of the stream in the file `path`, where it has a batch that can be read.
+pub fn columns(path: &str) -> Option<Vec<String>> {
+    let mut frames = Frames::new(BufReader::new(File::open(path).ok()?));
+    let batch = frames.next().ok()??;
+    Some(batch.schema().fields().iter().map(|field| field.name().clone()).collect())
 }
 
 /// The batches of a whole stream in memory, under the same bounds.

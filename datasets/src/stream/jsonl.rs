@@ -4,7 +4,9 @@
 //! JSON, to which nothing could be added; otherwise it is cut off, and left to whoever reads the file when it has grown ([`EventSource::remark`]). Standard input begins anew each time, since nobody can read it
 //! twice, and all of it counts. Memory: one line of at most [`MAX_LINE`] bytes.
 
-use super::{EventSource, Item, KNOWN, MAX_LINE, More, PIECE_EVENTS, Position, Rejected, SourceError, fingerprint};
+use super::{
+    EventSource, Item, KNOWN, MAX_LINE, More, PIECE_EVENTS, Place, Position, Rejected, SourceError, fingerprint,
+};
 use crate::events::lines::{Line, next_line};
 use crate::events::{StreamSchema, json};
 use std::fs::File;
@@ -117,7 +119,7 @@ impl JsonLines {
                     next_line(reader, MAX_LINE, &mut self.line, &mut self.bytes)
                 }
             };
-            let place = || format!("line {}", self.lines + 1);
+            let place = || Place::line(self.lines + 1).to_string();
             match read.map_err(|error| self.io(error))? {
                 Line::End => return Ok(More::End),
                 Line::TooLong { bytes } => {
@@ -136,7 +138,7 @@ impl JsonLines {
                 }
                 Line::Whole | Line::Last if self.line.iter().all(u8::is_ascii_whitespace) => {}
                 Line::Whole | Line::Last => items.push(match json::event(&self.line, &self.schema) {
-                    Ok(event) => Item::Event(event),
+                    Ok(event) => Item::Event(event, Place::line(self.lines + 1)),
                     Err(error) => Item::Rejected(Rejected::new(&error, place(), Some(&self.line))),
                 }),
             }
@@ -159,37 +161,4 @@ fn is_cut(line: &[u8]) -> bool {
 pub fn write_rejected(out: &mut impl Write, rejected: &Rejected) -> io::Result<()> {
     serde_json::to_writer(&mut *out, rejected)?;
     out.write_all(b"\n")
-}
-
-/// A key and the row that it has, as JSON.
-pub type KeyedObject = (String, serde_json::Map<String, serde_json::Value>);
-
-/// Reads lines of JSON objects as they are, at most `most` that hold a row with all `targets`, before any model says what their columns are: for the first rows of a stream. Blank lines count as read; lines that are no
-/// event are left to whoever reads the stream itself.
-///
-/// # Errors
-/// A file that cannot be read.
-pub fn first_rows(path: &str, most: usize, targets: &[String]) -> Result<Vec<KeyedObject>, SourceError> {
-    let io = |source| SourceError::Io { name: path.to_owned(), source };
-    let mut reader = BufReader::new(File::open(path).map_err(io)?);
-    let (mut line, mut read, mut rows) = (Vec::new(), 0, Vec::new());
-    while rows.len() < most {
-        match next_line(&mut reader, MAX_LINE, &mut line, &mut read).map_err(io)? {
-            Line::End => break,
-            Line::TooLong { .. } => {}
-            Line::Whole | Line::Last => {
-                let Ok(serde_json::Value::Object(mut event)) = serde_json::from_slice(&line) else { continue };
-                let insert = event.get("op").is_none_or(|op| op == "insert");
-                let key = event.get("key").map(|key| key.as_str().map_or_else(|| key.to_string(), str::to_owned));
-                let (true, Some(key), Some(serde_json::Value::Object(row))) = (insert, key, event.remove("row")) else {
-                    continue;
-                };
-                let there = |target: &String| row.get(target).is_some_and(|value| !value.is_null());
-                if targets.iter().all(there) {
-                    rows.push((key, row));
-                }
-            }
-        }
-    }
-    Ok(rows)
 }

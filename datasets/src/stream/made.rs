@@ -2,7 +2,7 @@
 //!
 //! Row i has the key `i` in decimal. Any row can be made again: a restart goes on at the next one.
 
-use super::{EventSource, Item, More, PIECE_EVENTS, Position, Rejected, SourceError};
+use super::{EventSource, Item, More, PIECE_EVENTS, Place, Position, Rejected, SourceError};
 use crate::events::{Event, EventError, StreamSchema, arrow};
 use crate::synth::{Drift, Generator};
 use crate::{DataError, SynthSpec};
@@ -105,8 +105,8 @@ impl EventSource for Made {
         let events = self.events(len).map_err(|error| SourceError::Spec(format!("{}: {error}", self.name)))?;
         for (row, event) in (self.next..).zip(events) {
             items.push(match event {
-                Ok(event) => Item::Event(event),
-                Err(error) => Item::Rejected(Rejected::new(&error, format!("row {row}"), None)),
+                Ok(event) => Item::Event(event, Place::row(row)),
+                Err(error) => Item::Rejected(Rejected::new(&error, Place::row(row).to_string(), None)),
             });
         }
         self.next += len as u64;

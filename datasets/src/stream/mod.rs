@@ -10,6 +10,7 @@
 //! Invariants: a source gives what it has in one order; [`Position`] says how far it was read after each piece, and [`EventSource::resume`] goes on from there. What is no event is an item among
 //! the others, with its key where it has one: a source never ends for bad content, but says what it was. No piece is larger than [`PIECE_EVENTS`] events or, by a frame, [`ipc::MAX_FRAME`] bytes.
 
+pub mod first;
 pub mod folder;
 pub mod ipc;
 pub mod jsonl;
@@ -20,9 +21,11 @@ mod tests;
 use crate::events::{Event, EventError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use thiserror::Error;
 
 /// Events of a piece at most, but for those of one Arrow batch.
@@ -61,8 +64,25 @@ pub enum Position {
     },
     /// Rows of a source that can make any of them again, or that begins anew each time.
     Rows(u64),
-    /// Files of a folder by name, each with the rows taken of it and its bytes.
+    /// Files of a folder by name, each with the rows taken of it and its bytes, in states of before.
     Files(BTreeMap<String, (u64, u64)>),
+    /// Files of a folder by name.
+    Folder(BTreeMap<String, Taken>),
+}
+
+/// A file of a folder of which rows were taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// How many; [`u64::MAX`] stands for all of it.
+    pub rows: u64,
+    /// Its bytes.
+    pub bytes: u64,
+    /// BLAKE3 of its footer and of pieces of what it holds, in hexadecimal: by it and its name it is known again. States of before have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// That it is not there any more, and behind how many others it went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone: Option<u64>,
 }
 
 /// Bytes by which the beginning of a file, and what was read of it last, are known again.
@@ -86,10 +106,51 @@ fn ends(path: &Path, bytes: u64) -> io::Result<([u8; 16], [u8; 16])> {
 /// Something that a source holds, in the place where it holds it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Item {
-    /// An event.
-    Event(Event),
+    /// An event, and where it stands.
+    Event(Event, Place),
     /// No event.
     Rejected(Rejected),
+}
+
+/// Where an event stands in its source. Cheap, since nearly all events are taken: as text ([`std::fmt::Display`]) it is what a dead letter has.
+///
+/// ```
+/// use nystream_datasets::stream::Place;
+/// assert_eq!(Place::line(7).to_string(), "line 7");
+/// assert_eq!(Place::row(7).of(&"a.parquet".into()).to_string(), "a.parquet, row 7");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    unit: &'static str,
+    number: u64,
+    of: Option<Arc<str>>,
+}
+
+impl Place {
+    /// Of a line, from 1.
+    pub fn line(number: u64) -> Self {
+        Place { unit: "line", number, of: None }
+    }
+
+    /// Of a row, from 0.
+    pub fn row(number: u64) -> Self {
+        Place { unit: "row", number, of: None }
+    }
+
+    /// The same, of a file or a connection.
+    #[must_use]
+    pub fn of(self, part: &Arc<str>) -> Self {
+        Place { of: Some(Arc::clone(part)), ..self }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(part) = &self.of {
+            write!(f, "{part}, ")?;
+        }
+        write!(f, "{} {}", self.unit, self.number)
+    }
 }
 
 /// What was no event, or is refused later.

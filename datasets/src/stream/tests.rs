@@ -42,7 +42,10 @@ fn all(source: &mut dyn EventSource) -> (Vec<Item>, Position) {
 }
 
 fn keys(items: &[Item]) -> Vec<String> {
-    items.iter().filter_map(|item| if let Item::Event(event) = item { Some(event.key.clone()) } else { None }).collect()
+    items
+        .iter()
+        .filter_map(|item| if let Item::Event(event, _) = item { Some(event.key.clone()) } else { None })
+        .collect()
 }
 
 fn reasons(items: &[Item]) -> Vec<String> {
@@ -166,7 +169,7 @@ fn made_rows_go_on_where_they_were_left() {
     again.resume(&Position::Rows(1490)).unwrap();
     let (rest, end) = all(&mut again);
     assert_eq!((&items[1490..], end), (&rest[..], Position::Rows(1500)));
-    let Item::Event(event) = &items[0] else { panic!() };
+    let Item::Event(event, _) = &items[0] else { panic!() };
     assert!(matches!(event.cells[..], [Cell::Number(_), Cell::Number(_)]));
 }
 
@@ -311,10 +314,100 @@ fn files_are_taken_once_and_half_written_ones_wait() {
     last.resume(&end).unwrap();
     let (items, end) = all(&mut last);
     assert_eq!((keys(&items), reasons(&items).len()), (numbered(2010..2015), 1));
-    // What is gone is forgotten.
+    // What is gone is marked.
     std::fs::remove_file(path("b.parquet")).unwrap();
     let mut source = open();
     source.resume(&end).unwrap();
-    let (items, Position::Files(files)) = all(&mut source) else { panic!() };
-    assert!(items.is_empty() && !files.contains_key("b.parquet") && files.len() == 2, "{items:?} {files:?}");
+    let (items, Position::Folder(files)) = all(&mut source) else { panic!() };
+    let there: Vec<bool> = files.values().map(|file| file.gone.is_none()).collect();
+    assert!(items.is_empty() && there == [true, false, true], "{items:?} {files:?}");
+}
+
+/// A file is known by its name and what it holds, not by having been there all the time, nor by its size.
+#[test]
+fn files_are_known_by_what_they_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let open = || Folder::open("watch", folder.path(), schema()).unwrap();
+    for (name, first) in [("a.parquet", 0), ("b.parquet", 10), ("c.parquet", 20)] {
+        parquet(&path(name), first, 10);
+    }
+    let mut source = open();
+    assert_eq!(keys(&all(&mut source).0), numbered(0..30));
+    // One goes and comes back, while the run goes on and over a restart; a copy with the same bytes is the same file.
+    let a = std::fs::read(path("a.parquet")).unwrap();
+    std::fs::remove_file(path("a.parquet")).unwrap();
+    let (items, end) = all(&mut source);
+    assert!(items.is_empty(), "{items:?}");
+    std::fs::write(path("a.parquet"), &a).unwrap();
+    let mut again = open();
+    again.resume(&end).unwrap();
+    assert!(all(&mut source).0.is_empty() && all(&mut again).0.is_empty());
+    // Others of the same size, one in the place of a file, one behind a pause without any: both are told once, neither is taken.
+    let other = |name: &str, first: usize| {
+        let before = std::fs::metadata(path(name)).unwrap().len();
+        parquet(&path("new"), first, 10);
+        assert_eq!(std::fs::metadata(path("new")).unwrap().len(), before);
+        std::fs::rename(path("new"), path(name)).unwrap();
+    };
+    other("b.parquet", 40);
+    let (items, _) = all(&mut source);
+    assert!(
+        keys(&items).is_empty() && reasons(&items).len() == 1 && reasons(&items)[0].contains("another"),
+        "{items:?}"
+    );
+    let c = std::fs::read(path("c.parquet")).unwrap();
+    std::fs::remove_file(path("c.parquet")).unwrap();
+    let (_, end) = all(&mut source);
+    std::fs::write(path("c.parquet"), &c).unwrap();
+    other("c.parquet", 50);
+    let mut later = open();
+    later.resume(&end).unwrap();
+    let (items, end) = all(&mut later);
+    assert_eq!((keys(&items).len(), reasons(&items).len()), (0, 1), "{items:?}");
+    assert!(all(&mut later).0.is_empty());
+    // The same file of another name is another one; so is what states of before have, by its size.
+    std::fs::write(path("d.parquet"), &a).unwrap();
+    assert_eq!(keys(&all(&mut later).0), numbered(0..10));
+    let Position::Folder(files) = end else { panic!() };
+    let before = files.iter().map(|(name, file)| (name.clone(), (file.rows, file.bytes))).collect();
+    let mut older = open();
+    older.resume(&Position::Files(before)).unwrap();
+    let (items, position) = all(&mut older);
+    assert_eq!(keys(&items), numbered(0..10));
+    let Position::Folder(files) = position else { panic!() };
+    assert!(files.len() == 4 && files.values().all(|file| file.digest.is_some()), "{files:?}");
+}
+
+/// What no more writing would make a Parquet file is told at once, what is cut short when the run ends, or after a while.
+#[test]
+fn broken_files_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    parquet(&path("whole"), 0, 10);
+    let whole = std::fs::read(path("whole")).unwrap();
+    let mut flipped = whole.clone();
+    let at = flipped.len() - 30;
+    flipped[at..at + 20].fill(0xff);
+    std::fs::write(path("flipped.parquet"), &flipped).unwrap();
+    std::fs::write(path("text.parquet"), b"this is no Parquet file at all").unwrap();
+    std::fs::write(path("cut.parquet"), &whole[..whole.len() / 2]).unwrap();
+    let mut source = Folder::open("watch", folder.path(), schema()).unwrap();
+    let (items, _) = all(&mut source);
+    let places: Vec<Option<&str>> = items
+        .iter()
+        .map(|item| if let Item::Rejected(rejected) = item { rejected.place.as_deref() } else { None })
+        .collect();
+    assert_eq!(places, [Some("flipped.parquet"), Some("text.parquet")], "{items:?}");
+    let remark = source.remark().unwrap();
+    assert!(remark.contains("cut.parquet") && !remark.contains("text.parquet"), "{remark}");
+    let begun = std::time::Instant::now();
+    let mut told = Vec::new();
+    while told.is_empty() && begun.elapsed() < std::time::Duration::from_secs(60) {
+        source.next(&mut told).unwrap();
+    }
+    assert!(reasons(&told).len() == 1 && source.remark().is_none(), "{told:?}");
+    // Each is told once, and taken when it is whole.
+    std::fs::rename(path("whole"), path("cut.parquet")).unwrap();
+    assert_eq!(keys(&all(&mut source).0), numbered(0..10));
 }

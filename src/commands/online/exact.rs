@@ -13,9 +13,7 @@ use crate::model::Model;
 use crate::progress::Progress;
 use crate::repeat::frozen;
 use nystream_dataflows::engine::SilentProgress;
-use nystream_dataflows::job::{
-    Bandwidth, DictionaryRule, FitConfig, Frozen, Loss as FitLoss, MetricRequest, Select, Solver,
-};
+use nystream_dataflows::job::{FitConfig, Frozen, Solver};
 use nystream_dataflows::online::encoding::Encoding;
 use nystream_dataflows::online::exact::{ExactEngine, ExactSetup, Joined, Threads};
 use nystream_dataflows::online::learner::{Learner, Published, RunEnd};
@@ -24,7 +22,6 @@ use nystream_dataflows::online::settings::{Mode, Settings};
 use nystream_dataflows::online::state::State;
 use nystream_dataflows::predict::Function;
 use nystream_datasets::EncoderOptions;
-use nystream_kernels::gram::Precision;
 use nystream_kernels::rows::RowBuf;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -124,35 +121,14 @@ pub fn begin(
 fn taken(model: &Model, machine: &Machine) -> Result<(FitConfig, Frozen), Failure> {
     let (_, function) = function_of(model, None)?;
     let mut config = FitConfig {
-        encoder: EncoderOptions::default(),
-        task: None,
-        loss: FitLoss::Squared,
-        family: None,
-        bandwidth: Bandwidth::Auto,
-        metric: MetricRequest::default(),
-        ridges: None,
-        centers: None,
-        select: Select::Auto,
-        dictionary_rows: None,
-        dictionary_rule: DictionaryRule::default(),
         solver: Solver::Gram,
-        precision: Precision::Single,
         seed: model.config.seed,
         simd: function.simd,
         memory: machine.memory,
         disk_limit: machine.disk_limit,
         temp_dir: machine.temp_dir.clone(),
         max_flops: f64::INFINITY,
-        tolerance: None,
-        products: Default::default(),
-        iterations: None,
-        preconditioning: Default::default(),
-        time_limit: None,
-        max_bad_rows: 0,
-        dictionary_only: false,
-        variance: false,
-        warm_start: None,
-        sharding: Default::default(),
+        ..FitConfig::of_columns(EncoderOptions::default())
     };
     let frozen = frozen(model, &mut config)?;
     Ok((config, frozen))
@@ -256,12 +232,15 @@ pub fn verify(mut opened: Opened, context: &Context) -> Result<ExitCode, Failure
     let tally = opened.session.tally();
     let (changes, rows) = (tally.changes, tally.inserted.saturating_sub(tally.deleted + tally.expired));
     let (made, there) = (report.model_digest.clone(), opened.session.rows());
-    let published = match kept::newest(opened.state.folder())? {
+    let newest = kept::newest(opened.state.folder());
+    // That it is damaged is told with the others.
+    let damaged = newest.is_err();
+    let published = match newest.ok().flatten() {
         Some((point, model)) => Some((point, model.digest()?)),
         None => None,
     };
-    let mut verified = rows == there;
-    if !verified {
+    let mut verified = rows == there && !damaged;
+    if rows != there {
         report.notes.push(format!("the log has {there} rows, and by its counts there should be {rows}: it is damaged"));
     }
     report.notes.push(match (&made, &published) {
@@ -279,6 +258,7 @@ pub fn verify(mut opened: Opened, context: &Context) -> Result<ExitCode, Failure
             verified = false;
             "the rows of the log give another model than the published one, though none has come or gone since: one of them is damaged".into()
         }
+        (Some(made), None) if damaged => format!("there is no published model to compare with the one that the rows of the log give, {made}"),
         (Some(made), None) => format!("no model was published yet; the rows of the log give {made}"),
         (None, _) => "there are no rows to make a model of".into(),
     });

@@ -1,7 +1,6 @@
 //! `--init-rows N`: encoder, kernel and ridge tuned on the first rows of the stream, by the job of `fit`.
 //!
-//! The rows are written to a Parquet file beside the state, which goes away afterwards; the stream itself is then read from its beginning. Columns of lines of JSON are numbers where every value is one, true or
-//! false where every value is that, and text otherwise.
+//! The rows are written to a Parquet file beside the state, which goes away afterwards; the stream itself is then read from its beginning.
 
 use crate::cli::OnlineArgs;
 use crate::cli::groups::{DictionaryArgs, InputArgs, SampleArgs};
@@ -12,13 +11,10 @@ use crate::exit::Failure;
 use crate::fitted::model_of;
 use crate::jobs::{Identity, Workers, fit_config};
 use crate::model::Model;
-use arrow_array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray};
-use nystream_dataflows::job::{FitInputs, Solver, fit};
+use nystream_dataflows::job::{FitInputs, Select as Choice, SelectionRule, Solver, fit};
 use nystream_datasets::sink::PredictionWriter;
-use nystream_datasets::stream::jsonl::first_rows;
+use nystream_datasets::stream::first::first_rows;
 use nystream_datasets::{Catalog, Sources, Split};
-use serde_json::{Map, Value};
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -49,15 +45,15 @@ pub fn tuned(
         Endpoint::Lines(file) if file != "-" => {
             let most = usize::try_from(rows).unwrap_or(usize::MAX);
             let found = first_rows(file, most, targets).map_err(|error| Failure::data(error.to_string()))?;
-            if found.len() < most.min(LEAST) || found.len() < LEAST.min(2) || found.is_empty() {
+            if found.num_rows() < most.clamp(2, LEAST) {
                 return Err(Failure::data(format!(
                     "--init-rows {rows}: {file} has {} rows with '{}', too few to tune on",
-                    found.len(),
+                    found.num_rows(),
                     targets.join("', '")
                 )));
             }
             let mut writer = PredictionWriter::create(&path)?;
-            writer.write(&table(&found)?)?;
+            writer.write(&found)?;
             writer.finish()?;
             path.display().to_string()
         }
@@ -90,6 +86,7 @@ pub fn tuned(
             dictionary_rows: None,
             dictionary_mode: DictionaryMode::Bernoulli,
         },
+        rule: None,
         sample: args.sample.clone(),
         variance: false,
     };
@@ -123,6 +120,8 @@ pub struct Asked {
     pub split: (String, Split),
     /// Centers.
     pub dictionary: DictionaryArgs,
+    /// How they are chosen, where that is settled.
+    pub rule: Option<SelectionRule>,
     /// Seed and precision.
     pub sample: SampleArgs,
     /// Whether the model has variances.
@@ -134,10 +133,13 @@ pub struct Asked {
 /// # Errors
 /// What the fit says.
 pub fn fitted(args: &OnlineArgs, asked: &Asked, gram: bool, context: &Context) -> Result<Model, Failure> {
-    let Asked { input, split: (written, split), dictionary, sample, variance } = asked;
+    let Asked { input, split: (written, split), dictionary, rule, sample, variance } = asked;
     let mut config = fit_config(input, split.clone(), &args.kernel, dictionary, None, sample, &args.resources)?;
     if gram {
         config.solver = Solver::Gram;
+    }
+    if let Some(rule) = rule {
+        config.select = Choice::Settled(*rule);
     }
     config.variance = *variance;
     let catalog = Catalog::open(&Sources::parse(&input.data)?)?;
@@ -156,40 +158,4 @@ pub fn fitted(args: &OnlineArgs, asked: &Asked, gram: bool, context: &Context) -
         fit(session, &inputs)
     })?;
     model_of(&outcome, &config, written)
-}
-
-/// The columns of some rows.
-fn table(rows: &[(String, Map<String, Value>)]) -> Result<RecordBatch, Failure> {
-    // In the order in which they first appear.
-    let mut names: Vec<&str> = Vec::new();
-    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
-    for name in rows.iter().flat_map(|(_, row)| row.keys()) {
-        places.entry(name).or_insert_with(|| {
-            names.push(name);
-            names.len() - 1
-        });
-    }
-    let columns = names.iter().map(|name| {
-        let values: Vec<&Value> = rows.iter().map(|(_, row)| row.get(*name).unwrap_or(&Value::Null)).collect();
-        (*name, column(&values), true)
-    });
-    RecordBatch::try_from_iter_with_nullable(columns).map_err(|error| Failure::data(error.to_string()))
-}
-
-fn column(values: &[&Value]) -> ArrayRef {
-    let all = |is: fn(&Value) -> bool| values.iter().all(|value| value.is_null() || is(value));
-    let number = |value: &Value| value.is_number() || matches!(value.as_str(), Some("NaN" | "Infinity" | "-Infinity"));
-    if all(number) {
-        let numbers = values.iter().map(|value| value.as_f64().or_else(|| value.as_str()?.parse().ok()));
-        return Arc::new(numbers.collect::<Float64Array>());
-    }
-    if all(Value::is_boolean) {
-        return Arc::new(values.iter().map(|value| value.as_bool()).collect::<BooleanArray>());
-    }
-    let text = |value: &&Value| match value {
-        Value::Null => None,
-        Value::String(text) => Some(text.clone()),
-        other => Some(other.to_string()),
-    };
-    Arc::new(values.iter().map(text).collect::<StringArray>())
 }

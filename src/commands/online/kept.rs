@@ -12,13 +12,12 @@
 use crate::exit::Failure;
 use crate::model::{Model, ModelError};
 use crate::report::PublishedReport;
-use nystream_dataflows::StageError;
 use nystream_dataflows::online::state::State;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// What deleting a row does not take back in the exact mode: it was decided before. Every model that is published says so.
-pub const NOT_UNLEARNED: &str = "encoder, target centre, scale and range, bound on weights, kernel, bandwidth, ridge, number of centers and the rule that chooses them: of the rows of --config-from, --init-rows or, where there was one, the last --refit-encoder";
+pub const NOT_UNLEARNED: &str = "encoder, target centre, scale and range, bound on weights, kernel, bandwidth and ridge: of the rows of --config-from, --init-rows or, where there was one, the last --refit-encoder; number of centers and the rule that chooses them: of the rows of --config-from or --init-rows";
 
 /// Names in the folder of a state.
 const NEWEST: &str = "model.nys";
@@ -72,7 +71,7 @@ impl Kept {
             model.info.report["not_unlearned"] = NOT_UNLEARNED.into();
         }
         if self.keep > 1 {
-            model.save(&self.folder.join(FOLDER).join(format!("{changes:020}.nys")))?;
+            model.save(&self.folder.join(FOLDER).join(named(changes)))?;
         }
         let digest = model.save(&self.folder.join(NEWEST))?;
         self.prune();
@@ -122,47 +121,121 @@ pub fn newest(state: &Path) -> Result<Option<(Option<u64>, Model)>, Failure> {
     Ok(Some((point, model)))
 }
 
-/// Every published model that is there, by its point, ascending.
-fn all(state: &Path) -> Result<Vec<(u64, Model)>, Failure> {
-    let mut all = Vec::new();
-    for (point, path) in listed(state) {
-        all.push((point, Model::load(&path)?));
+/// What is told of the models that are there; and, in sentences, of those that cannot be used.
+pub fn told(state: &Path) -> (Vec<PublishedReport>, Vec<String>) {
+    let (mut told, mut damaged) = (Vec::new(), Vec::new());
+    let mut tell = |changes: u64, model: Result<Model, ModelError>, path: &Path| match model
+        .and_then(|model| Ok((model.config.rows, model.digest()?)))
+    {
+        Ok((rows, model_digest)) => told.push(PublishedReport { changes, rows, model_digest }),
+        Err(error) => damaged.push(unusable(path, Some(changes), &error)),
+    };
+    let all = listed(state);
+    for (point, path) in &all {
+        tell(*point, Model::load(path), path);
     }
-    if let Some((Some(point), model)) = newest(state)?
+    let path = state.join(NEWEST);
+    match newest(state) {
+        Ok(Some((Some(point), model))) if all.last().is_none_or(|(last, _)| *last < point) => {
+            tell(point, Ok(model), &path);
+        }
+        Ok(_) => {}
+        Err(failure) => damaged.push(format!("the newest published model cannot be used: {failure}")),
+    }
+    (told, damaged)
+}
+
+/// A model that cannot be used.
+fn unusable(path: &Path, point: Option<u64>, error: &dyn std::fmt::Display) -> String {
+    let which = point
+        .map_or_else(|| "newest published model".to_owned(), |point| format!("model published as of change {point}"));
+    format!("the {which} cannot be used: '{}': {error}", path.display())
+}
+
+/// The point of the newest model of `changes` or before that is kept by its point, or of `newest`, the newest of all, where that is one.
+///
+/// # Errors
+/// There is none.
+pub fn point(state: &Path, changes: u64, newest: Option<u64>) -> Result<u64, Absent> {
+    let mut points: Vec<u64> = listed(state).into_iter().map(|(point, _)| point).chain(newest).collect();
+    points.sort_unstable();
+    points.dedup();
+    points.iter().rev().find(|point| **point <= changes).copied().ok_or(Absent::Kept(points))
+}
+
+/// The model that is kept by its point.
+///
+/// # Errors
+/// It cannot be used.
+pub fn of_point(state: &Path, point: u64) -> Result<Model, Absent> {
+    let path = state.join(FOLDER).join(named(point));
+    Model::load(&path).map_err(|error| Absent::Damaged(unusable(&path, Some(point), &error)))
+}
+
+fn named(point: u64) -> String {
+    format!("{point:020}.nys")
+}
+
+/// Why there is no model of a point.
+#[derive(Debug)]
+pub enum Absent {
+    /// None of then is kept: these points are.
+    Kept(Vec<u64>),
+    /// The one of then cannot be used.
+    Damaged(String),
+}
+
+/// The newest model that was published at `changes` or before, and its point. Others are not looked at.
+///
+/// # Errors
+/// There is none.
+pub fn find(state: &Path, changes: u64) -> Result<(u64, Model), Absent> {
+    let all = listed(state);
+    // It may be one of none of the files that are kept by their point.
+    if all.last().is_none_or(|(last, _)| *last < changes)
+        && let Ok(Some((Some(point), model))) = newest(state)
+        && point <= changes
         && all.last().is_none_or(|(last, _)| *last < point)
     {
-        all.push((point, model));
+        return Ok((point, model));
     }
-    Ok(all)
-}
-
-/// What is told of the models that are there.
-///
-/// # Errors
-/// A file that cannot be read (1).
-pub fn told(state: &Path) -> Result<Vec<PublishedReport>, Failure> {
-    let told = |(changes, model): (u64, Model)| {
-        Ok(PublishedReport { changes, rows: model.config.rows, model_digest: model.digest()? })
+    let Some((point, path)) = all.iter().rev().find(|(point, _)| *point <= changes) else {
+        let newest = newest(state).ok().flatten().and_then(|(point, _)| point);
+        let mut points: Vec<u64> = all.iter().map(|(point, _)| *point).chain(newest).collect();
+        points.sort_unstable();
+        points.dedup();
+        return Err(Absent::Kept(points));
     };
-    all(state)?.into_iter().map(told).collect()
+    match Model::load(path) {
+        Ok(model) => Ok((*point, model)),
+        Err(error) => Err(Absent::Damaged(unusable(path, Some(*point), &error))),
+    }
 }
 
-/// The newest model that was published at `changes` or before, and its point.
+impl Absent {
+    /// In words, of a request for the model as of `changes`.
+    pub fn reason(&self, changes: u64) -> String {
+        match self {
+            Absent::Damaged(reason) => reason.clone(),
+            Absent::Kept(points) if points.is_empty() => "no model was published yet".into(),
+            Absent::Kept(points) => {
+                let points: Vec<String> = points.iter().map(u64::to_string).collect();
+                format!(
+                    "no model of change {changes} or before is kept: there are those as of change {} (--keep-published N keeps more)",
+                    points.join(", ")
+                )
+            }
+        }
+    }
+}
+
+/// [`find`] for `export`.
 ///
 /// # Errors
-/// There is none (1): the message says which are there.
+/// A folder without a state, and no such model (1): the message says which are there.
 pub fn as_of(state: &Path, changes: u64) -> Result<(u64, Model), Failure> {
     State::look(state)?;
-    let all = all(state)?;
-    let points: Vec<String> = all.iter().map(|(point, _)| point.to_string()).collect();
-    all.into_iter().rev().find(|(point, _)| *point <= changes).ok_or_else(|| {
-        Failure::from(StageError::Data(match points.is_empty() {
-            true => format!("--as-of {changes}: no model was published in {}", state.display()),
-            false => format!(
-                "--as-of {changes}: no model of then is kept in {}, which has those as of change {} (--keep-published N keeps more)",
-                state.display(),
-                points.join(", ")
-            ),
-        }))
-    })
+    let absent =
+        |absent: Absent| Failure::data(format!("--as-of {changes}: {}: {}", state.display(), absent.reason(changes)));
+    find(state, changes).map_err(absent)
 }

@@ -2,6 +2,7 @@
 
 mod exact;
 mod init;
+mod interrupts;
 mod kept;
 mod open;
 mod refit;
@@ -16,11 +17,11 @@ use crate::cli::values::Format;
 use crate::cli::values::online::{Endpoint, Publish, Sink};
 use crate::cli::{OnlineArgs, OnlineCommand};
 use crate::exit::{self, ExitCode, Failure};
-use crate::joining;
 use crate::metrics::online::Run;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::report::{LatencyReport, OnlineReport, Prequential, Report};
+use interrupts::Interrupts;
 use kept::Kept;
 use nystream_dataflows::StageError;
 use nystream_dataflows::online::answers::{Answers, Form};
@@ -39,7 +40,6 @@ use open::Opened;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use worse::Worse;
 
@@ -64,14 +64,7 @@ pub fn run(args: OnlineArgs, context: &Context) -> Result<ExitCode, Failure> {
     if args.resources.hosts.is_some() && args.resources.process.is_some_and(|process| process > 0) {
         return exact::follow(&args, context);
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&stop);
-    exit::take_interrupts(move || {
-        // Nothing has been learned while the others are waited for: the process ends, and tells them.
-        let learns = !joining::waits();
-        asked.fetch_or(learns, Ordering::Relaxed);
-        learns
-    });
+    let interrupts = Interrupts::take(&args);
     let begun = Instant::now();
     let newest = args.stream.listen.as_ref().map(|_| Newest::default());
     // What was published last is answered by while the rows are read again.
@@ -80,14 +73,14 @@ pub fn run(args: OnlineArgs, context: &Context) -> Result<ExitCode, Failure> {
     let run = early.is_some().then(|| Run::new(Mode::Exact.name()));
     if let (Some((newest, last)), Some(run)) = (early, &run) {
         newest.set(last);
-        served::listen(&args, context, newest, run)?;
+        served::listen(&args, context, newest, served::past(&args, true), run)?;
     } else if args.resources.hosts.is_some() {
         served::check(&args)?;
     }
     let opened = open::open(&args, context)?;
     opened.notes.iter().for_each(|note| tracing::warn!("{note}"));
-    let refit = args.stream.refit_encoder;
-    learn(&args, context, opened, (newest, run), &stop, begun, refit)
+    let refit = refit::is_due(&args, &opened, context)?;
+    learn(&args, context, opened, (newest, run), &interrupts, begun, refit)
 }
 
 /// The source of `input`.
@@ -142,16 +135,14 @@ fn learn(
     context: &Context,
     opened: Opened,
     (newest, run): (Option<Newest>, Option<Run>),
-    stop: &AtomicBool,
+    interrupts: &Interrupts,
     begun: Instant,
     refit: bool,
 ) -> Result<ExitCode, Failure> {
     let Opened { state, told, identity, model, template, encoding, mut session, files, replayed, .. } = opened;
-    let encoding = served::meaning(args, encoding);
-    // Rows that a killed fit has left, deleted ones among them.
-    for name in [init::FIRST_ROWS, refit::ROWS_LEFT] {
-        let _ = std::fs::remove_file(state.path(name));
-    }
+    let encoding = served::meaning(args.stream.absent, encoding);
+    // Of a fit that was killed.
+    interrupts::remove_fitted(state.folder());
     let Some(input) = &args.stream.input else { return Err(Failure::usage("--input SOURCE is missing")) };
     let source = source_of(input, encoding.schema().clone(), &context.progress).map_err(failed_source)?;
     let output = args.stream.output.as_ref().map(|sink| {
@@ -184,7 +175,7 @@ fn learn(
     let served = run.is_some();
     let run = run.unwrap_or_else(|| Run::new(told.settings.mode.name()));
     if let Some(newest) = newest.as_ref().filter(|_| !served) {
-        served::listen(args, context, newest, &run)?;
+        served::listen(args, context, newest, served::past(args, unlearns), &run)?;
     }
     let mut hooks = Told {
         model: &model,
@@ -198,6 +189,7 @@ fn learn(
         packed: None,
         shards: BTreeMap::new(),
         worse: Worse::new(&told.settings, !template.code.is_classification(), changes),
+        last: None,
     };
     // What the snapshot has of the last publication, where its file is gone.
     if let (Some(newest), Some(published)) = (newest.as_ref().filter(|_| !served), session.last()) {
@@ -209,7 +201,7 @@ fn learn(
         identity,
         output,
         dead,
-        stop,
+        stop: interrupts.asked(),
         pace: Pace {
             snapshot_changes: args.stream.snapshot_every.0,
             snapshot_time: SNAPSHOT_TIME,
@@ -218,10 +210,15 @@ fn learn(
                 Publish::Seconds(time) => Some(Duration::from_secs_f64(time.min(1e9))),
                 Publish::End | Publish::Changes(_) | Publish::Drift(_) => None,
             },
+            // Schedules by the events know of no runs.
+            publish_end: told.shards.is_none()
+                && told.rules.publish_every.is_none()
+                && told.rules.publish_drift.is_none(),
             strict: args.stream.strict,
         },
         latency: Latency::default(),
         snapshot: (changes, Instant::now()),
+        took: Duration::ZERO,
         held_up: false,
         refused: None,
         files: files.clone(),
@@ -230,16 +227,16 @@ fn learn(
     if refit {
         let fresh = refit::refitted(args, &mut drive.session, &encoding, &model, state.folder(), context)?;
         drop((drive, source));
-        // A snapshot has everything: from here on it is the new configuration's.
-        let path = state.path(open::CONFIG);
-        fresh.save(&path)?;
+        refit::take(args, &state, &fresh)?;
         context.progress.aside(|| exit::say("the configuration is fitted to the rows that are left"));
         let opened = open::reopen(state, &exact::Machine::of(&args.resources, &context.progress))?;
-        return learn(args, context, opened, (newest, Some(run)), stop, begun, false);
+        opened.notes.iter().for_each(|note| tracing::warn!("{note}"));
+        return learn(args, context, opened, (newest, Some(run)), interrupts, begun, false);
     }
     if drive.session.publication_is_due() {
         drive.publish(&mut hooks).map_err(|error| ended_by(error, &mut drive.session))?;
     }
+    interrupts.learn();
     let learning = Instant::now();
     let ended = drive.run(source, &mut hooks).map_err(|error| ended_by(error, &mut drive.session))?;
     let seconds = learning.elapsed().as_secs_f64();
@@ -252,9 +249,16 @@ fn learn(
         );
     }
     let mut centers = None;
-    let digest = match drive.session.model() {
+    // What comes behind the last change, such as the end of a block, is no matter of rows that are kept.
+    let last = hooks.last.take().filter(|last| last.changes == tally.changes && unlearns);
+    let digest = match last.map_or_else(|| drive.session.model().map(Ok), |last| Ok(Err(last))) {
         _ if told.shards.is_some() => told::digest_of_shards(&mut drive.session, &model, &told.settings)?,
-        Ok(published) => {
+        // That was the last thing that happened.
+        Ok(Err(last)) => {
+            centers = Some(last.centers);
+            Some(last.digest)
+        }
+        Ok(Ok(published)) => {
             let present = told::model_of(&model, &told.settings, published);
             centers = Some(present.centers.len() as u64);
             let digest = kept.publish(present, tally.changes)?;
@@ -264,7 +268,10 @@ fn learn(
         }
         // No rows, or none that a model can be made of: what was there before is no model of them.
         Err(nystream_dataflows::StageError::Data(reason)) => {
-            context.progress.aside(|| exit::say(&format!("there is no model: {reason}")));
+            // Where the end of the run was to be a publication, that has said so.
+            if !(drive.pace.publish_end && tally.published > before.published) {
+                context.progress.aside(|| exit::say(&format!("there is no model: {reason}")));
+            }
             kept.nothing();
             None
         }
@@ -319,12 +326,12 @@ fn learn(
         Format::Text => context.output.report(&report)?,
     }
     Ok(match ended {
-        Ended::Source => ExitCode::Done,
+        Ended::Source => {
+            refit::forget(&state);
+            ExitCode::Done
+        }
         Ended::Asked => {
-            exit::say(&format!(
-                "interrupted: what was acknowledged is in {}; the same command goes on",
-                state.folder().display()
-            ));
+            exit::say(&interrupts::said(state.folder()));
             ExitCode::Interrupted
         }
     })
@@ -373,6 +380,15 @@ struct Told<'a> {
     shards: BTreeMap<Arc<str>, (u64, Packed)>,
     /// Whether it predicts worse than the mean.
     worse: Worse,
+    /// What was published last.
+    last: Option<Last>,
+}
+
+/// A publication.
+struct Last {
+    changes: u64,
+    digest: String,
+    centers: u64,
 }
 
 impl Told<'_> {
@@ -423,7 +439,10 @@ impl Hooks for Told<'_> {
             newest.set(Serving::new(self.encoding, model.clone(), changes)?);
         }
         let model = told::model_of(self.model, self.settings, model);
-        self.kept.publish(model, changes).map(drop).map_err(|error| StageError::Data(error.to_string()))
+        let centers = model.centers.len() as u64;
+        let digest = self.kept.publish(model, changes).map_err(|error| StageError::Data(error.to_string()))?;
+        self.last = Some(Last { changes, digest, centers });
+        Ok(())
     }
 
     fn acknowledged(&mut self, session: &mut Session) -> Result<(), StageError> {

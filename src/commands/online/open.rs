@@ -4,7 +4,7 @@ use super::exact::{self, Machine};
 use super::told::{self, ShardsTold, Told, deviation, encoder_of, for_stream};
 use crate::cli::OnlineArgs;
 use crate::cli::online::LearnerArgs;
-use crate::cli::values::online::Mode as ModeName;
+use crate::cli::values::online::{Endpoint, Mode as ModeName};
 use crate::commands::Context;
 use crate::exit::Failure;
 use crate::fitted::function_of;
@@ -26,6 +26,7 @@ use nystream_dataflows::predict::Function;
 use nystream_datasets::events::StreamSchema;
 use nystream_datasets::journal::{Damage, JournalOptions};
 use nystream_datasets::rows::{KeyedRows, RowsOptions};
+use nystream_datasets::stream::{ipc::columns, made::generator};
 use nystream_kernels::rows::RowBuf;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -91,6 +92,9 @@ pub fn open(args: &OnlineArgs, context: &Context) -> Result<Opened, Failure> {
             }
         }
         refuse_targets(&args.stream.target, &opened.model)?;
+        if args.stream.keep_published.is_some() && opened.told.shards.is_some() {
+            return Err(Failure::usage("models of shards are not published: leave out --keep-published"));
+        }
         if args.stream.refit_encoder && opened.told.settings.mode != Mode::Exact {
             return Err(Failure::usage(
                 "--refit-encoder is for --mode exact: other modes keep no rows that a configuration could be fitted to",
@@ -132,6 +136,9 @@ fn fresh(
             "--refit-encoder fits the configuration anew to the rows of a state, and this one is empty: leave it out",
         ));
     }
+    if learner.max_shards.given().is_some() && learner.shard_by.is_none() {
+        return Err(Failure::usage("--max-shards bounds the shards of --shard-by: give both, or neither"));
+    }
     if args.stream.window.is_some() && learner.mode != ModeName::Exact {
         return Err(Failure::usage(
             "--window is for --mode exact, which can take rows back; other modes forget by --forgetting RHO",
@@ -155,6 +162,9 @@ fn fresh(
         }
     };
     refuse_targets(&args.stream.target, &source)?;
+    if let (Some(by), Some(input)) = (&learner.shard_by, &args.stream.input) {
+        refuse_absent(by, input, &source)?;
+    }
     let told = |settings, rules| Told {
         version: 1,
         asked: told::asked(args),
@@ -278,12 +288,18 @@ pub fn reopen(state: State, machine: &Machine) -> Result<Opened, Failure> {
         ));
     }
     let configuration = model.digest()?;
-    stored.configured(&configuration);
+    let renewed = stored.configured(&configuration);
     let files = stored.files.clone();
     let mut session =
         Session::new(encoding.clone(), template.code.clone(), engine, store, told.rules.clone(), Some(stored))?;
     let replayed = session.replay(record)?;
     notes.extend(session.notes());
+    if renewed {
+        let gone = session.sift().map_err(StageError::from)?;
+        if gone > 0 {
+            notes.push(format!("{gone} rows cannot be used by the configuration that was made anew: they are among the refused ones, and no longer there"));
+        }
+    }
     Ok(Opened { state, told, identity, model, template, encoding, session, files, replayed, notes, looked: false })
 }
 
@@ -400,6 +416,24 @@ pub(super) fn refuse_path(model: &Model) -> Result<(), Failure> {
         "the configuration fixes the instruction set {name}, and this machine has {}: go on where there is {name}",
         available.join(", ")
     )))
+}
+
+/// Refuses to deal rows by a column that their source has not, where it says which it has.
+fn refuse_absent(by: &str, input: &Endpoint, source: &Model) -> Result<(), Failure> {
+    let columns: Option<Vec<String>> = match input {
+        Endpoint::Synth(spec) => {
+            let (_, generator) = generator(spec)?;
+            Some(generator.schema().fields().iter().map(|field| field.name().clone()).collect())
+        }
+        Endpoint::Ipc(path) if path != "-" => columns(path),
+        _ => None,
+    };
+    let Some(columns) = columns else { return Ok(()) };
+    let (encoder, _) = function_of(source, None)?;
+    if by == told::KEY || encoder.id_column.as_deref() == Some(by) || columns.iter().any(|column| column == by) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("--shard-by {by}: {input} has no such column; it has {}", columns.join(", "))))
 }
 
 fn refuse_targets(given: &[String], model: &Model) -> Result<(), Failure> {

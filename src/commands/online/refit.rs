@@ -2,7 +2,13 @@
 //!
 //! The problem: what `--config-from` or `--init-rows` has decided (how columns are scaled, which levels there are, what targets may be, kernel and ridge) rests on rows that may be long gone, and is the one thing that
 //! deleting a row does not unlearn. Here all of it is fitted again, to the rows with a target that are there now, by the job of `fit`; what says how the model is used stays: target, columns and what they are read as, weights,
-//! held-out rule, the number of centers and how they are chosen, seed and precision unless they are given.
+//! held-out rule, seed and precision unless they are given, and the numbers by which centers are chosen, whatever the rows that are left would make of them: how many are asked for, of which pool or trie, by which law.
+//!
+//! *Rows* that the new encoder refuses (a weight beyond the new bound, of a row that waits for its label; a class that only held-out rows have) leave the collection and are among the refused ones
+//! ([`Session::sift`]): `fit --config-from` takes all that are left.
+//!
+//! *Once*: the option asks for one. The configuration that was made is on record until the run that was asked for it ends with its source, so that starting it again after an interrupt or a kill fits nothing twice. A run without
+//! the option takes the record away.
 //!
 //! *Atomic*: a snapshot of everything is durable before, the configuration is one file that takes the place of the old one, and each snapshot says by which configuration it was written. Where that is another, its
 //! publication, the one part of it that rests on the configuration, is left out, and the next thing that happens is a publication. So a kill leaves the state as it was or with the new configuration, never between.
@@ -11,30 +17,95 @@
 
 use super::exact::keyed;
 use super::init::{Asked, fitted};
+use super::open::{CONFIG, Opened};
+use super::told::{FITTED, asked};
 use crate::cli::OnlineArgs;
 use crate::cli::groups::{DictionaryArgs, InputArgs};
 use crate::cli::values::{AutoOr, ClassWeight, Count, DictionaryMode, Scale, Select, SplitSpec, Task};
 use crate::commands::Context;
+use crate::exit;
 use crate::exit::Failure;
 use crate::fitted::function_of;
 use crate::jobs::split_of;
 use crate::model::{Model, Precision};
+use crate::repeat::rule_of;
 use clap::ValueEnum;
 use nystream_dataflows::StageError;
 use nystream_dataflows::online::encoding::Encoding;
 use nystream_dataflows::online::session::Session;
+use nystream_dataflows::online::state::State;
 use nystream_datasets::events::{Event, StreamSchema};
 use nystream_datasets::sink::PredictionWriter;
 use nystream_datasets::{ColumnKind, Encoder};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The rows that are left, in the folder of the state, while they are fitted.
 pub const ROWS_LEFT: &str = "refit.parquet";
 
+/// What was made last, while it is on record.
+const RECORD: &str = "refitted.json";
+
 /// Rows with a target without which nothing is fitted.
 const LEAST: u64 = 50;
 /// Rows written at a time.
 const ROWS: usize = 4096;
+
+/// What is on record.
+#[derive(PartialEq, Serialize, Deserialize)]
+struct Record {
+    /// Digest of the configuration that was made.
+    configuration: String,
+    /// What said how.
+    asked: BTreeMap<String, String>,
+}
+
+impl Record {
+    fn of(args: &OnlineArgs, configuration: String) -> Self {
+        let asked =
+            asked(args).into_iter().filter(|(flag, _)| FITTED.contains(&flag.as_str()) && args.given.contains(flag));
+        Record { configuration, asked: asked.collect() }
+    }
+}
+
+/// Whether the run is to fit the configuration of `opened` anew: where it is asked to, and has not done so before.
+///
+/// # Errors
+/// A configuration without a digest (1).
+pub fn is_due(args: &OnlineArgs, opened: &Opened, context: &Context) -> Result<bool, Failure> {
+    if !args.stream.refit_encoder {
+        forget(&opened.state);
+        return Ok(false);
+    }
+    let record = std::fs::read(opened.state.path(RECORD)).ok();
+    let record: Option<Record> = record.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let made = record == Some(Record::of(args, opened.model.digest()?));
+    if made {
+        context.progress.aside(|| {
+            exit::say("the configuration was fitted to the rows that were left by this command, which was interrupted later: it goes on by that")
+        });
+    }
+    Ok(!made)
+}
+
+/// The configuration of `state` is `fresh` from here on. A snapshot has everything that came by the old one.
+///
+/// # Errors
+/// Files that cannot be written (1): it is the old one then.
+pub fn take(args: &OnlineArgs, state: &State, fresh: &Model) -> Result<(), Failure> {
+    let record = Record::of(args, fresh.digest()?);
+    let bytes = serde_json::to_vec(&record).map_err(|error| Failure::data(error.to_string()))?;
+    // First what is of no consequence without the other.
+    state.write(RECORD, &bytes)?;
+    fresh.save(&state.path(CONFIG))?;
+    Ok(())
+}
+
+/// The next one that is asked for is another.
+pub fn forget(state: &State) {
+    let _ = std::fs::remove_file(state.path(RECORD));
+}
 
 /// The configuration of a fit to the rows of `session`, which was begun by `model`.
 ///
@@ -48,11 +119,18 @@ pub fn refitted(
     folder: &Path,
     context: &Context,
 ) -> Result<Model, Failure> {
+    if model.config.selection.method == "file" {
+        return Err(Failure::data(
+            "--refit-encoder: the centers of the configuration are given ones (--select file), encoded as the old rows are: nothing was changed. Begin another --state by a fit to other ones",
+        ));
+    }
     let path = folder.join(ROWS_LEFT);
     let written = write(session, encoding.schema(), &path);
     let made = written.and_then(|()| fit(args, encoding, model, &path, context));
     let _ = std::fs::remove_file(&path);
-    let made = keyed(&made?)?;
+    let mut made = keyed(&made?)?;
+    // Of few rows fewer were asked for.
+    made.config.selection.clone_from(&model.config.selection);
     let (encoder, _) = function_of(&made, None)?;
     let (before, now) = (encoding.schema().columns(), StreamSchema::of(&encoder).map_err(StageError::from)?);
     if before != now.columns() {
@@ -116,19 +194,16 @@ fn fit(
         let precision = if fixed.precision == Precision::F64 { "f64" } else { "f32" };
         sample.precision = ValueEnum::from_str(precision, false).map_err(|_| named("precision"))?;
     }
-    let select = match fixed.selection.method.trim_end_matches(":tempered") {
-        method @ ("squeak" | "rpcholesky" | "uniform") => method.parse::<Select>().map_err(|_| named("selection"))?,
-        _ => Select::Auto,
-    };
     let asked = Asked {
         input: input(encoder, encoding.schema(), &fixed.task, path)?,
         split: (split.to_string(), split_of(&split)),
         dictionary: DictionaryArgs {
             centers: fixed.selection.centers.map_or(AutoOr::Auto, |centers| AutoOr::Given(Count(centers))),
-            select,
+            select: Select::Auto,
             dictionary_rows: None,
             dictionary_mode: DictionaryMode::Bernoulli,
         },
+        rule: Some(rule_of(&fixed.selection)?),
         sample,
         variance: model.variance.is_some(),
     };

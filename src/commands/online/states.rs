@@ -32,7 +32,8 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
     // Rows that the state rests on are in the log, which another process holds: what it published is what can be told.
     let exact = opened.told.settings.mode == Mode::Exact;
     let model = match (opened.looked && exact).then(|| kept::newest(opened.state.folder())) {
-        Some(newest) => newest?.map(|(_, model)| model),
+        // What is wrong with it is told below.
+        Some(newest) => newest.ok().flatten().map(|(_, model)| model),
         None => {
             let published = opened.session.model().ok();
             published.map(|published| told::model_of(&opened.model, &opened.told.settings, published))
@@ -44,6 +45,8 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
     };
     let centers = model.map_or(0, |model| model.centers.len() as u64);
     let mut notes = opened.notes.clone();
+    let (published, damaged) = kept::told(opened.state.folder());
+    notes.extend(damaged);
     if exact {
         notes.push(format!("not unlearned with deleted rows: {}", kept::NOT_UNLEARNED));
     }
@@ -56,6 +59,11 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
             Position::Frames { rows, bytes, .. } => format!("{rows} rows, {bytes} bytes{more}"),
             Position::Rows(rows) => format!("{rows} rows{more}"),
             Position::Files(files) => format!("{} files{more}", files.len()),
+            Position::Folder(files) => {
+                let gone = files.values().filter(|file| file.gone.is_some()).count();
+                let gone = if gone > 0 { format!(", {gone} more that are gone") } else { String::new() };
+                format!("{} files{gone}{more}", files.values().filter(|file| file.gone.is_none()).count())
+            }
         };
         (name.clone(), place)
     });
@@ -78,7 +86,7 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
         sources: sources.collect(),
         files: opened.files.clone(),
         model_digest: digest,
-        published: kept::told(opened.state.folder())?,
+        published,
         verified: None,
         notes,
     })

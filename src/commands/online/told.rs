@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// The column of keys where a model has none.
-const KEY: &str = "key";
+pub const KEY: &str = "key";
 
 /// What `STATE/online.json` holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -121,7 +121,7 @@ pub fn of_learner(learner: &LearnerArgs) -> BTreeMap<String, String> {
 }
 
 /// Options of what is fitted, not of how events are taken.
-const FITTED: [&str; 6] = ["kernel", "bandwidth", "ridge", "metric", "seed", "precision"];
+pub const FITTED: [&str; 6] = ["kernel", "bandwidth", "ridge", "metric", "seed", "precision"];
 
 /// Refuses flags of the command line that would change what the state was told.
 ///

@@ -8,12 +8,10 @@
 
 use super::settings::{given_centers, kernel, ridges};
 use super::solve::{function, is_weighted, solve_sums};
-use super::{Clock, FitOutcome, Frozen};
-use crate::certify::Certificate;
+use super::{Clock, FitOutcome, Frozen, Weights};
 use crate::dictionary::known::KnownNodes;
 use crate::dictionary::pool::{Columns, PoolRule, gather_pool, pool_bits, pool_rows};
 use crate::dictionary::{Centers, Known, Method, SelectJob, SelectionRule, select_again};
-use crate::engine::Counters;
 use crate::engine::feed::RowStore;
 use crate::engine::session::Session;
 use crate::error::StageError;
@@ -27,7 +25,6 @@ use nystream_kernels::gram::{GramShape, GramSums};
 use nystream_kernels::kernel::Kernel;
 use nystream_kernels::sampling::rpcholesky::KnownPivots;
 use nystream_kernels::tile::Entry;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -238,31 +235,18 @@ pub(crate) fn refit<T: Entry + Into<f64> + Default>(
         targets: fixed.frozen.deviations.iter().map(|sd| TargetSummary { sd: *sd, ..Default::default() }).collect(),
         ..Profile::default()
     };
+    let weights = Weights { sum: held.weight_sum, max: fixed.weight_max };
+    let plan = plan(rows, centers, selection, work);
     let mut outcome = FitOutcome {
-        function: None,
-        encoder: Arc::clone(&fixed.encoder),
-        profile,
-        shape,
-        rows,
-        weight_sum: held.weight_sum,
-        target_weights: vec![held.weight_sum; code.width()],
-        ridge,
-        tuned: None,
-        median_distance: 0.0,
         sample_rows: sample.len() as u64,
-        kernel: fixed.kernel.clone(),
-        plan: plan(rows, centers, selection, work),
-        centers: Arc::new(Centers::default()),
-        solved: None,
-        certificate: Certificate::default(),
-        validation: None,
-        seconds: BTreeMap::new(),
-        waiting: BTreeMap::new(),
-        processor: BTreeMap::new(),
-        passes: 0,
-        weight_max: fixed.weight_max,
-        counters: Counters::default(),
-        kernel_log2: fixed.kernel_log2,
+        ..FitOutcome::planned(
+            &fixed.encoder,
+            profile,
+            plan,
+            (shape, code.width()),
+            weights,
+            (ridge, &fixed.kernel, fixed.kernel_log2),
+        )
     };
     outcome.centers = match known {
         Some(centers) => centers,

@@ -131,6 +131,53 @@ pub struct FitOutcome {
     pub kernel_log2: i32,
 }
 
+/// What rows weigh, class weights included.
+#[derive(Clone, Copy)]
+struct Weights {
+    sum: f64,
+    /// Declared bound.
+    max: f64,
+}
+
+impl FitOutcome {
+    /// Of a fit that has a plan and has found nothing, not even by tuning. With the plan: what it is of; the ridge with its kernel and the power of two that bounds it.
+    fn planned(
+        encoder: &Arc<Encoder>,
+        profile: Profile,
+        plan: FitPlan,
+        (shape, targets): (Shape, usize),
+        weights: Weights,
+        (ridge, kernel, kernel_log2): (f64, &Kernel, i32),
+    ) -> Self {
+        FitOutcome {
+            function: None,
+            encoder: Arc::clone(encoder),
+            rows: profile.rows,
+            profile,
+            shape,
+            weight_sum: weights.sum,
+            target_weights: vec![weights.sum; targets],
+            ridge,
+            tuned: None,
+            median_distance: 0.0,
+            sample_rows: 0,
+            kernel: kernel.clone(),
+            plan,
+            centers: Arc::new(Centers::default()),
+            solved: None,
+            certificate: Certificate::default(),
+            validation: None,
+            seconds: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            processor: BTreeMap::new(),
+            passes: 0,
+            weight_max: weights.max,
+            counters: Counters::default(),
+            kernel_log2,
+        }
+    }
+}
+
 /// Runs a fit: every worker calls this in step, and each gets the same outcome.
 ///
 /// Coefficients are in units of the scaled targets ([`TargetCode`]), ridges per sample, errors of the validation in the units of the
@@ -370,31 +417,20 @@ fn fitted(session: &mut Session<'_>, inputs: &FitInputs, planned: &mut bool) -> 
         plan.reasons.push("encoded rows are decoded again in every pass: the memory is needed otherwise".into());
     }
     clock.lap("plan");
+    let weights = Weights { sum: weight_sum, max: weight_max };
     let mut outcome = FitOutcome {
-        function: None,
-        encoder: Arc::clone(&encoder),
-        rows: profile.rows,
-        weight_sum,
-        target_weights: vec![weight_sum; code.width()],
-        ridge,
         tuned,
         median_distance: median,
         sample_rows: sample.len() as u64,
-        kernel: kernel.clone(),
-        plan,
-        centers: Arc::new(Centers::default()),
-        solved: None,
-        certificate: Certificate::default(),
-        validation: None,
-        seconds: BTreeMap::new(),
-        waiting: BTreeMap::new(),
-        processor: BTreeMap::new(),
         passes: passes + 1 + u64::from(ranged),
-        weight_max,
-        shape,
-        kernel_log2: range.unwrap_or(0),
-        profile,
-        counters: Counters::default(),
+        ..FitOutcome::planned(
+            &encoder,
+            profile,
+            plan,
+            (shape, code.width()),
+            weights,
+            (ridge, &kernel, range.unwrap_or(0)),
+        )
     };
     session.process.watch.plan(outcome.plan.memory.total());
     keep_on_disk(session, config, &store, &mut outcome)?;

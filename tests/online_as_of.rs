@@ -1,0 +1,134 @@
+//! `as_of` in requests to `--listen`: answers of published models of before, while others are learned.
+
+#![cfg(unix)]
+
+mod common;
+
+use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
+use common::stream::*;
+use common::*;
+use nystream_datasets::stream::ipc::{batches, stream_of};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+const ARROW: &str = "\r\nContent-Type: application/vnd.apache.arrow.stream";
+
+/// What a prediction is answered: status and body.
+fn ask(address: &str, header: &str, body: &[u8]) -> (u16, Vec<u8>) {
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let head = format!("POST /predict HTTP/1.1\r\nContent-Length: {}\r\nConnection: close{header}\r\n\r\n", body.len());
+    socket.write_all(&[head.as_bytes(), body].concat()).unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+    let status = text(&answer[..end]).split(' ').nth(1).unwrap().parse().unwrap();
+    (status, answer.split_off(end))
+}
+
+/// The first row's prediction and the change of its model.
+fn json_of(address: &str, as_of: Option<u64>) -> (u16, Value) {
+    let mut body = json!({ "rows": [row(7000), row(7001)] });
+    if let Some(as_of) = as_of {
+        body["as_of"] = as_of.into();
+    }
+    let (status, body) = ask(address, "", body.to_string().as_bytes());
+    (status, serde_json::from_slice(&body).unwrap())
+}
+
+fn arrow_of(address: &str, as_of: &str) -> (u16, Vec<u8>) {
+    let mut columns = table(7000, 2);
+    columns.pop();
+    let batch = batch(columns);
+    let told = HashMap::from([("as_of".to_owned(), as_of.to_owned())]);
+    let schema = batch.schema().as_ref().clone().with_metadata(told);
+    let batch = RecordBatch::try_new(schema.into(), batch.columns().to_vec()).unwrap();
+    ask(address, ARROW, &stream_of(&batch).unwrap())
+}
+
+/// A run that reads lines from its standard input, and where it listens.
+fn started(place: &Place, line: &str) -> (Child, String) {
+    let mut command = place.command(&format!("online {line} --input jsonl:- --listen 0"));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let found = said.by_ref().map_while(Result::ok).find_map(|line| {
+        line.split_once("predictions: http://").map(|(_, rest)| rest.trim_end_matches("/predict").to_owned())
+    });
+    // The rest is read away, so that the child never waits.
+    std::thread::spawn(move || said.for_each(drop));
+    (child, found.unwrap())
+}
+
+/// What the model that `export --as-of` writes predicts of the rows that are asked for.
+fn exported(place: &Place, state: &str, as_of: u64) -> Vec<f64> {
+    place.online(&format!("export {state} --as-of {as_of} --out then.nys"));
+    write(&place.path("asked.parquet"), &batch(table(7000, 2)));
+    place.json("predict --model then.nys --data asked.parquet --out p.parquet");
+    let file = std::fs::File::open(place.path("p.parquet")).unwrap();
+    let builder = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    let predicted = builder.build().unwrap().next().unwrap().unwrap();
+    let column = predicted.schema().fields().iter().position(|field| field.name().contains("prediction")).unwrap();
+    predicted.column(column).as_primitive::<Float64Type>().values().to_vec()
+}
+
+#[test]
+fn requests_reach_published_models_of_before() {
+    let place = Place::new();
+    write(&place.path("d.parquet"), &batch(table(1_000_000, 1200)));
+    let model = "--kernel gaussian --bandwidth 1x --ridge 1e-5 --select rpcholesky --solver gram --centers 24";
+    place.json(&format!("fit --data d.parquet --target y --out m.nys {model}"));
+    for (state, learner) in [("e", "--mode exact"), ("s", "--cap 60 --block 50")] {
+        let line = format!("--config-from m.nys {learner} --state {state} --publish every:300 --keep-published 3");
+        let (mut child, address) = started(&place, &line);
+        let mut stdin = child.stdin.take().unwrap();
+        let lines: String = (0..1250).map(|i| insert(i) + "\n").collect();
+        stdin.write_all(lines.as_bytes()).unwrap();
+        stdin.flush().unwrap();
+        // Its last publication.
+        let kept = place.path(&format!("{state}/published/{:020}.nys", 1200));
+        let begun = Instant::now();
+        while !kept.exists() || json_of(&address, None).1["changes"].as_u64() < Some(1200) {
+            assert!(begun.elapsed() < Duration::from_secs(120), "{}", json_of(&address, None).1);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        for (asked, there) in [(600, 600), (1199, 900), (600, 600), (1200, 1200), (1 << 40, 1200), (899, 600)] {
+            let (status, found) = json_of(&address, Some(asked));
+            assert_eq!((status, found["changes"].as_u64()), (200, Some(there)), "{state}, {asked}: {found}");
+            let expected = exported(&place, state, asked);
+            let told: Vec<f64> = (0..2).map(|i| number(&found, &format!("/predictions/{i}/prediction"))).collect();
+            assert_eq!(told, expected, "{state} as of {asked}");
+            let (status, body) = arrow_of(&address, &asked.to_string());
+            assert_eq!(status, 200, "{}", text(&body));
+            let answer = batches(&body).unwrap().remove(0);
+            assert_eq!(answer.schema().metadata()["changes"], there.to_string());
+            assert_eq!(answer.column(0).as_primitive::<Float64Type>().values().to_vec(), expected);
+        }
+        let (status, found) = json_of(&address, Some(599));
+        assert!(status == 404 && found["error"].as_str().unwrap().contains("600, 900, 1200"), "{found}");
+        assert_eq!(arrow_of(&address, "599").0, 404);
+        assert_eq!(arrow_of(&address, "soon").0, 400);
+        let (status, body) = ask(&address, "", br#"{"row": {"a": 1}, "as_of": -4}"#);
+        assert_eq!(status, 400, "{}", text(&body));
+        // A column that stands twice is no matter of which comes last.
+        let (status, body) = ask(&address, "", br#"{"rows": [{"a": 1, "b": 2, "a": 3}, {"a": 1}], "as_of": 600}"#);
+        let found: Value = serde_json::from_slice(&body).unwrap();
+        assert!(status == 200 && found["predictions"][1]["prediction"].is_number(), "{found}");
+        assert_eq!(found["predictions"][0]["error"], "the column 'a' stands twice");
+        // A file that is damaged is no answer, and no end.
+        let name = format!("{state}/published/{:020}.nys", 900);
+        std::fs::write(place.path(&name), b"nothing").unwrap();
+        let (status, found) = json_of(&address, Some(900));
+        assert!(status == 500 && found["error"].as_str().unwrap().contains("00900.nys"), "{found}");
+        assert_eq!(json_of(&address, Some(600)).0, 200);
+        assert_eq!(json_of(&address, None).0, 200);
+        drop(stdin);
+        let output = finish(child, &line);
+        assert_eq!(output.status.code(), Some(0));
+    }
+}
