@@ -344,13 +344,14 @@ fn files_are_known_by_what_they_hold() {
     again.resume(&end).unwrap();
     assert!(all(&mut source).0.is_empty() && all(&mut again).0.is_empty());
     // Others of the same size, one in the place of a file, one behind a pause without any: both are told once, neither is taken.
-    let other = |name: &str, first: usize| {
-        let before = std::fs::metadata(path(name)).unwrap().len();
-        parquet(&path("new"), first, 10);
-        assert_eq!(std::fs::metadata(path("new")).unwrap().len(), before);
+    let other = |name: &str| {
+        let mut bytes = std::fs::read(path(name)).unwrap();
+        // In the pages of the first column; its footer is the same.
+        bytes[20] ^= 1;
+        std::fs::write(path("new"), &bytes).unwrap();
         std::fs::rename(path("new"), path(name)).unwrap();
     };
-    other("b.parquet", 40);
+    other("b.parquet");
     let (items, _) = all(&mut source);
     assert!(
         keys(&items).is_empty() && reasons(&items).len() == 1 && reasons(&items)[0].contains("another"),
@@ -360,7 +361,7 @@ fn files_are_known_by_what_they_hold() {
     std::fs::remove_file(path("c.parquet")).unwrap();
     let (_, end) = all(&mut source);
     std::fs::write(path("c.parquet"), &c).unwrap();
-    other("c.parquet", 50);
+    other("c.parquet");
     let mut later = open();
     later.resume(&end).unwrap();
     let (items, end) = all(&mut later);
