@@ -162,8 +162,7 @@ fn absent_columns_are_no_nulls() {
     let reason = |i: usize| dead[i]["reason"].as_str().unwrap();
     assert!(dead[0]["key"] == "k20" && reason(0).contains("no column 'c' (there is 'C')"), "{dead:?}");
     assert!(dead[1]["key"] == "k30" && reason(1).contains("no column 'b'"), "{dead:?}");
-    let (code, error) =
-        stderr(&place, "--config-from m.nys --cap 40 --input jsonl:in.jsonl --state t --strict");
+    let (code, error) = stderr(&place, "--config-from m.nys --cap 40 --input jsonl:in.jsonl --state t --strict");
     assert!(code == Some(1) && error.contains("no column 'c'") && error.contains("line 21"), "{error}");
     // The same rows with nulls written out.
     lines[20] = null(20, "c");
