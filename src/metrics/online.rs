@@ -7,7 +7,8 @@ use super::{Page, resident_bytes};
 use crate::serve::http::Figures;
 use nystream_dataflows::online::latency::Latency;
 use nystream_dataflows::online::learner::Info;
-use nystream_dataflows::online::session::{Session, Tally};
+use nystream_dataflows::online::session::Session;
+use nystream_dataflows::online::tally::Tally;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 

@@ -9,9 +9,10 @@
 use super::answers::Answers;
 use super::latency::Latency;
 use super::learner::{Published, Recovery};
-use super::session::{DriftAlarm, Session, TakeError};
+use super::session::{Session, TakeError};
 use super::sink::LineFile;
 use super::state::State;
+use super::tally::DriftAlarm;
 use crate::error::StageError;
 use nystream_datasets::journal::JournalError;
 use nystream_datasets::rows::RowsError;

@@ -31,6 +31,7 @@ pub mod sharded;
 pub mod sink;
 pub mod state;
 pub mod store;
+pub mod tally;
 pub mod units;
 mod watch;
 pub mod window;

@@ -3,8 +3,9 @@
 use super::encoding::{Encoded, Encoding, append, rows_of};
 use super::learner::{Answer, Batch, Learner, Prediction, Traits};
 use super::meter::{Meter, loss_of};
-use super::session::{ALARMS, DriftAlarm, Note, Output, Queued, Rules, TakeError, Tally};
+use super::session::{Note, Output, Queued, Rules, TakeError};
 use super::store::{Logged, Store};
+use super::tally::{ALARMS, DriftAlarm, Tally};
 use super::window::LOT;
 use crate::error::StageError;
 use crate::targets::TargetCode;

@@ -11,8 +11,9 @@ use crate::report::{AlarmReport, BoundTerms, RegretReport, ShardReport, ShardsRe
 use nystream_dataflows::StageError;
 use nystream_dataflows::online::learner::{Published, Regret};
 use nystream_dataflows::online::recursive;
-use nystream_dataflows::online::session::{DriftAlarm, Rules, Session};
+use nystream_dataflows::online::session::{Rules, Session};
 use nystream_dataflows::online::settings::{Mode, Settings};
+use nystream_dataflows::online::tally::DriftAlarm;
 use nystream_dataflows::online::units::Units;
 use nystream_dataflows::online::window::Window;
 use nystream_dataflows::predict::Function;
