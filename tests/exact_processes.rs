@@ -79,6 +79,15 @@ fn online(place: &Place, line: &str, processes: usize) -> Value {
     last_line(&outputs[0])
 }
 
+/// Waits until a run answers.
+fn answering(place: &Place) {
+    let since = Instant::now();
+    while std::fs::metadata(place.path("out.jsonl")).map_or(0, |found| found.len()) < 20_000 {
+        assert!(since.elapsed() < Duration::from_secs(60), "nothing was answered");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
 fn any_processes_publish_the_model_of_the_fit() {
     for select in [POOL, TRIE] {
@@ -211,11 +220,7 @@ fn interrupted_processes_end_together_and_go_on() {
     std::fs::write(place.path("in.jsonl"), stream(0, 30_000, 9000, &mut held)).unwrap();
     let run = "--state s --input jsonl:in.jsonl --output jsonl:out.jsonl --publish every:2000 --workers 1";
     let children = started(&place, run, 2);
-    let since = Instant::now();
-    while std::fs::metadata(place.path("out.jsonl")).map_or(0, |found| found.len()) < 20_000 {
-        assert!(since.elapsed() < Duration::from_secs(60), "nothing was answered");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    answering(&place);
     // First to the one that only takes part.
     for child in children.iter().rev() {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::SIGINT).unwrap();
@@ -250,11 +255,7 @@ fn who_takes_part_ends_as_the_run_does() {
     }
     let run = "--state s --input jsonl:in.jsonl --output jsonl:out.jsonl --publish every:2000 --workers 1";
     let children = started(&place, run, 2);
-    let since = Instant::now();
-    while std::fs::metadata(place.path("out.jsonl")).map_or(0, |found| found.len()) < 20_000 {
-        assert!(since.elapsed() < Duration::from_secs(60), "nothing was answered");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    answering(&place);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(children[1].id() as i32), nix::sys::signal::SIGTERM).unwrap();
     let outputs: Vec<Output> = children.into_iter().map(|child| finish(child, run)).collect();
     for (index, output) in outputs.iter().enumerate() {

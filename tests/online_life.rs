@@ -24,25 +24,9 @@ fn begun() -> Place {
     place
 }
 
-/// Rows of the stream as a file: as `insert` has them.
-fn left(place: &Place, list: impl IntoIterator<Item = usize>) {
-    let list: Vec<usize> = list.into_iter().collect();
-    let level = |i: &usize| row(*i)["c"].as_str().unwrap().to_owned();
-    write(
-        &place.path("left.parquet"),
-        &batch(vec![
-            ("a", numbers(list.iter().map(|i| uniform("a", *i)))),
-            ("b", numbers(list.iter().map(|i| uniform("b", *i)))),
-            ("c", texts(list.iter().map(level))),
-            ("y", numbers(list.iter().map(|i| target(*i)))),
-            ("key", texts(list.iter().map(|i| format!("k{i}")))),
-        ]),
-    );
-}
-
 /// The fit of rows `list` by the configuration of `model`.
 fn fitted(place: &Place, model: &str, list: impl IntoIterator<Item = usize>) -> String {
-    left(place, list);
+    left(place, &list.into_iter().collect::<Vec<_>>());
     digest(&place.solved(&format!("fit --data left.parquet --config-from {model} --id-column key --out again.nys")))
 }
 
@@ -109,7 +93,7 @@ fn the_end_of_a_run_is_a_publication() {
     let second = place.online(line);
     assert_eq!((number(&second, "/publications"), number(&second, "/predictions")), (2.0, 100.0), "{second}");
     assert_eq!(digest(&second), fitted(&place, "m.nys", 0..400));
-    left(&place, 300..400);
+    left(&place, &(300..400).collect::<Vec<_>>());
     place.json("predict --model first.nys --data left.parquet --out p.parquet");
     let file = std::fs::File::open(place.path("p.parquet")).unwrap();
     let builder = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();

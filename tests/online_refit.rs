@@ -13,21 +13,6 @@ use std::time::{Duration, Instant};
 
 const KERNEL: &str = "--kernel gaussian --bandwidth 1x --ridge 1e-5";
 
-/// Rows `list` of the stream as a file, as `labelled` has them.
-fn left(place: &Place, list: &[usize]) {
-    let level = |i: &usize| row(*i)["c"].as_str().unwrap().to_owned();
-    write(
-        &place.path("left.parquet"),
-        &batch(vec![
-            ("a", numbers(list.iter().map(|i| uniform("a", *i)))),
-            ("b", numbers(list.iter().map(|i| uniform("b", *i)))),
-            ("c", texts(list.iter().map(level))),
-            ("y", numbers(list.iter().map(|i| target(*i)))),
-            ("key", texts(list.iter().map(|i| format!("k{i}")))),
-        ]),
-    );
-}
-
 /// The fit of rows `list` by the configuration of the state.
 fn fitted(place: &Place, list: &[usize]) -> String {
     left(place, list);

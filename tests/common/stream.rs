@@ -1,6 +1,6 @@
 //! Streams of events, and runs of `nystream online` on them.
 
-use super::{Place, finish, text, uniform};
+use super::{Place, batch, finish, numbers, text, texts, uniform, write};
 use serde_json::{Value, json};
 use std::process::{Child, Output};
 
@@ -19,6 +19,21 @@ pub fn labelled(i: usize) -> Value {
     let mut row = row(i);
     row["y"] = target(i).into();
     row
+}
+
+/// Rows `list` as the file `left.parquet`, as `labelled` has them.
+pub fn left(place: &Place, list: &[usize]) {
+    let level = |i: &usize| row(*i)["c"].as_str().unwrap().to_owned();
+    write(
+        &place.path("left.parquet"),
+        &batch(vec![
+            ("a", numbers(list.iter().map(|i| uniform("a", *i)))),
+            ("b", numbers(list.iter().map(|i| uniform("b", *i)))),
+            ("c", texts(list.iter().map(level))),
+            ("y", numbers(list.iter().map(|i| target(*i)))),
+            ("key", texts(list.iter().map(|i| format!("k{i}")))),
+        ]),
+    );
 }
 
 /// An insert of row `i`.
