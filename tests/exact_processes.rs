@@ -263,6 +263,12 @@ fn who_takes_part_ends_as_the_run_does() {
     }
     assert!(text(&outputs[1].stderr).contains("this process ends with the run"), "{}", text(&outputs[1].stderr));
     assert_eq!(digest(&online(&place, run, 1)), fitted(&place, &held));
+    // A state says that it is an exact one; a new one has to be told.
+    for (state, code) in [("s", 0), ("new", 2)] {
+        let line = format!("online --config-from m.nys --state {state} --input jsonl:in.jsonl --workers 1");
+        let outputs = place.processes(&[line.clone(), line]);
+        assert_eq!(outputs[0].status.code(), Some(code), "{}", text(&outputs[0].stderr));
+    }
 }
 
 /// What can be known to fail is not found out when the processes have met: the first one ends before it joins, says so to the others, and leaves nothing.

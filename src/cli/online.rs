@@ -139,7 +139,7 @@ pub struct StreamArgs {
     /// --precision may say how; the number of centers and how they are chosen stay
     #[arg(long)]
     pub refit_encoder: bool,
-    /// End when nothing has come for so long [default: jsonl, ipc and synth end with the source, others never]
+    /// End when nothing has come for so long; a file, or synth, is at its end before that [default: never]
     #[arg(long, value_name = "TIME")]
     pub idle_exit: Option<Seconds>,
     /// Changes between two snapshots of the state; one is written every minute too, or in 33 times what the last one took, if that is longer. A restart repeats what came after the last one
@@ -217,6 +217,9 @@ pub struct LearnerArgs {
     pub sketch_share: Positive,
 }
 
+/// Why a learner does not run in several processes.
+pub const ONE_PROCESS: &str = "--hosts: this learner takes rows one after the other, in one process: leave out --hosts, or use --mode exact, whose rows are dealt to all processes";
+
 impl Check for OnlineArgs {
     fn check(&self) -> Result<(), Failure> {
         let usage = |text: &str| Err(Failure::usage(text));
@@ -227,10 +230,9 @@ impl Check for OnlineArgs {
         if self.resources.hosts.is_some() && self.stream.refit_encoder {
             return usage("--refit-encoder fits in one process: run it without --hosts, then go on in several");
         }
-        if self.resources.hosts.is_some() && self.learner.mode != Mode::Exact {
-            return usage(
-                "--hosts: this learner takes rows one after the other, in one process: leave out --hosts, or use --mode exact, whose rows are dealt to all processes",
-            );
+        // What a state says of itself shows when it is opened.
+        if self.resources.hosts.is_some() && self.learner.mode != Mode::Exact && self.names_mode() {
+            return usage(ONE_PROCESS);
         }
         if self.resources.data_layout == DataLayout::Local {
             return usage("--data-layout local: the rows come as a stream, to the first process: leave it out");
@@ -295,6 +297,11 @@ impl Check for OnlineArgs {
 }
 
 impl OnlineArgs {
+    /// Whether the mode is given, and not the default or that of a state.
+    fn names_mode(&self) -> bool {
+        self.given.iter().any(|name| name == "mode")
+    }
+
     /// Options of other learners mean nothing to the exact mode, whose configuration is a model's.
     fn exact(&self) -> Result<(), Failure> {
         let other = [

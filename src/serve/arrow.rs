@@ -16,7 +16,7 @@ pub const CONTENT_TYPE: &str = "application/vnd.apache.arrow.stream";
 const AS_OF: &str = "as_of";
 const CHANGES: &str = "changes";
 
-/// Answers rows in one batch, in their order.
+/// Answers rows in one batch, in their order; those that cannot be used have nulls, and the reason in the column `error`.
 pub fn predict(by: &By<'_>, body: &[u8]) -> Response {
     let refused = |reason: String| Response::error(400, &reason);
     let batches = match batches(body) {
@@ -35,7 +35,7 @@ pub fn predict(by: &By<'_>, body: &[u8]) -> Response {
 }
 
 fn table(serving: &Serving, batches: Vec<RecordBatch>) -> Result<RecordBatch, String> {
-    let mut events: Vec<Option<Event>> = Vec::new();
+    let mut events: Vec<Result<Event, String>> = Vec::new();
     let most = super::most_rows(serving);
     for batch in batches {
         if events.len() + batch.num_rows() > most {
@@ -46,24 +46,33 @@ fn table(serving: &Serving, batches: Vec<RecordBatch>) -> Result<RecordBatch, St
         if let Some(Err(error @ EventError::Absent { .. })) = found.first() {
             return Err(error.to_string());
         }
-        events.extend(found.into_iter().map(|event| event.ok().map(|event| super::without_targets(serving, event))));
+        let event = |event: Result<Event, EventError>| {
+            event.map(|event| super::without_targets(serving, event)).map_err(|error| error.to_string())
+        };
+        events.extend(found.into_iter().map(event));
     }
     let good: Vec<Event> = events.iter().flatten().cloned().collect();
     let mut predicted = serving.predict(&good).map_err(|error| error.to_string())?.into_iter();
-    let values: Vec<Option<Vec<f64>>> = events
-        .iter()
-        .map(|event| event.as_ref().and_then(|_| predicted.next()?.ok()).map(|prediction| prediction.values))
-        .collect();
+    let value = |event: &Result<Event, String>| match event {
+        Err(reason) => Err(reason.clone()),
+        Ok(_) => match predicted.next() {
+            Some(found) => found.map(|prediction| prediction.values).map_err(|fault| fault.to_string()),
+            None => Err("not predicted".to_owned()),
+        },
+    };
+    let values: Vec<Result<Vec<f64>, String>> = events.iter().map(value).collect();
     let code = &serving.function().code;
     let column = |k: usize| {
-        Arc::new(values.iter().map(|row| row.as_ref().map(|row| row[k])).collect::<Float64Array>()) as ArrayRef
+        Arc::new(values.iter().map(|row| row.as_ref().ok().map(|row| row[k])).collect::<Float64Array>()) as ArrayRef
     };
     let names: Vec<String> = match (code.is_classification(), code.names.as_slice()) {
         (true, _) => code.classes.iter().map(|class| format!("score_{class}")).collect(),
         (false, [_]) => vec!["prediction".into()],
         (false, names) => names.iter().map(|name| format!("prediction_{name}")).collect(),
     };
+    let errors = values.iter().map(|row| row.as_ref().err()).collect::<StringArray>();
     let columns = names.iter().enumerate().map(|(k, name)| (name.as_str(), column(k), true));
+    let columns = columns.chain([("error", Arc::new(errors) as ArrayRef, true)]);
     let found = RecordBatch::try_from_iter_with_nullable(columns).map_err(|error| error.to_string())?;
     let told = HashMap::from([(CHANGES.to_owned(), serving.changes.to_string())]);
     let schema = found.schema().as_ref().clone().with_metadata(told);

@@ -65,6 +65,7 @@ pub fn run(args: OnlineArgs, context: &Context) -> Result<ExitCode, Failure> {
     if args.resources.hosts.is_some() && args.resources.process.is_some_and(|process| process > 0) {
         return exact::follow(&args, context);
     }
+    check_source(&args)?;
     let interrupts = Interrupts::take(&args);
     let begun = Instant::now();
     let newest = args.stream.listen.as_ref().map(|_| Newest::default());
@@ -82,6 +83,17 @@ pub fn run(args: OnlineArgs, context: &Context) -> Result<ExitCode, Failure> {
     opened.notes.iter().for_each(|note| tracing::warn!("{note}"));
     let refit = refit::is_due(&args, &opened, context)?;
     learn(&args, context, opened, (newest, run), &interrupts, begun, refit)
+}
+
+/// Whether the file or folder of the source is there: a run that has nothing to read begins no state.
+fn check_source(args: &OnlineArgs) -> Result<(), Failure> {
+    let Some(input) = &args.stream.input else { return Ok(()) };
+    let (Endpoint::Lines(path) | Endpoint::Ipc(path) | Endpoint::Watch(path)) = input else { return Ok(()) };
+    if path == "-" {
+        return Ok(());
+    }
+    let found = std::fs::metadata(path).map(drop);
+    found.map_err(|source| failed_source(SourceError::Io { name: input.to_string(), source }))
 }
 
 /// The source of `input`.
@@ -164,7 +176,8 @@ fn learn(
         session.rejections();
     }
     let now = [output.as_ref().map(Answers::name), dead.as_ref().map(|(name, _)| name.as_str())];
-    for name in files.keys().filter(|name| !now.contains(&Some(name.as_str()))) {
+    // Standard output is another one each time.
+    for name in files.keys().filter(|name| !now.contains(&Some(name.as_str())) && !name.ends_with(":-")) {
         tracing::warn!(
             "this run writes nothing to {name}, which earlier ones wrote; what it would have had is not added later"
         );
@@ -324,6 +337,10 @@ fn learn(
     match context.output.format {
         // One line: the last one on standard output, behind the answers that may be there.
         Format::Json => context.output.raw(&format!("{}\n", report.json()))?,
+        // Answers for another program are not followed by a table for people.
+        Format::Text if args.stream.output.as_ref().is_some_and(|sink| sink.to_string().ends_with(":-")) => {
+            context.progress.aside(|| exit::say(report.text().trim_end()));
+        }
         Format::Text => context.output.report(&report)?,
     }
     Ok(match ended {

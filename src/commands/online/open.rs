@@ -3,7 +3,7 @@
 use super::exact::{self, Machine};
 use super::told::{self, ShardsTold, Told, deviation, encoder_of, for_stream};
 use crate::cli::OnlineArgs;
-use crate::cli::online::LearnerArgs;
+use crate::cli::online::{LearnerArgs, ONE_PROCESS};
 use crate::cli::values::online::{Endpoint, Mode as ModeName};
 use crate::commands::Context;
 use crate::exit::Failure;
@@ -112,12 +112,17 @@ pub fn open(args: &OnlineArgs, context: &Context) -> Result<Opened, Failure> {
 /// What would otherwise show only when the processes have met, and end them all.
 fn check_before_join(args: &OnlineArgs, state: &State) -> Result<(), Failure> {
     let mut files = BTreeMap::new();
+    let mut exact = args.learner.mode == ModeName::Exact;
     if state.told()?.is_some() {
         let (told, identity, _) = read(state)?;
         told::refuse_changes(&told, args)?;
+        exact = told.settings.mode == Mode::Exact;
         if let (Some(Snapshot { stored, .. }), _) = state.newest(&identity)? {
             files = stored.files;
         }
+    }
+    if !exact {
+        return Err(Failure::usage(ONE_PROCESS));
     }
     super::check_files(args, &files)
 }
