@@ -38,6 +38,60 @@ fn told(child: &mut Child, part: &str) -> String {
     found.unwrap_or_else(|| panic!("nothing said {part}"))
 }
 
+/// A run ends in the midst of a piece, behind a publication. What comes next is taken, unless it is what was taken: whatever a folder holds by then, and another stream on standard input. A file that was replaced is refused,
+/// one whose bad line was mended goes on.
+#[test]
+fn what_comes_next_is_not_taken_for_what_was() {
+    let place = Place::new();
+    place.model("m.nys");
+    let begin = "--config-from m.nys --cap 60 --publish every:100 --strict";
+    let run = |state: &str, input: &str, stdin: Option<&str>| {
+        let line = format!("online {begin} --state {state} --input {input} --idle-exit 1s --format json");
+        let mut command = place.command(&line);
+        stdin.iter().for_each(|name| drop(command.stdin(std::fs::File::open(place.path(name)).unwrap())));
+        command.output().unwrap()
+    };
+    let ends = |output: &std::process::Output| {
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    };
+    let has = |output: &std::process::Output, rows: f64| {
+        assert_eq!(number(&summary(output, ""), "/rows_inserted"), rows, "{}", text(&output.stderr));
+    };
+    let mut first: Vec<String> = (0..500).map(insert).collect();
+    first[350] = "no event".into();
+    place.lines("first.jsonl", &first);
+    place.lines("second.jsonl", &(1000..1500).map(insert).collect::<Vec<_>>());
+
+    // A folder: the half-read file goes, one comes before it by name.
+    std::fs::create_dir(place.path("in")).unwrap();
+    let whole = rows(0, 500);
+    let bad = numbers((0..500).map(|i| if i == 350 { f64::NAN } else { target(i) }));
+    let mut columns = whole.columns().to_vec();
+    columns[4] = bad;
+    let names: Vec<String> = whole.schema().fields().iter().map(|field| field.name().clone()).collect();
+    let torn = batch(names.iter().map(String::as_str).zip(columns).collect());
+    write(&place.path("in/m.parquet"), &torn);
+    ends(&run("folder", "watch:in", None));
+    std::fs::rename(place.path("in/m.parquet"), place.path("m.parquet")).unwrap();
+    write(&place.path("in/a.parquet"), &rows(1000, 500));
+    has(&run("folder", "watch:in", None), 800.0);
+
+    // Standard input: what comes is taken.
+    ends(&run("stdin", "jsonl:-", Some("first.jsonl")));
+    has(&run("stdin", "jsonl:-", Some("second.jsonl")), 800.0);
+
+    // Files.
+    std::fs::copy(place.path("first.jsonl"), place.path("in.jsonl")).unwrap();
+    ends(&run("file", "jsonl:in.jsonl", None));
+    std::fs::copy(place.path("second.jsonl"), place.path("in.jsonl")).unwrap();
+    let output = run("file", "jsonl:in.jsonl", None);
+    ends(&output);
+    assert!(text(&output.stderr).contains("is not the file that was read before"), "{}", text(&output.stderr));
+    first[350] = insert(350);
+    place.lines("in.jsonl", &first);
+    has(&run("file", "jsonl:in.jsonl", None), 500.0);
+}
+
 /// The same rows from a file of lines, an IPC file, connections and a folder give one model.
 #[test]
 fn sources_agree() {

@@ -147,7 +147,8 @@ pub struct Drive<'a> {
 }
 
 enum Read {
-    Piece(Vec<Item>, Position, Position, Instant),
+    /// Items behind so many others after a position, which were taken before; where the source is then; when they came.
+    Piece(Vec<Item>, (Position, u64), Position, Instant),
     /// With what is to be said of that if it stays so.
     Nothing(Option<String>),
     /// With what is to be said of it.
@@ -162,14 +163,12 @@ fn read(mut source: Box<dyn EventSource>, mut skip: u64, to: &SyncSender<Read>) 
         let mut items = Vec::new();
         let more = source.next(&mut items);
         let arrived = Instant::now();
-        if skip > 0 {
-            let gone = (items.len() as u64).min(skip);
-            items.drain(..gone as usize);
-            skip -= gone;
-        }
+        let gone = (items.len() as u64).min(skip);
+        items.drain(..gone as usize);
+        skip -= gone;
         if !items.is_empty() || before != source.position() {
             let after = source.position();
-            if to.send(Read::Piece(items, before, after, arrived)).is_err() {
+            if to.send(Read::Piece(items, (before, gone), after, arrived)).is_err() {
                 return;
             }
         }
@@ -217,7 +216,7 @@ impl Drive<'_> {
         let mut skip = 0;
         if let Some((position, taken)) = self.session.tally().sources.get(&name) {
             source.resume(position)?;
-            skip = *taken;
+            skip = if source.repeats() { *taken } else { 0 };
         }
         if self.session.tally().source.as_deref() != Some(name.as_str()) {
             // Events without a word on how far they are read are of the source that the log named last.
@@ -228,7 +227,7 @@ impl Drive<'_> {
             .name("source".into())
             .spawn(move || read(source, skip, &to))
             .map_err(|error| StageError::Internal(format!("no thread for the source: {error}")))?;
-        let ended = self.listen(&name, skip, &from, hooks)?;
+        let ended = self.listen(&name, &from, hooks)?;
         if ended == Ended::Source {
             self.session.flush()?;
             self.acknowledge(hooks)?;
@@ -246,17 +245,9 @@ impl Drive<'_> {
         Ok(ended)
     }
 
-    fn listen(
-        &mut self,
-        name: &str,
-        skip: u64,
-        from: &Receiver<Read>,
-        hooks: &mut dyn Hooks,
-    ) -> Result<Ended, DriveError> {
+    fn listen(&mut self, name: &str, from: &Receiver<Read>, hooks: &mut dyn Hooks) -> Result<Ended, DriveError> {
         let mut heard = Instant::now();
         let mut published = Instant::now();
-        // Items of the first piece that were taken before.
-        let mut taken_before = skip;
         // What a source that says nothing had to say last.
         let mut silent = None;
         loop {
@@ -265,10 +256,9 @@ impl Drive<'_> {
                 return Ok(Ended::Asked);
             }
             match from.recv_timeout(LOOK) {
-                Ok(Read::Piece(items, before, after, arrived)) => {
+                Ok(Read::Piece(items, (before, gone), after, arrived)) => {
                     heard = Instant::now();
-                    self.piece(name, &items, (&before, taken_before), &after, hooks)?;
-                    taken_before = 0;
+                    self.piece(name, &items, (&before, gone), &after, hooks)?;
                     self.latency.add(arrived.elapsed(), items.len() as u64);
                 }
                 Ok(Read::End(remark)) => {
@@ -324,7 +314,8 @@ impl Drive<'_> {
         while taken < items.len() {
             taken += self.session.take(&items[taken..], self.pace.strict)?;
             if taken < items.len() {
-                self.session.progress(name, before, begun + taken as u64)?;
+                let (place, skip) = before.within(&items[..taken], begun, after);
+                self.session.progress(name, &place, skip)?;
                 self.acknowledge(hooks)?;
                 if self.session.publication_is_due() {
                     self.publish(hooks)?;

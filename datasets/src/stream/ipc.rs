@@ -367,6 +367,10 @@ impl EventSource for Ipc {
         Ok(if many { More::NotNow } else { More::End })
     }
 
+    fn repeats(&self) -> bool {
+        self.again.is_some()
+    }
+
     fn position(&self) -> Position {
         let rows = self.rows.max(self.skip);
         let ends = self.again.as_ref().map(|path| super::ends(path, self.bytes));

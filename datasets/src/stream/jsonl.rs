@@ -100,6 +100,10 @@ impl EventSource for JsonLines {
         Position::Lines { bytes, lines, head, head_bytes, tail }
     }
 
+    fn repeats(&self) -> bool {
+        matches!(self.input, Input::File(..))
+    }
+
     fn remark(&self) -> Option<String> {
         self.cut.clone()
     }

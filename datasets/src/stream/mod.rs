@@ -70,6 +70,42 @@ pub enum Position {
     Folder(BTreeMap<String, Taken>),
 }
 
+impl Position {
+    /// Where a source is in the midst of a piece that began here and ended at `after`: behind `first`, the items of it that were taken, `gone` others of the same piece having been left out before them. A place, and how
+    /// many items after it are taken, which is more than none where only the source could tell the place: of a file of lines.
+    ///
+    /// Items are no place where files come, go and are refused: a file of a folder, a frame or a made row is found again by the row.
+    ///
+    /// ```
+    /// use nystream_datasets::stream::Position;
+    /// assert_eq!(Position::Rows(100).within(&[], 3, &Position::Rows(200)), (Position::Rows(103), 0));
+    /// ```
+    pub fn within(&self, first: &[Item], gone: u64, after: &Position) -> (Position, u64) {
+        let taken = gone + first.len() as u64;
+        match (self, after) {
+            (Position::Rows(rows), Position::Rows(_)) => (Position::Rows(rows + taken), 0),
+            (Position::Frames { rows, .. }, Position::Frames { bytes, ends, .. }) => {
+                (Position::Frames { rows: rows + taken, bytes: *bytes, ends: *ends }, 0)
+            }
+            (Position::Folder(before), Position::Folder(after)) => {
+                let mut files = before.clone();
+                for item in first {
+                    let Item::Event(_, Place { number, of: Some(name), .. }) = item else { continue };
+                    if let Some(taken) = after.get(&**name) {
+                        files.insert(name.to_string(), Taken { rows: number + 1, ..taken.clone() });
+                    }
+                }
+                (Position::Folder(files), 0)
+            }
+            // By more of the beginning another file is told.
+            (&Position::Lines { bytes, lines, tail, .. }, &Position::Lines { head, head_bytes, .. }) => {
+                (Position::Lines { bytes, lines, head, head_bytes, tail }, taken)
+            }
+            _ => (self.clone(), taken),
+        }
+    }
+}
+
 /// A file of a folder of which rows were taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taken {
@@ -233,6 +269,11 @@ pub trait EventSource: Send {
     /// # Errors
     /// [`SourceError`]: nothing more can be read.
     fn next(&mut self, items: &mut Vec<Item>) -> Result<More, SourceError>;
+
+    /// Whether a restart is given again what comes after a position: not by standard input and sockets, of which each run takes all that comes.
+    fn repeats(&self) -> bool {
+        true
+    }
 
     /// Something that whoever runs it should hear when it has ended, such as what was left unread.
     fn remark(&self) -> Option<String> {

@@ -49,7 +49,18 @@ impl Kept {
                 }
                 keep
             }
-            None => std::fs::read_to_string(own.join(KEEP)).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1),
+            None => match std::fs::read_to_string(own.join(KEEP)).map(|text| text.trim().parse()) {
+                Ok(Ok(keep)) => keep,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => 1,
+                // Nothing goes because of that.
+                _ => {
+                    tracing::warn!(
+                        "'{}' is damaged: no published model is removed; give --keep-published N again",
+                        own.join(KEEP).display()
+                    );
+                    u64::MAX
+                }
+            },
         };
         let kept = Kept { folder: state.folder().to_path_buf(), keep: keep.max(1), unlearns };
         for (point, path) in listed(&kept.folder) {

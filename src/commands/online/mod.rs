@@ -206,7 +206,9 @@ fn learn(
         last: None,
     };
     // What the snapshot has of the last publication, where its file is gone.
-    if let (Some(newest), Some(published)) = (newest.as_ref().filter(|_| !served), session.last()) {
+    // Of a learner that takes rows back, not where none is left.
+    let some = !unlearns || session.tally().learnable > 0;
+    if let (Some(newest), Some(published)) = (newest.as_ref().filter(|_| !served && some), session.last()) {
         newest.set(Serving::new(&encoding, published, session.tally().published)?);
     }
     let mut drive = Drive {
