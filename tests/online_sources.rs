@@ -48,7 +48,9 @@ fn what_comes_next_is_not_taken_for_what_was() {
     let run = |state: &str, input: &str, stdin: Option<&str>| {
         let line = format!("online {begin} --state {state} --input {input} --idle-exit 1s --format json");
         let mut command = place.command(&line);
-        stdin.iter().for_each(|name| drop(command.stdin(std::fs::File::open(place.path(name)).unwrap())));
+        if let Some(name) = stdin {
+            command.stdin(std::fs::File::open(place.path(name)).unwrap());
+        }
         command.output().unwrap()
     };
     let ends = |output: &std::process::Output| {
