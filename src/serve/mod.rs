@@ -152,7 +152,7 @@ fn answer(
 }
 
 fn nothing_learned() -> Response {
-    Response::error(503, "no row has been learned yet")
+    Response::error(503, "there is no model yet: nothing has been learned that makes one")
 }
 
 /// The models that there are.

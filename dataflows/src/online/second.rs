@@ -221,7 +221,13 @@ impl Learner for SecondOrder {
             Inner::Whole(learner) => learner.expansion(),
         };
         if expansion.ids.is_empty() {
-            return Err(StageError::Data("no row has been learned yet".into()));
+            let reason = match self.ledger().rows {
+                0 => "no row has been learned yet".to_owned(),
+                rows => format!(
+                    "the dictionary is empty: none of the {rows} rows learned says more than the mean of the target beside alpha; give a smaller --alpha in another --state"
+                ),
+            };
+            return Err(StageError::Data(reason));
         }
         let function = self.units.function(expansion);
         let (rows, sum_weights) = (self.ledger().rows, self.weight);
