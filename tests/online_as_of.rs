@@ -117,7 +117,7 @@ fn requests_reach_published_models_of_before() {
         assert_eq!(status, 400, "{}", text(&body));
         // A column that stands twice is no matter of which comes last.
         let (status, body) =
-            ask(&address, "", br#"{"rows": [{"a": 1, "b": 2, "a": 3}, {"a": 1, "b": 2}], "as_of": 600}"#);
+            ask(&address, "", br#"{"rows": [{"a": 1, "b": 2, "a": 3}, {"a": 1, "b": 2, "c": null}], "as_of": 600}"#);
         let found: Value = serde_json::from_slice(&body).unwrap();
         assert!(status == 200 && found["predictions"][1]["prediction"].is_number(), "{found}");
         assert_eq!(found["predictions"][0]["error"], "the column 'a' stands twice");
