@@ -306,10 +306,11 @@ fn what_cannot_be_done_is_said() {
     };
     // Nothing has begun, nothing is left behind.
     says("import i --from m.nys --mode exact", 2, "--config-from");
-    says("--mode exact --state i --input jsonl:absent.jsonl --refit-encoder", 2, "leave it out");
+    place.lines("in.jsonl", &[]);
+    says("--mode exact --state i --input jsonl:in.jsonl --refit-encoder", 2, "leave it out");
+    says("--mode exact --config-from m.nys --state i --input jsonl:absent.jsonl", 1, "absent.jsonl");
     assert!(!place.path("i").exists());
     // A state without rows is what its log says.
-    place.lines("in.jsonl", &[]);
     let line = "--mode exact --config-from m.nys --state s --input jsonl:in.jsonl --memory 200MiB";
     place.online(line);
     assert_eq!(place.online("verify s")["verified"], true);
