@@ -15,20 +15,11 @@ use std::time::Duration;
 const MODEL: &str = "--target y --drop key --kernel gaussian --bandwidth 1x --ridge 1e-5 --select rpcholesky --solver gram --centers 24 --split hash:0.1";
 
 fn values(key: u64, version: u64) -> (f64, f64, String, f64) {
-    let at = (100_000 * key + version) as usize;
-    let (a, b, c) = (uniform("a", at), uniform("b", at), uniform("c", at));
-    (a, b, format!("level {}", (c * 5.0) as u32), (6.0 * a).sin() + b + 0.1 * uniform("noise", at))
+    changes::values(key as usize, version as usize)
 }
 
 fn rows(list: &[(u64, u64)]) -> RecordBatch {
-    let all: Vec<_> = list.iter().map(|(key, version)| values(*key, *version)).collect();
-    batch(vec![
-        ("a", numbers(all.iter().map(|row| row.0))),
-        ("b", numbers(all.iter().map(|row| row.1))),
-        ("c", texts(all.iter().map(|row| row.2.clone()))),
-        ("y", numbers(all.iter().map(|row| row.3))),
-        ("key", texts(list.iter().map(|(key, _)| format!("k{key}")))),
-    ])
+    changes::rows(&list.iter().map(|(key, version)| (*key as usize, *version as usize)).collect::<Vec<_>>())
 }
 
 /// A place with a model `m.nys` whose configuration streams take.

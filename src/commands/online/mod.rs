@@ -124,6 +124,11 @@ fn form_of(sink: &Sink) -> Form {
     }
 }
 
+/// Whether answers by this name go to standard output.
+fn is_standard(name: &str) -> bool {
+    name.ends_with(":-")
+}
+
 /// What snapshots call the file of what was refused.
 fn dead_letter(path: &Path) -> String {
     format!("dead-letter {}", path.display())
@@ -177,7 +182,7 @@ fn learn(
     }
     let now = [output.as_ref().map(Answers::name), dead.as_ref().map(|(name, _)| name.as_str())];
     // Standard output is another one each time.
-    for name in files.keys().filter(|name| !now.contains(&Some(name.as_str())) && !name.ends_with(":-")) {
+    for name in files.keys().filter(|name| !now.contains(&Some(name.as_str())) && !is_standard(name)) {
         tracing::warn!(
             "this run writes nothing to {name}, which earlier ones wrote; what it would have had is not added later"
         );
@@ -340,7 +345,7 @@ fn learn(
         // One line: the last one on standard output, behind the answers that may be there.
         Format::Json => context.output.raw(&format!("{}\n", report.json()))?,
         // Answers for another program are not followed by a table for people.
-        Format::Text if args.stream.output.as_ref().is_some_and(|sink| sink.to_string().ends_with(":-")) => {
+        Format::Text if args.stream.output.as_ref().is_some_and(|sink| is_standard(&sink.to_string())) => {
             context.progress.aside(|| exit::say(report.text().trim_end()));
         }
         Format::Text => context.output.report(&report)?,
