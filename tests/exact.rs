@@ -397,8 +397,19 @@ fn what_cannot_be_kept_is_refused() {
     let mut engine = ExactEngine::new(setup).unwrap();
     let encoder = Arc::clone(engine.encoder());
     let (nothing, many) = (Chunk::new(), encoded(&encoder, &(0..100).map(|i| (i, (i, 1))).collect::<Vec<_>>()));
-    let error = engine.learn(&Batch { changes: &[], removed: &nothing, added: &many }).unwrap_err();
+    let batch = Batch { changes: &[], removed: &nothing, added: &many };
+    let error = engine.learn(&batch).and_then(|_| engine.complete()).unwrap_err();
     assert!(error.to_string().contains("--disk-limit"), "{error}");
+    // Nothing comes of it any more.
+    for again in [engine.learn(&batch).map(drop), engine.publish().map(drop), engine.snapshot().map(drop)] {
+        assert_eq!(again.unwrap_err().to_string(), error.to_string());
+    }
+    // Batches that are told before the first has met it end with it as well.
+    let mut setup = (world.setup)(2);
+    setup.config.disk_limit = 1000;
+    let mut engine = ExactEngine::new(setup).unwrap();
+    let told = (0..30).position(|_| engine.learn(&batch).is_err());
+    assert!(told.is_some_and(|told| told < 20), "{told:?}");
 }
 
 /// The row that a key had, and the one that it has.
@@ -463,6 +474,8 @@ fn restarts_sum_what_came_since_and_no_more() {
                 let (removed, added) = (side(&|change| change.0), side(&|change| change.1));
                 again.learn(&Batch { changes: &[], removed: &removed, added: &added }).unwrap();
             }
+            again.complete().unwrap();
+            history.engine.complete().unwrap();
             assert_eq!(again.info().rows, history.engine.info().rows);
             history.engine = again;
             let work = history.publish();

@@ -50,10 +50,12 @@ fn main() -> Result<(), StageError> {
     publish(&mut engine, "the first publication")?;
     let start = Clock::start();
     last.iter().try_for_each(|chunk| learn(&mut engine, &nothing, chunk))?;
+    engine.complete()?;
     let inserted: usize = last.iter().map(Chunk::rows).sum();
     rate("inserts, batches of 1,000", inserted, start);
     let start = Clock::start();
     last.iter().try_for_each(|chunk| learn(&mut engine, chunk, &nothing))?;
+    engine.complete()?;
     rate("deletes, batches of 1,000", inserted, start);
     last.iter().try_for_each(|chunk| learn(&mut engine, &nothing, chunk))?;
     publish(&mut engine, "with the rows of the fit")?;
@@ -63,9 +65,11 @@ fn main() -> Result<(), StageError> {
         last.iter().flat_map(|chunk| (0..chunk.rows()).map(|i| single(chunk, i))).take(5000).collect();
     let start = Clock::start();
     singles.iter().try_for_each(|row| learn(&mut engine, row, &nothing))?;
+    engine.complete()?;
     rate("deletes one at a time", singles.len(), start);
     let start = Clock::start();
     singles.iter().try_for_each(|row| learn(&mut engine, &nothing, row))?;
+    engine.complete()?;
     rate("inserts one at a time", singles.len(), start);
     publish(&mut engine, "all rows back, the pool has changed in between")?;
     publish(&mut engine, "nothing has changed")?;

@@ -2,13 +2,14 @@
 //!
 //! **The runtime** reads events, encodes their rows, rejects what cannot be used, logs what can, and calls a learner from one place, one call at a time. It owns files, sources and sinks,
 //! the log, schedules, windows and counters. **The learner** owns numbers: it takes encoded rows, answers and is asked for its model. It may have threads of its own (timely workers), which
-//! live as long as it does; whatever they do is complete, or fails, by the end of the call.
+//! live as long as it does. What [`Learner::learn`] and [`Learner::load`] begin may go on after the call: it is complete, or fails, by the end of [`Learner::complete`], before anything that depends on
+//! it, and nothing that is answered, published or stored shows that it did.
 //!
 //! Contract, which the tests of each engine hold it to:
 //! * What a learner answers, publishes and stores is a function of the batches' rows in their order, its configuration and the SIMD path: not of how they were cut into batches, of
 //!   calls to [`Learner::predict`], [`Learner::info`] and [`Learner::snapshot`] in between, of threads or of clocks.
-//! * A call that ends in an error has changed nothing, unless the error is [`StageError::Internal`] or [`StageError::Numeric`]: then the runtime ends, and a restart goes on from the last
-//!   snapshot.
+//! * A call that ends in an error has changed nothing, unless the error is [`StageError::Internal`] or [`StageError::Numeric`], or one that [`Learner::complete`] gives: then the runtime ends, and a restart
+//!   goes on from the last snapshot.
 //! * [`Learner::snapshot`] and [`Learner::restore`] lose no bit. Learners that [recover from rows](Recovery::Rows) are given every row that was there at the snapshot beside it, in any order.
 
 use super::sharded::Router;
@@ -191,6 +192,14 @@ pub trait Learner: Send {
         self.learn(batch).map(drop)
     }
 
+    /// Waits for what earlier calls have begun.
+    ///
+    /// # Errors
+    /// What they met; every later call says so too.
+    fn complete(&mut self) -> Result<(), StageError> {
+        Ok(())
+    }
+
     /// The stream has ended, or pauses where it says so itself: rows that wait are learned and answered. It may change later bits, so the runtime logs it as an event of its own.
     ///
     /// # Errors
@@ -275,7 +284,7 @@ pub trait Learner: Send {
     /// The run has come to its end, and nothing else is asked of this learner but figures: those who take part in it hear so. A learner that is dropped without it has failed.
     fn end(&mut self, _how: RunEnd) {}
 
-    /// Figures.
+    /// Figures, of what is [complete](Learner::complete) at least.
     fn info(&self) -> Info;
 
     /// Regret in hindsight; `None` where it is not measured.

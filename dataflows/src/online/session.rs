@@ -374,6 +374,8 @@ impl Session {
     /// [`TakeError`].
     pub fn publish(&mut self) -> Result<Result<Published, String>, TakeError> {
         self.slide()?;
+        // What is wrong with these is no lack of a model.
+        self.core.learner.complete()?;
         let published = match self.core.learner.publish() {
             Ok(published) => Ok(published),
             Err(StageError::Data(reason)) => Err(reason),

@@ -168,6 +168,7 @@ impl Core {
                 self.answered(answers)?;
             }
             Note::Publish => {
+                self.learner.complete()?;
                 // There may have been no model of what was there.
                 if !self.traits.answers
                     && let Err(error) = self.learner.publish()

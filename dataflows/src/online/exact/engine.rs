@@ -1,6 +1,7 @@
 //! The engine behind [`Learner`]: threads of workers that are told, one order at a time.
 
 use super::PLACE_BYTES;
+use super::crew::{Crew, Ends};
 use super::publish::{Outcome, Work};
 use super::snapshot;
 use super::sums::{self, Reference};
@@ -20,9 +21,7 @@ use nystream_datasets::{Chunk, Encoder};
 use nystream_hashing::RowId;
 use nystream_kernels::rows::Rows;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 /// What an engine is made of: what `--config-from` takes over, and the threads.
 pub struct ExactSetup {
@@ -37,9 +36,6 @@ pub struct ExactSetup {
     /// Watches passes over the rows, of threads that the engine starts.
     pub progress: Box<dyn Progress>,
 }
-
-/// How the workers ended, or why they did not begin.
-type Ends = Result<Vec<Result<RunEnd, StageError>>, String>;
 
 /// A learner whose model is that of `fit --config-from` on the rows that are there; see the [module](super).
 ///
@@ -63,12 +59,8 @@ type Ends = Result<Vec<Result<RunEnd, StageError>>, String>;
 /// ```
 pub struct ExactEngine {
     fixed: Arc<Fixed>,
-    orders: Vec<Sender<Order>>,
-    replies: Receiver<Reply>,
-    threads: Option<JoinHandle<Ends>>,
+    crew: Crew,
     processes: usize,
-    /// Rows that are there.
-    rows: u64,
     /// Rows that came or went since the last publication.
     changed: u64,
     /// Memory that does not depend on the rows.
@@ -127,14 +119,9 @@ impl ExactEngine {
             }
         };
         let memory = memory(&fixed, workers, processes);
-        let (send_reply, replies) = channel();
-        let (mut orders, mut tasks) = (Vec::new(), Vec::new());
-        for slots in slots {
-            let (send, receive) = channel();
-            orders.push(send);
-            tasks.push(Some(Task { slots, ordered: Some((receive, send_reply.clone())) }));
-        }
-        drop(send_reply);
+        let (mut crew, ordered) = Crew::new(workers);
+        let tasks = slots.into_iter().zip(ordered);
+        let tasks: Vec<_> = tasks.map(|(slots, ordered)| Some(Task { slots, ordered: Some(ordered) })).collect();
         let (tasks, shared) = (Mutex::new(tasks), Arc::clone(&fixed));
         let job = move |session: &mut Session<'_>| {
             if session.process.processes() > 1 {
@@ -143,23 +130,20 @@ impl ExactEngine {
             }
             let task = tasks.lock().unwrap_or_else(PoisonError::into_inner)[session.local_index()].take();
             let task = task.ok_or_else(|| StageError::Internal("a worker was started twice".into()))?;
-            if let (true, Some((_, replies))) = (session.process.processes() > 1, &task.ordered) {
-                let _ = replies.send(Reply::Summed(Ok(())));
+            if let (true, Some(ordered)) = (session.process.processes() > 1, &task.ordered) {
+                let _ = ordered.replies.send(Reply::Summed(Ok(())));
             }
             serve_as(session, &shared, task)
         };
         let threads = std::thread::Builder::new()
             .name("exact".into())
-            .spawn(move || run(&process, communication, job))
+            .spawn(move || -> Ends { run(&process, communication, job) })
             .map_err(|e| start(e.to_string()))?;
-        let threads = Some(threads);
+        crew.started(threads);
         let mut engine = ExactEngine {
             fixed,
-            orders,
-            replies,
-            threads,
+            crew,
             processes,
-            rows: 0,
             changed: 0,
             memory,
             last: None,
@@ -170,7 +154,7 @@ impl ExactEngine {
         };
         if processes > 1 {
             // What the others cannot keep is told before anything is learned.
-            engine.answers()?;
+            engine.crew.replies(summed)?;
         }
         Ok(engine)
     }
@@ -216,51 +200,14 @@ impl ExactEngine {
         Ok(same)
     }
 
-    /// Tells all workers.
-    fn tell(&mut self, order: &Order) -> Result<(), StageError> {
-        let told = self.orders.iter().try_for_each(|orders| orders.send(order.clone()));
-        told.map_err(|_| self.broken())
-    }
-
-    /// A worker is gone: why.
-    fn broken(&mut self) -> StageError {
-        self.orders.clear();
-        let reason = match self.threads.take().map(JoinHandle::join) {
-            Some(Ok(Ok(results))) => match results.into_iter().find_map(Result::err) {
-                // What cannot be used, or kept, is no bug.
-                Some(error @ (StageError::Usage(_) | StageError::Budget(_))) => return error,
-                error => error.map(|e| e.to_string()),
-            },
-            Some(Ok(Err(reason))) => Some(reason),
-            Some(Err(_)) | None => None,
-        };
-        StageError::Internal(reason.unwrap_or_else(|| "the workers of the exact mode are gone".into()))
-    }
-
-    fn reply(&mut self) -> Result<Reply, StageError> {
-        match self.replies.recv() {
-            Ok(reply) => Ok(reply),
-            Err(_) => Err(self.broken()),
-        }
-    }
-
     /// Sends an order to publish or verify.
     fn published(&mut self, order: &Order) -> Result<Box<Outcome>, StageError> {
-        self.tell(order)?;
-        let (mut outcome, mut least): (Option<Box<Outcome>>, Option<StageError>) = (None, None);
-        for _ in 0..self.orders.len() {
-            match self.reply()? {
-                Reply::Published(Ok(found)) => outcome = found.or(outcome),
-                Reply::Published(Err(error)) => least = Some(least.map_or(error.clone(), |known| known.min(error))),
-                _ => return Err(out_of_step()),
-            }
-        }
+        let outcomes =
+            self.crew.ask(order, |reply| if let Reply::Published(found) = reply { Some(found) } else { None });
         self.stored = None;
-        match least {
-            Some(error) => Err(error),
-            None => outcome.ok_or_else(|| StageError::Internal("nobody published".into())),
-        }
+        outcomes?.into_iter().flatten().next().ok_or_else(|| StageError::Internal("nobody published".into()))
     }
+
     /// Applies changes; `loading`: of a restart, which the sums have already where there are any.
     fn apply(&mut self, batch: &Batch<'_>, loading: bool) -> Result<(), StageError> {
         let (removed, which) = net(batch.removed, batch.added);
@@ -268,69 +215,35 @@ impl ExactEngine {
         if changes == 0 {
             return Ok(());
         }
-        let mut memory = self.memory.clone();
-        memory.add(
-            format!("ids of {} rows", self.rows + which.len() as u64),
-            PLACE_BYTES * (self.rows + which.len() as u64).div_ceil(self.processes as u64),
-        );
-        memory.check_or(self.fixed.config.memory, "keep fewer rows (--window)")?;
-        self.tell(&Order::Learn(Arc::new(Lot { removed, added: batch.added.clone(), which, loading })))?;
-        let (mut rows, mut least): (u64, Option<StageError>) = (0, None);
-        for _ in 0..self.orders.len() {
-            match self.reply()? {
-                Reply::Learned(Ok(own)) => rows += own,
-                Reply::Learned(Err(error)) => least = Some(least.map_or(error.clone(), |known| known.min(error))),
-                _ => return Err(out_of_step()),
-            }
+        let room = |rows: u64| {
+            let mut memory = self.memory.clone();
+            memory.add(format!("ids of {rows} rows"), PLACE_BYTES * rows.div_ceil(self.processes as u64));
+            memory.check_or(self.fixed.config.memory, "keep fewer rows (--window)")
+        };
+        if room(self.crew.rows_at_most() + which.len() as u64).is_err() {
+            // What batches under way take away makes room.
+            room(self.crew.rows()? + which.len() as u64)?;
         }
-        if let Some(error) = least {
-            // Some workers have applied the batch: a restart makes the rows anew.
-            return Err(match error {
-                StageError::Budget(_) | StageError::Data(_) => error,
-                other => StageError::Internal(other.to_string()),
-            });
-        }
-        self.rows = rows;
+        self.crew.learn(Lot { removed, added: batch.added.clone(), which, loading })?;
         if !loading {
             (self.stored, self.changed) = (None, self.changed + changes);
         }
         Ok(())
     }
 
-    /// Sends an order about the sums.
-    fn summed(&mut self, order: &Order) -> Result<(), StageError> {
-        self.stored = None;
-        self.tell(order)?;
-        self.answers()
-    }
-
-    /// Hears that all have done what they were told.
-    fn answers(&mut self) -> Result<(), StageError> {
-        let mut least: Option<StageError> = None;
-        for _ in 0..self.orders.len() {
-            match self.reply()? {
-                Reply::Summed(Ok(())) => {}
-                Reply::Summed(Err(error)) => least = Some(least.map_or(error.clone(), |known| known.min(error))),
-                _ => return Err(out_of_step()),
-            }
-        }
-        least.map_or(Ok(()), Err)
-    }
-
     /// Stores the sums, unless a file has them. Where that fails they are made again after a restart.
     fn store(&mut self) -> Result<Option<Reference>, StageError> {
         let Some(folder) = self.folder.clone().filter(|_| self.stored.is_none()) else { return Ok(self.stored) };
-        self.tell(&Order::Save(folder))?;
-        for _ in 0..self.orders.len() {
-            match self.reply()? {
-                Reply::Saved(Ok(reference)) => self.stored = reference,
-                Reply::Saved(Err(StageError::Data(reason))) => {
+        let saved = |reply| if let Reply::Saved(found) = reply { Some(Ok(found)) } else { None };
+        for found in self.crew.ask(&Order::Save(folder), saved)? {
+            match found {
+                Ok(reference) => self.stored = reference,
+                Err(StageError::Data(reason)) => {
                     let note = format!("{reason}: a restart from this snapshot sums all rows again");
                     self.notes.retain(|known| *known != note);
                     self.notes.push(note);
                 }
-                Reply::Saved(Err(error)) => return Err(error),
-                _ => return Err(out_of_step()),
+                Err(error) => return Err(error),
             }
         }
         Ok(self.stored)
@@ -345,7 +258,7 @@ impl ExactEngine {
                 if (rows.numeric_width, rows.code_width) != (encoder.numeric_width(), encoder.code_width()) {
                     return Err(StageError::Data("the stored sums are of another configuration".into()));
                 }
-                self.summed(&Order::Restore(Arc::new(kept)))?;
+                self.crew.ask(&Order::Restore(Arc::new(kept)), summed)?;
                 self.stored = Some(*reference);
             }
             Err(reason) => self.notes.push(format!(
@@ -373,19 +286,9 @@ impl ExactEngine {
     }
 }
 
-/// Workers answer what they were not asked.
-fn out_of_step() -> StageError {
-    StageError::Internal("workers fell out of step".into())
-}
-
-impl Drop for ExactEngine {
-    fn drop(&mut self) {
-        self.orders.clear();
-        if let Some(threads) = self.threads.take() {
-            // What went wrong was told with the order that met it.
-            let _ = threads.join();
-        }
-    }
+/// The answer to an order about the sums.
+fn summed(reply: Reply) -> Option<Result<(), StageError>> {
+    if let Reply::Summed(done) = reply { Some(done) } else { None }
 }
 
 /// What is left of the rows of a batch when all of it is applied: the ids that go, and the rows of `added` that come. An id with both comes.
@@ -422,6 +325,10 @@ impl Learner for ExactEngine {
         self.apply(batch, true)
     }
 
+    fn complete(&mut self) -> Result<(), StageError> {
+        self.crew.complete()
+    }
+
     fn predict(&mut self, rows: Rows<'_>) -> Result<Vec<Prediction>, StageError> {
         let Some(last) = &mut self.last else { return Ok(vec![Prediction::default(); rows.len()]) };
         let function = Arc::clone(last.predictor.function());
@@ -456,6 +363,7 @@ impl Learner for ExactEngine {
     }
 
     fn snapshot(&mut self) -> Result<Vec<u8>, StageError> {
+        self.crew.complete()?;
         let sums = self.store()?;
         let last = self.last.as_ref();
         let last = last.map(|last| snapshot::bytes(last.predictor.function(), last.rows, last.sum_weights));
@@ -485,14 +393,16 @@ impl Learner for ExactEngine {
     fn end(&mut self, how: RunEnd) {
         if self.processes > 1 {
             // Workers that are gone have told why, with the order that met it.
-            let _ = self.tell(&Order::End(how));
+            let _ = self.crew.complete();
+            let _ = self.crew.tell(&Order::End(how));
         }
     }
 
     fn info(&self) -> Info {
         let centers = self.last.as_ref().map_or(0, |last| last.predictor.function().centers.len());
-        let bytes = self.memory.total() + PLACE_BYTES * self.rows;
-        Info { rows: self.rows, dictionary: centers as u64, bytes, ..Info::default() }
+        let rows = self.crew.rows_known();
+        let bytes = self.memory.total() + PLACE_BYTES * rows;
+        Info { rows, dictionary: centers as u64, bytes, ..Info::default() }
     }
 }
 

@@ -49,7 +49,7 @@ impl<T: Entry + Into<f64> + Default> GramState<T> {
         }
     }
 
-    /// Takes in updates of the collection: the slots of rows that came (+1) or went (-1).
+    /// Takes in updates of the collection: the slots of rows that came (+1) or went (-1), of any batches that are not over, so that the slots still hold what they held.
     pub(super) fn update(&mut self, slots: &mut RowSlots, updates: &[(u64, isize)]) -> Result<(), StageError> {
         // Without centers there are no sums: the first publication makes them of all rows.
         if self.current.is_none() || self.loading {

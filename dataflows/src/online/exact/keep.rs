@@ -1,6 +1,9 @@
 //! The rows of one worker: in slots on disk, found by their ids in the arrangement.
 //!
 //! A batch of changes is netted before it comes: each id is taken away, or brought, once. Whatever row an id had before is looked up and goes.
+//!
+//! Several batches may be under way: a later one is applied while the sums, or another worker, are at an earlier one. The arrangement has an earlier one only when all workers are done with it, so what
+//! such batches did is looked up first in a list of their own ([`UnderWay`]).
 
 use crate::dictionary::known::KnownNodes;
 use crate::dictionary::pool::{Pool, PoolRule, in_pool};
@@ -15,6 +18,7 @@ use nystream_datasets::{Chunk, RowSlots, SlotReader};
 use nystream_hashing::{RowId, StreamKey};
 use nystream_kernels::exact_sum::ExactSum;
 use nystream_kernels::sampling::rpcholesky::KnownPivots;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use timely::progress::frontier::{Antichain, AntichainRef};
 
@@ -66,9 +70,30 @@ pub(super) struct Keep {
     /// Leading zeros of the hashes of the row in each slot, for the sample and for the pool: whether it is in one of any bits.
     zeros: Vec<[u8; 2]>,
     places: Option<Places>,
-    /// Slots whose rows have gone with this batch: the Gram still reads them.
-    freed: Vec<u64>,
+    /// Batches that are applied and not over, oldest first.
+    under_way: VecDeque<UnderWay>,
+    /// Rows after the batches that are over.
+    rows: u64,
     chunk: Chunk,
+}
+
+/// What a batch did that other workers, or the sums, may still be at.
+struct UnderWay {
+    time: u64,
+    /// Where the rows of its ids are after it, ascending by id.
+    places: Vec<(RowId, Option<u64>)>,
+    /// Slots whose rows have gone with it: the Gram still reads them.
+    freed: Vec<u64>,
+    /// Rows after it.
+    rows: u64,
+}
+
+impl UnderWay {
+    /// Where it has left the row of `id`, if that is one of its ids.
+    fn place(&self, id: &RowId) -> Option<Option<u64>> {
+        let at = self.places.binary_search_by_key(id, |place| place.0).ok()?;
+        Some(self.places[at].1)
+    }
 }
 
 /// Changes for one worker, as bytes.
@@ -98,7 +123,8 @@ impl Keep {
             sample: fixed.sample_key(),
             zeros: Vec::new(),
             places: None,
-            freed: Vec::new(),
+            under_way: VecDeque::new(),
+            rows: 0,
             chunk: Chunk::default(),
         }
     }
@@ -108,14 +134,18 @@ impl Keep {
         self.places = Some(places);
     }
 
-    /// A batch is over: the arrangement may merge what came before `time`, and slots may be used again.
-    pub(super) fn settle(&mut self, time: u64) {
+    /// The batches before `time` are over: the arrangement may merge them, and slots may be used again. Rows after them.
+    pub(super) fn settle(&mut self, time: u64) -> u64 {
         if let Some(places) = &mut self.places {
             places.set_logical_compaction(AntichainRef::new(&[time]));
             places.set_physical_compaction(AntichainRef::new(&[time]));
         }
-        let freed = std::mem::take(&mut self.freed);
-        self.slots.release(&freed);
+        while self.under_way.front().is_some_and(|batch| batch.time < time) {
+            let Some(batch) = self.under_way.pop_front() else { break };
+            self.slots.release(&batch.freed);
+            self.rows = batch.rows;
+        }
+        self.rows
     }
 
     /// Ends the arrangement.
@@ -123,9 +153,9 @@ impl Keep {
         self.places = None;
     }
 
-    /// Applies the letters of a batch and gives the updates of the collection.
-    pub(super) fn apply(&mut self, letters: Vec<Vec<u8>>) -> Vec<Placed> {
-        match self.try_apply(letters) {
+    /// Applies the letters of the batch of `time` and gives the updates of the collection. Batches come in the order of their times.
+    pub(super) fn apply(&mut self, time: u64, letters: Vec<Vec<u8>>) -> Vec<Placed> {
+        match self.try_apply(time, letters) {
             Ok(updates) => updates,
             Err(error) => {
                 self.error.get_or_insert(error);
@@ -134,7 +164,7 @@ impl Keep {
         }
     }
 
-    fn try_apply(&mut self, letters: Vec<Vec<u8>>) -> Result<Vec<Placed>, StageError> {
+    fn try_apply(&mut self, time: u64, letters: Vec<Vec<u8>>) -> Result<Vec<Placed>, StageError> {
         let (mut gone, mut added) = (Vec::new(), Vec::new());
         for letter in &letters {
             let (removed, pool) = read_letter(letter)?;
@@ -143,6 +173,7 @@ impl Keep {
             added.push(pool);
         }
         gone.sort_unstable();
+        gone.dedup();
         let mut old = self.find(&gone)?;
         // Neighbouring slots are read together.
         old.sort_unstable_by_key(|(_, slot)| *slot);
@@ -150,17 +181,24 @@ impl Keep {
         let slots: Vec<u64> = old.iter().map(|(_, slot)| *slot).collect();
         let mut chunk = std::mem::take(&mut self.chunk);
         self.slots.read(&slots, &mut chunk)?;
-        self.freed.extend_from_slice(&slots);
+        let freed = slots;
         self.count(&chunk, false);
+        let mut places: Vec<(RowId, Option<u64>)> = gone.into_iter().map(|id| (id, None)).collect();
         for pool in added.into_iter().filter(|pool| !pool.is_empty()) {
             into_chunk(pool, &mut chunk);
             let all: Vec<usize> = (0..chunk.rows()).collect();
             let slots = self.slots.insert(&chunk, &all)?;
             self.count(&chunk, true);
             self.rank(&chunk.ids, &slots);
+            for (id, slot) in chunk.ids.iter().zip(&slots) {
+                if let Ok(at) = places.binary_search_by_key(id, |place| place.0) {
+                    places[at].1 = Some(*slot);
+                }
+            }
             updates.extend(chunk.ids.iter().copied().zip(slots).map(|place| (place, 1)));
         }
         self.chunk = chunk;
+        self.under_way.push_back(UnderWay { time, places, freed, rows: self.tally.rows });
         Ok(updates)
     }
 
@@ -219,6 +257,11 @@ impl Keep {
         let (mut cursor, storage) = cursor_list(batches);
         let mut found = Vec::new();
         for id in ids {
+            // The last word is that of the latest batch.
+            if let Some(place) = self.under_way.iter().rev().find_map(|batch| batch.place(id)) {
+                found.extend(place.map(|slot| (*id, slot)));
+                continue;
+            }
             cursor.seek_key(&storage, id);
             if cursor.get_key(&storage) != Some(id) {
                 continue;

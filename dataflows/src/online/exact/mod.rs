@@ -31,6 +31,7 @@
 //! Cost: n m flops a row for entries and m^2 for the Gram, each way. Memory: two Grams (8 m^2 bytes each, two while centers change), packed centers and a panel a worker,
 //! [`PLACE_BYTES`] for each row that is there, the pool of a selection, the sample. Disk: a slot for each row at most.
 
+mod crew;
 mod engine;
 mod gram;
 mod keep;

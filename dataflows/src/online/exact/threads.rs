@@ -1,7 +1,7 @@
 //! The threads of an engine: of this process alone, or of several that have joined; and what they may take of the machine.
 
 use super::together;
-use super::worker::{Task, serve};
+use super::worker::{AHEAD, Task, serve};
 use crate::engine::agree;
 use crate::engine::run;
 use crate::engine::session::{Process, Session};
@@ -10,6 +10,7 @@ use crate::job::fit::live::{Fixed, HELD_SHARE};
 use crate::job::{FitConfig, Frozen};
 use crate::nystrom::gram::panel_rows;
 use crate::online::learner::RunEnd;
+use crate::online::settle::REPLAY_ROWS;
 use crate::plan::{MemoryPlan, program_bytes};
 use crate::profile::SAMPLE_ROWS;
 use nystream_datasets::{Encoder, RowSlots, SlotLayout};
@@ -132,6 +133,8 @@ pub(super) fn memory(fixed: &Fixed, workers: usize, processes: usize) -> MemoryP
         _ => 4 * m as u64 * (layout.bytes() as u64 + 80),
     });
     plan.add("choosing centers", pool + fixed.known_bytes());
+    // Encoded, and dealt.
+    plan.add("batches on their way", 2 * (AHEAD + 1) as u64 * REPLAY_ROWS as u64 * layout.bytes() as u64);
     plan.add("the sample", 2 * SAMPLE_ROWS * layout.bytes() as u64 * 2);
     plan
 }

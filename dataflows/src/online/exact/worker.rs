@@ -1,4 +1,7 @@
 //! One worker of the engine: the dataflow of the rows, and the orders that it serves until there are no more.
+//!
+//! Of one process a worker deals its share of up to [`AHEAD`] batches before the first of them is over. Otherwise each would wait for the slowest at every batch: which worker has a panel of the Gram full by when differs, and that is
+//! most of the work. What a batch did becomes visible at its own time on every worker, so that this changes no row, and the sums are integers. Of several processes each batch is over before the next order is passed on.
 
 use super::gram::GramState;
 use super::keep::{Keep, letter};
@@ -17,19 +20,24 @@ use differential_dataflow::operators::arrange::arrangement::arrange_core;
 use differential_dataflow::trace::implementations::{ValBatcher, ValSpine};
 use nystream_datasets::{Chunk, RowSlots};
 use nystream_hashing::RowId;
+use nystream_kernels::gram::PANEL_ROWS;
 use nystream_kernels::tile::Entry;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::Thread;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::operator::Operator;
 use timely::dataflow::operators::probe::Handle as ProbeHandle;
 use timely::dataflow::operators::{Input, Probe};
+
+/// Batches that are dealt before the first of them is over. Batches of 1,000 rows, two workers, thousands of rows a second: 1: 176; 4: 214; 8: 240; 16: 238; 32: 228 (2 cores of a Xeon with AVX-512, 2026-11-28).
+pub(super) const AHEAD: usize = 8;
 
 /// Changes of one batch, netted: no id twice.
 pub(super) struct Lot {
@@ -60,7 +68,7 @@ pub(super) enum Order {
 
 /// What it answers.
 pub(super) enum Reply {
-    /// Rows that this worker has.
+    /// Rows that this worker has after the batch.
     Learned(Result<u64, StageError>),
     /// The outcome comes from the first worker alone.
     Published(Result<Option<Box<Outcome>>, StageError>),
@@ -74,7 +82,15 @@ pub(super) enum Reply {
 pub(super) struct Task {
     pub slots: RowSlots,
     /// Who orders, and where answers go; nobody in processes but the first, which passes its orders on.
-    pub ordered: Option<(Receiver<Order>, Sender<Reply>)>,
+    pub ordered: Option<Ordered>,
+}
+
+/// The worker's end of its link with the engine.
+pub(super) struct Ordered {
+    pub orders: Receiver<Order>,
+    pub replies: Sender<Reply>,
+    /// Filled with the worker's thread, which is woken when there is an order.
+    pub thread: Arc<OnceLock<Thread>>,
 }
 
 /// An update of the collection of rows.
@@ -118,7 +134,7 @@ pub(super) fn serve<T: Entry + Into<f64> + Default>(
                             break;
                         }
                         let Some((_, (held, letters))) = waiting.pop_first() else { break };
-                        let updates = rows.borrow_mut().apply(letters);
+                        let updates = rows.borrow_mut().apply(time, letters);
                         let updates = updates.into_iter().map(|(place, diff)| (place, time, diff));
                         output.session(&held).give_iterator(updates);
                     }
@@ -137,22 +153,30 @@ pub(super) fn serve<T: Entry + Into<f64> + Default>(
         places.stream.probe_with(&probe);
         collection
             .inner
-            .unary_frontier::<CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, "gram", move |_, _| {
-                let mut waiting: BTreeMap<u64, (_, Vec<(u64, isize)>)> = BTreeMap::new();
-                move |(input, frontier), output| {
+            .unary::<CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, "gram", move |_, info| {
+                // Sums have no order: they need not wait until a batch is whole. But a panel at a time, so that the worker deals what has come meanwhile, which others wait for.
+                let again = scope.activator_for(info.address);
+                let mut waiting: VecDeque<(_, Vec<(u64, isize)>)> = VecDeque::new();
+                move |input, output| {
                     input.for_each(|capability, updates: &mut Vec<Update>| {
+                        let updates = updates.drain(..).map(|((_, slot), _, diff)| (slot, diff));
                         if let Some(held) = capability.retain_least(output.output_index()) {
-                            let time = *held.time();
-                            let (_, slots) = waiting.entry(time).or_insert_with(|| (held, Vec::new()));
-                            slots.extend(updates.drain(..).map(|((_, slot), _, diff)| (slot, diff)));
+                            waiting.push_back((held, updates.collect()));
                         }
                     });
-                    while waiting.first_key_value().is_some_and(|(time, _)| !frontier.less_equal(time)) {
-                        let Some((_, (_held, updates))) = waiting.pop_first() else { break };
-                        let (mut keep, mut gram) = (sums.0.borrow_mut(), sums.1.borrow_mut());
-                        if let Err(error) = gram.update(&mut keep.slots, &updates) {
-                            keep.error.get_or_insert(error);
-                        }
+                    let (mut keep, mut gram) = (sums.0.borrow_mut(), sums.1.borrow_mut());
+                    let mut slots: Vec<(u64, isize)> = Vec::new();
+                    let mut held = Vec::new();
+                    while slots.len() < PANEL_ROWS {
+                        let Some((capability, updates)) = waiting.pop_front() else { break };
+                        held.push(capability);
+                        slots.extend(updates);
+                    }
+                    if let Err(error) = gram.update(&mut keep.slots, &slots) {
+                        keep.error.get_or_insert(error);
+                    }
+                    if !waiting.is_empty() {
+                        again.activate();
                     }
                 }
             })
@@ -160,42 +184,66 @@ pub(super) fn serve<T: Entry + Into<f64> + Default>(
         input
     });
 
-    let mut time = 0;
     let mut ended = RunEnd::Failed;
-    let orders = ordered.as_ref().map(|ordered| &ordered.0);
-    while let Some(order) = together::next(session, orders)? {
-        let reply = match order {
-            Order::Learn(lot) => {
-                let loading = lot.loading;
-                (keep.borrow_mut().loading, gram.borrow_mut().loading) = (loading, loading);
+    let orders = ordered.as_ref().map(|ordered| &ordered.orders);
+    if let Some(ordered) = &ordered {
+        let _ = ordered.thread.set(std::thread::current());
+    }
+    // Where nobody listens any more there is no further order either.
+    let answer = |reply| ordered.as_ref().map(|ordered| ordered.replies.send(reply));
+    let ahead = if session.process.processes() == 1 { AHEAD } else { 1 };
+    // The next batch's time, and the times of those under way.
+    let (mut time, mut under_way): (u64, VecDeque<u64>) = (0, VecDeque::new());
+    let mut waits: Option<Order> = None;
+    loop {
+        if under_way.len() < ahead && waits.is_none() {
+            waits = match orders.filter(|_| !under_way.is_empty()) {
+                Some(orders) => orders.try_recv().ok(),
+                None if under_way.is_empty() => match together::next(session, orders)? {
+                    Some(order) => Some(order),
+                    None => break,
+                },
+                None => None,
+            };
+        }
+        let loading = keep.borrow().loading;
+        match waits.take() {
+            Some(Order::Learn(lot)) if under_way.is_empty() || under_way.len() < ahead && lot.loading == loading => {
+                (keep.borrow_mut().loading, gram.borrow_mut().loading) = (lot.loading, lot.loading);
                 for letter in letters(session, &lot) {
                     input.send(letter);
                 }
-                drop(lot);
+                under_way.push_back(time);
                 time += 1;
                 input.advance_to(time);
                 input.flush();
-                session.worker.step_or_park_while(None, || probe.less_than(&time));
-                let learned = {
-                    let mut keep = keep.borrow_mut();
-                    keep.settle(time);
-                    (keep.loading, gram.borrow_mut().loading) = (false, false);
-                    keep.error.clone().map_or(Ok(keep.tally.rows), Err)
+            }
+            Some(order) if under_way.is_empty() => {
+                let reply = match order {
+                    Order::Publish => Reply::Published(publish(session, fixed, &keep, &gram)),
+                    Order::Verify => Reply::Published(verify(session, fixed, &keep, &gram)),
+                    Order::Save(folder) => Reply::Saved(save(session, &keep, &gram, &folder)),
+                    Order::Restore(kept) => Reply::Summed(restore(session, fixed, &keep, &gram, &kept)),
+                    Order::End(how) => {
+                        ended = how;
+                        break;
+                    }
+                    // Dealt above, as nothing is under way.
+                    Order::Learn(_) => return Err(StageError::Internal("a batch was not dealt".into())),
                 };
-                Reply::Learned(of_all(session, learned)?)
+                answer(reply);
             }
-            Order::Publish => Reply::Published(publish(session, fixed, &keep, &gram)),
-            Order::Verify => Reply::Published(verify(session, fixed, &keep, &gram)),
-            Order::Save(folder) => Reply::Saved(save(session, &keep, &gram, &folder)),
-            Order::Restore(kept) => Reply::Summed(restore(session, fixed, &keep, &gram, &kept)),
-            Order::End(how) => {
-                ended = how;
-                break;
+            order => {
+                waits = order;
+                session.worker.step_or_park(None);
+                while under_way.front().is_some_and(|batch| !probe.less_equal(batch)) {
+                    under_way.pop_front();
+                    let over = time - under_way.len() as u64;
+                    let rows = keep.borrow_mut().settle(over);
+                    let learned = keep.borrow().error.clone().map_or(Ok(rows), Err);
+                    answer(Reply::Learned(of_all(session, learned)?));
+                }
             }
-        };
-        if let Some((_, replies)) = &ordered {
-            // Where nobody listens any more there is no further order either.
-            let _ = replies.send(reply);
         }
     }
     drop(input);
