@@ -7,7 +7,7 @@
 use nystream_cluster::PeerLost;
 use nystream_datasets::atomic::{NoOutputs, remove_pending};
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -341,7 +341,9 @@ pub fn install_interrupt_handler() -> Result<(), Failure> {
             [] => "nothing was written".to_owned(),
             whole => format!("{} was written before, nothing else", whole.join(", ")),
         };
-        let _ = writeln!(io::stderr().lock(), "\ninterrupted: {what}{checkpoint}");
+        // Behind what a terminal shows of the key that was pressed.
+        let apart = if io::stderr().is_terminal() { "\n" } else { "" };
+        let _ = writeln!(io::stderr().lock(), "{apart}interrupted: {what}{checkpoint}");
         end(ExitCode::Interrupted, &Early::Interrupt, outputs)
     })
     .map_err(|e| Failure::new(ExitCode::Bug, format!("cannot handle interrupts: {e}")))

@@ -256,7 +256,12 @@ fn who_takes_part_ends_as_the_run_does() {
     let run = "--state s --input jsonl:in.jsonl --output jsonl:out.jsonl --publish every:2000 --workers 1";
     let children = started(&place, run, 2);
     answering(&place);
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(children[1].id() as i32), nix::sys::signal::SIGTERM).unwrap();
+    // Again and again, as a launcher does that stops all.
+    for _ in 0..3 {
+        let id = nix::unistd::Pid::from_raw(children[1].id() as i32);
+        nix::sys::signal::kill(id, nix::sys::signal::SIGTERM).unwrap();
+        std::thread::sleep(Duration::from_millis(30));
+    }
     let outputs: Vec<Output> = children.into_iter().map(|child| finish(child, run)).collect();
     for (index, output) in outputs.iter().enumerate() {
         assert_eq!(output.status.code(), Some(0), "process {index}: {}", text(&output.stderr));

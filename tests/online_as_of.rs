@@ -1,4 +1,4 @@
-//! `as_of` in requests to `--listen`: answers of published models of before, while others are learned.
+//! Requests to `--listen` while rows are learned: `as_of`, by which published models of before answer, and the figures of `GET /metrics`.
 
 #![cfg(unix)]
 
@@ -9,9 +9,9 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use common::stream::*;
 use common::*;
-use nystream_datasets::stream::ipc::{batches, stream_of};
+use nystream_datasets::stream::ipc::{batches, message_of, stream_of};
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
@@ -52,10 +52,22 @@ fn arrow_of(address: &str, as_of: &str) -> (u16, Vec<u8>) {
     ask(address, ARROW, &stream_of(&batch).unwrap())
 }
 
+/// The same, of a stream that has a schema and no batch.
+fn empty_of(address: &str, as_of: &str) -> (u16, Vec<u8>) {
+    let mut columns = table(7000, 1);
+    columns.pop();
+    let told = HashMap::from([("as_of".to_owned(), as_of.to_owned())]);
+    let batch = batch(columns);
+    let schema = batch.schema().as_ref().clone().with_metadata(told);
+    let batch = RecordBatch::try_new(schema.into(), batch.columns().to_vec()).unwrap();
+    let end = [255, 255, 255, 255, 0, 0, 0, 0];
+    ask(address, ARROW, &[&message_of(&batch).unwrap().0[..], &end].concat())
+}
+
 /// A run that reads lines from its standard input, and where it listens.
 fn started(place: &Place, line: &str) -> (Child, String) {
     let mut command = place.command(&format!("online {line} --input jsonl:- --listen 0"));
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
     let found = said.by_ref().map_while(Result::ok).find_map(|line| {
         line.split_once("predictions: http://").map(|(_, rest)| rest.trim_end_matches("/predict").to_owned())
@@ -113,6 +125,16 @@ fn requests_reach_published_models_of_before() {
         assert!(status == 404 && found["error"].as_str().unwrap().contains("600, 900, 1200"), "{found}");
         assert_eq!(arrow_of(&address, "599").0, 404);
         assert_eq!(arrow_of(&address, "soon").0, 400);
+        // A schema without a batch asks for a model all the same.
+        for (asked, status) in [("599", 404), ("soon", 400), ("600", 200)] {
+            let (found, body) = empty_of(&address, asked);
+            assert_eq!(found, status, "{asked}: {}", text(&body));
+            if found == 200 {
+                let answer = batches(&body).unwrap();
+                assert_eq!(answer[0].schema().metadata()["changes"], "600");
+                assert_eq!(answer.iter().map(RecordBatch::num_rows).sum::<usize>(), 0);
+            }
+        }
         let (status, body) = ask(&address, "", br#"{"row": {"a": 1}, "as_of": -4}"#);
         assert_eq!(status, 400, "{}", text(&body));
         // A column that stands twice is no matter of which comes last.
@@ -131,5 +153,85 @@ fn requests_reach_published_models_of_before() {
         drop(stdin);
         let output = finish(child, &line);
         assert_eq!(output.status.code(), Some(0));
+    }
+}
+
+/// The samples of `GET /metrics`.
+fn figures(address: &str) -> BTreeMap<String, f64> {
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    socket.write_all(b"GET /metrics HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    let samples = answer.lines().filter(|line| line.starts_with("nystream_"));
+    let sample = |line: &str| line.rsplit_once(' ').map(|(name, value)| (name.to_owned(), value.parse().unwrap()));
+    samples.filter_map(sample).collect()
+}
+
+/// All that the page counts is what the summary counts in the end.
+#[test]
+fn figures_are_those_of_the_summary() {
+    let place = Place::new();
+    write(&place.path("d.parquet"), &batch(table(1_000_000, 1200)));
+    let model = "--kernel gaussian --bandwidth 1x --ridge 1e-5 --select rpcholesky --solver gram --centers 24";
+    place.json(&format!("fit --data d.parquet --target y --out m.nys {model}"));
+    // Blocks are complete when the source ends, and nothing is published by the end.
+    let mut lines: Vec<String> = (0..699).map(insert).collect();
+    lines.extend(["no event".into(), json!({"key": "w", "row": row(800)}).to_string()]);
+    lines.push(json!({"key": "v", "row": row(801)}).to_string());
+    lines.push(json!({"op": "label", "key": "v", "row": {"y": 0.5}}).to_string());
+    lines.extend(["k690", "absent"].map(|key| json!({"op": "delete", "key": key}).to_string()));
+    lines.push(json!({"op": "update", "key": "k680", "row": labelled(680)}).to_string());
+    for (state, learner) in [("e", "--mode exact --window rows:400"), ("s", "--cap 60 --block 50 --drift report")] {
+        let line = format!("--config-from m.nys {learner} --state {state} --publish every:300");
+        let (mut child, address) = started(&place, &format!("{line} --output jsonl:{state}.jsonl --format json"));
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
+        stdin.flush().unwrap();
+        let refused = if state == "e" { 2.0 } else { 4.0 };
+        let begun = Instant::now();
+        let mut page = figures(&address);
+        let all = |page: &BTreeMap<String, f64>| {
+            let rows = |op: &str| page.get(&format!("nystream_online_rows_total{{op=\"{op}\"}}")).copied();
+            (rows("insert"), page.get("nystream_online_rejected_total").copied()) == (Some(701.0), Some(refused))
+        };
+        while !all(&page) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{page:?}");
+            std::thread::sleep(Duration::from_millis(20));
+            page = figures(&address);
+        }
+        // The last update of the page is of what came last.
+        std::thread::sleep(Duration::from_millis(600));
+        page = figures(&address);
+        drop(stdin);
+        let report = summary(&finish(child, &line), &line);
+        for (name, told) in [
+            ("rows_total{op=\"insert\"}", "/rows_inserted"),
+            ("rows_total{op=\"update\"}", "/rows_updated"),
+            ("rows_total{op=\"delete\"}", "/rows_deleted"),
+            ("rows_total{op=\"label\"}", "/rows_labelled"),
+            ("expired_total", "/rows_expired"),
+            ("rejected_total", "/rows_rejected"),
+            ("surviving_rows", "/rows_surviving"),
+            ("waiting_rows", "/rows_waiting"),
+            ("predictions_total", "/predictions"),
+            ("publications_total", "/publications"),
+            ("restarts_total", "/restarts"),
+            ("dictionary_atoms", "/dictionary"),
+            ("mean_loss", "/prequential/mean_loss"),
+            ("window_loss", "/prequential/window_loss"),
+        ] {
+            let found = page.get(&format!("nystream_online_{name}")).copied();
+            assert_eq!(found, Some(number(&report, told)), "{state}: {name}: {report}");
+        }
+        let alarms =
+            ["mass", "loss"].map(|kind| page[&format!("nystream_online_drift_alarms_total{{kind=\"{kind}\"}}")]);
+        assert_eq!(alarms.iter().sum::<f64>(), number(&report, "/drift_alarms"), "{state}");
+        for (quantile, told) in [("0.5", "/latency_ms/p50"), ("0.99", "/latency_ms/p99")] {
+            let found = page[&format!("nystream_online_acknowledgement_seconds{{quantile=\"{quantile}\"}}")] * 1e3;
+            let told = number(&report, told);
+            assert!((found - told).abs() <= 1e-9 * told, "{state}: {quantile}: {found} {told}");
+        }
+        assert!(number(&report, "/rows_expired") > 0.0 || state == "s", "{report}");
     }
 }

@@ -125,11 +125,18 @@ fn a_damaged_publication_is_named_and_passed_over() {
         std::fs::write(place.path(name), &bytes[..bytes.len() / 2]).unwrap();
     };
     cut(&format!("s/published/{name}"));
-    for command in ["inspect", "verify"] {
-        let report = place.online(&format!("{command} s"));
-        assert_eq!(points(&report), [300, 900, 1000], "{command}");
-        assert!(report["notes"].to_string().contains(name), "{command}: {report}");
+    let verified = |state: &str| {
+        let output = place.run(&format!("online verify {state} --format json"));
+        let report: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
+        assert_eq!(output.status.code(), Some(i32::from(report["verified"] != true)), "{report}");
+        report
+    };
+    for report in [place.online("inspect s"), verified("s")] {
+        assert_eq!(points(&report), [300, 900, 1000]);
+        assert!(report["notes"].to_string().contains(name), "{report}");
     }
+    assert_eq!(verified("s")["verified"], false);
     for (asked, there) in [(599, 300), (900, 900), (5000, 1000)] {
         let report = place.online(&format!("export s --as-of {asked} --out then.nys"));
         assert_eq!(digest(&report), fitted(&place, "m.nys", 0..there), "as of {asked}");
@@ -146,6 +153,116 @@ fn a_damaged_publication_is_named_and_passed_over() {
     let output = place.run("online verify s");
     assert!(output.status.code() == Some(1) && text(&output.stdout).contains("model.nys"), "{}", text(&output.stdout));
     assert_eq!(digest(&place.online("export s --as-of 1000 --out then.nys")), fitted(&place, "m.nys", 0..1000));
+    // It lies in two files, either of which is enough; a run makes it again.
+    assert_eq!(number(&place.online("--state s --input jsonl:in.jsonl"), "/rows_surviving"), 1000.0);
+    std::fs::remove_file(place.path(&format!("s/published/{name}"))).unwrap();
+    assert_eq!(verified("s")["verified"], true);
+    cut("s/published/00000000000000001000.nys");
+    assert_eq!(digest(&place.online("export s --as-of 1000 --out then.nys")), fitted(&place, "m.nys", 0..1000));
+    let report = verified("s");
+    assert_eq!((points(&report), &report["verified"]), (vec![300, 900, 1000], &Value::Bool(false)), "{report}");
+    assert!(report["notes"].to_string().contains("model.nys is the same one"), "{report}");
+    std::fs::copy(place.path("s/model.nys"), place.path("s/published/00000000000000001000.nys")).unwrap();
+    // Without the newest the last one that is kept stands for it.
+    std::fs::remove_file(place.path("s/model.nys")).unwrap();
+    let report = verified("s");
+    assert!(report["verified"] == true && report["notes"].to_string().contains("there is no model.nys"), "{report}");
+    assert!(!report["notes"].to_string().contains("no model was published yet"), "{report}");
+    std::fs::remove_dir_all(place.path("s/published")).unwrap();
+    assert!(!verified("s")["notes"].to_string().contains("no model was published yet"));
+}
+
+/// A model under another name is none of then, and takes nobody's place.
+#[test]
+fn a_copy_by_another_name_is_no_publication() {
+    let place = begun();
+    place.lines("in.jsonl", &inserts(0..1000));
+    let line = "--mode exact --config-from m.nys --state s --input jsonl:in.jsonl --publish every:300";
+    place.online(&format!("{line} --keep-published 4"));
+    let kept = |point: u64| place.path(&format!("s/published/{point:020}.nys"));
+    for copy in [450, 5000] {
+        std::fs::copy(kept(300), kept(copy)).unwrap();
+    }
+    let output = place.run("online verify s --format json");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), points(&report)), (Some(1), vec![300, 600, 900, 1000]), "{report}");
+    for name in ["00000450.nys", "00005000.nys", "as of change 300, by another name"] {
+        assert!(report["notes"].to_string().contains(name), "{report}");
+    }
+    for (asked, there) in [(500, 300), (6000, 1000)] {
+        let report = place.online(&format!("export s --as-of {asked} --out then.nys"));
+        assert_eq!(digest(&report), fitted(&place, "m.nys", 0..there), "as of {asked}");
+    }
+    let early = place.run("online export s --as-of 299 --out early.nys");
+    let said = text(&early.stderr);
+    assert!(early.status.code() == Some(1) && said.contains("as of change 300, 600, 900, 1000 ("), "{said}");
+    // They are not counted among those that are kept, nor removed.
+    place.lines("in.jsonl", &inserts(0..1200));
+    place.online(line);
+    assert_eq!(points(&place.online("inspect s")), [600, 900, 1000, 1200]);
+    assert!(kept(450).exists() && kept(5000).exists() && !kept(300).exists());
+}
+
+/// Whatever of a state is damaged is named with what to do, and ends with code 1.
+#[test]
+fn verify_looks_at_everything_that_is_kept() {
+    let place = begun();
+    place.lines("in.jsonl", &inserts(0..1000));
+    let exact = "--mode exact --config-from m.nys --state e --input jsonl:in.jsonl --publish every:300";
+    place.online(&format!("{exact} --keep-published 2 --snapshot-every 400"));
+    place.online("--config-from m.nys --cap 60 --state s --input jsonl:in.jsonl --snapshot-every 400");
+    let flip = |path: &std::path::Path, place: usize| {
+        let mut bytes = std::fs::read(path).unwrap();
+        let place = if place == 0 { bytes.len() / 2 } else { place };
+        bytes[place] ^= 16;
+        std::fs::write(path, bytes).unwrap();
+    };
+    let files = |folder: &str, prefix: &str| {
+        let all = std::fs::read_dir(place.path(folder)).unwrap().flatten().map(|entry| entry.path());
+        let named = |path: &std::path::PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(prefix);
+        let mut all: Vec<_> = all.filter(named).collect();
+        all.sort_unstable();
+        all
+    };
+    for state in ["e", "s"] {
+        assert_eq!(place.online(&format!("verify {state}"))["verified"], true);
+    }
+    let mut damages = vec![(files("e/exact", "sums-").pop().unwrap(), 0, "the next run sums all rows again")];
+    damages.push((place.path("e/published/keep"), 0, "give --keep-published N"));
+    damages.push((place.path("e/config.nys"), 0, "put back a copy of the folder"));
+    for state in ["e", "s"] {
+        let snapshots = files(state, "snapshot-");
+        assert_eq!(snapshots.len(), 2, "{state}");
+        damages.extend(snapshots.into_iter().map(|path| (path, 0, "the next run goes on without it")));
+    }
+    // The first record of each log: nothing acknowledged is left behind it.
+    damages.push((files("s/log", "").remove(0), 100, ""));
+    damages.push((files("e/rows/log", "").remove(0), 100, "rows that were acknowledged are lost"));
+    for (path, at, remedy) in damages {
+        let state = path.strip_prefix(place.path("")).unwrap().components().next().unwrap().as_os_str().to_owned();
+        let state = state.to_str().unwrap();
+        let kept = std::fs::read(&path).unwrap();
+        let whole = place.path("whole");
+        let status = std::process::Command::new("cp").arg("-a").arg(place.path(state)).arg(&whole).status().unwrap();
+        assert!(status.success());
+        if path.ends_with("keep") {
+            std::fs::write(&path, "some").unwrap()
+        } else {
+            flip(&path, at)
+        }
+        let output = place.run(&format!("online verify {state} --format json"));
+        let said = text(&output.stdout) + &text(&output.stderr);
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let named = said.contains(name) || at > 0;
+        assert!(output.status.code() == Some(1) && named && said.contains(remedy), "{}: {said}", path.display());
+        // As it was.
+        std::fs::remove_dir_all(place.path(state)).unwrap();
+        std::fs::rename(&whole, place.path(state)).unwrap();
+        assert!(std::fs::read(&path).unwrap() == kept);
+    }
+    for state in ["e", "s"] {
+        assert_eq!(place.online(&format!("verify {state}"))["verified"], true);
+    }
 }
 
 /// Publications of a history are the same, however it is cut, and go by the drift.
@@ -290,6 +407,50 @@ fn a_configuration_may_be_tuned_on_the_first_rows_which_stay() {
     let report = place.online("--mode exact --init-rows 300 --target y --state s --input jsonl:in.jsonl");
     assert_eq!(number(&report, "/rows_surviving"), 699.0);
     assert_eq!(digest(&report), fitted(&place, "s/config.nys", (0..700).filter(|i| *i != 5)));
+}
+
+/// Rows that are all gone have no model: neither centers nor one more publication.
+#[test]
+fn no_rows_are_no_publication() {
+    let place = begun();
+    place.lines("in.jsonl", &inserts(0..200));
+    let first = place.online("--mode exact --config-from m.nys --state s --input jsonl:in.jsonl");
+    assert_eq!((number(&first, "/publications"), number(&first, "/dictionary")), (1.0, 24.0));
+    let gone: Vec<String> = (0..200).map(|i| json!({"op": "delete", "key": format!("k{i}")}).to_string()).collect();
+    place.lines("gone.jsonl", &gone);
+    let line = "--state s --input jsonl:gone.jsonl";
+    for report in [place.online(line), place.online(line)] {
+        assert_eq!((number(&report, "/publications"), number(&report, "/dictionary")), (1.0, 0.0), "{report}");
+        assert_eq!(number(&report, "/rows_surviving"), 0.0);
+    }
+    place.lines("in.jsonl", &inserts(0..300));
+    let back = place.online("--state s --input jsonl:in.jsonl");
+    assert_eq!((number(&back, "/publications"), digest(&back)), (2.0, fitted(&place, "m.nys", 200..300)), "{back}");
+}
+
+/// A row without a column is refused by the stream, and none that anything is tuned on: a misspelt column is no column.
+#[test]
+fn first_rows_without_a_column_are_refused_as_later_ones_are() {
+    let place = Place::new();
+    let misspelt = |i: usize| {
+        let mut row = labelled(i);
+        let value = row.as_object_mut().unwrap().remove("b").unwrap();
+        row["B"] = value;
+        json!({"key": format!("k{i}"), "row": row}).to_string()
+    };
+    let lines: Vec<String> = (0..400).map(|i| if i == 70 { misspelt(i) } else { insert(i) }).collect();
+    place.lines("in.jsonl", &lines);
+    let line = "--mode exact --init-rows 300 --target y --input jsonl:in.jsonl";
+    let output = place.run(&format!("online {line} --state s --dead-letter dead.jsonl --format json"));
+    let (report, said) = (summary(&output, line), text(&output.stderr));
+    let counts = ["/rows_rejected", "/rows_surviving"].map(|name| number(&report, name));
+    assert_eq!(counts, [1.0, 399.0], "{report}");
+    assert!(place.read_lines("dead.jsonl")[0]["reason"].as_str().unwrap().contains("no column 'b' (there is 'B')"));
+    assert!(said.contains("(B)") && said.contains("1 of the first 300 rows"), "{said}");
+    assert_eq!(digest(&report), fitted(&place, "s/config.nys", (0..400).filter(|i| *i != 70)));
+    // Told to, it is a null.
+    let report = place.online(&format!("{line} --state n --absent null"));
+    assert_eq!(number(&report, "/rows_rejected"), 0.0, "{report}");
 }
 
 #[test]

@@ -52,7 +52,11 @@ impl Run {
         own.looked = Some(Instant::now());
         own.tally = Tally { sources: Default::default(), ..session.tally().clone() };
         own.info = session.info();
-        own.waiting = session.rows();
+        // Of rows that are all gone there is no model.
+        if !session.traits().answers && own.tally.learnable == 0 {
+            own.info.dictionary = 0;
+        }
+        own.waiting = session.waiting();
         own.log_bytes = session.log_bytes();
         own.shards = session.shards().map(|shards| (shards.all.len() as u64, shards.most));
     }
@@ -88,15 +92,18 @@ pub fn page(run: &Run, requests: &Figures, served: Option<u64>) -> String {
         page.sample("online_rows_total", &[("op", op)], rows as f64);
     }
     let mut count = |name: &str, kind: &str, help: &str, value: u64| page.one(name, kind, help, &[], value as f64);
+    count(
+        "online_expired_total",
+        "counter",
+        "Rows that left a window, or that another configuration refused.",
+        own.tally.expired,
+    );
     count("online_rejected_total", "counter", "Events that were refused.", own.tally.rejected);
     count("online_predictions_total", "counter", "Answers given to rows of the stream.", own.tally.answers);
     count("online_publications_total", "counter", "Models published.", own.tally.publications);
-    count(
-        "online_waiting_rows",
-        "gauge",
-        "Rows that are kept: those that wait for their label, or all of them.",
-        own.waiting,
-    );
+    let surviving = inserted.saturating_sub(deleted + own.tally.expired);
+    count("online_surviving_rows", "gauge", "Rows that were inserted, and neither deleted nor expired.", surviving);
+    count("online_waiting_rows", "gauge", "Rows that wait for their label.", own.waiting);
     count("online_block_rows", "gauge", "Rows that wait for their block to be complete.", own.info.waiting);
     count("online_dictionary_atoms", "gauge", "Atoms or centers, of all shards.", own.info.dictionary);
     count("online_learner_bytes", "gauge", "Memory that grows with the dictionary.", own.info.bytes);

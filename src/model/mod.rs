@@ -188,6 +188,11 @@ impl Model {
         outline::outline(path)
     }
 
+    /// The report in the header of a model file, which nothing has checked yet; `None` where the file has none, or is no model.
+    pub fn report_of(path: &Path) -> Option<serde_json::Value> {
+        outline::report(path)
+    }
+
     /// Reads a model file. [`Model::save`] has an example.
     ///
     /// # Errors

@@ -38,21 +38,38 @@ struct Config {
 /// A file that cannot be read.
 pub(super) fn outline(path: &Path) -> Result<ModelSize, ModelError> {
     let read = |source| ModelError::Read { path: path.to_path_buf(), source };
-    let mut file = File::open(path).map_err(read)?;
-    let bytes = file.metadata().map_err(read)?.len();
+    let bytes = std::fs::metadata(path).map_err(read)?.len();
     if !looks_like_model(path) {
         return Ok(ModelSize::default());
     }
     let known = ModelSize { file_bytes: bytes, ..ModelSize::default() };
+    let Some(header) = header(path).map_err(read)? else { return Ok(known) };
+    Ok(sizes(&header, known).unwrap_or(known))
+}
+
+/// The header of a file that looks like a model's; `None` where it is longer than it may be.
+fn header(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
+    let mut file = File::open(path)?;
+    let bytes = file.metadata()?.len();
     let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(read)?;
+    file.read_exact(&mut length)?;
     let length = u64::from_le_bytes(length);
-    if length > LONGEST.min(bytes - 8) {
-        return Ok(known);
+    if length > LONGEST.min(bytes.saturating_sub(8)) {
+        return Ok(None);
     }
     let mut header = vec![0; length as usize];
-    file.read_exact(&mut header).map_err(read)?;
-    Ok(sizes(&header, known).unwrap_or(known))
+    file.read_exact(&mut header)?;
+    Ok(Some(header))
+}
+
+/// The report of the model in `path`, as its header has it.
+pub(super) fn report(path: &Path) -> Option<Value> {
+    if !looks_like_model(path) {
+        return None;
+    }
+    let header: Value = serde_json::from_slice(&header(path).ok()??).ok()?;
+    let mut metadata: Value = serde_json::from_str(header.pointer("/__metadata__/nystream")?.as_str()?).ok()?;
+    Some(metadata.pointer_mut("/info/report")?.take())
 }
 
 fn sizes(header: &[u8], known: ModelSize) -> Option<ModelSize> {

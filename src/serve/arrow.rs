@@ -5,7 +5,7 @@ use super::http::Response;
 use arrow_array::{Array, ArrayRef, Float64Array, RecordBatch, StringArray};
 use nystream_dataflows::online::serving::Serving;
 use nystream_datasets::events::{Event, EventError, arrow};
-use nystream_datasets::stream::ipc::{batches, stream_of};
+use nystream_datasets::stream::ipc::{contents, stream_of};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -19,11 +19,12 @@ const CHANGES: &str = "changes";
 /// Answers rows in one batch, in their order; those that cannot be used have nulls, and the reason in the column `error`.
 pub fn predict(by: &By<'_>, body: &[u8]) -> Response {
     let refused = |reason: String| Response::error(400, &reason);
-    let batches = match batches(body) {
-        Ok(batches) => batches,
+    // A stream without a batch has a schema, and asks for a model all the same.
+    let (schema, batches) = match contents(body) {
+        Ok(contents) => contents,
         Err(reason) => return refused(reason),
     };
-    let as_of = batches.first().and_then(|batch| batch.schema_ref().metadata().get(AS_OF));
+    let as_of = schema.as_ref().and_then(|schema| schema.metadata().get(AS_OF));
     let as_of = match as_of.map(|text| text.trim().parse::<u64>()).transpose() {
         Ok(as_of) => as_of,
         Err(_) => return refused(format!("'{AS_OF}' in the metadata of the schema is no number of changes")),

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub enum Missing {
     /// None of then is kept.
     NotKept(String),
+    /// It was there when its point was looked up, and is no longer: as many newer ones have come as are kept.
+    Gone,
     /// It is there and cannot be used.
     Unusable(String),
 }
@@ -20,6 +22,7 @@ impl Missing {
     fn response(&self) -> Response {
         match self {
             Missing::NotKept(reason) => Response::error(404, reason),
+            Missing::Gone => Response::error(404, "the model is no longer kept: ask again"),
             Missing::Unusable(reason) => Response::error(500, reason),
         }
     }
@@ -27,11 +30,11 @@ impl Missing {
 
 /// Where models of before are.
 pub trait Keeper: Send + Sync {
-    /// The point of the newest one of `changes` or before. `newest`: that of the newest model, where it was published.
+    /// The point of the newest one of `until` or before, of a request for the model of `changes`. `newest`: that of the newest model, where it was published.
     ///
     /// # Errors
-    /// None is kept.
-    fn point(&self, changes: u64, newest: Option<u64>) -> Result<u64, Missing>;
+    /// None is kept: which are, is said.
+    fn point(&self, changes: u64, until: u64, newest: Option<u64>) -> Result<u64, Missing>;
 
     /// The one of `point`.
     ///
@@ -63,25 +66,58 @@ impl Past {
         answer: impl FnOnce(&Serving) -> Response,
     ) -> Response {
         let newest = newest.filter(|_| self.keeper.publishes());
-        let point = match self.keeper.point(changes, newest.map(|serving| serving.changes)) {
-            Ok(point) => point,
-            Err(missing) => return missing.response(),
-        };
-        if let Some(serving) = newest.filter(|serving| serving.changes == point) {
-            return answer(serving);
-        }
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.as_ref().is_none_or(|serving| serving.changes != point) {
+        let mut until = changes;
+        loop {
+            let point = match self.keeper.point(changes, until, newest.map(|serving| serving.changes)) {
+                Ok(point) => point,
+                Err(missing) => return missing.response(),
+            };
+            if let Some(serving) = newest.filter(|serving| serving.changes == point) {
+                return answer(serving);
+            }
+            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(serving) = held.as_ref().filter(|serving| serving.changes == point) {
+                return answer(serving);
+            }
             // First the room.
             *held = None;
             match self.keeper.load(point) {
-                Ok(serving) => *held = Some(serving),
+                Ok(serving) => return answer(held.insert(serving)),
+                // Publications go on meanwhile, and the oldest goes: what is there now is looked up again.
+                Err(Missing::Gone) if point > 0 => until = point - 1,
                 Err(missing) => return missing.response(),
             }
         }
-        match held.as_ref() {
-            Some(serving) => answer(serving),
-            None => Response::error(500, "the model is gone"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keeps nothing that it has said to keep: as if a publication came between the two every time.
+    struct Fleeting;
+
+    impl Keeper for Fleeting {
+        fn point(&self, changes: u64, until: u64, _: Option<u64>) -> Result<u64, Missing> {
+            let points = [300, 600, 900];
+            let found = points.into_iter().rev().find(|point| *point <= until);
+            found.ok_or_else(|| Missing::NotKept(format!("none of {changes} is kept: there is 1200")))
         }
+
+        fn load(&self, _: u64) -> Result<Serving, Missing> {
+            Err(Missing::Gone)
+        }
+
+        fn publishes(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn what_goes_while_it_is_asked_for_is_not_there() {
+        let past = Past::new(Box::new(Fleeting));
+        let response = past.answer(700, None, |_| Response::error(500, "nothing answers"));
+        assert_eq!(response, Response::error(404, "none of 700 is kept: there is 1200"));
     }
 }

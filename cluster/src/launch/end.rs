@@ -106,10 +106,38 @@ pub struct Ended {
     pub stopped: bool,
     /// The process that its own message names as the one at fault, and where that ran.
     pub blames: Option<(usize, HostLine)>,
+    /// Whether others waited for it in the join when it had ended as if all were well.
+    pub unjoined: bool,
 }
 
-/// The process that a line of a log names as the one at fault: one that was lost, that failed before or did not come to the join, or that was refused there.
+impl Ended {
+    /// The lower, the nearer to the cause. Of those that an interrupt ended, one that names another followed that one.
+    fn distance(&self) -> (u8, bool) {
+        match self.end {
+            _ if self.unjoined => (End::Code(PEER_LOST).distance(), false),
+            End::Code(INTERRUPTED) => (self.end.distance(), self.blames.is_some()),
+            end => (end.distance(), false),
+        }
+    }
+}
+
+/// The process that a line of a log says that it waits for.
+pub(super) fn awaited(line: &[u8]) -> Option<usize> {
+    let rest = std::str::from_utf8(line).ok()?.strip_prefix("waiting for process ")?;
+    rest.split(' ').next()?.parse().ok()
+}
+
+/// The process that a line of a log names as the one at fault: one that was lost, that failed before or did not come to the join, or that was refused there; where it passes on what another one said, whom that names. And
+/// the one that an interrupt ended, where that ended all.
 pub(super) fn blamed(line: &[u8]) -> Option<usize> {
+    let line = std::str::from_utf8(line).ok()?;
+    match line.strip_prefix("interrupted: a signal to process ") {
+        Some(rest) => rest.split(' ').next()?.parse().ok(),
+        None => named(line.strip_prefix("error: ")?),
+    }
+}
+
+fn named(text: &str) -> Option<usize> {
     const WORDS: [&str; 5] = [
         " was lost: ",
         " failed before it joined: ",
@@ -117,10 +145,13 @@ pub(super) fn blamed(line: &[u8]) -> Option<usize> {
         " was refused: ",
         " holds another secret ",
     ];
-    let rest = std::str::from_utf8(line).ok()?.strip_prefix("error: process ")?;
+    let rest = text.strip_prefix("process ")?;
     let (number, rest) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
     // Behind the number there may be an address in parentheses.
     let rest = rest.strip_prefix(" (").and_then(|rest| rest.split_once(')')).map_or(rest, |(_, rest)| rest);
+    if let Some(cause) = rest.strip_prefix(WORDS[1]).and_then(named) {
+        return Some(cause);
+    }
     WORDS.iter().any(|words| rest.starts_with(words)).then(|| number.parse().ok()).flatten()
 }
 
@@ -139,7 +170,7 @@ pub struct Verdict {
 ///
 /// ```
 /// use nystream_cluster::launch::{End, Ended, verdict};
-/// let ended = |process, end| Ended { process, host: "alpha:4100".parse().unwrap(), end, stopped: false, blames: None };
+/// let ended = |process, end| Ended { process, host: "alpha:4100".parse().unwrap(), end, stopped: false, blames: None, unjoined: false };
 /// // Process 0 noticed that process 1 was killed before its shell told so.
 /// let verdict = verdict(&[ended(0, End::Code(5)), ended(1, End::Signal(9))]);
 /// assert_eq!((verdict.code, verdict.lost), (5, true));
@@ -148,15 +179,20 @@ pub struct Verdict {
 pub fn verdict(ends: &[Ended]) -> Verdict {
     let telling = ends.iter().filter(|ended| !(ended.stopped && ended.end.obeyed()));
     // The first of equal ones.
-    let Some(cause) = telling.min_by_key(|ended| ended.end.distance()) else {
+    let Some(cause) = telling.min_by_key(|ended| ended.distance()) else {
         return Verdict { code: INTERRUPTED, lost: false, message: "every process was stopped".into() };
     };
     let (code, lost) = match cause.end {
+        _ if cause.unjoined => (JOIN_REFUSED, false),
         End::Code(126 | 127) => (2, false),
         End::Code(code) => (code, code == PEER_LOST),
         End::Signal(_) | End::Unreachable => (PEER_LOST, true),
     };
     let message = match (cause.end.is_success(), fault(ends, cause)) {
+        _ if cause.unjoined => format!(
+            "process {} ({}) {} before it joined the others: what was started there is not this command, or ended without it",
+            cause.process, cause.host, cause.end
+        ),
         (true, _) => String::new(),
         (false, None) => format!("process {} ({}) {}", cause.process, cause.host, cause.end),
         (false, Some((process, host))) => {
@@ -196,6 +232,13 @@ mod tests {
             ("error: process 0 ([::1]:4100) did not join within 60 s", Some(0)),
             ("error: process 3 was refused: it runs another job", Some(3)),
             ("error: process 1 (h:1) holds another secret than this process", Some(1)),
+            (
+                "error: process 1 failed before it joined: process 0 (h:1) holds another secret than this process",
+                Some(0),
+            ),
+            ("error: process 1 failed before it joined: process 2 (h:3) did not join within 60 s", Some(2)),
+            ("interrupted: a signal to process 0 ended the run; the same command", Some(0)),
+            ("interrupted: this process ends with the run", None),
             ("error: process 0 refused this process: there is such a process already", None),
             ("error: process x was lost: ", None),
             ("error: the file process 1 was lost: ", None),
@@ -216,6 +259,7 @@ mod tests {
             end,
             stopped,
             blames: blames.map(|at| (at, host(at))),
+            unjoined: false,
         };
         let message = |ends: &[Ended]| verdict(ends).message;
         let lost = End::Code(PEER_LOST);
@@ -237,6 +281,27 @@ mod tests {
         );
     }
 
+    /// A signal to one that ends all is a signal to that one, whoever is seen first.
+    #[test]
+    fn who_was_interrupted_is_named_before_those_that_followed() {
+        let host: HostLine = "h:1".parse().unwrap();
+        let ended = |process: usize, end, blames: Option<usize>, unjoined| {
+            let blames = blames.map(|at| (at, host.clone()));
+            Ended { process, host: host.clone(), end, stopped: false, blames, unjoined }
+        };
+        let code = End::Code(INTERRUPTED);
+        let all = [ended(1, code, Some(0), false), ended(0, code, None, false), ended(2, code, Some(0), false)];
+        assert_eq!(verdict(&all).message, "process 0 (h:1) ended with code 130");
+        // One that has ended well, and for which the others wait.
+        for end in [End::Code(0), End::Code(STOPPED_AT_LIMIT)] {
+            let stopped = Ended { stopped: true, ..ended(0, code, None, false) };
+            let verdict = verdict(&[ended(1, end, None, true), stopped]);
+            assert_eq!((verdict.code, verdict.lost), (6, false));
+            assert!(verdict.message.starts_with("process 1 (h:1) ended with code"), "{verdict:?}");
+            assert!(verdict.message.contains("before it joined"), "{verdict:?}");
+        }
+    }
+
     fn judge(ends: &[(End, bool)]) -> (u8, bool, String) {
         let host: HostLine = "h:1".parse().unwrap();
         let ended = |(process, (end, stopped)): (usize, &(End, bool))| Ended {
@@ -245,6 +310,7 @@ mod tests {
             end: *end,
             stopped: *stopped,
             blames: None,
+            unjoined: false,
         };
         let verdict = verdict(&ends.iter().enumerate().map(ended).collect::<Vec<_>>());
         (verdict.code, verdict.lost, verdict.message)

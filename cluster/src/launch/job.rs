@@ -2,7 +2,8 @@
 //!
 //! The first failure gives the others [`Times::settle`] to find out themselves and say what they know (they do, within 2 s of a lost connection); then they are stopped. So does an interrupt,
 //! at once; a second interrupt kills. Between two starts those that are under way are looked at as well: after a failure or an interrupt nothing more is started, and what was is stopped at once, since
-//! the job cannot come together any more. What was stopped has [`Times::grace`] to end, then its shell kills it, and 2 s later the launcher kills the shell.
+//! the job cannot come together any more. Nor can it where a process has ended as if all were well (a host whose command is another one) and those that are left say afterwards that they wait for it: that is a failure of the
+//! join, which need not wait for its deadline. What was stopped has [`Times::grace`] to end, then its shell kills it, and 2 s later the launcher kills the shell.
 
 use super::HostLine;
 use super::end::Ended;
@@ -18,6 +19,8 @@ use thiserror::Error;
 
 /// Time between two looks at the processes.
 const LOOK: Duration = Duration::from_millis(30);
+/// A line of a log that comes so long after the end of a process was seen was written after it.
+const LOGGED: Duration = Duration::from_millis(500);
 /// What a shell has beyond [`Times::grace`] to kill its process.
 const SHELLS_OWN: Duration = Duration::from_secs(2);
 /// Options of ssh unless others are given: never ask, notice a host that is gone.
@@ -142,6 +145,8 @@ struct Round<'a> {
     say: &'a dyn Fn(&str),
     live: Vec<(usize, Process)>,
     attempt: Attempt,
+    /// When each of the ends was seen.
+    seen: Vec<Instant>,
     stop_at: Option<Instant>,
     kill_at: Option<Instant>,
 }
@@ -149,7 +154,7 @@ struct Round<'a> {
 impl Round<'_> {
     /// Looks at all of them: notes those that have ended, and stops or kills the others where it is time.
     fn look(&mut self) {
-        let Round { times, lines, interrupts, say, live, attempt, stop_at, kill_at } = self;
+        let Round { times, lines, interrupts, say, live, attempt, seen, stop_at, kill_at } = self;
         live.retain_mut(|(index, process)| {
             let Some(end) = process.ended() else { return true };
             let ended = Ended {
@@ -158,15 +163,25 @@ impl Round<'_> {
                 end,
                 stopped: process.stopped(),
                 blames: process.blames().and_then(|at| Some((at, lines.get(at)?.clone()))),
+                unjoined: false,
             };
             if !end.is_success() && !ended.stopped {
                 say(&format!("process {index} ({}) {end}", ended.host));
                 stop_at.get_or_insert_with(|| Instant::now() + times.settle);
             }
             attempt.ends.push(ended);
+            seen.push(Instant::now());
             false
         });
         let now = Instant::now();
+        for (ended, since) in attempt.ends.iter_mut().zip(&*seen) {
+            let waits = |(_, process): &(usize, Process)| process.awaits(*since + LOGGED) == Some(ended.process);
+            if ended.end.is_success() && !ended.stopped && !ended.unjoined && live.iter().any(waits) {
+                ended.unjoined = true;
+                say(&format!("process {} ({}) {} before it joined the others", ended.process, ended.host, ended.end));
+                stop_at.get_or_insert(now);
+            }
+        }
         let asked = interrupts.load(Ordering::SeqCst);
         if asked > 0 && !attempt.interrupted {
             attempt.interrupted = true;
@@ -225,7 +240,8 @@ impl Launch {
     ) -> Result<Attempt, LaunchError> {
         let attempt = Attempt { ends: Vec::new(), interrupted: false, whole: true };
         let (times, live) = (self.times, Vec::new());
-        let mut round = Round { times, lines, interrupts, say, live, attempt, stop_at: None, kill_at: None };
+        let mut round =
+            Round { times, lines, interrupts, say, live, attempt, seen: Vec::new(), stop_at: None, kill_at: None };
         round.look();
         for index in 0..lines.len() {
             if !round.goes_on(index) {

@@ -1,16 +1,16 @@
 //! The shell of one process, on this machine or behind ssh: its input is what keeps the process alive.
 
-use super::end::{End, blamed};
+use super::end::{End, awaited, blamed};
 use super::lines::Log;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// How long the log of a process that has ended is waited for: something that left its process group may hold the stream.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -24,6 +24,8 @@ pub struct Process {
     logged: Receiver<()>,
     /// The process that its message of failure names; `usize::MAX` for none.
     blames: Arc<AtomicUsize>,
+    /// The process that it said last that it waits for, and when.
+    awaits: Arc<Mutex<Option<(usize, Instant)>>>,
     ssh: bool,
 }
 
@@ -60,19 +62,23 @@ impl Process {
         }
         let (tell, logged) = channel::<()>();
         let blames = Arc::new(AtomicUsize::new(usize::MAX));
+        let awaits = Arc::new(Mutex::new(None));
         if let Some(stream) = child.stderr.take() {
-            let (log, blames) = (log.clone(), Arc::clone(&blames));
+            let (log, blames, awaits) = (log.clone(), Arc::clone(&blames), Arc::clone(&awaits));
             helper("log", &mut child, move || {
                 let see = |line: &[u8]| {
                     if let Some(process) = blamed(line) {
                         blames.store(process, Ordering::Relaxed);
+                    }
+                    if let Some(process) = awaited(line) {
+                        *awaits.lock().unwrap_or_else(PoisonError::into_inner) = Some((process, Instant::now()));
                     }
                 };
                 log.follow(&prefix, stream, &see);
                 drop(tell);
             })?;
         }
-        Ok(Process { child, hold: Some(hold), logged, blames, ssh })
+        Ok(Process { child, hold: Some(hold), logged, blames, awaits, ssh })
     }
 
     /// The shell's process id here.
@@ -107,6 +113,12 @@ impl Process {
     /// The process that it named as the one at fault, once it has ended.
     pub fn blames(&self) -> Option<usize> {
         Some(self.blames.load(Ordering::Relaxed)).filter(|process| *process != usize::MAX)
+    }
+
+    /// The process that it said after `since` that it waits for.
+    pub fn awaits(&self, since: Instant) -> Option<usize> {
+        let last = *self.awaits.lock().unwrap_or_else(PoisonError::into_inner);
+        last.filter(|(_, when)| *when > since).map(|(process, _)| process)
     }
 
     /// How it ended, once it has and its log is written. Nothing of its group on this machine is left then.

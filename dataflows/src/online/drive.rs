@@ -158,17 +158,18 @@ enum Read {
 
 /// Reads until the source ends or nobody listens.
 fn read(mut source: Box<dyn EventSource>, mut skip: u64, to: &SyncSender<Read>) {
+    let mut before = source.position();
     loop {
-        let before = source.position();
         let mut items = Vec::new();
         let more = source.next(&mut items);
         let arrived = Instant::now();
         let gone = (items.len() as u64).min(skip);
         items.drain(..gone as usize);
         skip -= gone;
-        if !items.is_empty() || before != source.position() {
-            let after = source.position();
-            if to.send(Read::Piece(items, (before, gone), after, arrived)).is_err() {
+        let after = source.moved();
+        if !items.is_empty() || after.is_new(&before) {
+            let begun = std::mem::replace(&mut before, after.clone());
+            if to.send(Read::Piece(items, (begun, gone), after, arrived)).is_err() {
                 return;
             }
         }

@@ -42,6 +42,8 @@ pub enum Note {
     Flush,
     /// A model is published.
     Publish,
+    /// One was to be, and there is none of what is there.
+    Nothing,
 }
 
 /// An answer on its way out.
@@ -290,7 +292,10 @@ impl Session {
                 Item::Rejected(rejected) => Some(rejected.clone()),
                 Item::Event(event, place) => {
                     let refused = core.event(self.store.as_mut(), event, &encoded, own, &mut predicted)?;
-                    refused.map(|refused| Rejected { place: Some(place.to_string()), ..refused })
+                    refused.map(|refused| {
+                        // The line itself, where there is one: columns that no model reads are in it.
+                        Rejected { place: Some(place.to_string()), text: place.text().or(refused.text), ..refused }
+                    })
                 }
             };
             if let Some(rejected) = rejected {
@@ -381,8 +386,8 @@ impl Session {
             Err(StageError::Data(reason)) => Err(reason),
             Err(error) => return Err(error.into()),
         };
-        self.store.note(&bytes_of(&Note::Publish)?)?;
-        self.core.published();
+        self.store.note(&bytes_of(if published.is_ok() { &Note::Publish } else { &Note::Nothing })?)?;
+        self.core.published(published.is_ok());
         Ok(published)
     }
 
@@ -451,6 +456,14 @@ impl Session {
     /// [`RowsError`]; what was not freed is freed next time.
     pub fn clean(&mut self, oldest: u64) -> Result<(), RowsError> {
         self.store.clean(oldest)
+    }
+
+    /// What is wrong with what the rows have beside their log, in a sentence, after a commit.
+    ///
+    /// # Errors
+    /// [`RowsError`] where it cannot be read.
+    pub fn check(&mut self) -> Result<Option<String>, RowsError> {
+        self.store.check()
     }
 
     /// Answers since the last call.

@@ -13,6 +13,7 @@ use nystream_datasets::Chunk;
 use nystream_datasets::events::{Event, Op, json};
 use nystream_datasets::rows::{Applied, StoredRow};
 use nystream_datasets::stream::{MAX_SHOWN, Rejected};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -159,7 +160,14 @@ impl Core {
                 self.rejections.push(rejected);
             }
             Note::Progress { source, position, skip } => {
-                self.tally.sources.insert(source.clone(), (position, skip));
+                match self.tally.sources.entry(source.clone()) {
+                    Entry::Vacant(place) => drop(place.insert((position, skip))),
+                    Entry::Occupied(mut place) => {
+                        let (known, behind) = place.get_mut();
+                        known.advance(position);
+                        *behind = skip;
+                    }
+                }
                 (self.tally.source, self.tally.ahead) = (Some(source), 0);
             }
             Note::Flush => {
@@ -167,7 +175,7 @@ impl Core {
                 let answers = self.learner.flush()?;
                 self.answered(answers)?;
             }
-            Note::Publish => {
+            note @ (Note::Publish | Note::Nothing) => {
                 self.learner.complete()?;
                 // There may have been no model of what was there.
                 if !self.traits.answers
@@ -176,7 +184,7 @@ impl Core {
                 {
                     return Err(error);
                 }
-                self.published();
+                self.published(note == Note::Publish);
             }
         }
         Ok(())

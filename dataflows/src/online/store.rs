@@ -95,6 +95,14 @@ pub trait Store: Send {
     /// [`RowsError`]; what was not freed is freed next time.
     fn clean(&mut self, oldest: u64) -> Result<(), RowsError>;
 
+    /// What is wrong with what is beside the log, in a sentence; nothing of stores that have nothing beside it.
+    ///
+    /// # Errors
+    /// [`RowsError`] where it cannot be read.
+    fn check(&mut self) -> Result<Option<String>, RowsError> {
+        Ok(None)
+    }
+
     /// The rows as a snapshot holds them, where the log alone does not.
     ///
     /// # Errors
@@ -393,6 +401,10 @@ impl Store for Keyed {
     fn clean(&mut self, oldest: u64) -> Result<(), RowsError> {
         self.0.clean(RECORDS_A_ROW, oldest)?;
         Ok(())
+    }
+
+    fn check(&mut self) -> Result<Option<String>, RowsError> {
+        self.0.check()
     }
 }
 

@@ -35,10 +35,10 @@ impl Core {
         Ok(())
     }
 
-    /// A model was published, or it was found that there is none.
-    pub(super) fn published(&mut self) {
+    /// A model was published, or it was found that there is none, which is none that counts.
+    pub(super) fn published(&mut self, made: bool) {
         self.tally.published = self.tally.changes;
-        self.tally.publications += 1;
+        self.tally.publications += u64::from(made);
         (self.tally.due, self.tally.moved, self.tally.moved_of) = (false, 0, self.tally.learnable);
         if self.rules.publish_drift.is_some() {
             self.mark = self.learner.mark().unwrap_or_default();

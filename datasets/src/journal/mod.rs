@@ -183,6 +183,8 @@ pub struct Damage {
     pub reason: String,
     /// Files that hold what was cut off.
     pub kept: Vec<PathBuf>,
+    /// Whether it is the end of the log alone, cut short: what a write leaves that a kill has ended, of which nothing was acknowledged.
+    pub torn: bool,
 }
 
 /// What [`Journal::open`] found.

@@ -25,6 +25,8 @@ struct Good {
     bytes: u64,
     /// Why it ends before its file does.
     broken: Option<String>,
+    /// Whether that is what a write leaves that did not come to its end.
+    torn: bool,
 }
 
 /// Replays the records from `start` on, cuts off what cannot be read, and lists the segments that are left.
@@ -72,7 +74,7 @@ pub(super) fn recover(
             shorten(storage, identity, &mut segments, first)?;
         }
         if let Some(reason) = good.broken {
-            let gone = Gone { name: &name, good: good.end, bytes: good.bytes, reason };
+            let gone = Gone { name: &name, good: good.end, bytes: good.bytes, reason, torn: good.torn };
             recovered.damage = cut(storage, gone, recovered.last + 1, &firsts[position + 1..])?;
             if good.last >= first {
                 segments.insert(first, Segment { first, last: good.last, bytes: good.end });
@@ -132,11 +134,12 @@ struct Gone<'a> {
     good: u64,
     bytes: u64,
     reason: String,
+    torn: bool,
 }
 
 /// Cuts off the end of a segment and all `later` ones. Empty space (zeros, or no more than a header, at the end of the log) is no damage.
 fn cut(storage: &mut dyn Storage, gone: Gone<'_>, record: u64, later: &[u64]) -> Result<Option<Damage>, JournalError> {
-    let Gone { name, good, bytes, reason } = gone;
+    let Gone { name, good, bytes, reason, torn } = gone;
     let mut kept = Vec::new();
     let mut lost = bytes - good;
     let mut tape = open(storage, name)?;
@@ -163,7 +166,15 @@ fn cut(storage: &mut dyn Storage, gone: Gone<'_>, record: u64, later: &[u64]) ->
         good => tape.set_len(good).and_then(|()| tape.sync()),
     };
     done.and_then(|()| storage.sync_folder()).map_err(|source| write(storage, source))?;
-    let damage = Damage { file: storage.path(name), offset: good, record, bytes: lost, reason, kept };
+    let damage = Damage {
+        file: storage.path(name),
+        offset: good,
+        record,
+        bytes: lost,
+        reason,
+        kept,
+        torn: torn && later.is_empty(),
+    };
     Ok((!damage.kept.is_empty()).then_some(damage))
 }
 
@@ -185,7 +196,7 @@ fn read_segment(
     let tape = open(storage, name)?;
     let failed = |source| io_error(storage, "read", name, source);
     let bytes = tape.len().map_err(failed)?;
-    let mut good = Good { last: first - 1, end: 0, bytes, broken: None };
+    let mut good = Good { last: first - 1, end: 0, bytes, broken: None, torn: false };
     let mut window = Window { tape: tape.as_ref(), bytes, start: 0, held: Vec::new() };
     let Some(head) = window.get(0, HEADER).map_err(failed)? else {
         good.broken = Some(format!("its header has {bytes} bytes of {HEADER}"));
@@ -222,6 +233,7 @@ fn read_segment(
         }
         let Some(head) = window.get(good.end, RECORD_HEADER).map_err(failed)? else {
             good.broken = Some(format!("record {number} is cut short"));
+            good.torn = true;
             break;
         };
         let (length, expected) = record_header(head);
@@ -231,6 +243,7 @@ fn read_segment(
         }
         let Some(payload) = window.get(good.end + RECORD_HEADER as u64, length).map_err(failed)? else {
             good.broken = Some(format!("record {number} is cut short"));
+            good.torn = true;
             break;
         };
         if record_check(identity, number, payload) != expected {

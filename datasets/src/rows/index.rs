@@ -6,7 +6,10 @@
 use super::change::Change;
 use super::window::Rank;
 use super::{Order, Place, RowsError};
-use redb::{Database, DatabaseError, Durability, ReadableDatabase, StorageError, TableDefinition, WriteTransaction};
+use redb::{
+    Database, DatabaseError, Durability, ReadableDatabase, ReadableTableMetadata, StorageError, TableDefinition,
+    WriteTransaction,
+};
 use std::fmt::Display;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -174,6 +177,18 @@ impl Index {
             let found = transaction.open_table(PLACES)?.get(key)?.map(|found| found.value());
             Ok(found.map(|(number, offset)| Place { number, offset }))
         })
+    }
+
+    /// How many keys it has, and in how many of its places in the order, where it keeps one.
+    pub(super) fn keys(&self) -> Result<[u64; 3], RowsError> {
+        let keys = |transaction: &redb::ReadTransaction| {
+            let places = transaction.open_table(PLACES)?.len()?;
+            Ok(match self.order {
+                None => [places; 3],
+                Some(_) => [places, transaction.open_table(ORDER)?.len()?, transaction.open_table(RANKS)?.len()?],
+            })
+        };
+        self.read(keys)
     }
 
     /// Learns `edits`, the last of which is record `applied` or before.

@@ -170,6 +170,7 @@ proptest! {
                     rows = open(folder.path(), order);
                     model = committed.clone();
                     prop_assert_eq!(&all(&mut rows), &model.rows);
+                    prop_assert_eq!(rows.check().unwrap(), None);
                     for begin in [older, held] {
                         let mut replayed = Vec::new();
                         rows.replay::<RowsError>(begin, |entry| { replayed.push(entry); Ok(()) }).unwrap();
@@ -334,4 +335,28 @@ fn an_index_that_is_damaged_or_of_another_kind_is_made_anew() {
         KeyedRows::open(folder.path(), [4; 16], &schema(), options(None)),
         Err(RowsError::Journal(JournalError::Foreign { .. }))
     ));
+}
+
+#[test]
+fn an_index_that_is_not_what_the_log_says_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rows = open(folder.path(), Some(Order::Arrival));
+    for key in 0..5 {
+        rows.apply(event(Op::Insert, key, 1.0, None, None)).unwrap().unwrap();
+    }
+    rows.apply(event(Op::Delete, 3, 0.0, None, None)).unwrap().unwrap();
+    rows.commit().unwrap();
+    assert_eq!(rows.check().unwrap(), None);
+    let edit = |key: u8, place: Place| {
+        let event = event(Op::Insert, key, 1.0, None, None);
+        Edit::of(&Change { event, old: None, arrival: None, carried: false, expired: false }, place)
+    };
+    let own = rows.index.place("key 1").unwrap().unwrap();
+    rows.index.apply(&[edit(1, Place { offset: own.offset + 8, ..own })], 6).unwrap();
+    assert!(rows.check().unwrap().unwrap().contains("'key 1'"));
+    rows.index.apply(&[edit(1, own)], 6).unwrap();
+    assert_eq!(rows.check().unwrap(), None);
+    // One that is not there.
+    rows.index.apply(&[edit(3, Place { number: 4, ..own })], 6).unwrap();
+    assert!(rows.check().unwrap().unwrap().contains("[5, 5, 5] keys"));
 }

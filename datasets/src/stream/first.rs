@@ -1,5 +1,8 @@
 //! The first rows of a stream of lines as a table, before any model says what their columns are.
 //!
+//! Where a row without a column is refused later, it is none of the first ones either: columns are those that more than half of the rows have (one that fewer have is misspelt, or not for a model that needs all), and rows without
+//! one of them are left out.
+//!
 //! A column holds numbers where every value is one, true or false where every value is that, and text otherwise; columns stand in the order in which they first appear, and the key is none of them.
 
 use super::{MAX_LINE, SourceError};
@@ -12,7 +15,8 @@ use std::fs::File;
 use std::io::BufReader;
 use std::sync::Arc;
 
-/// At most `most` rows of the file `path` that have all `targets`. Lines that are no event are left to whoever reads the stream itself.
+/// At most `most` rows of the file `path` that have all `targets`; with `whole`, of those the ones that have all columns that most of them have. Lines that are no event are left to whoever reads the stream itself. And what was left
+/// out, in words.
 ///
 /// ```
 /// # let folder = tempfile::tempdir()?;
@@ -20,16 +24,56 @@ use std::sync::Arc;
 /// std::fs::write(&path, r#"{"key": 1, "row": {"x": 2, "color": "red", "y": 0.5}}
 /// {"key": 2, "row": {"x": 3, "color": 7}}
 /// {"key": 3, "row": {"color": null, "ok": true, "y": "NaN"}}"#)?;
-/// let rows = nystream_datasets::stream::first::first_rows(path.to_str().unwrap(), 10, &["y".into()]).unwrap();
+/// let first_rows = nystream_datasets::stream::first::first_rows;
+/// let (rows, _) = first_rows(path.to_str().unwrap(), 10, &["y".into()], false).unwrap();
 /// let kinds: Vec<_> = rows.schema().fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
 /// assert_eq!((rows.num_rows(), kinds.join(", ").as_str()), (2, "color Utf8, x Float64, y Float64, ok Boolean"));
+/// // What one of two has is nothing that most have.
+/// let (rows, left) = first_rows(path.to_str().unwrap(), 10, &["y".into()], true).unwrap();
+/// assert_eq!((rows.num_rows(), rows.num_columns()), (2, 2));
+/// assert_eq!(left.unwrap(), "columns that half of the first rows or fewer have are left out (ok, x)");
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
 /// # Errors
 /// A file that cannot be read.
-pub fn first_rows(path: &str, most: usize, targets: &[String]) -> Result<RecordBatch, SourceError> {
-    table(&objects(path, most, targets)?).map_err(|error| SourceError::Spec(format!("{path}: {error}")))
+pub fn first_rows(
+    path: &str,
+    most: usize,
+    targets: &[String],
+    whole: bool,
+) -> Result<(RecordBatch, Option<String>), SourceError> {
+    let mut rows = objects(path, most, targets)?;
+    let left = if whole { keep_whole(&mut rows) } else { None };
+    let table = table(&rows).map_err(|error| SourceError::Spec(format!("{path}: {error}")))?;
+    Ok((table, left))
+}
+
+/// Leaves out columns that half of the rows or fewer have, and then rows without one of the others; what was left out.
+fn keep_whole(rows: &mut Vec<Map<String, Value>>) -> Option<String> {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for name in rows.iter().flat_map(Map::keys) {
+        match counts.get_mut(name) {
+            Some(count) => *count += 1,
+            None => drop(counts.insert(name.clone(), 1)),
+        }
+    }
+    let all = rows.len();
+    let (kept, rare): (BTreeMap<String, usize>, BTreeMap<String, usize>) =
+        counts.into_iter().partition(|(_, count)| 2 * count > all);
+    rows.retain(|row| kept.keys().all(|name| row.contains_key(name)));
+    for row in rows.iter_mut() {
+        row.retain(|name, _| kept.contains_key(name));
+    }
+    let mut left = Vec::new();
+    if !rare.is_empty() {
+        let names: Vec<&str> = rare.keys().map(String::as_str).take(10).collect();
+        left.push(format!("columns that half of the first rows or fewer have are left out ({})", names.join(", ")));
+    }
+    if rows.len() < all {
+        left.push(format!("{} of the first {all} rows are without a column that most have", all - rows.len()));
+    }
+    (!left.is_empty()).then(|| left.join("; "))
 }
 
 fn objects(path: &str, most: usize, targets: &[String]) -> Result<Vec<Map<String, Value>>, SourceError> {

@@ -1,16 +1,17 @@
 //! Parquet files that appear in a folder.
 //!
-//! Files are taken in the order of their names, each once. A file is taken when its footer can be read, which a file that is still being written has not: it waits, and others go before it. Hidden files, and names
-//! that end in `.part`, `.tmp` or `.crdownload`, are none.
+//! Files are taken in the order of their names, each once; those that appear meanwhile behind the ones that were there when the folder was listed last, so that a folder of n files is not listed n times. A file is taken
+//! when its footer can be read, which a file that is still being written has not: it waits, and others go before it. Hidden files, and names that end in `.part`, `.tmp` or `.crdownload`, are none.
 //!
 //! *Which file it is* is decided by its name and by what it holds: its bytes, its footer and 16 pieces of the rest, by which data files are told apart elsewhere too ([`crate::Catalog`]). One that was taken, goes away and
 //! comes back is not taken again, nor is one that is copied over with the same bytes; one that has taken the name of another that was taken, whatever its size and whenever that went, is a rejected item: names are not
-//! used twice. Of files that are gone the last `GONE` are known again. A file is looked at again only where the system says that it changed (its size, time or number).
+//! used twice. The first stays the one of the name: when it comes back it is known again, and goes on where it was left. Of files that are gone the last `GONE` are known again. A file is looked at again only where the
+//! system says that it changed (its size, time or number).
 //!
 //! *What cannot be read* is a rejected item: at the second look where no more writing would make it a Parquet file (its first or last bytes are others, its footer is damaged), after `PATIENCE` without a change where it
 //! is cut short; it is taken when it is whole all the same. A run that ends before that says so ([`EventSource::remark`]). Of a file whose pages are damaged the rows before that count.
 //!
-//! *Position*: of each file the rows taken, its bytes and its digest.
+//! *Position*: of each file the rows taken, its bytes and its digest; after a piece, of the files that it changed ([`Position::Moved`]).
 
 use super::{EventSource, Item, More, PIECE_EVENTS, Place, Position, Rejected, SourceError, Taken};
 use crate::DataError;
@@ -21,7 +22,7 @@ use crate::ranged::RangeFile;
 use crate::scan::guarded;
 use arrow_array::RecordBatch;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,6 +34,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Files that are gone and known again when they come back.
 const GONE: usize = 1024;
+/// Refused files of one name that are known again.
+const OTHERS: usize = 16;
 
 /// Stands for the rows of a file that was taken whole.
 const ALL: u64 = u64::MAX;
@@ -70,6 +73,10 @@ pub struct Folder {
     schema: StreamSchema,
     /// What was taken, by name.
     taken: BTreeMap<String, Taken>,
+    /// Names whose entry there is another since [`EventSource::moved`] was asked.
+    touched: BTreeSet<String>,
+    /// Names of the last listing that were not looked at.
+    waiting: VecDeque<String>,
     open: Option<Open>,
     /// Files that are what was taken, as of this.
     known: BTreeMap<String, Stamp>,
@@ -83,6 +90,8 @@ struct Open {
     /// Rows to pass over: taken before a restart.
     skip: u64,
     rows: u64,
+    /// Rows that it has.
+    all: u64,
 }
 
 /// Why a file cannot be taken.
@@ -106,12 +115,14 @@ fn digest(path: &Path) -> Result<String, Unreadable> {
     })
 }
 
-/// The rows of a file.
-fn reader(path: &Path) -> Result<ParquetRecordBatchReader, Unreadable> {
+/// The rows of a file, and how many there are.
+fn reader(path: &Path) -> Result<(ParquetRecordBatchReader, u64), Unreadable> {
     let read = || {
         let file = File::open(path).map_err(|error| error.to_string())?;
         let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new(file))?.map_err(|error| error.to_string())?;
-        builder.with_batch_size(PIECE_EVENTS).build().map_err(|error| error.to_string())
+        let rows = builder.metadata().file_metadata().num_rows();
+        let reader = builder.with_batch_size(PIECE_EVENTS).build().map_err(|error| error.to_string())?;
+        Ok((reader, u64::try_from(rows).unwrap_or(0)))
     };
     read().map_err(|reason| Unreadable { reason, cut: false })
 }
@@ -127,6 +138,8 @@ impl Folder {
             folder: folder.to_path_buf(),
             schema,
             taken: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            waiting: VecDeque::new(),
             open: None,
             known: BTreeMap::new(),
             partial: BTreeMap::new(),
@@ -153,17 +166,30 @@ impl Folder {
         Ok(names)
     }
 
-    /// Opens the next file that is whole.
-    fn look(&mut self, items: &mut Vec<Item>) -> Result<(), SourceError> {
+    /// Lists the folder: what there is to look at, and what is gone.
+    fn list(&mut self) -> Result<(), SourceError> {
         let names = self.names()?;
         self.mark_gone(&names);
         self.known.retain(|name, _| names.contains_key(name));
         self.partial.retain(|name, _| names.contains_key(name));
-        for (name, stamp) in names {
+        let known = &self.known;
+        self.waiting
+            .extend(names.into_iter().filter(|(name, stamp)| known.get(name) != Some(stamp)).map(|(name, _)| name));
+        Ok(())
+    }
+
+    /// Opens the next file that is whole.
+    fn look(&mut self, items: &mut Vec<Item>) -> Result<(), SourceError> {
+        if self.waiting.is_empty() {
+            self.list()?;
+        }
+        while let Some(name) = self.waiting.pop_front() {
+            let path = self.folder.join(&name);
+            // What it is now; one that went away since is none.
+            let Ok(stamp) = std::fs::metadata(&path).map(|found| Stamp::of(&found)) else { continue };
             if self.known.get(&name) == Some(&stamp) {
                 continue;
             }
-            let path = self.folder.join(&name);
             let before = self.taken.get(&name).cloned().filter(|taken| taken.rows > 0);
             let found = digest(&path).and_then(|digest| {
                 let same = before.as_ref().is_none_or(|taken| {
@@ -182,19 +208,38 @@ impl Folder {
                 }
             };
             self.partial.remove(&name);
-            let rows = if same { skip } else { ALL };
-            self.taken.insert(name.clone(), Taken { rows, bytes: stamp.bytes, digest: Some(digest), gone: None });
             self.known.insert(name.clone(), stamp);
-            if let Some(reader) = rest {
-                self.open = Some(Open { name, reader, skip, rows: 0 });
-                return Ok(());
+            let own = match before {
+                // The first of this name stays what it is known as.
+                Some(mut own) if !same => {
+                    if own.others.contains(&digest) {
+                        continue;
+                    }
+                    let reason = format!(
+                        "the file is another than the one of {} bytes that was taken by this name: it is not taken; give it another name",
+                        own.bytes
+                    );
+                    items.push(Item::Rejected(Rejected { key: None, reason, place: Some(name.clone()), text: None }));
+                    let most = own.others.len().saturating_sub(OTHERS - 1);
+                    own.others.drain(..most);
+                    own.others.push(digest);
+                    own
+                }
+                own => Taken {
+                    rows: skip,
+                    bytes: stamp.bytes,
+                    digest: Some(digest),
+                    gone: None,
+                    others: own.map_or_else(Vec::new, |own| own.others),
+                },
+            };
+            if self.taken.get(&name) != Some(&own) {
+                self.touched.insert(name.clone());
+                self.taken.insert(name.clone(), own);
             }
-            if !same {
-                let had = before.map_or(0, |taken| taken.bytes);
-                let reason = format!(
-                    "the file is another than the one of {had} bytes that was taken by this name: it is not taken; give it another name"
-                );
-                items.push(Item::Rejected(Rejected { key: None, reason, place: Some(name), text: None }));
+            if let Some((reader, all)) = rest {
+                self.open = Some(Open { name, reader, skip, rows: 0, all });
+                return Ok(());
             }
         }
         Ok(())
@@ -207,18 +252,28 @@ impl Folder {
         }
         let mut next = self.taken.values().filter_map(|taken| taken.gone).max().map_or(0, |last| last + 1);
         for (name, taken) in &mut self.taken {
-            if names.contains_key(name) {
-                taken.gone = None;
-            } else if taken.gone.is_none() {
-                taken.gone = Some(next);
-                next += 1;
+            match (names.contains_key(name), taken.gone) {
+                (true, Some(_)) => taken.gone = None,
+                (false, None) => {
+                    taken.gone = Some(next);
+                    next += 1;
+                }
+                _ => continue,
             }
+            self.touched.insert(name.clone());
         }
         let mut gone: Vec<u64> = self.taken.values().filter_map(|taken| taken.gone).collect();
         if gone.len() > GONE {
             gone.sort_unstable();
             let oldest = gone[gone.len() - GONE];
-            self.taken.retain(|_, taken| taken.gone.is_none_or(|gone| gone >= oldest));
+            let touched = &mut self.touched;
+            self.taken.retain(|name, taken| {
+                let stays = taken.gone.is_none_or(|gone| gone >= oldest);
+                if !stays {
+                    touched.insert(name.clone());
+                }
+                stays
+            });
         }
     }
 
@@ -248,6 +303,7 @@ impl Folder {
     fn took(&mut self, name: &str, rows: u64) {
         if let Some(taken) = self.taken.get_mut(name) {
             taken.rows = rows;
+            self.touched.insert(name.to_owned());
         }
     }
 
@@ -277,12 +333,7 @@ impl EventSource for Folder {
     fn resume(&mut self, position: &Position) -> Result<(), SourceError> {
         match position {
             Position::Folder(files) => self.taken.clone_from(files),
-            Position::Files(files) => {
-                let taken = |(name, (rows, bytes)): (&String, &(u64, u64))| {
-                    (name.clone(), Taken { rows: *rows, bytes: *bytes, digest: None, gone: None })
-                };
-                self.taken = files.iter().map(taken).collect();
-            }
+            Position::Files(files) => self.taken = Taken::of_before(files),
             _ => {}
         }
         Ok(())
@@ -306,9 +357,13 @@ impl EventSource for Folder {
             Ok(Some(Ok(batch))) => {
                 self.take(&batch, &open.name, open.rows, open.skip, items);
                 open.rows += batch.num_rows() as u64;
-                self.took(&open.name, open.rows.max(open.skip));
-                self.open = Some(open);
-                return Ok(More::Yes);
+                if open.rows < open.all {
+                    self.took(&open.name, open.rows.max(open.skip));
+                    self.open = Some(open);
+                    return Ok(More::Yes);
+                }
+                // That was the last: its end is no piece of its own.
+                None
             }
             Ok(None) => None,
             Ok(Some(Err(error))) => Some(error.to_string()),
@@ -333,5 +388,16 @@ impl EventSource for Folder {
 
     fn position(&self) -> Position {
         Position::Folder(self.taken.clone())
+    }
+
+    fn moved(&mut self) -> Position {
+        let (mut changed, mut forgotten) = (BTreeMap::new(), Vec::new());
+        for name in std::mem::take(&mut self.touched) {
+            match self.taken.get(&name) {
+                Some(taken) => drop(changed.insert(name, taken.clone())),
+                None => forgotten.push(name),
+            }
+        }
+        Position::Moved { changed, forgotten }
     }
 }

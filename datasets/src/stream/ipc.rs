@@ -15,6 +15,7 @@ use arrow_buffer::Buffer;
 use arrow_ipc::reader::StreamDecoder;
 use arrow_ipc::root_as_message;
 use arrow_ipc::writer::StreamWriter;
+use arrow_schema::SchemaRef;
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read};
 use std::net::TcpListener;
@@ -28,6 +29,8 @@ use std::time::{Duration, Instant};
 pub const MAX_METADATA: usize = 16 << 20;
 /// Bytes of a frame's body at most.
 pub const MAX_FRAME: usize = 256 << 20;
+/// The mark of the end of a stream.
+const END: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 /// How long a connection may say nothing.
 pub const SILENCE: Duration = Duration::from_secs(60);
 /// How long a source waits before it says that there is nothing now.
@@ -313,7 +316,7 @@ impl EventSource for Ipc {
                 }
                 (self.skip, self.bytes) = (*rows, *bytes);
             }
-            Position::Lines { .. } | Position::Files(_) | Position::Folder(_) => {}
+            Position::Lines { .. } | Position::Files(_) | Position::Folder(_) | Position::Moved { .. } => {}
         }
         Ok(())
     }
@@ -403,12 +406,26 @@ pub fn columns(path: &str) -> Option<Vec<String>> {
 /// # Errors
 /// What is wrong with it.
 pub fn batches(bytes: &[u8]) -> Result<Vec<RecordBatch>, String> {
+    contents(bytes).map(|(_, batches)| batches)
+}
+
+/// The schema of a whole stream in memory, which it may have without a batch, and its batches.
+///
+/// # Errors
+/// As [`batches`].
+pub fn contents(bytes: &[u8]) -> Result<(Option<SchemaRef>, Vec<RecordBatch>), String> {
     let mut frames = Frames::new(bytes);
     let mut batches = Vec::new();
     loop {
         match frames.next() {
             Ok(Some(batch)) => batches.push(batch),
-            Ok(None) => return Ok(batches),
+            Ok(None) => {
+                // The decoder takes a message without a body when it is given what comes after it.
+                let (decoder, mut end) = (&mut frames.decoder, Buffer::from(END));
+                let decoded = guarded(|| decoder.decode(&mut end))?;
+                decoded.map_err(|error| error.to_string())?;
+                return Ok((frames.decoder.schema(), batches));
+            }
             Err(Broken::Bad(reason)) => return Err(reason),
             Err(Broken::Io(error)) => return Err(error.to_string()),
             Err(Broken::NotNow) => return Err("the stream is not whole".into()),
@@ -434,13 +451,11 @@ pub fn stream_of(batch: &RecordBatch) -> Result<Vec<u8>, String> {
 /// # Errors
 /// A batch that Arrow IPC cannot hold.
 pub fn message_of(batch: &RecordBatch) -> Result<(Vec<u8>, Vec<u8>), String> {
-    /// The mark of the end.
-    const END: usize = 8;
     let mut head = stream_of_none(batch)?;
     let mut all = stream_of(batch)?;
-    head.truncate(head.len() - END);
+    head.truncate(head.len() - END.len());
     let message = all.split_off(head.len());
-    Ok((head, message[..message.len() - END].to_vec()))
+    Ok((head, message[..message.len() - END.len()].to_vec()))
 }
 
 fn stream_of_none(batch: &RecordBatch) -> Result<Vec<u8>, String> {

@@ -5,13 +5,16 @@
 //! twice, and all of it counts. Memory: one line of at most [`MAX_LINE`] bytes.
 
 use super::{
-    EventSource, Item, KNOWN, MAX_LINE, More, PIECE_EVENTS, Place, Position, Rejected, SourceError, fingerprint,
+    EventSource, Item, KNOWN, MAX_LINE, MAX_SHOWN, More, PIECE_EVENTS, Place, Position, Rejected, SourceError,
+    fingerprint,
 };
 use crate::events::lines::{Line, next_line};
 use crate::events::{StreamSchema, json};
 use std::fs::File;
 use std::io::{self, BufReader, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A source of lines.
 pub struct JsonLines {
@@ -25,6 +28,9 @@ pub struct JsonLines {
     head: Option<[u8; 16]>,
     /// What was left unread.
     cut: Option<String>,
+    /// The lines of the piece that is read, as much of each as is shown of one that is refused, and where those of its events are: the item, and the bytes.
+    texts: Vec<u8>,
+    events: Vec<(usize, Range<usize>)>,
 }
 
 enum Input {
@@ -45,7 +51,18 @@ impl JsonLines {
                 Input::File(path.into(), BufReader::with_capacity(1 << 18, file))
             }
         };
-        Ok(JsonLines { name: name.into(), schema, input, line: Vec::new(), bytes: 0, lines: 0, head: None, cut: None })
+        Ok(JsonLines {
+            name: name.into(),
+            schema,
+            input,
+            line: Vec::new(),
+            bytes: 0,
+            lines: 0,
+            head: None,
+            cut: None,
+            texts: Vec::new(),
+            events: Vec::new(),
+        })
     }
 
     fn io(&self, source: io::Error) -> SourceError {
@@ -80,7 +97,14 @@ impl EventSource for JsonLines {
     }
 
     fn next(&mut self, items: &mut Vec<Item>) -> Result<More, SourceError> {
-        let more = self.lines(items)?;
+        let more = self.lines(items);
+        let texts: Arc<[u8]> = std::mem::take(&mut self.texts).into();
+        for (item, bytes) in self.events.drain(..) {
+            if let Some(Item::Event(_, place)) = items.get_mut(item) {
+                *place = place.clone().read_from(&texts, bytes);
+            }
+        }
+        let more = more?;
         if let (None, Input::File(path, _)) = (&self.head, &self.input)
             && self.bytes >= KNOWN
         {
@@ -141,10 +165,15 @@ impl JsonLines {
                     return Ok(More::End);
                 }
                 Line::Whole | Line::Last if self.line.iter().all(u8::is_ascii_whitespace) => {}
-                Line::Whole | Line::Last => items.push(match json::event(&self.line, &self.schema) {
-                    Ok(event) => Item::Event(event, Place::line(self.lines + 1)),
-                    Err(error) => Item::Rejected(Rejected::new(&error, place(), Some(&self.line))),
-                }),
+                Line::Whole | Line::Last => match json::event(&self.line, &self.schema) {
+                    Ok(event) => {
+                        let begin = self.texts.len();
+                        self.texts.extend_from_slice(&self.line[..self.line.len().min(MAX_SHOWN)]);
+                        self.events.push((items.len(), begin..self.texts.len()));
+                        items.push(Item::Event(event, Place::line(self.lines + 1)));
+                    }
+                    Err(error) => items.push(Item::Rejected(Rejected::new(&error, place(), Some(&self.line)))),
+                },
             }
             self.lines += 1;
         }

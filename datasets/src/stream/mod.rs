@@ -68,6 +68,14 @@ pub enum Position {
     Files(BTreeMap<String, (u64, u64)>),
     /// Files of a folder by name.
     Folder(BTreeMap<String, Taken>),
+    /// What is new since the position before, of a folder: how much that is does not depend on how many files there are.
+    Moved {
+        /// Files of which something was taken, or is known now.
+        changed: BTreeMap<String, Taken>,
+        /// Files that are no longer remembered.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        forgotten: Vec<String>,
+    },
 }
 
 impl Position {
@@ -87,15 +95,15 @@ impl Position {
             (Position::Frames { rows, .. }, Position::Frames { bytes, ends, .. }) => {
                 (Position::Frames { rows: rows + taken, bytes: *bytes, ends: *ends }, 0)
             }
-            (Position::Folder(before), Position::Folder(after)) => {
-                let mut files = before.clone();
+            (_, Position::Moved { changed: after, .. }) => {
+                let mut changed = BTreeMap::new();
                 for item in first {
                     let Item::Event(_, Place { number, of: Some(name), .. }) = item else { continue };
                     if let Some(taken) = after.get(&**name) {
-                        files.insert(name.to_string(), Taken { rows: number + 1, ..taken.clone() });
+                        changed.insert(name.to_string(), Taken { rows: number + 1, ..taken.clone() });
                     }
                 }
-                (Position::Folder(files), 0)
+                (Position::Moved { changed, forgotten: Vec::new() }, 0)
             }
             // By more of the beginning another file is told.
             (&Position::Lines { bytes, lines, tail, .. }, &Position::Lines { head, head_bytes, .. }) => {
@@ -103,6 +111,38 @@ impl Position {
             }
             _ => (self.clone(), taken),
         }
+    }
+
+    /// Whether this is another place than `before`, the last one that the source told.
+    pub fn is_new(&self, before: &Position) -> bool {
+        match self {
+            Position::Moved { changed, forgotten } => !changed.is_empty() || !forgotten.is_empty(),
+            whole => whole != before,
+        }
+    }
+
+    /// The source is at `next` now: that, or what has moved since.
+    ///
+    /// ```
+    /// use nystream_datasets::stream::{Position, Taken};
+    /// let taken = |rows| [("a.parquet".to_owned(), Taken { rows, ..Taken::default() })].into();
+    /// let mut position = Position::Folder(taken(3));
+    /// position.advance(Position::Moved { changed: taken(5), forgotten: vec!["b.parquet".into()] });
+    /// assert_eq!(position, Position::Folder(taken(5)));
+    /// ```
+    pub fn advance(&mut self, next: Position) {
+        let Position::Moved { changed, forgotten } = next else {
+            *self = next;
+            return;
+        };
+        let mut files = match std::mem::replace(self, Position::Rows(0)) {
+            Position::Folder(files) => files,
+            Position::Files(files) => Taken::of_before(&files),
+            _ => BTreeMap::new(),
+        };
+        files.extend(changed);
+        forgotten.iter().for_each(|name| drop(files.remove(name)));
+        *self = Position::Folder(files);
     }
 }
 
@@ -119,6 +159,19 @@ pub struct Taken {
     /// That it is not there any more, and behind how many others it went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone: Option<u64>,
+    /// Digests of others that had its name later and were refused, the last ones: each is told once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<String>,
+}
+
+impl Taken {
+    /// Those of states of before.
+    fn of_before(files: &BTreeMap<String, (u64, u64)>) -> BTreeMap<String, Taken> {
+        let taken = |(name, (rows, bytes)): (&String, &(u64, u64))| {
+            (name.clone(), Taken { rows: *rows, bytes: *bytes, ..Taken::default() })
+        };
+        files.iter().map(taken).collect()
+    }
 }
 
 /// Bytes by which the beginning of a file, and what was read of it last, are known again.
@@ -160,23 +213,37 @@ pub struct Place {
     unit: &'static str,
     number: u64,
     of: Option<Arc<str>>,
+    /// What it was read from, where that is text: bytes of a piece, which its events share.
+    text: Option<(Arc<[u8]>, usize, usize)>,
 }
 
 impl Place {
     /// Of a line, from 1.
     pub fn line(number: u64) -> Self {
-        Place { unit: "line", number, of: None }
+        Place { unit: "line", number, of: None, text: None }
     }
 
     /// Of a row, from 0.
     pub fn row(number: u64) -> Self {
-        Place { unit: "row", number, of: None }
+        Place { unit: "row", number, of: None, text: None }
     }
 
     /// The same, of a file or a connection.
     #[must_use]
     pub fn of(self, part: &Arc<str>) -> Self {
         Place { of: Some(Arc::clone(part)), ..self }
+    }
+
+    /// Read from these bytes of a piece.
+    #[must_use]
+    pub fn read_from(self, piece: &Arc<[u8]>, bytes: std::ops::Range<usize>) -> Self {
+        Place { text: Some((Arc::clone(piece), bytes.start, bytes.end)), ..self }
+    }
+
+    /// The text that it was read from, or the first [`MAX_SHOWN`] bytes of it.
+    pub fn text(&self) -> Option<String> {
+        let (piece, begin, end) = self.text.as_ref()?;
+        Some(String::from_utf8_lossy(piece.get(*begin..*end)?).into_owned())
     }
 }
 
@@ -282,4 +349,9 @@ pub trait EventSource: Send {
 
     /// How far everything that was given reaches.
     fn position(&self) -> Position;
+
+    /// The same after a piece, as it is logged: of sources whose position grows with what they have, what has moved since this was asked last ([`Position::advance`]).
+    fn moved(&mut self) -> Position {
+        self.position()
+    }
 }

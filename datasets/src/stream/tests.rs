@@ -380,6 +380,77 @@ fn files_are_known_by_what_they_hold() {
     assert!(files.len() == 4 && files.values().all(|file| file.digest.is_some()), "{files:?}");
 }
 
+/// The first file of a name stays the one of that name, whatever had the name in between, and over restarts.
+#[test]
+fn what_comes_back_after_another_is_known_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let open = || Folder::open("watch", folder.path(), schema()).unwrap();
+    parquet(&path, 0, 3000);
+    let original = std::fs::read(&path).unwrap();
+    let mut source = open();
+    let mut items = Vec::new();
+    source.next(&mut items).unwrap();
+    let begun = source.position();
+    for others in [&[][..], &[5][..], &[5, 6, 5][..]] {
+        let mut position = begun.clone();
+        let mut told = 0;
+        for first in others {
+            std::fs::remove_file(&path).unwrap();
+            parquet(&path, 10_000 * first, 20);
+            let mut source = open();
+            source.resume(&position).unwrap();
+            let (items, end) = all(&mut source);
+            assert!(keys(&items).is_empty(), "{items:?}");
+            told += reasons(&items).len();
+            position = end;
+        }
+        // Each once.
+        assert_eq!(told, others.iter().collect::<std::collections::BTreeSet<_>>().len());
+        std::fs::write(&path, &original).unwrap();
+        let mut source = open();
+        source.resume(&position).unwrap();
+        let (items, end) = all(&mut source);
+        assert_eq!((keys(&items), reasons(&items).len()), (numbered(PIECE_EVENTS..3000), 0));
+        let mut source = open();
+        source.resume(&end).unwrap();
+        assert!(all(&mut source).0.is_empty());
+    }
+}
+
+/// What is logged with a piece does not grow with the files of the folder, and adds up to where the source is.
+#[test]
+fn what_moved_adds_up_to_the_position() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in 0..60 {
+        parquet(&folder.path().join(format!("{file:03}.parquet")), 10 * file, 10);
+    }
+    let mut source = Folder::open("watch", folder.path(), schema()).unwrap();
+    let mut known = source.position();
+    let (mut taken, mut idle, mut most) = (0, 0, 0);
+    while idle < 40 {
+        let mut items = Vec::new();
+        let more = source.next(&mut items).unwrap();
+        idle = if more == More::NotNow { idle + 1 } else { 0 };
+        taken += items.len();
+        let moved = source.moved();
+        most = most.max(serde_json::to_vec(&moved).unwrap().len());
+        let before = known.clone();
+        known.advance(moved.clone());
+        assert_eq!((&known, moved.is_new(&before)), (&source.position(), known != before));
+        if taken == 300 {
+            std::fs::remove_file(folder.path().join("001.parquet")).unwrap();
+        }
+    }
+    assert_eq!(taken, 600);
+    assert!(most < 400, "{most} bytes");
+    let Position::Folder(files) = &known else { panic!() };
+    assert!(files.len() == 60 && files["001.parquet"].gone.is_some());
+    let mut again = Folder::open("watch", folder.path(), schema()).unwrap();
+    again.resume(&known).unwrap();
+    assert!(all(&mut again).0.is_empty());
+}
+
 /// What no more writing would make a Parquet file is told at once, what is cut short when the run ends, or after a while.
 #[test]
 fn broken_files_are_told() {

@@ -1,8 +1,6 @@
 //! `--mode exact` behind the command: the engine by a model's configuration, the rows that it rests on, and its models as `fit` would write them.
 
-use super::kept;
 use super::open::{CONFIG, Opened, refuse_path, reopen};
-use super::states::report_of;
 use super::told::Told;
 use crate::cli::{OnlineArgs, ResourceArgs};
 use crate::commands::Context;
@@ -24,7 +22,8 @@ use nystream_dataflows::predict::Function;
 use nystream_datasets::EncoderOptions;
 use nystream_kernels::rows::RowBuf;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// The column of keys where a model has none.
 const KEY: &str = "key";
@@ -44,8 +43,11 @@ pub struct Machine {
     hosts: Option<(ResourceArgs, Progress)>,
 }
 
+/// How long a process that takes part waits for the end of the run before a further signal ends it: longer than a launcher gives it.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 /// The folder of the sums in that of the state.
-const SUMS: &str = "exact";
+pub(super) const SUMS: &str = "exact";
 
 impl Machine {
     /// As the options say.
@@ -148,13 +150,22 @@ pub fn follow(args: &OnlineArgs, context: &Context) -> Result<ExitCode, Failure>
         });
         made.map_err(stage_error)
     };
-    // The first process ends the run, after a last snapshot. Who asks again does not want to wait for it.
-    let asked = AtomicBool::new(false);
+    // The first process ends the run, after a last snapshot. A launcher that stops all asks each second, to no end: only who still asks after a while does not want to wait for it.
+    let asked = OnceLock::new();
     exit::take_interrupts(move || {
-        if asked.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(ExitCode::Interrupted as u8));
+        let Some(first) = asked.get() else {
+            let _ = asked.set(Instant::now());
+            exit::say(&format!(
+                "interrupted: this process ends with the run, which the same signal to its first process ends; a signal {} s later ends it alone",
+                PATIENCE.as_secs()
+            ));
+            return true;
+        };
+        if Instant::elapsed(first) >= PATIENCE {
+            exit::interrupted(
+                "interrupted again: this process ends at once, and the others lose it (code 5); what was acknowledged is in the state",
+            );
         }
-        exit::say("interrupted: this process ends with the run, which the same signal to its first process ends");
         true
     });
     match nystream_dataflows::online::exact::follow(&process, communication, make)? {
@@ -221,48 +232,4 @@ pub fn model_of(source: &Model, published: Published) -> Model {
     let mut model = Model::new(config, function.centers, coefficients, code.centres.clone());
     model.variance = variance;
     model
-}
-
-/// Makes the model of the rows of a state from scratch and compares it with the one that was published last.
-///
-/// # Errors
-/// A state that cannot be used (1).
-pub fn verify(mut opened: Opened, context: &Context) -> Result<ExitCode, Failure> {
-    let mut report = report_of(&mut opened)?;
-    let tally = opened.session.tally();
-    let (changes, rows) = (tally.changes, tally.inserted.saturating_sub(tally.deleted + tally.expired));
-    let (made, there) = (report.model_digest.clone(), opened.session.rows());
-    let newest = kept::newest(opened.state.folder());
-    // That it is damaged is told with the others.
-    let damaged = newest.is_err();
-    let published = match newest.ok().flatten() {
-        Some((point, model)) => Some((point, model.digest()?)),
-        None => None,
-    };
-    let mut verified = rows == there && !damaged;
-    if rows != there {
-        report.notes.push(format!("the log has {there} rows, and by its counts there should be {rows}: it is damaged"));
-    }
-    report.notes.push(match (&made, &published) {
-        (Some(made), Some((_, published))) if made == published => {
-            "the rows of the log, summed and solved from scratch, give the published model to the bit".into()
-        }
-        // Rows have come or gone since: a killed run has not published what it has acknowledged.
-        (Some(made), Some((Some(point), _))) if *point != changes => format!(
-            "the published model is as of change {point} of {changes}: there is none to compare with the one that the rows of the log give, {made}"
-        ),
-        (Some(made), Some(_)) if opened.session.publication_is_due() => {
-            format!("a publication is due, by drift or by another configuration than the published model's: the next run makes it; the rows of the log give {made}")
-        }
-        (Some(_), Some(_)) => {
-            verified = false;
-            "the rows of the log give another model than the published one, though none has come or gone since: one of them is damaged".into()
-        }
-        (Some(made), None) if damaged => format!("there is no published model to compare with the one that the rows of the log give, {made}"),
-        (Some(made), None) => format!("no model was published yet; the rows of the log give {made}"),
-        (None, _) => "there are no rows to make a model of".into(),
-    });
-    report.verified = Some(verified);
-    context.output.report(&report)?;
-    Ok(if verified { ExitCode::Done } else { ExitCode::Data })
 }

@@ -4,10 +4,10 @@
 
 use crate::cli::OnlineArgs;
 use crate::cli::groups::{DictionaryArgs, InputArgs, SampleArgs};
-use crate::cli::values::online::{Endpoint, Mode};
+use crate::cli::values::online::{Absent, Endpoint, Mode};
 use crate::cli::values::{AutoOr, Count, DictionaryMode, Scale, Select, Task};
 use crate::commands::Context;
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 use crate::fitted::model_of;
 use crate::jobs::{Identity, Workers, fit_config};
 use crate::model::Model;
@@ -44,7 +44,17 @@ pub fn tuned(
     let data = match input {
         Endpoint::Lines(file) if file != "-" => {
             let most = usize::try_from(rows).unwrap_or(usize::MAX);
-            let found = first_rows(file, most, targets).map_err(|error| Failure::data(error.to_string()))?;
+            // The stream refuses rows without a column, unless that is a null: so do these.
+            let whole = args.stream.absent == Absent::Reject;
+            let found = first_rows(file, most, targets, whole).map_err(|error| Failure::data(error.to_string()))?;
+            let (found, left) = found;
+            if let Some(left) = left {
+                context.progress.aside(|| {
+                    exit::say(&format!(
+                        "--init-rows: {left}: they are not tuned on; --absent null takes what is absent for null"
+                    ));
+                });
+            }
             if found.num_rows() < most.clamp(2, LEAST) {
                 return Err(Failure::data(format!(
                     "--init-rows {rows}: {file} has {} rows with '{}', too few to tune on",

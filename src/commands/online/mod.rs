@@ -9,6 +9,7 @@ mod refit;
 mod served;
 mod states;
 mod told;
+mod verify;
 mod worse;
 
 use super::Context;
@@ -58,7 +59,7 @@ pub fn run(args: OnlineArgs, context: &Context) -> Result<ExitCode, Failure> {
         Some(OnlineCommand::Inspect(of)) => return states::inspect(&of.state, context),
         Some(OnlineCommand::Export(of)) => return states::export(of, context),
         Some(OnlineCommand::Import(of)) => return states::import(of, context),
-        Some(OnlineCommand::Verify(of)) => return states::verify(&of.state, context),
+        Some(OnlineCommand::Verify(of)) => return verify::verify(&of.state, context),
         None => {}
     }
     args.check()?;
@@ -322,7 +323,7 @@ fn learn(
         rows_surviving: tally.inserted.saturating_sub(tally.deleted + tally.expired),
         rows_waiting: drive.session.waiting(),
         // Of the model that was just made, where the learner is not one all the time.
-        dictionary: centers.filter(|_| !drive.session.traits().answers).unwrap_or(info.dictionary),
+        dictionary: if drive.session.traits().answers { info.dictionary } else { centers.unwrap_or(0) },
         online_dimension: info.online_dimension,
         prequential: Prequential { rows: info.rows, mean_loss: info.mean_loss, window_loss: info.window_loss },
         regret: regret.map(told::regret),
@@ -352,6 +353,8 @@ fn learn(
     }
     Ok(match ended {
         Ended::Source => {
+            // The last thing that is done: a process that is killed before has not ended, and is started again.
+            drop((drive, hooks));
             refit::forget(&state);
             ExitCode::Done
         }

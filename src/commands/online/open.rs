@@ -59,6 +59,8 @@ pub struct Opened {
     pub replayed: u64,
     /// What was found damaged and mended, in sentences.
     pub notes: Vec<String>,
+    /// Whether what is told of it has damage in it.
+    pub damaged: bool,
     /// Whether it is a look at a snapshot, without its log, while another process runs it.
     pub looked: bool,
 }
@@ -283,7 +285,9 @@ pub fn reopen(state: State, machine: &Machine) -> Result<Opened, Failure> {
     let (encoding, engine, template) = engine(&told, &model, &machine.of_state(&state))?;
     let (store, damage) =
         store_of(&state, &told, identity, encoding.schema(), engine.traits(), (record, &stored.rows()))?;
+    let mut damaged = !notes.is_empty();
     if let Some(damage) = damage {
+        damaged |= !damage.torn;
         notes.push(format!(
             "the log '{}' is damaged from record {} on ({}): {} bytes were cut off and kept aside; events after that are read again where the source has them",
             damage.file.display(),
@@ -305,7 +309,20 @@ pub fn reopen(state: State, machine: &Machine) -> Result<Opened, Failure> {
             notes.push(format!("{gone} rows cannot be used by the configuration that was made anew: they are among the refused ones, and no longer there"));
         }
     }
-    Ok(Opened { state, told, identity, model, template, encoding, session, files, replayed, notes, looked: false })
+    Ok(Opened {
+        state,
+        told,
+        identity,
+        model,
+        template,
+        encoding,
+        session,
+        files,
+        replayed,
+        notes,
+        damaged,
+        looked: false,
+    })
 }
 
 /// The rows of a run and its log: every row for a learner that unlearns, those that wait for their label for others. `begun`: a record, and the rows of its snapshot. And what the log has lost.
@@ -345,10 +362,21 @@ pub fn store_of(
 pub fn read(state: &State) -> Result<(Told, [u8; 16], Model), Failure> {
     let shown = state.folder().display();
     let bytes = state.told()?.ok_or_else(|| Failure::data(format!("'{shown}' holds no state of nystream online")))?;
-    let told: Told = serde_json::from_slice(&bytes)
-        .map_err(|error| Failure::data(format!("'{shown}/online.json' cannot be read: {error}")))?;
+    let told: Told = serde_json::from_slice(&bytes).map_err(|error| {
+        Failure::data(format!(
+            "'{shown}/online.json' cannot be read: {error}; put back a copy of the folder, or begin again in another"
+        ))
+    })?;
     let identity = told.identity()?;
-    let model = Model::load(&state.path(CONFIG))?;
+    let model = Model::load(&state.path(CONFIG)).map_err(|error| {
+        let failure = Failure::from(error);
+        Failure::new(
+            failure.code,
+            format!(
+                "{failure}: nothing else has what is in it; put back a copy of the folder, or begin again in another"
+            ),
+        )
+    })?;
     refuse_path(&model)?;
     Ok((told, identity, model))
 }
@@ -474,5 +502,18 @@ fn look(state: State) -> Result<Opened, Failure> {
     let session =
         Session::new(encoding.clone(), template.code.clone(), engine, store, told.rules.clone(), Some(stored))?;
     let notes = vec![format!("another process runs it: this is the snapshot of record {record}")];
-    Ok(Opened { state, told, identity, model, template, encoding, session, files, replayed: 0, notes, looked: true })
+    Ok(Opened {
+        state,
+        told,
+        identity,
+        model,
+        template,
+        encoding,
+        session,
+        files,
+        replayed: 0,
+        notes,
+        damaged: false,
+        looked: true,
+    })
 }

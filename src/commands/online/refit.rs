@@ -102,6 +102,17 @@ pub fn take(args: &OnlineArgs, state: &State, fresh: &Model) -> Result<(), Failu
     Ok(())
 }
 
+/// What is wrong with what is on record, where something is.
+pub fn damaged(state: &State) -> Option<String> {
+    let bytes = std::fs::read(state.path(RECORD)).ok()?;
+    let error = serde_json::from_slice::<Record>(&bytes).err()?;
+    let path = state.path(RECORD);
+    Some(format!(
+        "'{}' is damaged ({error}): remove it; a --refit-encoder that was interrupted is done again",
+        path.display()
+    ))
+}
+
 /// The next one that is asked for is another.
 pub fn forget(state: &State) {
     let _ = std::fs::remove_file(state.path(RECORD));

@@ -66,14 +66,16 @@ struct Folder {
 }
 
 impl Keeper for Folder {
-    fn point(&self, changes: u64, newest: Option<u64>) -> Result<u64, Missing> {
-        kept::point(&self.folder, changes, newest).map_err(|absent| Missing::NotKept(absent.reason(changes)))
+    fn point(&self, changes: u64, until: u64, newest: Option<u64>) -> Result<u64, Missing> {
+        kept::point(&self.folder, until, newest).map_err(|absent| Missing::NotKept(absent.reason(changes)))
     }
 
     fn load(&self, point: u64) -> Result<Serving, Missing> {
-        // One that was too old has just gone.
-        let unusable = |absent: Absent| Missing::Unusable(absent.reason(point));
-        let model = kept::of_point(&self.folder, point).map_err(unusable)?;
+        let model = kept::of_point(&self.folder, point).map_err(|absent| match absent {
+            // One that was too old has just gone.
+            Absent::Gone => Missing::Gone,
+            other => Missing::Unusable(other.reason(point)),
+        })?;
         serving_of(model, point, self.absent).map_err(|failure| Missing::Unusable(failure.to_string()))
     }
 

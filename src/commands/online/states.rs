@@ -1,6 +1,5 @@
-//! `nystream online inspect|export|import|verify`.
+//! `nystream online inspect|export|import`.
 
-use super::exact::{self, Machine};
 use super::kept;
 use super::open::{self, Opened};
 use super::told::{self, Told};
@@ -11,7 +10,7 @@ use crate::exit::{ExitCode, Failure};
 use crate::model::Model;
 use crate::report::{Prequential, StateReport};
 use nystream_dataflows::StageError;
-use nystream_dataflows::online::session::{Rules, Session};
+use nystream_dataflows::online::session::Rules;
 use nystream_dataflows::online::settings::Mode;
 use nystream_dataflows::online::state::State;
 use nystream_datasets::stream::Position;
@@ -46,6 +45,7 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
     let centers = model.map_or(0, |model| model.centers.len() as u64);
     let mut notes = opened.notes.clone();
     let (published, damaged) = kept::told(opened.state.folder());
+    opened.damaged |= !damaged.is_empty();
     notes.extend(damaged);
     if exact {
         notes.push(format!("not unlearned with deleted rows: {}", kept::NOT_UNLEARNED));
@@ -59,6 +59,7 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
             Position::Frames { rows, bytes, .. } => format!("{rows} rows, {bytes} bytes{more}"),
             Position::Rows(rows) => format!("{rows} rows{more}"),
             Position::Files(files) => format!("{} files{more}", files.len()),
+            Position::Moved { changed, .. } => format!("{} files{more}", changed.len()),
             Position::Folder(files) => {
                 let gone = files.values().filter(|file| file.gone.is_some()).count();
                 let gone = if gone > 0 { format!(", {gone} more that are gone") } else { String::new() };
@@ -186,65 +187,4 @@ fn imported(args: &OnlineImportArgs, source: &Model, state: State, context: &Con
     })?;
     context.output.report(&report_of(&mut opened)?)?;
     Ok(ExitCode::Done)
-}
-
-/// Checks that the newest snapshot is what the one before it and the log between them give.
-pub fn verify(folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
-    State::look(folder)?;
-    let state = State::hold(folder).map_err(|error| match error {
-        StageError::Data(reason) if reason.contains("in use") => {
-            Failure::data(format!("{reason}; verify reads the whole state, which must not change meanwhile"))
-        }
-        other => other.into(),
-    })?;
-    let mut opened = open::reopen(state, &Machine::from_scratch())?;
-    if opened.told.settings.mode == Mode::Exact {
-        return exact::verify(opened, context);
-    }
-    let mut report = report_of(&mut opened)?;
-    let mut notes = opened.notes.clone();
-    let mut verified = notes.is_empty();
-    let records = opened.state.snapshots()?;
-    let mut present = opened.session.stored()?;
-    // Files are the loop's affair.
-    present.files.clear();
-    for record in records {
-        let mut stored = match opened.state.read(&opened.identity, record) {
-            Ok(snapshot) => snapshot.stored,
-            Err(bad) => {
-                notes.push(format!("'{}': {}", bad.path.display(), bad.reason));
-                verified = false;
-                continue;
-            }
-        };
-        stored.files.clear();
-        stored.configured(&opened.model.digest()?);
-        let (encoding, engine, template) = open::engine(&opened.told, &opened.model, &Machine::plain())?;
-        let rows = stored.rows();
-        let begun = (record, &rows[..]);
-        let store =
-            open::store_of(&opened.state, &opened.told, opened.identity, encoding.schema(), engine.traits(), begun);
-        let store = match store {
-            Ok((store, _)) => store,
-            Err(error) => {
-                notes.push(format!("record {record}: {error}"));
-                verified = false;
-                continue;
-            }
-        };
-        let mut again = Session::new(encoding, template.code, engine, store, opened.told.rules.clone(), Some(stored))?;
-        let replayed = again.replay(record)?;
-        if again.stored()? == present {
-            notes.push(format!(
-                "the snapshot of record {record} and {replayed} records after it give the present state"
-            ));
-        } else {
-            notes.push(format!("the snapshot of record {record} and {replayed} records after it give another state than the present one"));
-            verified = false;
-        }
-    }
-    report.verified = Some(verified);
-    report.notes = notes;
-    context.output.report(&report)?;
-    Ok(if verified { ExitCode::Done } else { ExitCode::Data })
 }

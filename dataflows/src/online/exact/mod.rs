@@ -42,6 +42,8 @@ mod threads;
 mod together;
 mod worker;
 
+use std::path::{Path, PathBuf};
+
 pub use engine::{ExactEngine, ExactSetup};
 pub use publish::Work;
 pub use threads::{Communication, Joined, Threads, follow};
@@ -49,3 +51,15 @@ pub use threads::{Communication, Joined, Threads, follow};
 /// What a row takes in memory, about: its id and its slot in the arrangement, which holds up to twice of it while batches merge, its share of the slots' bits, and two
 /// hashes' leading zeros.
 pub const PLACE_BYTES: u64 = 116;
+
+/// Whether the file of sums in `folder` is the one that a snapshot's bytes name, where they name one.
+///
+/// # Errors
+/// The file, and what is wrong with it; `None` where it is not there.
+pub fn check_sums(folder: &Path, snapshot: &[u8]) -> Result<(), (PathBuf, Option<String>)> {
+    match snapshot::split(snapshot) {
+        Ok(snapshot::Parts { sums: Some(reference), .. }) => sums::check(folder, &reference),
+        Ok(_) => Ok(()),
+        Err(error) => Err((folder.to_path_buf(), Some(error.to_string()))),
+    }
+}

@@ -156,6 +156,29 @@ fn head(kept: &Kept, frames: usize) -> Result<Vec<u8>, serde_json::Error> {
     serde_json::to_vec(&Head { asked: kept.asked, dirty: kept.dirty, order: kept.order.to_vec(), frames })
 }
 
+/// Whether the file that `reference` names is the one that was written; its bytes alone are looked at.
+///
+/// # Errors
+/// What is wrong with it, in words: `None` where there is no such file.
+pub(super) fn check(folder: &Path, reference: &Reference) -> Result<(), (PathBuf, Option<String>)> {
+    let path = path(folder, reference.number);
+    let found = (|| -> std::io::Result<bool> {
+        let file = File::open(&path)?;
+        let length = file.metadata()?.len();
+        let (mut file, mut hasher, mut digest) = (BufReader::new(file), blake3::Hasher::new(), Vec::new());
+        let mut all = file.by_ref().take(length.saturating_sub(32));
+        std::io::copy(&mut all, &mut hasher)?;
+        file.read_to_end(&mut digest)?;
+        Ok(digest == reference.digest && *hasher.finalize().as_bytes() == reference.digest)
+    })();
+    match found {
+        Ok(true) => Ok(()),
+        Ok(false) => Err((path, Some("its checksum does not hold".into()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err((path, None)),
+        Err(error) => Err((path, Some(error.to_string()))),
+    }
+}
+
 /// Reads the file that `reference` names; `shape`: of a Gram of so many centers.
 ///
 /// # Errors
