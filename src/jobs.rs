@@ -11,6 +11,7 @@ use crate::model::metric_file::{MetricError, MetricFile};
 use crate::progress::Progress;
 use crate::watcher::Watcher;
 use nystream_cluster::checkpoint::JobKey;
+use nystream_cluster::launch::{JOINED, LAUNCHED};
 use nystream_cluster::{
     Communication, Hosts, JobIdentity, JoinError, JoinOptions, JoinStop, Network, PeerLost, Transport, join,
     single_process,
@@ -477,6 +478,9 @@ impl Workers {
                 if printed { Failure::new(failure.code, "") } else { failure }
             })?;
             joining::joined(joined.network.clone(), index);
+            if std::env::var_os(LAUNCHED).is_some() {
+                exit::say(JOINED);
+            }
             (joined.communication, Some(joined.network))
         };
         let watcher = Watcher::new(progress, processes);

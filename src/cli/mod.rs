@@ -207,6 +207,7 @@ pub struct EvaluateArgs {
 
 /// `nystream tune`.
 #[derive(Clone, Debug, Args)]
+#[command(mut_arg("target", |arg| arg.required(true)))]
 pub struct TuneArgs {
     /// Data and columns.
     #[command(flatten)]
@@ -245,6 +246,7 @@ pub struct InspectArgs {
 
 /// `nystream dictionary`.
 #[derive(Clone, Debug, Args)]
+#[command(mut_arg("target", |arg| arg.required(true)))]
 pub struct DictionaryCommandArgs {
     /// Data and columns; the target decides which rows can be chosen, and what bandwidth and ridge are tuned for.
     #[command(flatten)]

@@ -50,7 +50,7 @@ pub enum OnlineCommand {
     Export(OnlineExportArgs),
     /// Make a state that begins with the function of a fitted model
     Import(OnlineImportArgs),
-    /// Check that a state is what its log says
+    /// Check everything that a state keeps; what is damaged is named with what to do, and the code is 1
     Verify(OnlineStateArgs),
 }
 
@@ -81,6 +81,7 @@ pub struct OnlineExportArgs {
 
 /// `nystream online import`.
 #[derive(Clone, Debug, Args)]
+#[command(mut_arg("config_from", |arg| arg.hide(true)), mut_arg("init_rows", |arg| arg.hide(true)))]
 pub struct OnlineImportArgs {
     /// Folder of the state, which must not be there or be empty
     #[arg(value_name = "STATE", required = true)]
@@ -106,10 +107,10 @@ pub struct StreamArgs {
     /// Column to predict; with --config-from the model has it. --mode recursive takes several: repeat it
     #[arg(long, value_name = "COLUMN")]
     pub target: Vec<String>,
-    /// Where answers go: jsonl:PATH, ipc:PATH (an Arrow IPC stream; - is standard output), or parquet:FOLDER (a part for each snapshot). Files hold each answer once [default: nowhere]
+    /// Where answers go: jsonl:PATH, ipc:PATH (an Arrow IPC stream; - is standard output), or parquet:FOLDER (a part for each snapshot). Files hold each answer once. The summary of --format json is the last line on standard output, behind the answers that go there [default: nowhere]
     #[arg(long, value_name = "SINK")]
     pub output: Option<Sink>,
-    /// File for what is refused, as lines of JSON with key, reason, place and text [default: counted alone]
+    /// File for events that are refused, a line of JSON each: key, reason, place in the source, and text (of JSON lines the line itself) [default: they are counted, and not kept]
     #[arg(long, value_name = "FILE")]
     pub dead_letter: Option<PathBuf>,
     /// End with code 1 at the first event that is refused; nothing of the piece (up to 1,024 events) that holds it is acknowledged
@@ -175,13 +176,13 @@ pub struct LearnerArgs {
     /// Curvature of the steps: adaptive (squared loss: exact ridge regression in the span), or fixed, under which old errors weigh less
     #[arg(long, value_name = "CURVATURE", default_value = "adaptive")]
     pub curvature: CurvatureName,
-    /// Ridge of the comparator, alpha / 2 |u|^2 [default: auto, by the ridge of the configuration over its rows]
+    /// Ridge alpha of the whole stream, as in the sum of losses + alpha / 2 |f|^2; or auto, by the ridge of the configuration and its rows
     #[arg(long, value_name = "NUMBER", default_value = "auto")]
     pub alpha: AutoOr<Positive>,
-    /// Matrix ridge of the dictionary's leverage scores [default: auto, alpha / 2 at first, rising as the dictionary fills so that its atoms are spread over the stream]
+    /// Matrix ridge of the dictionary's leverage scores that decide which rows become atoms: smaller takes more; or auto: alpha / 2 at first, rising as the dictionary fills so that its atoms are spread over the stream
     #[arg(long, value_name = "NUMBER", default_value = "auto")]
     pub gamma: AutoOr<Positive>,
-    /// Oversampling of the dictionary
+    /// How many times its estimated leverage score is the probability that a row becomes an atom of the dictionary
     #[arg(long, value_name = "NUMBER", default_value = "1")]
     pub beta: Positive,
     /// Most atoms of the dictionary; with --mode recursive --init-rows the centers to choose [default there: as `fit` would]
@@ -190,16 +191,16 @@ pub struct LearnerArgs {
     /// Predictions are kept within this of 0, and targets beyond it are refused: a number (numbers: standard deviations), none, or auto (numbers: twice what the configuration's targets reach; classes: 4)
     #[arg(long, value_name = "C", default_value = "auto")]
     pub clip: Clip,
-    /// What the memory of a row keeps with each row after it: 1 never forgets
+    /// Weight that a row keeps with each row after it: 1 never forgets, 0.9999 halves it in 6,931 rows
     #[arg(long, value_name = "RHO", default_value = "1")]
     pub forgetting: Positive,
     /// Rows that are learned at a time, and answered then; 1 answers each at once and is slower
     #[arg(long, value_name = "ROWS", default_value = "128")]
     pub block: Count,
-    /// Rows of the windowed loss
+    /// How many of the last rows `window_loss` of the summary is the mean of
     #[arg(long, value_name = "ROWS", default_value = "1000")]
     pub loss_window: Count,
-    /// Rows, by hash, on which regret is measured in hindsight at the end
+    /// Rows of the stream, drawn by hash, that are kept to measure the regret on at the end
     #[arg(long, value_name = "ROWS", default_value = "1000")]
     pub hindsight: Count,
     /// What an alarm of drift does: none (nothing is watched), report, forget or forget:KEEP (old rows weigh KEEP of what they did, 0.1), reset
@@ -209,7 +210,7 @@ pub struct LearnerArgs {
     /// one that the model reads [default: one learner for all]
     #[arg(long, value_name = "COLUMN")]
     pub shard_by: Option<String>,
-    /// Shards that there may be; rows of further ones are refused [default: auto, as many as fit two fifths of --memory with full dictionaries]
+    /// Shards that there may be; rows of further ones are refused; or auto: as many as fit two fifths of --memory with full dictionaries
     #[arg(long, value_name = "N", default_value = "auto")]
     pub max_shards: AutoOr<Count>,
     /// Least share of the rows that sketched-kons takes into its second-order term

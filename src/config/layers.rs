@@ -6,6 +6,7 @@ use crate::cli::Cli;
 use crate::exit::Failure;
 use clap::builder::BoolishValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
+use nystream_cluster::launch::LAUNCHED;
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// The variables and the folder a command line is read in; tests make their own.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
-    /// Variables that start with `NYSTREAM_`, but for the secret ([`SECRET`]): what is kept here may be shown.
+    /// Variables that start with `NYSTREAM_`, but for the secret ([`SECRET`]), since what is kept here may be shown, and what a launcher says of itself ([`LAUNCHED`]).
     pub variables: BTreeMap<String, String>,
     /// Current folder.
     pub folder: PathBuf,
@@ -28,7 +29,8 @@ impl Environment {
     pub fn of_process() -> Result<Self, Failure> {
         let mut variables = BTreeMap::new();
         for (name, value) in std::env::vars_os() {
-            let Some(name) = name.to_str().filter(|n| n.starts_with("NYSTREAM_") && *n != SECRET) else { continue };
+            let option = |name: &&str| name.starts_with("NYSTREAM_") && *name != SECRET && *name != LAUNCHED;
+            let Some(name) = name.to_str().filter(option) else { continue };
             let value = value.into_string().map_err(|_| Failure::usage(format!("{name} is not UTF-8 text")))?;
             variables.insert(name.to_string(), value);
         }

@@ -106,7 +106,9 @@ pub struct Ended {
     pub stopped: bool,
     /// The process that its own message names as the one at fault, and where that ran.
     pub blames: Option<(usize, HostLine)>,
-    /// Whether others waited for it in the join when it had ended as if all were well.
+    /// Whether that is for another secret: which of the two is wrong a word of one of them does not say.
+    pub differs: bool,
+    /// Whether it had ended as if all were well, without having met the others, and these went on.
     pub unjoined: bool,
 }
 
@@ -121,11 +123,14 @@ impl Ended {
     }
 }
 
-/// The process that a line of a log says that it waits for.
-pub(super) fn awaited(line: &[u8]) -> Option<usize> {
-    let rest = std::str::from_utf8(line).ok()?.strip_prefix("waiting for process ")?;
-    rest.split(' ').next()?.parse().ok()
+/// Whether the line is its own word that another process holds another secret.
+pub(super) fn differs(line: &[u8]) -> bool {
+    std::str::from_utf8(line).is_ok_and(|line| line.starts_with("error: process ") && line.contains(WORDS[4]))
 }
+
+/// How messages name a process that was lost, failed before or did not come to the join, was refused there, or proves another secret.
+const WORDS: [&str; 5] =
+    [" was lost: ", " failed before it joined: ", " did not join within ", " was refused: ", " holds another secret "];
 
 /// The process that a line of a log names as the one at fault: one that was lost, that failed before or did not come to the join, or that was refused there; where it passes on what another one said, whom that names. And
 /// the one that an interrupt ended, where that ended all.
@@ -138,13 +143,6 @@ pub(super) fn blamed(line: &[u8]) -> Option<usize> {
 }
 
 fn named(text: &str) -> Option<usize> {
-    const WORDS: [&str; 5] = [
-        " was lost: ",
-        " failed before it joined: ",
-        " did not join within ",
-        " was refused: ",
-        " holds another secret ",
-    ];
     let rest = text.strip_prefix("process ")?;
     let (number, rest) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
     // Behind the number there may be an address in parentheses.
@@ -170,7 +168,7 @@ pub struct Verdict {
 ///
 /// ```
 /// use nystream_cluster::launch::{End, Ended, verdict};
-/// let ended = |process, end| Ended { process, host: "alpha:4100".parse().unwrap(), end, stopped: false, blames: None, unjoined: false };
+/// let ended = |process, end| Ended { process, host: "alpha:4100".parse().unwrap(), end, stopped: false, blames: None, differs: false, unjoined: false };
 /// // Process 0 noticed that process 1 was killed before its shell told so.
 /// let verdict = verdict(&[ended(0, End::Code(5)), ended(1, End::Signal(9))]);
 /// assert_eq!((verdict.code, verdict.lost), (5, true));
@@ -195,7 +193,11 @@ pub fn verdict(ends: &[Ended]) -> Verdict {
         ),
         (true, _) => String::new(),
         (false, None) => format!("process {} ({}) {}", cause.process, cause.host, cause.end),
-        (false, Some((process, host))) => {
+        (false, Some((process, host, 1))) if cause.differs => format!(
+            "process {} ({}) and process {process} ({host}) hold different secrets, and others were not heard: process {} {}",
+            cause.process, cause.host, cause.process, cause.end
+        ),
+        (false, Some((process, host, _))) => {
             let what = if cause.end == End::Code(PEER_LOST) { "was lost" } else { "kept the processes from joining" };
             format!("process {process} ({host}) {what}: process {} ({}) {}", cause.process, cause.host, cause.end)
         }
@@ -203,8 +205,8 @@ pub fn verdict(ends: &[Ended]) -> Verdict {
     Verdict { code, lost, message }
 }
 
-/// Whom the processes name that ended like `cause`, where they ended because of another one: the one that most of them name, of equal ones the first.
-fn fault<'a>(ends: &'a [Ended], cause: &Ended) -> Option<(usize, &'a HostLine)> {
+/// Whom the processes name that ended like `cause`, where they ended because of another one: the one that most of them name, of equal ones the first; and how many do.
+fn fault<'a>(ends: &'a [Ended], cause: &Ended) -> Option<(usize, &'a HostLine, usize)> {
     if !matches!(cause.end, End::Code(PEER_LOST | JOIN_REFUSED)) {
         return None;
     }
@@ -214,7 +216,7 @@ fn fault<'a>(ends: &'a [Ended], cause: &Ended) -> Option<(usize, &'a HostLine)> 
         .collect();
     let votes = |(process, _): &(usize, HostLine)| named.iter().filter(|(other, _)| other == process).count();
     // The last of equal ones is the maximum of an iterator: so from the end.
-    named.iter().rev().max_by_key(|one| votes(one)).map(|(process, host)| (*process, host))
+    named.iter().rev().max_by_key(|one| votes(one)).map(|one| (one.0, &one.1, votes(one)))
 }
 
 #[cfg(test)]
@@ -259,6 +261,7 @@ mod tests {
             end,
             stopped,
             blames: blames.map(|at| (at, host(at))),
+            differs: false,
             unjoined: false,
         };
         let message = |ends: &[Ended]| verdict(ends).message;
@@ -287,7 +290,7 @@ mod tests {
         let host: HostLine = "h:1".parse().unwrap();
         let ended = |process: usize, end, blames: Option<usize>, unjoined| {
             let blames = blames.map(|at| (at, host.clone()));
-            Ended { process, host: host.clone(), end, stopped: false, blames, unjoined }
+            Ended { process, host: host.clone(), end, stopped: false, blames, differs: false, unjoined }
         };
         let code = End::Code(INTERRUPTED);
         let all = [ended(1, code, Some(0), false), ended(0, code, None, false), ended(2, code, Some(0), false)];
@@ -302,6 +305,22 @@ mod tests {
         }
     }
 
+    /// One that says alone that another holds another secret may itself be the one that does.
+    #[test]
+    fn a_single_word_on_secrets_is_no_verdict() {
+        let host = |index: usize| -> HostLine { format!("h:{}", index + 1).parse().unwrap() };
+        let ended = |process: usize, stopped, blames: Option<usize>| {
+            let (end, blames) = (End::Code(JOIN_REFUSED), blames.map(|at| (at, host(at))));
+            Ended { process, host: host(process), end, stopped, differs: blames.is_some(), blames, unjoined: false }
+        };
+        let one = verdict(&[ended(1, false, Some(0)), ended(0, true, None), ended(2, true, None)]);
+        assert!(one.message.starts_with("process 1 (h:2) and process 0 (h:1) hold different secrets"), "{one:?}");
+        let two = verdict(&[ended(1, false, Some(0)), ended(2, false, Some(0)), ended(0, true, None)]);
+        assert!(two.message.starts_with("process 0 (h:1) kept the processes from joining"), "{two:?}");
+        let line = "error: process 0 (h:1) holds another secret than this process";
+        assert!(differs(line.as_bytes()) && !differs(b"error: process 0 (h:1) was lost: it died"));
+    }
+
     fn judge(ends: &[(End, bool)]) -> (u8, bool, String) {
         let host: HostLine = "h:1".parse().unwrap();
         let ended = |(process, (end, stopped)): (usize, &(End, bool))| Ended {
@@ -310,6 +329,7 @@ mod tests {
             end: *end,
             stopped: *stopped,
             blames: None,
+            differs: false,
             unjoined: false,
         };
         let verdict = verdict(&ends.iter().enumerate().map(ended).collect::<Vec<_>>());

@@ -2,14 +2,14 @@
 //!
 //! The first failure gives the others [`Times::settle`] to find out themselves and say what they know (they do, within 2 s of a lost connection); then they are stopped. So does an interrupt,
 //! at once; a second interrupt kills. Between two starts those that are under way are looked at as well: after a failure or an interrupt nothing more is started, and what was is stopped at once, since
-//! the job cannot come together any more. Nor can it where a process has ended as if all were well (a host whose command is another one) and those that are left say afterwards that they wait for it: that is a failure of the
-//! join, which need not wait for its deadline. What was stopped has [`Times::grace`] to end, then its shell kills it, and 2 s later the launcher kills the shell.
+//! the job cannot come together any more. Nor can it where a process has ended as if all were well (a host whose command is another one) without having said that it has met the others ([`super::JOINED`]), and these go on: that
+//! is a failure of the join, which need not wait for its deadline. What was stopped has [`Times::grace`] to end, then its shell kills it, and 2 s later the launcher kills the shell.
 
-use super::HostLine;
 use super::end::Ended;
 pub use super::lines::Log;
 use super::process::Process;
 use super::script::{BOOT, HostFile, Start, script};
+use super::{HostLine, LAUNCHED};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,8 +19,6 @@ use thiserror::Error;
 
 /// Time between two looks at the processes.
 const LOOK: Duration = Duration::from_millis(30);
-/// A line of a log that comes so long after the end of a process was seen was written after it.
-const LOGGED: Duration = Duration::from_millis(500);
 /// What a shell has beyond [`Times::grace`] to kill its process.
 const SHELLS_OWN: Duration = Duration::from_secs(2);
 /// Options of ssh unless others are given: never ask, notice a host that is gone.
@@ -145,8 +143,8 @@ struct Round<'a> {
     say: &'a dyn Fn(&str),
     live: Vec<(usize, Process)>,
     attempt: Attempt,
-    /// When each of the ends was seen.
-    seen: Vec<Instant>,
+    /// When each of the ends was seen, and whether the process had met the others.
+    seen: Vec<(Instant, bool)>,
     stop_at: Option<Instant>,
     kill_at: Option<Instant>,
 }
@@ -163,20 +161,24 @@ impl Round<'_> {
                 end,
                 stopped: process.stopped(),
                 blames: process.blames().and_then(|at| Some((at, lines.get(at)?.clone()))),
+                differs: process.differs(),
                 unjoined: false,
             };
+            let joined = process.joined();
             if !end.is_success() && !ended.stopped {
                 say(&format!("process {index} ({}) {end}", ended.host));
                 stop_at.get_or_insert_with(|| Instant::now() + times.settle);
             }
             attempt.ends.push(ended);
-            seen.push(Instant::now());
+            seen.push((Instant::now(), joined));
             false
         });
         let now = Instant::now();
-        for (ended, since) in attempt.ends.iter_mut().zip(&*seen) {
-            let waits = |(_, process): &(usize, Process)| process.awaits(*since + LOGGED) == Some(ended.process);
-            if ended.end.is_success() && !ended.stopped && !ended.unjoined && live.iter().any(waits) {
+        // Where one has met them all, so has each.
+        let apart = !live.is_empty() && !live.iter().any(|(_, process)| process.joined());
+        for (ended, (since, joined)) in attempt.ends.iter_mut().zip(&*seen) {
+            let well = ended.end.is_success() && !ended.stopped && !ended.unjoined && !joined;
+            if apart && well && now >= *since + times.settle {
                 ended.unjoined = true;
                 say(&format!("process {} ({}) {} before it joined the others", ended.process, ended.host, ended.end));
                 stop_at.get_or_insert(now);
@@ -261,7 +263,8 @@ impl Launch {
     pub(super) fn start(&self, lines: &[HostLine], index: usize, file: Option<&Path>) -> Result<Process, LaunchError> {
         let host = &lines[index];
         let others = if index == 0 { &[][..] } else { &self.others };
-        let variables: Vec<&Variable> = self.variables.iter().chain(others).collect();
+        let launched = Variable { name: LAUNCHED.into(), value: "1".into() };
+        let variables: Vec<&Variable> = self.variables.iter().chain(others).chain([&launched]).collect();
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         let shell = match &self.launcher {
             Launcher::Local => local(),

@@ -28,12 +28,13 @@ impl Log {
         let _ = to.write_all(&whole).and_then(|()| to.flush());
     }
 
-    /// Writes every line of `from` behind `prefix`, until its end, and shows it to `see`.
-    pub(super) fn follow(&self, prefix: &str, mut from: impl Read, see: &dyn Fn(&[u8])) {
+    /// Shows every line of `from` to `see`, until its end, and writes it behind `prefix` where that gives true.
+    pub(super) fn follow(&self, prefix: &str, mut from: impl Read, see: &dyn Fn(&[u8]) -> bool) {
         let mut lines = Lines::default();
         let mut emit = |line: &[u8]| {
-            see(line);
-            self.line(prefix, line);
+            if see(line) {
+                self.line(prefix, line);
+            }
         };
         let mut bytes = [0; 8192];
         loop {
@@ -132,9 +133,11 @@ mod tests {
         }
         let writes = Writes::default();
         let seen = Mutex::new(Vec::new());
-        Log::new(writes.clone())
-            .follow("[2 beta:4100] ", &b"a\nb"[..], &|line| seen.lock().unwrap().push(line.to_vec()));
-        assert_eq!(seen.into_inner().unwrap(), [b"a", b"b"]);
+        Log::new(writes.clone()).follow("[2 beta:4100] ", &b"a\nc\nb"[..], &|line| {
+            seen.lock().unwrap().push(line.to_vec());
+            line != b"c"
+        });
+        assert_eq!(seen.into_inner().unwrap(), [b"a", b"c", b"b"]);
         assert_eq!(*writes.0.lock().unwrap(), ["[2 beta:4100] a\n", "[2 beta:4100] b\n"]);
     }
 }

@@ -25,6 +25,11 @@ mod process;
 mod restart;
 mod script;
 
+/// Variable of the processes that a launcher has started.
+pub const LAUNCHED: &str = "NYSTREAM_LAUNCHED";
+/// What these write to their log when they have met the others: for the launcher, which does not show it.
+pub const JOINED: &str = "nystream: joined";
+
 pub use end::{End, Ended, Verdict, verdict};
 pub use hosts::{HostLine, loopback, read_hosts};
 pub use job::{Launch, LaunchError, Launcher, Log, Times, Variable};

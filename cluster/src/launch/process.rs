@@ -1,16 +1,17 @@
 //! The shell of one process, on this machine or behind ssh: its input is what keeps the process alive.
 
-use super::end::{End, awaited, blamed};
+use super::JOINED;
+use super::end::{End, blamed, differs};
 use super::lines::Log;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long the log of a process that has ended is waited for: something that left its process group may hold the stream.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -24,8 +25,9 @@ pub struct Process {
     logged: Receiver<()>,
     /// The process that its message of failure names; `usize::MAX` for none.
     blames: Arc<AtomicUsize>,
-    /// The process that it said last that it waits for, and when.
-    awaits: Arc<Mutex<Option<(usize, Instant)>>>,
+    /// Whether it has said that it has met the others, and that one of them holds another secret.
+    joined: Arc<AtomicBool>,
+    differs: Arc<AtomicBool>,
     ssh: bool,
 }
 
@@ -62,23 +64,27 @@ impl Process {
         }
         let (tell, logged) = channel::<()>();
         let blames = Arc::new(AtomicUsize::new(usize::MAX));
-        let awaits = Arc::new(Mutex::new(None));
+        let [joined, differ] = std::array::from_fn(|_| Arc::new(AtomicBool::new(false)));
         if let Some(stream) = child.stderr.take() {
-            let (log, blames, awaits) = (log.clone(), Arc::clone(&blames), Arc::clone(&awaits));
+            let (log, blames, joined, differ) =
+                (log.clone(), Arc::clone(&blames), Arc::clone(&joined), Arc::clone(&differ));
             helper("log", &mut child, move || {
                 let see = |line: &[u8]| {
                     if let Some(process) = blamed(line) {
                         blames.store(process, Ordering::Relaxed);
+                        differ.store(differs(line), Ordering::Relaxed);
                     }
-                    if let Some(process) = awaited(line) {
-                        *awaits.lock().unwrap_or_else(PoisonError::into_inner) = Some((process, Instant::now()));
+                    let joins = line == JOINED.as_bytes();
+                    if joins {
+                        joined.store(true, Ordering::Relaxed);
                     }
+                    !joins
                 };
                 log.follow(&prefix, stream, &see);
                 drop(tell);
             })?;
         }
-        Ok(Process { child, hold: Some(hold), logged, blames, awaits, ssh })
+        Ok(Process { child, hold: Some(hold), logged, blames, joined, differs: differ, ssh })
     }
 
     /// The shell's process id here.
@@ -115,10 +121,14 @@ impl Process {
         Some(self.blames.load(Ordering::Relaxed)).filter(|process| *process != usize::MAX)
     }
 
-    /// The process that it said after `since` that it waits for.
-    pub fn awaits(&self, since: Instant) -> Option<usize> {
-        let last = *self.awaits.lock().unwrap_or_else(PoisonError::into_inner);
-        last.filter(|(_, when)| *when > since).map(|(process, _)| process)
+    /// Whether it named that one for another secret.
+    pub fn differs(&self) -> bool {
+        self.differs.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has said that it has met the others.
+    pub fn joined(&self) -> bool {
+        self.joined.load(Ordering::Relaxed)
     }
 
     /// How it ended, once it has and its log is written. Nothing of its group on this machine is left then.

@@ -23,6 +23,7 @@
 //! in the log, and the cache of the index.
 
 mod change;
+mod check;
 mod clean;
 mod index;
 mod live;
@@ -499,53 +500,6 @@ impl KeyedRows {
             scanned.map_err(|error| E::from(error.into()))?;
         }
         Ok(())
-    }
-
-    /// What is wrong with the index, which the log knows: whether each row that is there lies where the index has it, and no other does. After a commit.
-    ///
-    /// # Errors
-    /// [`RowsError`] where log or index cannot be read.
-    pub fn check(&mut self) -> Result<Option<String>, RowsError> {
-        let mut wrong = None;
-        for segment in self.journal.segments() {
-            let (live, index) = (&self.live, &self.index);
-            let mut failed = None;
-            let scanned = self.reader.scan(segment, |record| {
-                if wrong.is_some() || !live.get(record.number) {
-                    return Ok(());
-                }
-                let looked = Entry::read(record.payload).map_err(RowsError::from).and_then(|entry| match entry {
-                    Entry::Change(change) => Ok(Some((index.place(&change.event.key)?, change.event.key))),
-                    Entry::Note(_) => Ok(None),
-                });
-                match looked {
-                    Ok(Some((place, key))) => {
-                        let own = Place { number: record.number, offset: record.offset };
-                        if place != Some(own) {
-                            wrong = Some(format!("it has the row '{key}' in another place than the log"));
-                        }
-                        Ok(())
-                    }
-                    Ok(None) => Ok(()),
-                    Err(error) => {
-                        failed = Some(error);
-                        Err(String::new())
-                    }
-                }
-            });
-            if let Some(error) = failed {
-                return Err(error);
-            }
-            scanned?;
-        }
-        let keys = self.index.keys()?;
-        if wrong.is_none() && keys.iter().any(|keys| *keys != self.rows) {
-            wrong = Some(format!("it has {keys:?} keys, and the log {} rows", self.rows));
-        }
-        Ok(wrong.map(|wrong| {
-            let path = self.index.path();
-            format!("the index '{}' is damaged: {wrong}; remove it, it is made anew from the log", path.display())
-        }))
     }
 
     /// The time and the key of the row that leaves a window first, by [`RowsOptions::order`], with the rows of the next commit; `None` where there is no row, or no order.

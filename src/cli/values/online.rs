@@ -7,26 +7,26 @@ use std::str::FromStr;
 named_values! {
     /// Which learner.
     Mode {
-        /// Exact fits of the rows that are there.
+        /// The fit of the rows that are there, which can be corrected and deleted.
         Exact = "exact",
-        /// CON-KONS.
+        /// Second-order steps in the span of a growing dictionary (CON-KONS).
         ConKons = "con-kons",
-        /// PROS-N-KONS.
+        /// The same, beginning anew with each atom (PROS-N-KONS).
         ProsNKons = "pros-n-kons",
-        /// KONS.
+        /// Every row kept, for short streams (KONS).
         Kons = "kons",
-        /// Sketched-KONS.
+        /// A share of the rows kept (Sketched-KONS).
         SketchedKons = "sketched-kons",
-        /// Recursive least squares.
+        /// Ridge regression of many targets on given centers (recursive least squares).
         Recursive = "recursive",
     }
 }
 named_values! {
     /// Curvature of the steps.
     CurvatureName {
-        /// The largest that is valid.
+        /// As large as each row allows: ridge regression where the loss is squared.
         Adaptive = "adaptive",
-        /// One constant of the loss.
+        /// One constant of the loss for all rows.
         Fixed = "fixed",
     }
 }
