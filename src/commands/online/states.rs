@@ -29,6 +29,7 @@ pub fn inspect(folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
 }
 
 pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
+    let mut notes = opened.notes.clone();
     // Rows that the state rests on are in the log, which another process holds: what it published is what can be told.
     let exact = opened.told.settings.mode == Mode::Exact;
     let model = match (opened.looked && exact).then(|| kept::newest(opened.state.folder())) {
@@ -36,7 +37,10 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
         Some(newest) => newest.ok().flatten().map(|(_, model)| model),
         None => {
             let published = opened.session.model().ok();
-            published.map(|published| told::model_of(&opened.model, &opened.told.settings, published))
+            published.map(|published| {
+                notes.extend(published.notes.iter().filter(|_| !exact).cloned());
+                told::model_of(&opened.model, &opened.told.settings, published)
+            })
         }
     };
     let digest = match opened.told.shards.is_some() {
@@ -44,7 +48,6 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
         false => model.as_ref().map(Model::digest).transpose()?,
     };
     let centers = model.map_or(0, |model| model.centers.len() as u64);
-    let mut notes = opened.notes.clone();
     let (published, damaged) = kept::told(opened.state.folder());
     notes.extend(damaged);
     if exact {
@@ -227,7 +230,7 @@ pub fn verify(folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
         let store = match store {
             Ok((store, _)) => store,
             Err(error) => {
-                notes.push(format!("record {record}: {error}"));
+                notes.push(format!("the log behind the snapshot at record {record} cannot be read: {error}"));
                 verified = false;
                 continue;
             }
@@ -236,10 +239,10 @@ pub fn verify(folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
         let replayed = again.replay(record)?;
         if again.stored()? == present {
             notes.push(format!(
-                "the snapshot of record {record} and {replayed} records after it give the present state"
+                "the snapshot at record {record} of the log, with the {replayed} records behind it learned again, gives the present state to the bit"
             ));
         } else {
-            notes.push(format!("the snapshot of record {record} and {replayed} records after it give another state than the present one"));
+            notes.push(format!("the snapshot at record {record} of the log, with the {replayed} records behind it learned again, gives another state than the present one: the snapshot or the log is damaged"));
             verified = false;
         }
     }
