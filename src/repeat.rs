@@ -18,6 +18,7 @@ use nystream_dataflows::job::{
     Bandwidth as Sigma, FitConfig, Frozen, Method, MetricRequest, Select, SelectionRule, Solver, Task,
 };
 use nystream_dataflows::matvec::products::{ProductLimit, ProductMode};
+use nystream_dataflows::online::settings::Mode;
 use nystream_datasets::{ColumnKind, Encoder, Role, Scale};
 use nystream_kernels::sampling::DictionaryMode;
 use nystream_kernels::tile::SimdPath;
@@ -122,6 +123,13 @@ fn product_mode(model: &Model) -> Result<ProductMode, Failure> {
 }
 
 fn solver_of(name: &str) -> Result<Solver, Failure> {
+    let learned = [Mode::ConKons, Mode::ProsNKons, Mode::Kons, Mode::SketchedKons, Mode::Recursive];
+    if learned.iter().any(|mode| mode.name() == name) {
+        return Err(unusable(format!(
+            "it was learned row by row from a stream, by online --mode {name}, and there is no fit to repeat. Name the model that the learner began with, or any that `nystream fit` has written; \
+             to go on from this one, online --from it"
+        )));
+    }
     let known = [Solver::Gram, Solver::Pcg, Solver::EigenPro, Solver::BlockCd];
     known
         .into_iter()

@@ -245,6 +245,7 @@ fn every_learner_and_loss_runs() {
         "--forgetting 0.999",
         "--drift report",
         "--drift reset",
+        "--drift adapt",
         "--drift forget",
         "--curvature fixed",
         "--block 1",

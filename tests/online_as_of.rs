@@ -235,3 +235,29 @@ fn figures_are_those_of_the_summary() {
         assert!(number(&report, "/rows_expired") > 0.0 || state == "s", "{report}");
     }
 }
+
+/// A model of no centers is one: a server that finds it in its state answers with the mean at once, and says as of which change.
+#[test]
+fn no_centers_answer_the_mean() {
+    let place = Place::new();
+    place.model("m.nys");
+    place.lines("in.jsonl", &(0..200).map(insert).collect::<Vec<_>>());
+    // Such a gamma takes no row.
+    let report = place.online("--config-from m.nys --state s --gamma 1e12 --input jsonl:in.jsonl");
+    assert_eq!((number(&report, "/dictionary"), number(&report, "/rows_surviving")), (0.0, 200.0));
+    let mean = place.json("inspect m.nys")["encoder"]["bounds"]["targets"][0]["centre"].as_f64().unwrap();
+    let (child, address) = started(&place, "--state s");
+    let begun = Instant::now();
+    // It listens before its state has been read.
+    let (mut status, mut answer) = json_of(&address, None);
+    while status == 503 && begun.elapsed() < Duration::from_secs(60) {
+        (status, answer) = json_of(&address, None);
+    }
+    kill(child);
+    assert_eq!((status, &answer["changes"]), (200, &json!(200)), "{answer}");
+    let predictions = answer["predictions"].as_array().unwrap();
+    assert!(
+        predictions.len() == 2 && predictions.iter().all(|found| found["prediction"].as_f64() == Some(mean)),
+        "{answer}"
+    );
+}

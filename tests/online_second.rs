@@ -2,6 +2,7 @@
 
 mod common;
 
+use arrow_array::cast::AsArray;
 use common::stream::*;
 use common::*;
 use serde_json::{Value, json};
@@ -174,4 +175,79 @@ fn absent_columns_are_no_nulls() {
         (digest(&absent), number(&absent, "/rows_rejected")),
         (digest(&written), number(&written, "/rows_rejected"))
     );
+}
+
+/// Rows that say nothing beside the mean: a dictionary of no atoms is a model of no centers, which is exported, predicts the mean, answers requests, and is the same after a restart.
+#[test]
+fn no_atoms_are_the_mean() {
+    let place = Place::new();
+    place.model("m.nys");
+    let noise = |i: usize| {
+        let mut row = labelled(i);
+        row["y"] = json!(uniform("y", i));
+        json!({ "key": format!("k{i}"), "row": row }).to_string()
+    };
+    place.lines("in.jsonl", &(0..300).map(noise).collect::<Vec<_>>());
+    place.lines("more.jsonl", &(300..400).map(noise).collect::<Vec<_>>());
+    // A dictionary that takes nothing.
+    let line = "--config-from m.nys --state s --gamma 1e12 --output jsonl:out.jsonl --input";
+    let output = place.run(&format!("online {line} jsonl:in.jsonl --format json"));
+    let report = summary(&output, line);
+    assert_eq!((number(&report, "/dictionary"), number(&report, "/rows_surviving")), (0.0, 300.0));
+    assert!(text(&output.stderr).contains("the dictionary is empty, and the model is the mean"), "{report}");
+    let mean = place.json("inspect m.nys")["encoder"]["bounds"]["targets"][0]["centre"].as_f64().unwrap();
+    let answers = place.read_lines("out.jsonl");
+    assert!(answers.len() == 300 && answers.iter().all(|answer| answer["prediction"].as_f64() == Some(mean)));
+    // The model file, by every reader.
+    let inspected = place.online("inspect s");
+    assert_eq!(inspected["model_digest"], report["model_digest"]);
+    assert!(inspected["notes"].as_array().unwrap().iter().any(|note| note.as_str().unwrap().contains("is empty")));
+    assert_eq!(place.online("verify s")["verified"], true);
+    assert_eq!(digest(&place.online("export s --out none.nys")), digest(&report));
+    assert_eq!(place.json("inspect none.nys")["centers"], 0);
+    place.json("predict --model none.nys --data train.parquet --out p.parquet");
+    let file = std::fs::File::open(place.path("p.parquet")).unwrap();
+    let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+    let mut rows = 0;
+    for batch in reader {
+        let batch = batch.unwrap();
+        let column = batch.column_by_name("prediction").unwrap().as_primitive::<arrow_array::types::Float64Type>();
+        assert!(column.values().iter().all(|value| *value == mean), "{column:?}");
+        rows += batch.num_rows();
+    }
+    assert_eq!(rows, 2000);
+    // The target's mean, of the rows that the configuration was fitted to, explains nothing of them.
+    let score = place.json("evaluate --model none.nys --data train.parquet");
+    assert!(number(&score, "/r2").abs() < 1e-6, "{score}");
+    // A restart goes on from it, and another state begins with it and finds centers.
+    assert_eq!(number(&place.online(&format!("{line} jsonl:more.jsonl")), "/prequential/rows"), 400.0);
+    assert!(number(&place.online("--from none.nys --state t --input jsonl:in.jsonl --cap 50"), "/dictionary") > 0.0);
+}
+
+/// What cannot be is refused in words of the command line, with what to do instead.
+#[test]
+fn refusals_say_what_to_do() {
+    let place = Place::new();
+    place.model("m.nys");
+    place.lines("in.jsonl", &(0..200).map(insert).collect::<Vec<_>>());
+    let line = "--config-from m.nys --input jsonl:in.jsonl --state n";
+    for (options, part) in [
+        ("--curvature fixed --loss huber", "leave out --curvature"),
+        ("--curvature fixed --clip none", "Leave out --clip"),
+        ("--mode recursive --forgetting 0.8", "--block 82 or fewer"),
+        ("--mode recursive --forgetting 1e-9 --block 1", "give --forgetting 0.0001 or more"),
+        ("--drift never", "adapt"),
+    ] {
+        let (code, error) = stderr(&place, &format!("{line} {options}"));
+        assert!(code == Some(2) && error.contains(part) && !place.path("n").exists(), "{options}: {error}");
+    }
+    place.online("--config-from m.nys --input jsonl:in.jsonl --state s --cap 40");
+    place.online("export s --out learned.nys");
+    for (line, code) in [
+        ("online --mode exact --config-from learned.nys --input jsonl:in.jsonl --state n", 1),
+        ("fit --data train.parquet --config-from learned.nys --out n.nys", 1),
+    ] {
+        place.fails(line, code, &["online --mode con-kons", "--from"]);
+    }
+    assert_eq!(place.run(&format!("online {line} --mode recursive --forgetting 0.87")).status.code(), Some(0));
 }

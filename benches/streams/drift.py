@@ -37,7 +37,7 @@ def rotating(place, seeds, rows, periods):
         still, _ = run(place, STREAM.format(seed=seed, rows=rows), rows // 2)
         for period in periods:
             stream = STREAM.format(seed=seed, rows=rows) + f"&drift=rotating:{period}"
-            for options in (["--drift", "none"], ["--drift", "reset"], ["--forgetting", 0.9995], ["--forgetting", 0.998]):
+            for options in (["--drift", "none"], ["--drift", "reset"], ["--drift", "adapt"], ["--forgetting", 0.9995], ["--forgetting", 0.998]):
                 loss, alarms = run(place, stream, rows // 2, *options)
                 lines.append([period, seed, " ".join(map(str, options)), f"{loss:.4f} ({loss / still:.2f}x)", alarms])
     print(f"Two features rotate: loss of the last {rows // 2} of {rows} rows, over that of the stream that stands still.\n")
@@ -54,7 +54,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--change", type=int, default=20000)
     parser.add_argument("--window", type=int, default=500)
-    parser.add_argument("--actions", default="reset,forget,forget:0.01,report")
+    parser.add_argument("--actions", default="reset,adapt,forget,forget:0.01,report")
     parser.add_argument("--periods", default="100000,1000000")
     parser.add_argument("--rows", type=int, default=100000, help="of a stationary stream")
     parser.add_argument("--only", default="abrupt,rotating,stationary")

@@ -203,7 +203,7 @@ pub struct LearnerArgs {
     /// Rows of the stream, drawn by hash, that are kept to measure the regret on at the end
     #[arg(long, value_name = "ROWS", default_value = "1000")]
     pub hindsight: Count,
-    /// What an alarm of drift does: none (nothing is watched), report, forget or forget:KEEP (old rows weigh KEEP of what they did, 0.1), reset
+    /// What an alarm of drift does: none (nothing is watched), report, forget or forget:KEEP (old rows weigh KEEP of what they did, 0.1), reset (what was learned is dropped), adapt (reset, and where alarms come again within 50,000 rows old ones are forgotten as fast as their spacing says, until there is none for long)
     #[arg(long, value_name = "ACTION", default_value = "none")]
     pub drift: DriftName,
     /// Independent learners, one for each value of this column, or key for one a key: each has a dictionary of its own, and rows are learned and predicted by that of theirs. The column need not be

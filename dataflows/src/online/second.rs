@@ -220,18 +220,19 @@ impl Learner for SecondOrder {
             Inner::Projected(learner) => learner.expansion(),
             Inner::Whole(learner) => learner.expansion(),
         };
-        if expansion.ids.is_empty() {
-            let reason = match self.ledger().rows {
-                0 => "no row has been learned yet".to_owned(),
-                rows => format!(
-                    "the dictionary is empty: none of the {rows} rows learned says more than the mean of the target beside alpha; give a smaller --alpha in another --state"
-                ),
-            };
-            return Err(StageError::Data(reason));
-        }
-        let function = self.units.function(expansion);
         let (rows, sum_weights) = (self.ledger().rows, self.weight);
-        Ok(Published { function, rows, sum_weights, deviations: Vec::new(), notes: Vec::new() })
+        if rows == 0 {
+            return Err(StageError::Data("no row has been learned yet".into()));
+        }
+        // The function 0 is a function of no centers.
+        let notes = match expansion.ids.is_empty() {
+            true => vec![format!(
+                "the dictionary is empty, and the model is the mean of the target that the configuration knows: none of the {rows} rows learned says more than that beside alpha. More rows may; a smaller --alpha in another --state does"
+            )],
+            false => Vec::new(),
+        };
+        let function = self.units.function(expansion);
+        Ok(Published { function, rows, sum_weights, deviations: Vec::new(), notes })
     }
 
     /// The coordinates of the function in the span of the dictionary, in which its norm is theirs.

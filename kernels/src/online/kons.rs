@@ -312,7 +312,13 @@ impl Kons {
         self.ledger.add(Entry { weight, loss: value, newton, excess, outside: 0.0, dimension, grown: false });
         if let Some(sample) = &mut self.hindsight {
             let slope = loss.slope(prediction, y);
-            sample.add((batch.rows, i), id, y, weight, Told { loss: value, slope, leverage: q });
+            sample.add(
+                (batch.rows, i),
+                id,
+                y,
+                weight,
+                Told { loss: value, zero: loss.value(0.0, y), slope, leverage: q },
+            );
         }
         Ok(Outcome {
             id,

@@ -170,7 +170,7 @@ impl Loss {
         if let Some(clip) = clip {
             OnlineError::positive("clip", clip)?;
         } else if !matches!((self, curvature), (Loss::Squared | Loss::Huber { .. }, Curvature::Adaptive)) {
-            let must = "given: only adaptive squared or Huber loss can do without";
+            let must = "finite: only squared and Huber loss with adaptive curvature need no clip range";
             return Err(OnlineError::Parameter { name: "clip", value: f64::INFINITY, must });
         }
         if let Loss::Huber { delta } = self {
@@ -178,9 +178,9 @@ impl Loss {
         }
         match curvature {
             Curvature::Fixed { .. } if matches!(self, Loss::Huber { .. }) => Err(OnlineError::Parameter {
-                name: "fixed curvature of Huber's loss",
+                name: "sigma of Huber's loss",
                 value: 0.0,
-                must: "adaptive: its tails have none",
+                must: "positive for fixed curvature: its tails are straight, take adaptive curvature",
             }),
             Curvature::Fixed { scale } if !(scale > 0.0 && scale <= 1.0) => {
                 Err(OnlineError::Parameter { name: "scale", value: scale, must: "in (0, 1]" })

@@ -62,10 +62,10 @@ pub struct RecursiveParams {
     pub forgetting: f64,
 }
 
-/// What a block's first row weighs of its last, at least: below that they have nothing to say to each other in f64.
-const LEAST_KEPT: f64 = 1e-8;
-
 impl RecursiveParams {
+    /// What a block's first row weighs of its last, at least: below that they have nothing to say to each other in f64.
+    pub const LEAST_KEPT: f64 = 1e-8;
+
     /// Blocks of 128 rows, a refresh every 32.
     pub fn new(entries: EntryParams, alpha: f64, targets: usize) -> Self {
         RecursiveParams { entries, alpha, targets, block: 128, refresh: 32, forgetting: 1.0 }
@@ -178,8 +178,8 @@ impl Recursive {
             }
         }
         let kept = params.forgetting.powf(params.block as f64);
-        if !(params.forgetting > 0.0 && params.forgetting <= 1.0 && kept >= LEAST_KEPT) {
-            let must = "in (0, 1], and at least 1e-8 to the power of a block's rows";
+        if !(params.forgetting > 0.0 && params.forgetting <= 1.0 && kept >= RecursiveParams::LEAST_KEPT) {
+            let must = "in (0, 1], and its power over the rows of a block at least 1e-8";
             return Err(OnlineError::Parameter { name: "forgetting", value: params.forgetting, must });
         }
         let widths = (atoms.numeric_width(), atoms.code_width());

@@ -148,6 +148,8 @@ pub enum DriftName {
     Forget(f64),
     /// Everything begins anew.
     Reset,
+    /// The same, and where alarms come again old rows are forgotten as fast as their spacing says.
+    Adapt,
 }
 
 impl FromStr for DriftName {
@@ -157,9 +159,10 @@ impl FromStr for DriftName {
             ("none", _) => Ok(DriftName::None),
             ("report", _) => Ok(DriftName::Report),
             ("reset", _) => Ok(DriftName::Reset),
+            ("adapt", _) => Ok(DriftName::Adapt),
             ("forget", _) => Ok(DriftName::Forget(0.1)),
             (_, Some(Ok(keep))) if (0.0..1.0).contains(&keep) => Ok(DriftName::Forget(keep)),
-            _ => Err("expected none, report, reset, forget or forget:KEEP with KEEP from 0 to below 1".into()),
+            _ => Err("expected none, report, adapt, reset, forget or forget:KEEP with KEEP from 0 to below 1".into()),
         }
     }
 }
@@ -170,6 +173,7 @@ impl fmt::Display for DriftName {
             DriftName::None => f.write_str("none"),
             DriftName::Report => f.write_str("report"),
             DriftName::Reset => f.write_str("reset"),
+            DriftName::Adapt => f.write_str("adapt"),
             DriftName::Forget(keep) => write!(f, "forget:{keep}"),
         }
     }

@@ -217,6 +217,10 @@ fn learn(
     if let (Some(newest), Some(published)) = (newest.as_ref().filter(|_| !served && some), session.last()) {
         newest.set(Serving::new(&encoding, published, session.tally().published)?);
     }
+    // A learner that answers does so at once, whether or not anything comes.
+    if session.traits().answers {
+        hooks.acknowledged(&mut session)?;
+    }
     let mut drive = Drive {
         session,
         state: &state,
@@ -281,6 +285,9 @@ fn learn(
             Some(last.digest)
         }
         Ok(Ok(published)) => {
+            // Those of the exact mode say what the publication took, which has been said.
+            let notes = published.notes.iter().filter(|_| !unlearns);
+            notes.for_each(|note| context.progress.aside(|| exit::say(note)));
             let present = told::model_of(&model, &told.settings, published);
             centers = Some(present.centers.len() as u64);
             let digest = kept.publish(present, tally.changes)?;

@@ -28,6 +28,7 @@ pub fn inspect(folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
 }
 
 pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
+    let mut notes = opened.notes.clone();
     // Rows that the state rests on are in the log, which another process holds: what it published is what can be told.
     let exact = opened.told.settings.mode == Mode::Exact;
     let model = match (opened.looked && exact).then(|| kept::newest(opened.state.folder())) {
@@ -35,7 +36,10 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
         Some(newest) => newest.ok().flatten().map(|(_, model)| model),
         None => {
             let published = opened.session.model().ok();
-            published.map(|published| told::model_of(&opened.model, &opened.told.settings, published))
+            published.map(|published| {
+                notes.extend(published.notes.iter().filter(|_| !exact).cloned());
+                told::model_of(&opened.model, &opened.told.settings, published)
+            })
         }
     };
     let digest = match opened.told.shards.is_some() {
@@ -43,7 +47,6 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
         false => model.as_ref().map(Model::digest).transpose()?,
     };
     let centers = model.map_or(0, |model| model.centers.len() as u64);
-    let mut notes = opened.notes.clone();
     let (published, damaged) = kept::told(opened.state.folder());
     opened.damaged |= !damaged.is_empty();
     notes.extend(damaged);

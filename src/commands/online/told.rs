@@ -19,7 +19,7 @@ use nystream_dataflows::online::window::Window;
 use nystream_dataflows::predict::Function;
 use nystream_datasets::{Bounds, Encoder, SplitRule, TargetRange};
 use nystream_kernels::online::drift::{Alarm, DriftAction, DriftParams};
-use nystream_kernels::online::{Bound, Comparator, Curvature, Loss};
+use nystream_kernels::online::{Bound, Comparator, Curvature, Loss, RecursiveParams};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -198,6 +198,18 @@ pub fn settings(
         Clip::At(clip) => Some(clip),
         Clip::Auto => Some(if units.is_number() { 2.0 * units.reach() } else { 4.0 }),
     };
+    if learner.curvature == CurvatureName::Fixed && matches!(loss, Loss::Huber { .. }) {
+        return Err(Failure::usage(
+            "--curvature fixed is one number for a whole loss, and huber's tails are straight, with no curvature at all: leave out --curvature (adaptive), or take --loss squared",
+        ));
+    }
+    if clip.is_none()
+        && (learner.curvature == CurvatureName::Fixed || matches!(loss, Loss::Logistic | Loss::SquaredHinge))
+    {
+        return Err(Failure::usage(
+            "--clip none is for --loss squared and huber with --curvature adaptive: the curvature of the others is that of a clip range. Leave out --clip, or give a number",
+        ));
+    }
     let alpha = alpha(learner, model)?;
     let gamma = learner.gamma.given().map_or(0.5 * alpha, |gamma| gamma.0);
     // The loss that counts as 1: twice the spread of the target, or what is well beyond chance.
@@ -231,6 +243,7 @@ pub fn settings(
             DriftName::Report => drift(DriftAction::Report),
             DriftName::Forget(keep) => drift(DriftAction::Forget { keep }),
             DriftName::Reset => drift(DriftAction::Reset),
+            DriftName::Adapt => drift(DriftAction::Adapt),
         },
         least: learner.sketch_share.0,
         seed,
@@ -270,6 +283,17 @@ fn shares(learner: &LearnerArgs) -> Result<(), Failure> {
 /// Options that the model leaves without a meaning (2).
 pub fn recursive_settings(learner: &LearnerArgs, model: &Model, seed: u64) -> Result<Settings, Failure> {
     shares(learner)?;
+    let (rho, block) = (learner.forgetting.0, learner.block.0);
+    let (kept, least) = (rho.powf(block as f64), RecursiveParams::LEAST_KEPT);
+    if kept < least {
+        let most = (least.ln() / rho.ln()).floor();
+        return Err(Failure::usage(format!(
+            "--forgetting {rho} leaves {kept:.0e} of what was known before the {block} rows of a block, and less than {least:.0e} is lost in rounding: {}--forgetting {:.4} or more",
+            if most >= 1.0 { format!("give --block {most} or fewer, or ") } else { "give ".to_owned() },
+            // Rounded up.
+            (least.powf(1.0 / block as f64) * 1e4).ceil() / 1e4
+        )));
+    }
     Ok(Settings {
         alpha: alpha(learner, model)?,
         forgetting: learner.forgetting.0,
@@ -388,6 +412,7 @@ pub fn regret(regret: Regret) -> RegretReport {
             Comparator::Whole => "whole",
             Comparator::Own => "own",
             Comparator::Halves => "halves",
+            Comparator::Zero => "zero",
             Comparator::Mixed => "mixed",
         }
         .into(),

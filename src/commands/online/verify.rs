@@ -107,17 +107,17 @@ fn replayed(opened: &mut Opened, snapshots: Vec<(u64, Stored)>, report: &mut Sta
         stored.configured(&opened.model.digest()?);
         match again(opened, record, stored) {
             Ok((replayed, same)) if same == present => report.notes.push(format!(
-                "the snapshot of record {record} and {replayed} records after it give the present state"
+                "the snapshot at record {record} of the log, with the {replayed} records behind it learned again, gives the present state to the bit"
             )),
             Ok((replayed, _)) => {
                 verified = false;
-                report.notes.push(format!("the snapshot of record {record} and {replayed} records after it give another state than the present one: one of them is damaged; put back a copy of the folder, or begin again in another"));
+                report.notes.push(format!("the snapshot at record {record} of the log, with the {replayed} records behind it learned again, gives another state than the present one: the snapshot or the log is damaged; put back a copy of the folder, or begin again in another"));
             }
             Err(error) => {
                 verified = false;
                 report
                     .notes
-                    .push(format!("the snapshot of record {record} gives no state with the log after it: {error}"));
+                    .push(format!("the snapshot at record {record} of the log gives no state with the log behind it: {error}"));
             }
         }
     }

@@ -6,11 +6,13 @@
 
 mod adwin;
 mod cusum;
+mod pace;
 
 pub use adwin::{Adwin, AdwinParams};
 pub use cusum::{Cusum, CusumParams};
 
 use super::OnlineError;
+use pace::Pace;
 use serde::{Deserialize, Serialize};
 
 /// What an alarm does.
@@ -24,6 +26,8 @@ pub enum DriftAction {
         /// What old rows keep, in [0, 1).
         keep: f64,
     },
+    /// As [`DriftAction::Reset`]; and where alarms come again within 50,000 rows, A forgets at a pace that is set by their spacing, until there is none for long (`pace.rs`).
+    Adapt,
     /// Alarms are counted and reported.
     Report,
 }
@@ -80,6 +84,9 @@ pub(super) struct Watch {
     pub alarms: (u64, u64),
     /// An alarm that has not been acted on.
     pub due: Option<Alarm>,
+    /// What the spacing of alarms has A forget, where that is the action.
+    #[serde(default)]
+    pace: Pace,
 }
 
 impl Watch {
@@ -103,7 +110,7 @@ impl Watch {
         };
         let mass = params.mass.map(Cusum::new).transpose()?;
         let loss = params.loss.map(Adwin::new).transpose()?;
-        Ok(Watch { action: params.action, mass, loss, scale, alarms: (0, 0), due: None })
+        Ok(Watch { action: params.action, mass, loss, scale, alarms: (0, 0), due: None, pace: Pace::default() })
     }
 
     /// A row with this share of its mass outside the dictionary, and this loss.
@@ -127,7 +134,24 @@ impl Watch {
         raised
     }
 
-    /// Both begin anew.
+    /// rho by the spacing of alarms.
+    pub fn forgetting(&self) -> f64 {
+        self.pace.forgetting()
+    }
+
+    /// The end of a block, after so many rows: the alarm that is to be acted on, and how.
+    pub fn act(&mut self, rows: u64) -> Option<(Alarm, DriftAction)> {
+        let due = self.due.take();
+        if self.action == DriftAction::Adapt {
+            match due {
+                Some(_) => self.pace.alarm(rows),
+                None => self.pace.quiet(rows),
+            }
+        }
+        due.map(|alarm| (alarm, self.action))
+    }
+
+    /// Both detectors begin anew.
     pub fn reset(&mut self) {
         self.mass.iter_mut().for_each(Cusum::reset);
         self.loss.iter_mut().for_each(Adwin::reset);

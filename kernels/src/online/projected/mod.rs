@@ -28,7 +28,8 @@
 //! their order, not of how they were cut into calls.**
 //! [`ProjectedKons::flush`] ends a block early and does change later bits (to rounding): a program calls it at points of the stream that have a meaning of their own, such as its end.
 //!
-//! **At the end of a block** (both operations): A takes the block's rows and is factored anew; forgetting, A <- rho^b A + (1 - rho^b) alpha I for its b rows; alarms are acted on.
+//! **At the end of a block** (both operations): A takes the block's rows and is factored anew; forgetting, A <- rho^b A + (1 - rho^b) alpha I for its b rows; alarms are acted on, which may
+//! set another rho for the blocks to come ([`DriftAction::Adapt`]).
 //!
 //! **Invariants.** |yhat| <= C up to rounding. A >= alpha I is a sum of positive terms and never an updated inverse. No jitter, no clamped pivot. State is plain numbers;
 //! restored, it goes on to the same bits.
@@ -448,7 +449,7 @@ impl ProjectedKons {
         });
         if let Some(sample) = &mut self.hindsight {
             let slope = loss.slope(prediction, y);
-            sample.add((rows, i), id, y, weight, Told { loss: value, slope, leverage: q });
+            sample.add((rows, i), id, y, weight, Told { loss: value, zero: loss.value(0.0, y), slope, leverage: q });
         }
         let alarm = self.watch.as_mut().and_then(|watch| watch.observe(share, value));
         let Offer { accepted, grown } = offer;
@@ -458,14 +459,15 @@ impl ProjectedKons {
     /// Ends the block: A takes its rows; alarms are acted on.
     fn fold(&mut self) -> Result<(), OnlineError> {
         let order = self.dictionary.width();
-        self.pending.fold(&mut self.folded, order, self.params.forgetting)?;
+        let paced = self.watch.as_ref().map_or(1.0, Watch::forgetting);
+        self.pending.fold(&mut self.folded, order, self.params.forgetting.min(paced))?;
         self.dictionary.spread()?;
         if self.folded.w.iter().any(|w| !w.is_finite()) {
             return Err(OnlineError::Diverged { what: "the weight vector", rows: self.ledger.rows });
         }
-        let due = self.watch.as_mut().and_then(|watch| watch.due.take().map(|alarm| (alarm, watch.action)));
-        match due {
-            Some((alarm, DriftAction::Reset)) => self.reset(alarm == Alarm::Mass),
+        let rows = self.ledger.rows;
+        match self.watch.as_mut().and_then(|watch| watch.act(rows)) {
+            Some((alarm, DriftAction::Reset | DriftAction::Adapt)) => self.reset(alarm == Alarm::Mass),
             Some((_, DriftAction::Forget { keep })) => self.folded.forget(keep)?,
             Some((_, DriftAction::Report)) | None => {}
         }
