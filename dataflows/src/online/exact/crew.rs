@@ -94,12 +94,14 @@ impl Crew {
         }
         while self.under_way.len() > left {
             let learned = self.replies(|reply| if let Reply::Learned(rows) = reply { Some(rows) } else { None });
-            self.under_way.remove(0);
+            if !self.under_way.is_empty() {
+                self.under_way.remove(0);
+            }
             match learned {
                 Ok(rows) => self.rows = rows.into_iter().sum(),
                 Err(error) => {
                     let error = match error {
-                        StageError::Budget(_) | StageError::Data(_) => error,
+                        StageError::Budget(_) | StageError::Data(_) | StageError::Usage(_) => error,
                         other => StageError::Internal(other.to_string()),
                     };
                     self.failed = Some(error.clone());
