@@ -15,7 +15,7 @@ use nystream_dataflows::job::FitConfig;
 use nystream_dataflows::online::exact::{ExactEngine, ExactSetup, Threads};
 use nystream_dataflows::online::learner::{Batch, Learner};
 use nystream_dataflows::{StageError, online::exact::Work};
-use nystream_datasets::{Chunk, Encoder, RawBatch, Role};
+use nystream_datasets::{Chunk, Encoder, RawBatch, Role, SlotLayout};
 use nystream_hashing::{FileId, RowId, StreamKey};
 use nystream_kernels::rows::Rows;
 use std::collections::BTreeMap;
@@ -403,6 +403,21 @@ fn what_cannot_be_kept_is_refused() {
     // Nothing comes of it any more.
     for again in [engine.learn(&batch).map(drop), engine.publish().map(drop), engine.snapshot().map(drop)] {
         assert_eq!(again.unwrap_err().to_string(), error.to_string());
+    }
+    // Rows that are corrected again and again have a slot each, and one more while a batch is at hand: how far the workers are behind decides nothing.
+    let layout =
+        SlotLayout { numeric: encoder.numeric_width(), codes: encoder.code_width(), targets: encoder.target_width() };
+    for (room, waits) in [(200, true), (200, false), (199, true), (199, false)] {
+        let mut setup = (world.setup)(1);
+        setup.config.disk_limit = room * layout.bytes() as u64;
+        let mut engine = ExactEngine::new(setup).unwrap();
+        let correct = |engine: &mut ExactEngine, version: usize| {
+            let rows = encoded(&encoder, &(0..100).map(|i| (i, (i, version))).collect::<Vec<_>>());
+            engine.learn(&Batch { changes: &[], removed: &nothing, added: &rows })?;
+            if waits { engine.complete() } else { Ok(()) }
+        };
+        let done = (0..30).try_for_each(|version| correct(&mut engine, version)).and_then(|()| engine.complete());
+        assert_eq!(done.is_ok(), room == 200, "{room} {waits}: {done:?}");
     }
     // Batches that are told before the first has met it end with it as well.
     let mut setup = (world.setup)(2);

@@ -135,7 +135,7 @@ impl Place {
 /// (chunk.ids, chunk.weights) = (vec![RowId(7), RowId(8)], vec![1.0, 1.0]);
 /// (chunk.numeric, chunk.numeric_width) = (vec![0.5, -0.5], 1);
 /// (chunk.targets, chunk.target_width) = (vec![10.0, 20.0], 1);
-/// let given = slots.insert(&chunk, &[0, 1])?;
+/// let given = slots.insert(&chunk, &[0, 1], 0)?;
 /// slots.release(&given[..1]);
 /// let (reader, mut back) = (slots.reader(), Chunk::new());
 /// reader.read(0, &mut back)?;
@@ -180,15 +180,16 @@ impl RowSlots {
         self.used * self.place.layout.bytes() as u64
     }
 
-    /// Writes the rows at `which` of `chunk` and gives their slots.
+    /// Writes the rows at `which` of `chunk` and gives their slots. `leaving`: slots of rows that have gone and are still read by somebody, to be [released](RowSlots::release) later. They do not count against the limit, so that who is quick to
+    /// release them does not decide what fits; the file exceeds it by no more than these.
     ///
     /// # Errors
     /// [`DataError::DiskBudget`] beyond the limit, [`DataError::CacheWrite`] when the disk refuses; no row is there then.
-    pub fn insert(&mut self, chunk: &Chunk, which: &[usize]) -> Result<Vec<u64>, DataError> {
+    pub fn insert(&mut self, chunk: &Chunk, which: &[usize], leaving: u64) -> Result<Vec<u64>, DataError> {
         let size = self.place.layout.bytes() as u64;
         let fresh = (which.len() as u64).saturating_sub(self.free.len() as u64);
-        let needed = (self.used + fresh) * size;
-        if needed > self.limit && fresh > 0 {
+        let needed = (self.rows().saturating_sub(leaving) + which.len() as u64) * size;
+        if needed > self.limit && !which.is_empty() {
             return Err(DataError::DiskBudget { limit: self.limit, needed });
         }
         let reused = self.free.len() - (which.len() - fresh as usize);
@@ -356,7 +357,7 @@ mod tests {
             let chunk = rows(next, 1 + round * 37 % 300);
             next += chunk.ids.len();
             let which: Vec<usize> = (0..chunk.ids.len()).filter(|i| i % 7 != round % 7).collect();
-            let given = slots.insert(&chunk, &which).unwrap();
+            let given = slots.insert(&chunk, &which, 0).unwrap();
             which.iter().zip(&given).for_each(|(i, slot)| assert!(held.insert(chunk.ids[*i].0, *slot).is_none()));
             let gone: Vec<u128> = held.keys().copied().filter(|id| (*id as usize * 31 + round) % 5 < 2).collect();
             let gone: Vec<u64> = gone.iter().map(|id| held.remove(id).unwrap()).collect();
@@ -402,11 +403,14 @@ mod tests {
         let mut slots = RowSlots::new(folder.path(), LAYOUT, limit).unwrap();
         let chunk = rows(0, 11);
         let all: Vec<usize> = (0..11).collect();
-        assert!(matches!(slots.insert(&chunk, &all), Err(DataError::DiskBudget { .. })));
-        let given = slots.insert(&chunk, &all[..10]).unwrap();
-        assert!(slots.insert(&chunk, &[10]).is_err());
+        assert!(matches!(slots.insert(&chunk, &all, 0), Err(DataError::DiskBudget { .. })));
+        let given = slots.insert(&chunk, &all[..10], 0).unwrap();
+        assert!(slots.insert(&chunk, &[10], 0).is_err());
         slots.release(&given[3..4]);
-        assert_eq!(slots.insert(&chunk, &[10]).unwrap(), [3]);
+        assert_eq!(slots.insert(&chunk, &[10], 0).unwrap(), [3]);
+        // What only waits to be released is no row.
+        assert_eq!(slots.insert(&chunk, &[0, 1], 2).unwrap(), [10, 11]);
+        slots.release(&[10, 11]);
         // Another row's record, and a flipped bit.
         let size = LAYOUT.bytes() as u64;
         let mut record = vec![0; size as usize];

@@ -52,6 +52,9 @@ pub struct Past {
     held: Mutex<Option<Serving>>,
 }
 
+/// Times that a model which is gone is looked for anew before those of earlier points are.
+const AGAIN: u32 = 3;
+
 impl Past {
     /// Those of `keeper`.
     pub fn new(keeper: Box<dyn Keeper>) -> Arc<Self> {
@@ -66,7 +69,7 @@ impl Past {
         answer: impl FnOnce(&Serving) -> Response,
     ) -> Response {
         let newest = newest.filter(|_| self.keeper.publishes());
-        let mut until = changes;
+        let (mut until, mut again) = (changes, AGAIN);
         loop {
             let point = match self.keeper.point(changes, until, newest.map(|serving| serving.changes)) {
                 Ok(point) => point,
@@ -83,7 +86,8 @@ impl Past {
             *held = None;
             match self.keeper.load(point) {
                 Ok(serving) => return answer(held.insert(serving)),
-                // Publications go on meanwhile, and the oldest goes: what is there now is looked up again.
+                // Publications go on meanwhile, and the oldest goes: what is there now is looked up again, newer ones of then first.
+                Err(Missing::Gone) if again > 0 => again -= 1,
                 Err(Missing::Gone) if point > 0 => until = point - 1,
                 Err(missing) => return missing.response(),
             }

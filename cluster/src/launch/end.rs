@@ -194,7 +194,7 @@ pub fn verdict(ends: &[Ended]) -> Verdict {
         (true, _) => String::new(),
         (false, None) => format!("process {} ({}) {}", cause.process, cause.host, cause.end),
         (false, Some((process, host, 1))) if cause.differs => format!(
-            "process {} ({}) and process {process} ({host}) hold different secrets, and others were not heard: process {} {}",
+            "process {} ({}) and process {process} ({host}) hold different secrets: process {} {}",
             cause.process, cause.host, cause.process, cause.end
         ),
         (false, Some((process, host, _))) => {

@@ -129,7 +129,7 @@ fn known_nodes_are_taken_over() {
             let (mut feed, mut chunk, mut held) = (files.feed(Role::Training), Chunk::new(), Vec::new());
             while feed.next(&mut chunk)? {
                 let all: Vec<usize> = (0..chunk.rows()).collect();
-                held.extend(slots.insert(&chunk, &all)?);
+                held.extend(slots.insert(&chunk, &all, 0)?);
             }
             let work = DictionaryWork { rows_held: 2500, ..whole(workers) };
             let mut known = KnownNodes::new(1 << 30);

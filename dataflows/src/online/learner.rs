@@ -8,7 +8,7 @@
 //! Contract, which the tests of each engine hold it to:
 //! * What a learner answers, publishes and stores is a function of the batches' rows in their order, its configuration and the SIMD path: not of how they were cut into batches, of
 //!   calls to [`Learner::predict`], [`Learner::info`] and [`Learner::snapshot`] in between, of threads or of clocks.
-//! * A call that ends in an error has changed nothing, unless the error is [`StageError::Internal`] or [`StageError::Numeric`], or one that [`Learner::complete`] gives: then the runtime ends, and a restart
+//! * A call that ends in an error has changed nothing, unless the error is [`StageError::Internal`] or [`StageError::Numeric`], or of what an earlier call has begun, which [`Learner::complete`] would give: then the runtime ends, and a restart
 //!   goes on from the last snapshot.
 //! * [`Learner::snapshot`] and [`Learner::restore`] lose no bit. Learners that [recover from rows](Recovery::Rows) are given every row that was there at the snapshot beside it, in any order.
 
@@ -195,7 +195,7 @@ pub trait Learner: Send {
     /// Waits for what earlier calls have begun.
     ///
     /// # Errors
-    /// What they met; every later call says so too.
+    /// What they met; every later call that learns, publishes or stores says so too.
     fn complete(&mut self) -> Result<(), StageError> {
         Ok(())
     }

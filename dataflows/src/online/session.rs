@@ -262,6 +262,7 @@ impl Session {
             *taken += std::mem::take(&mut tally.ahead);
         }
         self.slide()?;
+        self.core.learner.complete()?;
         Ok(records)
     }
 

@@ -12,7 +12,7 @@ use crate::targets::TargetCode;
 use nystream_datasets::Chunk;
 use nystream_datasets::events::{Event, Op, json};
 use nystream_datasets::rows::{Applied, StoredRow};
-use nystream_datasets::stream::{MAX_SHOWN, Rejected};
+use nystream_datasets::stream::{MAX_SHOWN, Position, Rejected};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -161,7 +161,12 @@ impl Core {
             }
             Note::Progress { source, position, skip } => {
                 match self.tally.sources.entry(source.clone()) {
-                    Entry::Vacant(place) => drop(place.insert((position, skip))),
+                    Entry::Vacant(place) => {
+                        // What has moved has done so since there was nothing.
+                        let mut whole = Position::Folder(BTreeMap::new());
+                        whole.advance(position);
+                        place.insert((whole, skip));
+                    }
                     Entry::Occupied(mut place) => {
                         let (known, behind) = place.get_mut();
                         known.advance(position);

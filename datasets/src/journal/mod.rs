@@ -478,11 +478,16 @@ fn record_check(identity: &[u8; 16], number: u64, payload: &[u8]) -> [u8; 8] {
     check(identity, &[&number.to_le_bytes(), payload])
 }
 
-/// The first 64 bits of BLAKE3, keyed with the identity of the log.
-fn check(identity: &[u8; 16], parts: &[&[u8]]) -> [u8; 8] {
+/// BLAKE3, keyed with the identity of the log.
+fn hasher(identity: &[u8; 16]) -> blake3::Hasher {
     let mut key = [0; 32];
     key[..16].copy_from_slice(identity);
-    let mut hasher = blake3::Hasher::new_keyed(&key);
+    blake3::Hasher::new_keyed(&key)
+}
+
+/// The first 64 bits of the keyed BLAKE3.
+fn check(identity: &[u8; 16], parts: &[&[u8]]) -> [u8; 8] {
+    let mut hasher = hasher(identity);
     parts.iter().for_each(|part| {
         hasher.update(part);
     });

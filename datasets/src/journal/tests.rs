@@ -311,6 +311,7 @@ fn every_flipped_bit_is_found() {
                     assert!(seen.len() < records.len() && seen[..] == records[..seen.len()], "{damage:?}");
                     assert_eq!((damage.record, recovered.last), (seen.len() as u64 + 1, seen.len() as u64));
                     assert!(!damage.kept.is_empty() && damage.bytes > 0);
+                    assert!(!damage.torn, "a length that is too large, too: {damage:?}");
                     // It goes on from there, and the cut is not found again.
                     journal.append(b"next").unwrap();
                     journal.commit().unwrap();
@@ -326,6 +327,21 @@ fn every_flipped_bit_is_found() {
         }
     }
     assert!(cuts > 500);
+}
+
+/// What a kill leaves of the last record is told from damage.
+#[test]
+fn a_record_cut_short_is_torn() {
+    let (disk, records) = twelve();
+    let sound = disk.state().clone();
+    let name = sound.files.keys().last().unwrap();
+    let whole = sound.files[name].now.len();
+    for left in whole - records[11].1.len() - RECORD_HEADER + 1..whole {
+        let mut cut = sound.clone();
+        cut.files.get_mut(name).unwrap().now.truncate(left);
+        let (_, recovered, seen) = open(&Forgetful(Arc::new(Mutex::new(cut))), 0).unwrap();
+        assert_eq!((recovered.damage.map(|damage| damage.torn), seen.len()), (Some(true), 11), "{left}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::change::Entry;
 use super::{KeyedRows, Place, RowsError};
 
 impl KeyedRows {
-    /// What is wrong with the index, which the log knows: whether each row that is there lies where the index has it, and no other does. After a commit.
+    /// What is wrong with the index, which the log knows: whether each row that is there lies where the index has it, and no other does. Of what is durable: changes since the last commit are in neither.
     ///
     /// # Errors
     /// [`RowsError`] where log or index cannot be read.
@@ -42,8 +42,9 @@ impl KeyedRows {
             scanned?;
         }
         let keys = self.index.keys()?;
-        if wrong.is_none() && keys.iter().any(|keys| *keys != self.rows) {
-            wrong = Some(format!("it has {keys:?} keys, and the log {} rows", self.rows));
+        let rows = self.live.count();
+        if wrong.is_none() && keys.iter().any(|keys| *keys != rows) {
+            wrong = Some(format!("it has {keys:?} keys, and the log {rows} rows"));
         }
         Ok(wrong.map(|wrong| {
             let path = self.index.path();

@@ -347,6 +347,9 @@ fn an_index_that_is_not_what_the_log_says_is_told() {
     rows.apply(event(Op::Delete, 3, 0.0, None, None)).unwrap().unwrap();
     rows.commit().unwrap();
     assert_eq!(rows.check().unwrap(), None);
+    // What is not durable is in neither.
+    rows.apply(event(Op::Delete, 4, 0.0, None, None)).unwrap().unwrap();
+    assert_eq!((rows.rows(), rows.check().unwrap()), (3, None));
     let edit = |key: u8, place: Place| {
         let event = event(Op::Insert, key, 1.0, None, None);
         Edit::of(&Change { event, old: None, arrival: None, carried: false, expired: false }, place)

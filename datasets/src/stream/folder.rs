@@ -120,7 +120,8 @@ fn reader(path: &Path) -> Result<(ParquetRecordBatchReader, u64), Unreadable> {
     let read = || {
         let file = File::open(path).map_err(|error| error.to_string())?;
         let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new(file))?.map_err(|error| error.to_string())?;
-        let rows = builder.metadata().file_metadata().num_rows();
+        // By the row groups, which are what is read.
+        let rows = builder.metadata().row_groups().iter().map(|group| group.num_rows().max(0)).sum::<i64>();
         let reader = builder.with_batch_size(PIECE_EVENTS).build().map_err(|error| error.to_string())?;
         Ok((reader, u64::try_from(rows).unwrap_or(0)))
     };

@@ -138,6 +138,7 @@ impl Position {
         let mut files = match std::mem::replace(self, Position::Rows(0)) {
             Position::Folder(files) => files,
             Position::Files(files) => Taken::of_before(&files),
+            Position::Moved { changed, .. } => changed,
             _ => BTreeMap::new(),
         };
         files.extend(changed);

@@ -13,7 +13,7 @@
 //!   R the root mean square of l' so far. Any v is unbiased; a good one makes the error small.
 //! * *halves*: u fitted to either half of the sample and measured on the other, the mean of both; with the best of 5 ridges from alpha S / T (that of the problem, too little for
 //!   so few rows) up to alpha. It may leave the dictionary's span.
-//! * *zero*: the function 0, whose loss on all rows is summed as they come. It is feasible, has no norm, and nothing of it is estimated. It counts where its objective is less than that of the best of the others: fixed curvature on heavy rows
+//! * *zero*: the function 0, whose loss on all rows is summed as they come. It is feasible, has no norm, and nothing of it is estimated. It counts where its objective is less than that of the best of the others, even of one that leaves the clip range and of which theory says nothing: fixed curvature on heavy rows
 //!   can leave a learner with a last function that is many times worse than nothing (4,000 rows with weights from 0.01 to 100: a loss of 479,000 where 0 has 40,000), and a regret against that says nothing.
 //!
 //! *Two estimates.* The learner's loss on all rows is known. Its difference to the comparator's is what the sample is asked for, since both share the noise; but where the learner is much the worse (the same 4,000 rows), nearly all of the

@@ -35,11 +35,18 @@ pub(super) fn report_of(opened: &mut Opened) -> Result<StateReport, Failure> {
         // What is wrong with it is told below.
         Some(newest) => newest.ok().flatten().map(|(_, model)| model),
         None => {
-            let published = opened.session.model().ok();
-            published.map(|published| {
-                notes.extend(published.notes.iter().filter(|_| !exact).cloned());
-                told::model_of(&opened.model, &opened.told.settings, published)
-            })
+            match opened.session.model() {
+                Ok(published) => {
+                    notes.extend(published.notes.iter().filter(|_| !exact).cloned());
+                    Some(told::model_of(&opened.model, &opened.told.settings, published))
+                }
+                // There is none of what is there; of nothing that goes without saying.
+                Err(StageError::Data(reason)) => {
+                    notes.extend((exact && opened.session.rows() > 0).then(|| format!("there is no model: {reason}")));
+                    None
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
     };
     let digest = match opened.told.shards.is_some() {

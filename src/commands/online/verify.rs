@@ -184,7 +184,8 @@ fn from_scratch(opened: &mut Opened, report: &mut StateReport) -> Result<bool, F
             format!("there is no published model to compare with the one that the rows of the log give, {made}; the next run that ends writes it")
         }
         (Some(made), None) => format!("no model was published yet; the rows of the log give {made}"),
-        (None, _) => "there are no rows to make a model of".into(),
+        (None, _) if there == 0 => "there are no rows to make a model of".into(),
+        (None, _) => "there is nothing to compare the published models with".into(),
     });
     Ok(verified)
 }

@@ -74,6 +74,7 @@ impl Crew {
     /// # Errors
     /// What an earlier batch, or this one, has met.
     pub(super) fn learn(&mut self, lot: Lot) -> Result<(), StageError> {
+        self.sound()?;
         let brings = lot.which.len() as u64;
         self.tell(&Order::Learn(Arc::new(lot)))?;
         self.under_way.push(brings);
@@ -89,9 +90,7 @@ impl Crew {
     }
 
     fn wait_until(&mut self, left: usize) -> Result<(), StageError> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
+        self.sound()?;
         while self.under_way.len() > left {
             let learned = self.replies(|reply| if let Reply::Learned(rows) = reply { Some(rows) } else { None });
             if !self.under_way.is_empty() {
@@ -104,12 +103,16 @@ impl Crew {
                         StageError::Budget(_) | StageError::Data(_) | StageError::Usage(_) => error,
                         other => StageError::Internal(other.to_string()),
                     };
-                    self.failed = Some(error.clone());
-                    return Err(error);
+                    return Err(self.failed.insert(error).clone());
                 }
             }
         }
         Ok(())
+    }
+
+    /// Whether it can be told anything.
+    fn sound(&self) -> Result<(), StageError> {
+        self.failed.clone().map_or(Ok(()), Err)
     }
 
     /// Gives an order other than a batch, and hears what each worker answers, in their order; `of`: the answer to it.
@@ -134,6 +137,7 @@ impl Crew {
         &mut self,
         of: impl Fn(Reply) -> Option<Result<T, StageError>>,
     ) -> Result<Vec<T>, StageError> {
+        self.sound()?;
         let (mut all, mut least): (Vec<T>, Option<StageError>) = (Vec::new(), None);
         for link in 0..self.links.len() {
             let Ok(reply) = self.links[link].replies.recv() else { return Err(self.broken()) };
@@ -158,8 +162,14 @@ impl Crew {
         if self.links.is_empty() { Err(self.broken()) } else { Ok(()) }
     }
 
-    /// A worker is gone: why.
+    /// A worker is gone: why. Nothing else comes of the others.
     fn broken(&mut self) -> StageError {
+        let error = self.failed.clone().unwrap_or_else(|| self.end());
+        self.failed = Some(error.clone());
+        error
+    }
+
+    fn end(&mut self) -> StageError {
         self.links.clear();
         self.under_way.clear();
         let reason = match self.threads.take().map(JoinHandle::join) {

@@ -1,4 +1,4 @@
-//! The engine behind [`Learner`]: threads of workers that are told, one order at a time.
+//! The engine behind [`Learner`]: threads of workers that are told what to do; batches ahead of those that they are at (`crew`).
 
 use super::PLACE_BYTES;
 use super::crew::{Crew, Ends};

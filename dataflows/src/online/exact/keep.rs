@@ -155,6 +155,10 @@ impl Keep {
 
     /// Applies the letters of the batch of `time` and gives the updates of the collection. Batches come in the order of their times.
     pub(super) fn apply(&mut self, time: u64, letters: Vec<Vec<u8>>) -> Vec<Placed> {
+        if self.error.is_some() {
+            // What the rows are is not known any more.
+            return Vec::new();
+        }
         match self.try_apply(time, letters) {
             Ok(updates) => updates,
             Err(error) => {
@@ -182,12 +186,13 @@ impl Keep {
         let mut chunk = std::mem::take(&mut self.chunk);
         self.slots.read(&slots, &mut chunk)?;
         let freed = slots;
+        let leaving = self.under_way.iter().map(|batch| batch.freed.len() as u64).sum();
         self.count(&chunk, false);
         let mut places: Vec<(RowId, Option<u64>)> = gone.into_iter().map(|id| (id, None)).collect();
         for pool in added.into_iter().filter(|pool| !pool.is_empty()) {
             into_chunk(pool, &mut chunk);
             let all: Vec<usize> = (0..chunk.rows()).collect();
-            let slots = self.slots.insert(&chunk, &all)?;
+            let slots = self.slots.insert(&chunk, &all, leaving)?;
             self.count(&chunk, true);
             self.rank(&chunk.ids, &slots);
             for (id, slot) in chunk.ids.iter().zip(&slots) {

@@ -29,7 +29,8 @@
 //! * Rows of which some targets, not all, are null are kept, and while there are any nothing is published, as no single Gram serves them: the refusal is that of the fit.
 //!
 //! Cost: n m flops a row for entries and m^2 for the Gram, each way. Memory: two Grams (8 m^2 bytes each, two while centers change), packed centers and a panel a worker,
-//! [`PLACE_BYTES`] for each row that is there, the pool of a selection, the sample. Disk: a slot for each row at most.
+//! [`PLACE_BYTES`] for each row that is there, the pool of a selection, the sample, eight batches on their way. Disk: a slot for each row at most, and one for each
+//! that left with the last eight batches, which `--disk-limit` does not count.
 
 mod crew;
 mod engine;

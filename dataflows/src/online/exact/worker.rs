@@ -172,7 +172,9 @@ pub(super) fn serve<T: Entry + Into<f64> + Default>(
                         held.push(capability);
                         slots.extend(updates);
                     }
-                    if let Err(error) = gram.update(&mut keep.slots, &slots) {
+                    if keep.error.is_none()
+                        && let Err(error) = gram.update(&mut keep.slots, &slots)
+                    {
                         keep.error.get_or_insert(error);
                     }
                     if !waiting.is_empty() {

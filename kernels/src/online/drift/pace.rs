@@ -10,7 +10,7 @@
 //! ```
 //!
 //! whose factor was measured (two rotating features, a turn in 100,000 and 1,000,000 rows: alarms every 5,000 and 25,000 rows, and of the memories that were tried 333 to 500 and 2,000 the best).
-//! * An alarm within 1,000 rows of another belongs to the same change. The first alarm, and one 50,000 rows or more after another, is of a change that comes once. Neither sets a memory.
+//! * An alarm within 1,000 rows of the last that was of a change of its own belongs to that. The first alarm, and one 50,000 rows or more after the change before it, is of a change that comes once. None of these sets a memory, or alters one.
 //! * Any other sets it to 2 G^(2/3), or to half of what it is if that is less.
 //! * After 50,000 rows without an alarm the memory doubles, until it is that of alarms 50,000 rows apart: then nothing is forgotten any more. Each time that a memory was set these rows double (at most 64 times), so that a stream that always moves
 //!   is not tried again and again.
@@ -60,15 +60,11 @@ impl Pace {
             return;
         }
         self.last = Some(rows);
-        let by_gap = (gap < APART).then(|| memory(gap));
-        let halved = self.memory.map(|memory| 0.5 * memory);
-        let new = match (by_gap, halved) {
-            (Some(a), Some(b)) => a.min(b),
-            (a, b) => match a.or(b) {
-                Some(one) => one,
-                None => return,
-            },
-        };
+        if gap >= APART {
+            return;
+        }
+        let by_gap = memory(gap);
+        let new = self.memory.map_or(by_gap, |now| by_gap.min(0.5 * now));
         self.memory = Some(new.max(LEAST));
         self.set += 1;
     }
@@ -105,7 +101,10 @@ mod tests {
         assert!((at(125_000).forgetting() - (1.0 - 1.0 / 400.0)).abs() < 1e-12);
         assert!((at(126_001).forgetting() - (1.0 - 1.0 / 200.0)).abs() < 1e-4);
         assert!((at(127_002).forgetting() - (1.0 - 1.0 / 100.0)).abs() < 1e-4);
-        assert!((at(128_003).forgetting() - 0.99).abs() < 1e-12, "the shortest memory");
+        let last = at(128_003);
+        assert!((last.forgetting() - 0.99).abs() < 1e-12, "the shortest memory");
+        // Far off: a change of its own, which the memory that there is has nothing to do with.
+        assert_eq!((at(190_000).forgetting(), at(190_000).set), (last.forgetting(), last.set));
     }
 
     #[test]
