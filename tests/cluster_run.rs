@@ -142,6 +142,10 @@ fn wrong_lines_start_nothing() {
         ("cluster run --processes 2 -- fit --dta d", "--dta"),
         ("cluster run --processes 2 -- inspect d.parquet", "`inspect` does not run in several processes"),
         ("cluster run --processes 2 -- cluster run --processes 2 -- fit", "does not run in several processes"),
+        (
+            "cluster run --processes 2 -- online --mode exact --config-from m.nys --state s --input jsonl:-",
+            "no standard input",
+        ),
         ("cluster run --processes 2 -- fit --data d --target y --out m --process 1", "--process after `--`"),
         ("cluster run --processes 2 --launcher ssh -- fit --data d --target y --out m", "--hosts FILE"),
         ("cluster run --processes 2 --ssh-option A=b -- fit --data d --target y --out m", "--ssh-option"),

@@ -407,7 +407,8 @@ fn what_cannot_be_kept_is_refused() {
     // Rows that are corrected again and again have a slot each, and one more while a batch is at hand: how far the workers are behind decides nothing.
     let layout =
         SlotLayout { numeric: encoder.numeric_width(), codes: encoder.code_width(), targets: encoder.target_width() };
-    for (room, waits) in [(200, true), (200, false), (199, true), (199, false)] {
+    let two = 2 * many.rows() as u64;
+    for (room, waits) in [(two, true), (two, false), (two - 1, true), (two - 1, false)] {
         let mut setup = (world.setup)(1);
         setup.config.disk_limit = room * layout.bytes() as u64;
         let mut engine = ExactEngine::new(setup).unwrap();
@@ -417,7 +418,7 @@ fn what_cannot_be_kept_is_refused() {
             if waits { engine.complete() } else { Ok(()) }
         };
         let done = (0..30).try_for_each(|version| correct(&mut engine, version)).and_then(|()| engine.complete());
-        assert_eq!(done.is_ok(), room == 200, "{room} {waits}: {done:?}");
+        assert_eq!(done.is_ok(), room == two, "{room} {waits}: {done:?}");
     }
     // Batches that are told before the first has met it end with it as well.
     let mut setup = (world.setup)(2);

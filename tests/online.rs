@@ -225,6 +225,8 @@ fn exported_models_predict_what_the_learner_says() {
     }
     // A state that begins with that model answers the same from the first row on.
     place.online("import t --from e.nys --clip none");
+    // Before any row it has that model's function.
+    place.online("export t --out begun.nys");
     place.online("--state t --input jsonl:probe.jsonl --output jsonl:t.jsonl");
     for (i, answer) in place.read_lines("t.jsonl").iter().enumerate() {
         assert!((answer["prediction"].as_f64().unwrap() - predicted.value(i)).abs() < 1e-4, "row {i}: {answer}");

@@ -203,6 +203,11 @@ fn a_copy_by_another_name_is_no_publication() {
     assert!(kept(450).exists() && kept(5000).exists() && !kept(300).exists());
 }
 
+const INDEX_WORN: usize = usize::MAX;
+const INDEX_EMPTY: usize = usize::MAX - 1;
+const INDEX_GONE: usize = usize::MAX - 2;
+const KEEP_GONE: usize = usize::MAX - 3;
+
 /// Whatever of a state is damaged is named with what to do, and ends with code 1.
 #[test]
 fn verify_looks_at_everything_that_is_kept() {
@@ -235,6 +240,10 @@ fn verify_looks_at_everything_that_is_kept() {
         assert_eq!(snapshots.len(), 2, "{state}");
         damages.extend(snapshots.into_iter().map(|path| (path, 0, "the next run goes on without it")));
     }
+    for how in [INDEX_WORN, INDEX_EMPTY, INDEX_GONE] {
+        damages.push((place.path("e/rows/index.redb"), how, "made anew from the log"));
+    }
+    damages.push((place.path("e/published/keep"), KEEP_GONE, "give --keep-published N"));
     // The first record of each log: nothing acknowledged is left behind it.
     damages.push((files("s/log", "").remove(0), 100, ""));
     damages.push((files("e/rows/log", "").remove(0), 100, "rows that were acknowledged are lost"));
@@ -245,15 +254,22 @@ fn verify_looks_at_everything_that_is_kept() {
         let whole = place.path("whole");
         let status = std::process::Command::new("cp").arg("-a").arg(place.path(state)).arg(&whole).status().unwrap();
         assert!(status.success());
-        if path.ends_with("keep") {
-            std::fs::write(&path, "some").unwrap()
-        } else {
-            flip(&path, at)
+        match at {
+            INDEX_GONE | KEEP_GONE => std::fs::remove_file(&path).unwrap(),
+            INDEX_EMPTY => std::fs::write(&path, "").unwrap(),
+            // Its header stays; every page is of other bytes.
+            INDEX_WORN => {
+                let mut bytes = std::fs::read(&path).unwrap();
+                bytes[4096..].iter_mut().step_by(7).for_each(|byte| *byte ^= 0x5a);
+                std::fs::write(&path, bytes).unwrap()
+            }
+            _ if path.ends_with("keep") => std::fs::write(&path, "some").unwrap(),
+            _ => flip(&path, at),
         }
         let output = place.run(&format!("online verify {state} --format json"));
         let said = text(&output.stdout) + &text(&output.stderr);
         let name = path.file_name().unwrap().to_str().unwrap();
-        let named = said.contains(name) || at > 0;
+        let named = said.contains(name) || name.is_empty();
         assert!(output.status.code() == Some(1) && named && said.contains(remedy), "{}: {said}", path.display());
         // As it was.
         std::fs::remove_dir_all(place.path(state)).unwrap();

@@ -243,6 +243,7 @@ impl Check for OnlineArgs {
         }
         self.recursive()?;
         self.exact()?;
+        self.whole()?;
         if let Some(by) = &self.learner.shard_by {
             if by.is_empty() {
                 return usage("--shard-by names no column: give one, or key");
@@ -321,6 +322,17 @@ impl OnlineArgs {
         let flag = self.given.iter().find(|flag| other.contains(&flag.as_str()));
         match flag.filter(|_| self.learner.mode == Mode::Exact) {
             Some(flag) => Err(Failure::usage(format!("--{flag} means nothing to --mode exact: leave it out"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Learners that keep every row neither forget nor begin anew.
+    fn whole(&self) -> Result<(), Failure> {
+        let flag = self.given.iter().find(|flag| ["forgetting", "drift"].contains(&flag.as_str()));
+        match flag.filter(|_| matches!(self.learner.mode, Mode::Kons | Mode::SketchedKons)) {
+            Some(flag) => Err(Failure::usage(format!(
+                "--{flag} means nothing to --mode kons and sketched-kons, which forget nothing: leave it out, or use con-kons"
+            ))),
             None => Ok(()),
         }
     }

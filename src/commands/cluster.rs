@@ -75,6 +75,12 @@ fn check_command(args: &ClusterRunArgs, options: &[Setting]) -> Result<(), Failu
     if let Some(name) = ["hosts", "process"].into_iter().find(|name| given(name)) {
         return Err(Failure::usage(format!("--{name} after `--`: leave it out, each process is given its own")));
     }
+    let reads = |option: &Setting| option.name == "input" && option.values.iter().any(|value| value.ends_with(":-"));
+    if options.iter().any(reads) {
+        return Err(Failure::usage(
+            "processes of cluster run have no standard input: give --input a file, a folder or a socket, or start the processes by hand (--hosts FILE --process I)",
+        ));
+    }
     Ok(())
 }
 

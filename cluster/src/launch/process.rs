@@ -74,11 +74,11 @@ impl Process {
                         blames.store(process, Ordering::Relaxed);
                         differ.store(differs(line), Ordering::Relaxed);
                     }
-                    let joins = line == JOINED.as_bytes();
-                    if joins {
+                    // Behind what a shell has said without ending its line, too.
+                    if line.ends_with(JOINED.as_bytes()) {
                         joined.store(true, Ordering::Relaxed);
                     }
-                    !joins
+                    line != JOINED.as_bytes()
                 };
                 log.follow(&prefix, stream, &see);
                 drop(tell);

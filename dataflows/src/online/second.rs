@@ -221,13 +221,14 @@ impl Learner for SecondOrder {
             Inner::Whole(learner) => learner.expansion(),
         };
         let (rows, sum_weights) = (self.ledger().rows, self.weight);
-        if rows == 0 {
+        // One that began with a model's function has that.
+        if rows == 0 && expansion.ids.is_empty() {
             return Err(StageError::Data("no row has been learned yet".into()));
         }
         // The function 0 is a function of no centers.
         let notes = match expansion.ids.is_empty() {
             true => vec![format!(
-                "the dictionary is empty, and the model is the mean of the target that the configuration knows: none of the {rows} rows learned says more than that beside alpha. More rows may; a smaller --alpha in another --state does"
+                "the dictionary is empty, and the model is the mean of the target that the configuration knows: none of the {rows} rows learned says more than that beside alpha. More rows may; a smaller --alpha, or --gamma where that is given, in another --state does"
             )],
             false => Vec::new(),
         };

@@ -84,7 +84,10 @@ impl Router {
         match self.place {
             None => format!("its key has more than {MAX_NAME} bytes, which is too long for a shard"),
             Some(_) => {
-                format!("column '{}', by which rows are sharded, is null or has more than {MAX_NAME} bytes", self.name)
+                format!(
+                    "column '{}', by which rows are sharded, is null, not there, or has more than {MAX_NAME} bytes",
+                    self.name
+                )
             }
         }
     }

@@ -9,6 +9,13 @@ impl KeyedRows {
     /// # Errors
     /// [`RowsError`] where log or index cannot be read.
     pub fn check(&mut self) -> Result<Option<String>, RowsError> {
+        if let Some(reason) = self.index.unsound().filter(|_| self.begun) {
+            let path = self.index.path();
+            return Ok(Some(format!(
+                "the index '{}' was damaged ({reason}), and has been made anew from the log",
+                path.display()
+            )));
+        }
         let mut wrong = None;
         for segment in self.journal.segments() {
             let (live, index) = (&self.live, &self.index);

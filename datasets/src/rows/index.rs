@@ -2,10 +2,13 @@
 //!
 //! Everything that is known from the log to some record is in one transaction with the number of that record. Transactions are not durable until
 //! [`Index::flush`]: a crash takes the index back to the last of those, and the log has the rest.
+//!
+//! The store checks no page that it reads, and takes damage for a bug of its own. So all of the file is checked when it is opened, as all of the log is, and what is not sound is made anew; a panic of the store is an error all the same.
 
 use super::change::Change;
 use super::window::Rank;
 use super::{Order, Place, RowsError};
+use crate::scan::guarded;
 use redb::{
     Database, DatabaseError, Durability, ReadableDatabase, ReadableTableMetadata, StorageError, TableDefinition,
     WriteTransaction,
@@ -74,6 +77,8 @@ pub(super) struct Index {
     path: PathBuf,
     order: Option<Order>,
     stamp: [u64; 3],
+    /// Why what was there was of no use.
+    unsound: Option<String>,
 }
 
 impl Index {
@@ -88,15 +93,24 @@ impl Index {
             |range: std::ops::Range<usize>| identity[range].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
         let stamp = [half(0..8), half(8..16), order.map_or(0, |order| 1 + order as u64)];
         let create = || Database::builder().set_cache_size(cache_bytes).create(path);
-        let database = match create() {
-            Ok(database) => database,
-            Err(error) if is_damage(&error) => {
-                std::fs::remove_file(path).map_err(|error| failed(path, error))?;
-                create().map_err(|error| failed(path, error))?
-            }
-            Err(error) => return Err(failed(path, error)),
+        let empty = std::fs::metadata(path).map_or(true, |file| file.len() == 0);
+        let sound = || -> Result<Database, DatabaseError> {
+            let mut database = create()?;
+            // What it repairs goes back to an older transaction, which the log goes on from.
+            database.check_integrity()?;
+            Ok(database)
         };
-        let mut index = Index { database, path: path.to_path_buf(), order, stamp };
+        let (database, unsound) = match guarded(sound) {
+            Ok(Ok(database)) => (database, empty.then(|| "it was not there, or empty".to_owned())),
+            Ok(Err(error)) if !is_damage(&error) => return Err(failed(path, error)),
+            found => {
+                let reason =
+                    found.map_or_else(|panic| panic, |error| error.err().map_or_else(String::new, |e| e.to_string()));
+                std::fs::remove_file(path).map_err(|error| failed(path, error))?;
+                (create().map_err(|error| failed(path, error))?, Some(reason))
+            }
+        };
+        let mut index = Index { database, path: path.to_path_buf(), order, stamp, unsound };
         if index.stored()? != Some(stamp) {
             index.clear()?;
         }
@@ -106,6 +120,11 @@ impl Index {
     /// Its file.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Why what was there before it was opened was of no use, where that is so: it is made anew then.
+    pub(super) fn unsound(&self) -> Option<&str> {
+        self.unsound.as_deref()
     }
 
     fn stored(&self) -> Result<Option<[u64; 3]>, RowsError> {
@@ -123,7 +142,7 @@ impl Index {
             }
             Ok(Some(found))
         };
-        read().map_err(|error| failed(&self.path, error))
+        self.told(guarded(read))
     }
 
     /// Empties it.
@@ -158,12 +177,19 @@ impl Index {
             transaction.commit()?;
             Ok(())
         };
-        run().map_err(|error| failed(&self.path, error))
+        self.told(guarded(run))
+    }
+
+    fn told<T>(&self, done: Result<Result<T, redb::Error>, String>) -> Result<T, RowsError> {
+        match done {
+            Ok(done) => done.map_err(|error| failed(&self.path, error)),
+            Err(panic) => Err(failed(&self.path, panic)),
+        }
     }
 
     fn read<T>(&self, work: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> Result<T, RowsError> {
         let run = || work(&self.database.begin_read()?);
-        run().map_err(|error| failed(&self.path, error))
+        self.told(guarded(run))
     }
 
     /// The last record that it holds.

@@ -183,6 +183,8 @@ pub struct KeyedRows {
     /// How many of `edits` are durable.
     durable_edits: usize,
     rows: u64,
+    /// Whether the log had anything when it was opened.
+    begun: bool,
     /// What rows leave by, and which do next.
     order: Option<Order>,
     front: Front,
@@ -222,9 +224,10 @@ impl KeyedRows {
         let rows = KeyedRows {
             folder: folder.join("log"),
             reader: journal.reader(),
-            journal,
             index,
             rows: live.count(),
+            begun: journal.durable() > 0,
+            journal,
             live,
             needed,
             changed: BTreeMap::new(),

@@ -57,11 +57,12 @@ impl Kept {
             }
             None => match std::fs::read_to_string(own.join(KEEP)).map(|text| text.trim().parse()) {
                 Ok(Ok(keep)) => keep,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => 1,
+                // A state that keeps more than one has the folder, and the file in it.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && !own.exists() => 1,
                 // Nothing goes because of that.
                 _ => {
                     tracing::warn!(
-                        "'{}' is damaged: no published model is removed; give --keep-published N again",
+                        "'{}' is damaged or gone: no published model is removed; give --keep-published N again",
                         own.join(KEEP).display()
                     );
                     u64::MAX
@@ -214,9 +215,11 @@ pub fn told(state: &Path) -> (Vec<PublishedReport>, Vec<String>) {
         )),
     }
     let keep = state.join(FOLDER).join(KEEP);
-    if let Ok(text) = std::fs::read(&keep)
-        && std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse::<u64>().ok()).is_none()
-    {
+    let wrong = match std::fs::read(&keep) {
+        Ok(text) => std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse::<u64>().ok()).is_none(),
+        Err(_) => state.join(FOLDER).exists(),
+    };
+    if wrong {
         damaged.push(format!("'{}' holds no number: give --keep-published N to the next run", keep.display()));
     }
     (told, damaged)

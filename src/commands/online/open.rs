@@ -278,7 +278,7 @@ pub fn reopen(state: State, machine: &Machine) -> Result<Opened, Failure> {
         .collect();
     let Some(Snapshot { record, mut stored }) = found else {
         return Err(Failure::data(format!(
-            "'{}' has no snapshot: its beginning was interrupted; remove the folder and begin again",
+            "'{}' has no snapshot. Where no run of it has ever begun, remove the folder and begin again; otherwise its snapshots are lost: put the folder back from a copy",
             state.folder().display()
         )));
     };
@@ -342,8 +342,16 @@ pub fn store_of(
         let (rows, damage) =
             KeyedRows::open(&state.path("rows"), identity, schema, options).map_err(StageError::from)?;
         if rows.durable() < begun.0 {
+            let why = damage.as_ref().map_or_else(String::new, |damage| {
+                format!(
+                    " ('{}' is damaged from record {} on: {}; what was cut off is kept beside it)",
+                    damage.file.display(),
+                    damage.record,
+                    damage.reason
+                )
+            });
             return Err(Failure::data(format!(
-                "the log in '{}' ends at record {}, before the snapshot of record {}: rows that were acknowledged are lost. Put the folder back from a copy, or begin again in another",
+                "the log in '{}' ends at record {}, before the snapshot of record {}{why}: rows that were acknowledged are lost. Put the folder back from a copy, or begin again in another",
                 state.path("rows").display(),
                 rows.durable(),
                 begun.0

@@ -244,7 +244,9 @@ impl<T: Entry> SparseTiles<T> {
             }
             let (kv, bounds, u) = (scratch.kv.get(n * tp), scratch.bounds.get(n * t), scratch.u.take(n * sp));
             for i in 0..n {
-                let spread = if self.budget.is_some() { scratch.plans.spreads[i] } else { Spread::default() };
+                // Without centers nothing was planned.
+                let planned = scratch.plans.spreads.get(i).filter(|_| self.budget.is_some());
+                let spread = planned.copied().unwrap_or_default();
                 let missing = Missing { bounds: &bounds[i * t..][..t], spread };
                 f(start + i, &kv[i * tp..][..t], missing, &mut u[i * sp..][..s]);
             }
