@@ -156,6 +156,58 @@ fn requests_reach_published_models_of_before() {
     }
 }
 
+/// `POST /publish`.
+fn publish(address: &str) -> (u16, Value) {
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
+    socket.write_all(b"POST /publish HTTP/1.1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap())
+}
+
+/// A model is published when somebody asks for it, as of what has come by then, and a restart has it at the same place.
+#[test]
+fn publications_on_demand() {
+    let place = Place::new();
+    write(&place.path("d.parquet"), &batch(table(1_000_000, 1200)));
+    let model = "--kernel gaussian --bandwidth 1x --ridge 1e-5 --select rpcholesky --solver gram --centers 24";
+    place.json(&format!("fit --data d.parquet --target y --out m.nys {model}"));
+    for (state, learner) in [("e", "--mode exact"), ("s", "--cap 60 --block 50")] {
+        let line = format!(
+            "--config-from m.nys {learner} --state {state} --publish every:100000 --keep-published 9 --format json"
+        );
+        let (mut child, address) = started(&place, &line);
+        // There is nothing to make a model of.
+        let (status, answer) = publish(&address);
+        assert!(status == 409 && answer["error"].is_string(), "{state}: {status} {answer}");
+        let mut stdin = child.stdin.take().unwrap();
+        let mut counted = 0;
+        for part in 0..3usize {
+            let lines: Vec<String> = (part * 200..part * 200 + 200).map(insert).collect();
+            stdin.write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
+            stdin.flush().unwrap();
+            counted += 200;
+            let begun = Instant::now();
+            while figures(&address).get("nystream_online_rows_total{op=\"insert\"}") != Some(&f64::from(counted)) {
+                assert!(begun.elapsed() < Duration::from_secs(60));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            assert_eq!(publish(&address), (200, json!({ "changes": counted })), "{state}");
+            let (status, answer) = json_of(&address, None);
+            assert_eq!((status, &answer["changes"]), (200, &json!(counted)), "{state}: {answer}");
+        }
+        drop(stdin);
+        summary(&finish(child, &line), &line);
+        let inspected = place.online(&format!("inspect {state}"));
+        let points: Vec<u64> =
+            inspected["published"].as_array().unwrap().iter().filter_map(|kept| kept["changes"].as_u64()).collect();
+        assert_eq!(points, [200, 400, 600], "{inspected}");
+        assert_eq!(place.online(&format!("verify {state}"))["verified"], true);
+    }
+}
+
 /// The samples of `GET /metrics`.
 fn figures(address: &str) -> BTreeMap<String, f64> {
     let mut socket = TcpStream::connect(address).unwrap();

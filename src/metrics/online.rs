@@ -5,6 +5,7 @@
 
 use super::{Page, resident_bytes};
 use crate::serve::http::Figures;
+use nystream_dataflows::online::demand::Demand;
 use nystream_dataflows::online::latency::Latency;
 use nystream_dataflows::online::learner::Info;
 use nystream_dataflows::online::session::Session;
@@ -17,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// What is shown of a run.
 #[derive(Clone)]
-pub struct Run(Arc<Mutex<State>>);
+pub struct Run(Arc<Mutex<State>>, Demand);
 
 #[derive(Default)]
 struct State {
@@ -36,7 +37,12 @@ struct State {
 impl Run {
     /// Of a learner.
     pub fn new(mode: &str) -> Self {
-        Run(Arc::new(Mutex::new(State { mode: mode.into(), ..State::default() })))
+        Run(Arc::new(Mutex::new(State { mode: mode.into(), ..State::default() })), Demand::default())
+    }
+
+    /// By which publications are asked for.
+    pub fn demand(&self) -> Demand {
+        self.1.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `POST /predict`, JSON `{"row": {..}}` or `{"rows": [{..}, ..]}`, and `"as_of": N` | `{"changes": N, "predictions": [{"prediction": .., ..} or {"error": ".."}, ..]}` |
 //! | `POST /predict`, `Content-Type: application/vnd.apache.arrow.stream`, and `as_of` in the metadata of its schema | an Arrow IPC stream of as many rows: `prediction`, or one column a target or class, null for rows that cannot be used; `changes` in the metadata of its schema |
+//! | `POST /publish` | `{"changes": N}` when the model as of now is published, 409 where there is none of what is there, 503 when it has taken more than a minute |
 //! | `GET /health` | `{"changes": N, "centers": M}`, or 503 before there is a model |
 //! | `GET /metrics` | figures of the run and of the server, in Prometheus' text format |
 //!
@@ -11,7 +12,7 @@
 //! with the columns of the stream; one with a column twice is an error.
 //!
 //! *Who may ask*: on loopback everybody; elsewhere, and where a token is set, who sends `Authorization: Bearer TOKEN`. *Bounds*: [`http::MAX_HEAD`] and [`http::MAX_BODY`] bytes a request, a time for each,
-//! [`http::CONNECTIONS`] connections, of which those that say nothing leave for others, and `MAX_ROWS` rows or `MAX_VALUES` values a request. Nothing that is sent here reaches the learner or its state.
+//! [`http::CONNECTIONS`] connections, of which those that say nothing leave for others, and `MAX_ROWS` rows or `MAX_VALUES` values a request. Nothing that is sent here reaches the learner or its state but the wish that it publish.
 
 mod arrow;
 pub mod http;
@@ -24,6 +25,7 @@ mod tests;
 use crate::exit::{ExitCode, Failure};
 use crate::metrics::online::{Run, page};
 use http::{Request, Response, Served, Server};
+use nystream_dataflows::online::demand::Demand;
 use nystream_dataflows::online::serving::{Newest, Serving};
 use nystream_datasets::events::Event;
 use past::Past;
@@ -31,11 +33,14 @@ use serde_json::json;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Rows of a request at most.
 const MAX_ROWS: usize = 100_000;
 /// Values of an answer at most, rows by targets or classes.
 const MAX_VALUES: usize = 1_000_000;
+/// Time in which a publication that is asked for is to be done.
+const PUBLISHED: Duration = Duration::from_secs(60);
 
 /// Rows of a request to `serving` at most.
 fn most_rows(serving: &Serving) -> usize {
@@ -105,9 +110,10 @@ pub fn serve(
     let own = listener.local_addr().map_err(failed(address))?;
     let served = Arc::new(Served::default());
     let (newest, run, counted) = (newest.clone(), run.clone(), Arc::clone(&served));
+    let demand = run.demand();
     let answer = move |request: &Request| {
         let figures = || page(&run, &counted.figures(), newest.get().map(|serving| serving.changes));
-        answer(request, token.as_deref(), &newest, past.as_deref(), &figures)
+        answer(request, token.as_deref(), (&newest, past.as_deref()), &demand, &figures)
     };
     let server = Server::new(Box::new(answer), served);
     let spawned = std::thread::Builder::new().name("listen".into()).spawn(move || server.run(&listener));
@@ -123,8 +129,8 @@ fn equal(a: &[u8], b: &[u8]) -> bool {
 fn answer(
     request: &Request,
     token: Option<&str>,
-    newest: &Newest,
-    past: Option<&Past>,
+    (newest, past): (&Newest, Option<&Past>),
+    demand: &Demand,
     figures: &dyn Fn() -> String,
 ) -> Response {
     if let Some(token) = token {
@@ -133,7 +139,7 @@ fn answer(
             return Response::error(401, "a token is needed: Authorization: Bearer TOKEN");
         }
     }
-    let known = matches!(request.path.as_str(), "/predict" | "/health" | "/metrics");
+    let known = matches!(request.path.as_str(), "/predict" | "/publish" | "/health" | "/metrics");
     let serving = newest.get();
     match (request.method.as_str(), request.path.as_str(), serving) {
         ("GET", "/metrics", _) => Response::bytes("text/plain; version=0.0.4; charset=utf-8", figures().into_bytes()),
@@ -145,9 +151,14 @@ fn answer(
             let by = By { newest: serving.as_deref(), past };
             if arrow { arrow::predict(&by, &request.body) } else { json::predict(&by, &request.body) }
         }
+        ("POST", "/publish", _) => match demand.ask(PUBLISHED) {
+            Some(Ok(changes)) => Response::json(&json!({ "changes": changes })),
+            Some(Err(reason)) => Response::error(409, &reason),
+            None => Response::error(503, "the publication is not done after a minute: GET /health says when it is"),
+        },
         ("GET", "/health", None) => nothing_learned(),
-        _ if known => Response::error(405, "POST /predict, GET /health, GET /metrics"),
-        _ => Response::error(404, "there are /predict, /health and /metrics"),
+        _ if known => Response::error(405, "POST /predict, POST /publish, GET /health, GET /metrics"),
+        _ => Response::error(404, "there are /predict, /publish, /health and /metrics"),
     }
 }
 

@@ -7,6 +7,7 @@
 //! publications, and at the end. When they come changes nothing else.
 
 use super::answers::Answers;
+use super::demand::{Demand, Outcome};
 use super::latency::Latency;
 use super::learner::{Published, Recovery};
 use super::session::{Session, TakeError};
@@ -132,6 +133,8 @@ pub struct Drive<'a> {
     pub stop: &'a AtomicBool,
     /// Its pace.
     pub pace: Pace,
+    /// Asks for publications.
+    pub demand: Demand,
     /// Time from reading to acknowledgement of events of this process.
     pub latency: Latency,
     /// Changes at the last snapshot, and when that was.
@@ -288,6 +291,11 @@ impl Drive<'_> {
                 self.publish(hooks)?;
                 published = Instant::now();
             }
+            if let Some(asked) = self.demand.waits() {
+                let outcome = self.demanded(hooks)?;
+                self.demand.tell(asked, outcome);
+                published = Instant::now();
+            }
             let since = self.session.tally().changes - self.snapshot.0;
             let age = self.snapshot.1.elapsed();
             let pause = self.pace.snapshot_time.max(SHARE * self.took);
@@ -331,15 +339,30 @@ impl Drive<'_> {
         Ok(())
     }
 
-    /// Publishes a model and makes that durable.
+    /// A publication that was asked for: as of which change it is.
+    fn demanded(&mut self, hooks: &mut dyn Hooks) -> Result<Outcome, DriveError> {
+        if self.session.shards().is_some() {
+            return Ok(Err("models of shards are written by online export --shard VALUE".into()));
+        }
+        let none = self.publish(hooks)?;
+        Ok(none.map_or(Ok(self.session.tally().changes), Err))
+    }
+
+    /// Publishes a model and makes that durable; or why there is none of what is there, which is said.
     ///
     /// # Errors
     /// [`DriveError`].
-    pub fn publish(&mut self, hooks: &mut dyn Hooks) -> Result<(), DriveError> {
-        match self.session.publish()? {
-            Ok(model) => hooks.published(model, self.session.tally().changes)?,
-            Err(reason) => hooks.say(&format!("nothing is published: {reason}")),
-        }
+    pub fn publish(&mut self, hooks: &mut dyn Hooks) -> Result<Option<String>, DriveError> {
+        let none = match self.session.publish()? {
+            Ok(model) => {
+                hooks.published(model, self.session.tally().changes)?;
+                None
+            }
+            Err(reason) => {
+                hooks.say(&format!("nothing is published: {reason}"));
+                Some(reason)
+            }
+        };
         self.acknowledge(hooks)?;
         while !self.save(hooks)? && self.session.traits().recovery == Recovery::Rows {
             // What comes after must find the state of the publication again.
@@ -348,7 +371,7 @@ impl Drive<'_> {
             }
             std::thread::sleep(RETRY);
         }
-        Ok(())
+        Ok(none)
     }
 
     /// Makes what was taken durable, and lets its answers go.

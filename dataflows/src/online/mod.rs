@@ -13,6 +13,7 @@
 //! snapshots came, or of restarts.
 
 pub mod answers;
+pub mod demand;
 pub mod drive;
 pub mod encoding;
 pub mod exact;

@@ -242,6 +242,7 @@ fn learn(
                 && told.rules.publish_drift.is_none(),
             strict: args.stream.strict,
         },
+        demand: run.demand(),
         latency: Latency::default(),
         snapshot: (changes, Instant::now()),
         took: Duration::ZERO,
