@@ -9,37 +9,16 @@ import argparse
 import numpy as np
 
 from common import SETS, Place, encoded, print_table, table, write_stream
+from descent import FAMILIES, descent
 
 
 def gradient_descent(data, name, model, deviation):
     """Mean squared loss with the best step, standardised by the model's mean and deviation; None for rows that this script cannot encode."""
     x = encoded(data, model)
-    if x is None or SETS[name][2] != "squared":
+    if x is None or SETS[name][2] != "squared" or model["kernel"] not in FAMILIES:
         return None
     y = (data[SETS[name][0]].to_numpy().astype(float) - model["encoder"]["bounds"]["targets"][0]["centre"]) / deviation
-    squares = (x * x).sum(1)
-    distances = np.maximum(squares[:, None] + squares[None, :] - 2.0 * x @ x.T, 0.0)
-    family, width = model["kernel"], model["bandwidth"]
-    kernels = {"gaussian": lambda d: np.exp(-d / (2.0 * width**2)), "laplace": lambda d: np.exp(-np.sqrt(d) / width)}
-    kernels |= {
-        "matern32": lambda d: (1.0 + np.sqrt(3.0 * d) / width) * np.exp(-np.sqrt(3.0 * d) / width),
-        "matern52": lambda d: (1.0 + np.sqrt(5.0 * d) / width + 5.0 * d / (3.0 * width**2)) * np.exp(-np.sqrt(5.0 * d) / width),
-    }
-    if family not in kernels:
-        return None
-    k = kernels[family](distances)
-    best = np.inf
-    for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8):
-        for decay in (True, False):
-            b, total = np.zeros(len(y)), 0.0
-            for t in range(len(y)):
-                error = b[:t] @ k[:t, t] - y[t]
-                total += error * error
-                b[t] = -2.0 * step * error / (np.sqrt(t + 1.0) if decay else 1.0)
-                if not np.isfinite(total):
-                    break
-            best = np.nanmin([best, total / len(y) if np.isfinite(total) else np.inf])
-    return best
+    return np.nanmin(descent(x, y, model["kernel"], model["bandwidth"]))
 
 
 def main():
