@@ -171,8 +171,8 @@ proptest! {
                     model = committed.clone();
                     prop_assert_eq!(&all(&mut rows), &model.rows);
                     // An index that is gone is made anew, and told where there was anything to lose.
-                    let told = rows.check().unwrap().is_some_and(|wrong| wrong.contains("made anew"));
-                    prop_assert_eq!(told, without_index && rows.durable() > 0);
+                    let wrong = rows.check().unwrap();
+                    prop_assert_eq!(wrong.is_some(), without_index && rows.durable() > 0, "{:?}", wrong);
                     for begin in [older, held] {
                         let mut replayed = Vec::new();
                         rows.replay::<RowsError>(begin, |entry| { replayed.push(entry); Ok(()) }).unwrap();
