@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Time between two looks at the shards, of which there may be thousands.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// What is shown of a run.
+/// What is shown of a run, and the publications that are asked of it.
 #[derive(Clone)]
 pub struct Run(Arc<Mutex<State>>, Demand);
 

@@ -459,7 +459,7 @@ impl Session {
         self.store.clean(oldest)
     }
 
-    /// What is wrong with what the rows have beside their log, in a sentence, after a commit.
+    /// What is wrong with what the rows have beside their log, in a sentence.
     ///
     /// # Errors
     /// [`RowsError`] where it cannot be read.

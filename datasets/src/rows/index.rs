@@ -100,15 +100,15 @@ impl Index {
             database.check_integrity()?;
             Ok(database)
         };
+        let anew = |reason: String| -> Result<_, RowsError> {
+            std::fs::remove_file(path).map_err(|error| failed(path, error))?;
+            Ok((create().map_err(|error| failed(path, error))?, Some(reason)))
+        };
         let (database, unsound) = match guarded(sound) {
             Ok(Ok(database)) => (database, empty.then(|| "it was not there, or empty".to_owned())),
-            Ok(Err(error)) if !is_damage(&error) => return Err(failed(path, error)),
-            found => {
-                let reason =
-                    found.map_or_else(|panic| panic, |error| error.err().map_or_else(String::new, |e| e.to_string()));
-                std::fs::remove_file(path).map_err(|error| failed(path, error))?;
-                (create().map_err(|error| failed(path, error))?, Some(reason))
-            }
+            Ok(Err(error)) if is_damage(&error) => anew(error.to_string())?,
+            Ok(Err(error)) => return Err(failed(path, error)),
+            Err(panic) => anew(panic)?,
         };
         let mut index = Index { database, path: path.to_path_buf(), order, stamp, unsound };
         if index.stored()? != Some(stamp) {

@@ -6,6 +6,7 @@
 use super::worker::{AHEAD, Lot, Order, Ordered, Reply};
 use crate::error::StageError;
 use crate::online::learner::RunEnd;
+use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
@@ -25,7 +26,7 @@ pub(super) struct Crew {
     links: Vec<Link>,
     threads: Option<JoinHandle<Ends>>,
     /// Rows that each batch brings which was told and not waited for.
-    under_way: Vec<u64>,
+    under_way: VecDeque<u64>,
     /// Rows that are there after the batches that were waited for.
     rows: u64,
     /// What ended it.
@@ -42,7 +43,7 @@ impl Crew {
             (Link { orders, replies, thread }, own)
         };
         let (links, own) = (0..workers).map(link).unzip();
-        (Crew { links, threads: None, under_way: Vec::new(), rows: 0, failed: None }, own)
+        (Crew { links, threads: None, under_way: VecDeque::new(), rows: 0, failed: None }, own)
     }
 
     /// They are started.
@@ -77,7 +78,7 @@ impl Crew {
         self.sound()?;
         let brings = lot.which.len() as u64;
         self.tell(&Order::Learn(Arc::new(lot)))?;
-        self.under_way.push(brings);
+        self.under_way.push_back(brings);
         self.wait_until(AHEAD)
     }
 
@@ -93,9 +94,7 @@ impl Crew {
         self.sound()?;
         while self.under_way.len() > left {
             let learned = self.replies(|reply| if let Reply::Learned(rows) = reply { Some(rows) } else { None });
-            if !self.under_way.is_empty() {
-                self.under_way.remove(0);
-            }
+            self.under_way.pop_front();
             match learned {
                 Ok(rows) => self.rows = rows.into_iter().sum(),
                 Err(error) => {
@@ -164,12 +163,13 @@ impl Crew {
 
     /// A worker is gone: why. Nothing else comes of the others.
     fn broken(&mut self) -> StageError {
-        let error = self.failed.clone().unwrap_or_else(|| self.end());
+        let error = self.failed.clone().unwrap_or_else(|| self.cause());
         self.failed = Some(error.clone());
         error
     }
 
-    fn end(&mut self) -> StageError {
+    /// Lets go of all of them, and says what the first that failed has met.
+    fn cause(&mut self) -> StageError {
         self.links.clear();
         self.under_way.clear();
         let reason = match self.threads.take().map(JoinHandle::join) {
